@@ -1,0 +1,173 @@
+//! RabbitMQ, NATS and Postgres as private child processes, for tests and for `compose/dev`.
+//!
+//! ```no_run
+//! let stack = ffpool_stack::Stack::shared();
+//! let amqp = stack.rabbit.new_vhost();
+//! let database = stack.postgres.new_database();
+//! let nats = stack.nats.url();
+//! ```
+//!
+//! A test takes a vhost and a database of its own from the shared stack; a test that kills or restarts a server takes a
+//! private stack (`Stack::builder()`), or the whole binary shares the outage. Everything blocks, so from async code
+//! call what takes time (`start`, `restart`, `ctl`, `new_vhost`, `new_database`) where blocking is allowed.
+//!
+//! Invariant: when the process that started a stack is gone, exited, crashed or killed with SIGKILL, its servers and its
+//! temporary directory are gone soon after. See `home.rs`.
+
+mod error;
+mod home;
+mod nats;
+mod ports;
+mod postgres;
+mod programs;
+mod rabbit;
+mod server;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
+
+pub use error::StackError;
+pub use nats::Nats;
+pub use ports::free_port;
+pub use postgres::Postgres;
+pub use rabbit::Rabbit;
+
+use home::Home;
+use programs::Programs;
+
+/// The directories in which processes of the servers run; the watchdog finds them by these.
+const MARKED: [&str; 5] = [rabbit::RUN, nats::RUN, postgres::RUN, postgres::DATA, postgres::UNFINISHED_DATA];
+
+/// A private RabbitMQ, NATS and Postgres. Dropping it ends them.
+#[derive(Debug)]
+pub struct Stack {
+    /// Carries the work.
+    pub rabbit: Rabbit,
+    /// Carries the signals.
+    pub nats: Nats,
+    /// Keeps the ledger.
+    pub postgres: Postgres,
+    // The last field, so that it is dropped after the servers.
+    home: Arc<Home>,
+}
+
+impl Stack {
+    /// Chooses which servers and how.
+    pub fn builder() -> StackBuilder {
+        StackBuilder {
+            rabbit: true,
+            nats: true,
+            postgres: true,
+            root: None,
+            programs: None,
+            rabbit_settings: rabbit::Settings::default(),
+        }
+    }
+
+    /// Starts all three servers in a temporary directory.
+    pub fn start() -> Result<Stack, StackError> {
+        Stack::builder().start()
+    }
+
+    /// The stack that all tests of one binary share, started at the first call.
+    ///
+    /// # Panics
+    /// With the reason and the server's log when it cannot be started.
+    pub fn shared() -> &'static Stack {
+        static SHARED: OnceLock<Result<Stack, StackError>> = OnceLock::new();
+        match SHARED.get_or_init(Stack::start) {
+            Ok(stack) => stack,
+            Err(error) => panic!("the servers for the tests could not be started: {}", error.report()),
+        }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        thread::scope(|scope| {
+            // Postgres gives back its shared memory only when it is stopped; RabbitMQ's good order takes a second and
+            // matters only to data that stays.
+            scope.spawn(|| self.postgres.stop());
+            scope.spawn(|| self.nats.stop());
+            scope.spawn(|| if self.home.is_kept() { self.rabbit.stop() } else { self.rabbit.kill() });
+        });
+    }
+}
+
+/// Which servers, and how. A server that is left out is prepared but not started: its `restart` starts it.
+#[derive(Clone, Debug)]
+pub struct StackBuilder {
+    rabbit: bool,
+    nats: bool,
+    postgres: bool,
+    root: Option<PathBuf>,
+    programs: Option<Vec<PathBuf>>,
+    rabbit_settings: rabbit::Settings,
+}
+
+impl StackBuilder {
+    /// Whether RabbitMQ is started.
+    pub fn rabbit(mut self, start: bool) -> StackBuilder {
+        self.rabbit = start;
+        self
+    }
+
+    /// Whether NATS is started.
+    pub fn nats(mut self, start: bool) -> StackBuilder {
+        self.nats = start;
+        self
+    }
+
+    /// Whether Postgres is started.
+    pub fn postgres(mut self, start: bool) -> StackBuilder {
+        self.postgres = start;
+        self
+    }
+
+    /// Keeps the data in this directory, also between stacks, instead of a temporary one.
+    pub fn root(mut self, directory: PathBuf) -> StackBuilder {
+        self.root = Some(directory);
+        self
+    }
+
+    /// Looks for the servers' programs in these directories only.
+    pub fn programs(mut self, directories: Vec<PathBuf>) -> StackBuilder {
+        self.programs = Some(directories);
+        self
+    }
+
+    /// RabbitMQ's acknowledgement timeout; a week by default. RabbitMQ looks for late consumers once a minute.
+    pub fn consumer_timeout(mut self, timeout: Duration) -> StackBuilder {
+        self.rabbit_settings.consumer_timeout = timeout;
+        self
+    }
+
+    /// Adds a line to `rabbitmq.conf`.
+    pub fn rabbit_setting(mut self, line: impl Into<String>) -> StackBuilder {
+        self.rabbit_settings.lines.push(line.into());
+        self
+    }
+
+    /// Starts the servers at the same time and returns when all answer.
+    pub fn start(self) -> Result<Stack, StackError> {
+        let programs = self.programs.map_or_else(Programs::installed, Programs::only);
+        let home = Arc::new(Home::open(self.root, &MARKED)?);
+        let rabbit = Rabbit::prepare(&home, &programs, self.rabbit_settings)?;
+        let nats = Nats::prepare(&home, &programs)?;
+        let postgres = Postgres::prepare(&home, &programs)?;
+        let stack = Stack { rabbit, nats, postgres, home };
+        thread::scope(|scope| {
+            let starts = [
+                self.rabbit.then(|| scope.spawn(|| stack.rabbit.start())),
+                self.nats.then(|| scope.spawn(|| stack.nats.start())),
+                self.postgres.then(|| scope.spawn(|| stack.postgres.start())),
+            ];
+            starts.into_iter().flatten().try_for_each(|start| start.join().expect("a start does not panic"))
+        })?;
+        Ok(stack)
+    }
+}
