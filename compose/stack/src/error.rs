@@ -6,7 +6,9 @@ use std::{io, path::PathBuf, time::Duration};
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
     /// A program is not installed.
-    #[error("`{program}` was not found: install the Debian package `{package}` (apt-get install {package}, or compose/install)")]
+    #[error(
+        "`{program}` was not found: install the Debian package `{package}` (apt-get install {package}, or compose/install)"
+    )]
     Missing {
         /// The program that was looked for.
         program: &'static str,
@@ -14,7 +16,9 @@ pub enum StackError {
         package: &'static str,
     },
     /// The servers' user cannot enter the directory.
-    #[error("the user `{user}`, under whom the servers run, cannot enter {path}: choose a directory that it can reach")]
+    #[error(
+        "the user `{user}`, under whom the servers run, cannot enter {path}: choose a directory that it can reach"
+    )]
     Unreachable {
         /// The first directory on the way that is closed to the user.
         path: PathBuf,

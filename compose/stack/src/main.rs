@@ -77,7 +77,10 @@ fn run() -> anyhow::Result<()> {
 }
 
 fn options() -> anyhow::Result<Option<Options>> {
-    let mut options = Options { root: None, until_stdin_closes: false };
+    let mut options = Options {
+        root: None,
+        until_stdin_closes: false,
+    };
     let mut arguments = env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {

@@ -21,7 +21,8 @@ use crate::{StackError, home::Home};
 const POLL: Duration = Duration::from_millis(25);
 /// RabbitMQ takes one second, the others less; then it is killed.
 const STOP_BOUND: Duration = Duration::from_secs(30);
-const LOG_TAIL_LINES: usize = 40;
+/// Erlang says why it gives up well before its last line.
+const LOG_TAIL_LINES: usize = 150;
 
 /// The processes of one server.
 #[derive(Debug)]
@@ -35,8 +36,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(name: &'static str, home: Arc<Home>, directories: Vec<PathBuf>, logs: Vec<PathBuf>) -> Server {
-        Server { name, home, directories, logs, children: Mutex::default() }
+    pub(crate) fn new(
+        name: &'static str,
+        home: Arc<Home>,
+        directories: Vec<PathBuf>,
+        logs: Vec<PathBuf>,
+    ) -> Server {
+        Server {
+            name,
+            home,
+            directories,
+            logs,
+            children: Mutex::default(),
+        }
     }
 
     pub(crate) fn home(&self) -> &Home {
@@ -71,7 +83,11 @@ impl Server {
             return Ok(printed);
         }
         let output_text = printed + &String::from_utf8_lossy(&output.stderr);
-        Err(StackError::Command { command: line, status: output.status.to_string(), output: output_text })
+        Err(StackError::Command {
+            command: line,
+            status: output.status.to_string(),
+            output: output_text,
+        })
     }
 
     /// Asks until the server answers; ends with its log when it dies or the bound passes.
@@ -87,10 +103,19 @@ impl Server {
                 Err(last) => last,
             };
             if let Some(status) = self.ended() {
-                return Err(StackError::Ended { server: self.name, status, log: self.log_tail() });
+                return Err(StackError::Ended {
+                    server: self.name,
+                    status,
+                    log: self.log_tail(),
+                });
             }
             if Instant::now() > deadline {
-                return Err(StackError::NotReady { server: self.name, bound, last, log: self.log_tail() });
+                return Err(StackError::NotReady {
+                    server: self.name,
+                    bound,
+                    last,
+                    log: self.log_tail(),
+                });
             }
             thread::sleep(POLL);
         }
@@ -134,7 +159,10 @@ impl Server {
     }
 
     fn ended(&self) -> Option<String> {
-        self.children().iter_mut().find_map(|child| child.try_wait().ok().flatten()).map(|status| status.to_string())
+        self.children()
+            .iter_mut()
+            .find_map(|child| child.try_wait().ok().flatten())
+            .map(|status| status.to_string())
     }
 
     fn open_log(&self) -> Result<File, StackError> {
