@@ -1,0 +1,7 @@
+//! The ledger's tables as a list of SQL migrations, oldest first.
+//!
+//! Invariant: a migration that has been released is never edited; a change is a new one. The dispatcher applies them at
+//! its start, forward only.
+
+/// Every migration: its name as `V<number>__<what>`, and its SQL.
+pub const ALL: &[(&str, &str)] = &[("V1__ledger", include_str!("../migrations/V1__ledger.sql"))];
