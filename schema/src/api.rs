@@ -1,0 +1,257 @@
+//! What the HTTP API answers: one set of types for the dispatcher that writes them and the clients that read them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::id::{JobId, WorkerId};
+use crate::job::JobSpec;
+use crate::lifecycle::State;
+use crate::message::{Ability, Capacity, Manifest, Progress, Usage, WorkerState};
+use crate::parse::Fault;
+
+/// Answer to `POST /v1/jobs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// The job's id.
+    pub id: JobId,
+    /// The human number.
+    pub number: i64,
+    /// Its state right after recording.
+    pub state: State,
+}
+
+/// One job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its id.
+    pub id: JobId,
+    /// A small number for people, unique in the ledger.
+    pub number: i64,
+    /// Its state.
+    pub state: State,
+    /// The queue, as in the job.
+    pub queue: String,
+    /// The priority, as in the job.
+    pub priority: String,
+    /// The pool, as in the job.
+    pub pool: String,
+    /// The scenario; empty when the body could not be read.
+    pub scenario: String,
+    /// The tenant.
+    pub tenant: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Number of the last attempt; 0 before the first.
+    pub attempt: u32,
+    /// Attempts that counted against the budget.
+    pub failures: u32,
+    /// The budget.
+    pub max_retries: u32,
+    /// Who runs it, or ran it last.
+    pub worker: Option<WorkerId>,
+    /// Who would give it back: `broker` or `ledger`.
+    pub custody: Option<String>,
+    /// When it was recorded.
+    pub created_at: Timestamp,
+    /// When it is published again, in `delayed`.
+    pub due_at: Option<Timestamp>,
+    /// When its last attempt began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How far it is, while it runs.
+    pub progress: Option<Progress>,
+    /// The last failure.
+    pub failure: Option<Failure>,
+    /// Why it is what it is, in words: a hold, a refusal, a release.
+    pub reason: Option<String>,
+    /// Everything wrong with a rejected job.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
+}
+
+/// One job with its history: answer to `GET /v1/jobs/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobDetail {
+    /// The job.
+    #[serde(flatten)]
+    pub job: JobView,
+    /// The job in canonical form; absent when it could not be read.
+    pub spec: Option<JobSpec>,
+    /// Every attempt, first to last.
+    pub attempts: Vec<AttemptView>,
+    /// Everything that happened, first to last.
+    pub events: Vec<EventView>,
+    /// The proof, when completed.
+    pub manifest: Option<Manifest>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptView {
+    /// Its number.
+    pub attempt: u32,
+    /// Who ran it.
+    pub worker: WorkerId,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended: finished, failed, rejected, released, cancelled, lapsed.
+    pub outcome: Option<String>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// What it used.
+    pub usage: Option<Usage>,
+}
+
+/// One thing that happened to a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventView {
+    /// When, by the ledger's clock.
+    pub at: Timestamp,
+    /// What: the input's name, such as `claim`.
+    pub kind: String,
+    /// The state after it.
+    pub state: State,
+    /// The attempt it was about.
+    pub attempt: u32,
+    /// More, such as the worker or the reason.
+    pub detail: serde_json::Value,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// The rows, newest first.
+    pub items: Vec<T>,
+    /// Give it as `cursor` to get the next page; absent on the last.
+    pub next: Option<String>,
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Its id.
+    pub id: WorkerId,
+    /// Its host.
+    pub host: String,
+    /// Its version.
+    pub version: String,
+    /// Its state; `lost` when it fell silent.
+    pub state: WorkerState,
+    /// The pools it serves.
+    pub pools: Vec<String>,
+    /// Room.
+    pub capacity: Capacity,
+    /// What it can run.
+    pub ability: Ability,
+    /// The jobs it runs.
+    pub running: Vec<JobId>,
+    /// Its first heartbeat.
+    pub first_seen: Timestamp,
+    /// Its last heartbeat, by the ledger's clock.
+    pub last_seen: Timestamp,
+}
+
+/// One work queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueueView {
+    /// The broker's name of it.
+    pub name: String,
+    /// Queue.
+    pub queue: String,
+    /// Priority.
+    pub priority: String,
+    /// Pool.
+    pub pool: String,
+    /// Messages ready in the broker; absent when the broker could not be asked.
+    pub ready: Option<u64>,
+    /// Jobs in state `queued`, by the ledger.
+    pub queued: i64,
+    /// Jobs in state `running` or `cancelling`.
+    pub running: i64,
+    /// Jobs in state `delayed` or `blocked`.
+    pub delayed: i64,
+    /// When the oldest queued job was recorded.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Body of `POST /v1/dead-letters/redrive`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RedriveRequest {
+    /// The jobs to send round again.
+    pub ids: Vec<JobId>,
+    /// Why; it goes into the history.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Answer to `POST /v1/dead-letters/redrive`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedriveReport {
+    /// Sent round again.
+    pub redriven: Vec<JobId>,
+    /// Not, and why.
+    pub refused: BTreeMap<String, String>,
+}
+
+/// Answer to cancel, retry and drain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The state afterwards.
+    pub state: String,
+    /// More, in words.
+    pub message: String,
+}
+
+/// Answer to `GET /ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether everything needed works.
+    pub ready: bool,
+    /// Each part and what it says: `ok`, or what is wrong.
+    pub parts: BTreeMap<String, String>,
+}
+
+/// One event of `GET /v1/jobs/{id}/events` (server-sent events). The name of the SSE event is the tag.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum StreamEvent {
+    /// The job, whenever it changed, and once at the start.
+    Job(Box<JobView>),
+    /// How far it is.
+    Progress(Progress),
+}
+
+/// One scenario of `GET /v1/scenarios`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScenarioView {
+    /// Its name.
+    pub name: String,
+    /// What it is, in words.
+    pub description: String,
+}
+
+/// An error, RFC 9457 (`application/problem+json`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("{title}: {detail}")]
+pub struct Problem {
+    /// A stable name for the kind of problem, such as `/problems/invalid-job`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened and what to do.
+    pub detail: String,
+    /// Everything wrong with a job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+}

@@ -1,0 +1,479 @@
+//! The job as a client writes it: one type for JSON and MessagePack.
+//!
+//! This is the canonical form. [`crate::parse`] accepts the other spellings of a job, reports every fault at once and
+//! produces this form; nothing else reads a client's bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::encode::{AudioChoice, Bitrate, CodecChoice, Fps, OutputMode, PixelFormat, Resolution};
+use crate::id::JobId;
+
+/// One of the three queues. Order of choice: live, default, batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Queue {
+    /// Somebody is watching.
+    Live,
+    /// Ordinary work.
+    #[default]
+    Default,
+    /// Whenever there is room.
+    Batch,
+}
+
+impl Queue {
+    /// All queues, first served first.
+    pub const ALL: [Queue; 3] = [Queue::Live, Queue::Default, Queue::Batch];
+
+    /// Weight in the score that orders the work queues: 10, 5, 1.
+    #[must_use]
+    pub fn weight(self) -> u32 {
+        match self {
+            Queue::Live => 10,
+            Queue::Default => 5,
+            Queue::Batch => 1,
+        }
+    }
+
+    /// The name as it stands in exchanges, columns and labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Queue::Live => "live",
+            Queue::Default => "default",
+            Queue::Batch => "batch",
+        }
+    }
+}
+
+/// How urgent a job is inside its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// First.
+    High,
+    /// The default.
+    #[default]
+    Medium,
+    /// Last.
+    Low,
+}
+
+impl Priority {
+    /// All priorities, first served first.
+    pub const ALL: [Priority; 3] = [Priority::High, Priority::Medium, Priority::Low];
+
+    /// 3, 2 or 1: the second part of the score.
+    #[must_use]
+    pub fn level(self) -> u32 {
+        match self {
+            Priority::High => 3,
+            Priority::Medium => 2,
+            Priority::Low => 1,
+        }
+    }
+
+    /// The name as it stands in routing keys, columns and labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Priority::High => "high",
+            Priority::Medium => "medium",
+            Priority::Low => "low",
+        }
+    }
+}
+
+/// Which engine runs the encode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// The worker chooses.
+    #[default]
+    Auto,
+    /// FFmpeg.
+    Ffmpeg,
+    /// GStreamer.
+    Gstreamer,
+    /// Runs nothing but goes through the whole protocol: for measuring. Refused unless the worker allows it.
+    Noop,
+}
+
+impl Engine {
+    /// The name as it stands in labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Engine::Auto => "auto",
+            Engine::Ffmpeg => "ffmpeg",
+            Engine::Gstreamer => "gstreamer",
+            Engine::Noop => "noop",
+        }
+    }
+}
+
+/// What the original called classification: kept with the job, changes nothing about the encode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Classification {
+    /// Real work.
+    Production,
+    /// A trial.
+    Test,
+    /// A measurement.
+    Benchmark,
+    /// A search for a fault.
+    Debug,
+}
+
+/// What the original called confidence: kept with the job, changes nothing about the encode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    /// Not stated.
+    Auto,
+    /// High.
+    High,
+    /// Medium.
+    Medium,
+    /// Low.
+    Low,
+}
+
+/// Whether partial results may be kept to resume from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Checkpoint {
+    /// The worker decides.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+macro_rules! text_enum {
+    ($type:ty, $what:literal, $all:expr) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
+                $all.into_iter().find(|known| known.as_str() == text).ok_or_else(|| UnknownName {
+                    what: $what,
+                    given: crate::id::excerpt(text),
+                    known: $all.iter().map(|known| known.as_str()).collect::<Vec<_>>().join(", "),
+                })
+            }
+        }
+    };
+}
+
+text_enum!(Queue, "queue", Queue::ALL);
+text_enum!(Priority, "priority", Priority::ALL);
+text_enum!(Engine, "engine", [Engine::Auto, Engine::Ffmpeg, Engine::Gstreamer, Engine::Noop]);
+
+/// A name outside a closed set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{given}` is no {what}: one of {known} is expected")]
+pub struct UnknownName {
+    what: &'static str,
+    given: String,
+    known: String,
+}
+
+/// Which kind of worker may run a job: `cpu`, `gpu`, or a name of the operator's. Lower-case letters, digits and `-`, at most 32.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pool(String);
+
+impl Pool {
+    /// The pool of ordinary workers.
+    #[must_use]
+    pub fn cpu() -> Pool {
+        Pool("cpu".into())
+    }
+
+    /// Whether this is the pool of ordinary workers, whose queues carry no pool in their names.
+    #[must_use]
+    pub fn is_cpu(&self) -> bool {
+        self.0 == "cpu"
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool::cpu()
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Pool> for String {
+    fn from(pool: Pool) -> String {
+        pool.0
+    }
+}
+
+impl TryFrom<String> for Pool {
+    type Error = PoolError;
+
+    // A pool becomes part of queue names and NATS subjects: no dots, no wildcards.
+    fn try_from(text: String) -> Result<Pool, PoolError> {
+        let fits = (1..=32).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if fits { Ok(Pool(text)) } else { Err(PoolError { given: crate::id::excerpt(&text) }) }
+    }
+}
+
+impl FromStr for Pool {
+    type Err = PoolError;
+
+    fn from_str(text: &str) -> Result<Pool, PoolError> {
+        Pool::try_from(text.to_owned())
+    }
+}
+
+/// A text that is no pool name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{given}` is no pool: 1 to 32 lower-case letters, digits or `-` are expected")]
+pub struct PoolError {
+    given: String,
+}
+
+/// What one attempt may use. Absent fields take the defaults below.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceLimits {
+    /// Processor time in percent of one core: 200 is two cores. Default: all cores of the worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cpu_percent: Option<u32>,
+    /// Memory in MiB. Default 2048.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory_mb: Option<u64>,
+    /// Scratch and output together, in MiB. Default 5000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_disk_mb: Option<u64>,
+    /// Wall time of one attempt in seconds. Default 3600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_sec: Option<u64>,
+}
+
+impl ResourceLimits {
+    /// Memory of a job that does not say, in MiB.
+    pub const MEMORY_MB: u64 = 2048;
+    /// Disk of a job that does not say, in MiB.
+    pub const DISK_MB: u64 = 5000;
+    /// Wall time of a job that does not say, in seconds.
+    pub const TIMEOUT_SEC: u64 = 3600;
+
+    /// Memory in force, in MiB.
+    #[must_use]
+    pub fn memory_mb(&self) -> u64 {
+        self.max_memory_mb.unwrap_or(Self::MEMORY_MB)
+    }
+
+    /// Disk in force, in MiB.
+    #[must_use]
+    pub fn disk_mb(&self) -> u64 {
+        self.max_disk_mb.unwrap_or(Self::DISK_MB)
+    }
+
+    /// Wall time in force, in seconds.
+    #[must_use]
+    pub fn timeout_sec(&self) -> u64 {
+        self.timeout_sec.unwrap_or(Self::TIMEOUT_SEC)
+    }
+}
+
+/// What differs from the scenario.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    /// A codec (`h264`, `h265`, `vp8`, `vp9`, `av1`) or one encoder by name (`libx264`, `h264_nvenc`). Also spelled `encoder`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codec: Option<CodecChoice>,
+    /// Video bit rate in bits per second: a number, or text such as `6M` or `2500k`. Not together with `crf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bitrate: Option<Bitrate>,
+    /// Peak video bit rate over one buffer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maxrate: Option<Bitrate>,
+    /// Size of the rate-control buffer, in bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bufsize: Option<Bitrate>,
+    /// Constant quality: 0 (best) to 51, or to 63 for VP9 and AV1. Not together with `bitrate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crf: Option<u8>,
+    /// The encoder's speed preset, such as `fast`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// The encoder's tuning, such as `film`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tune: Option<String>,
+    /// Frames between key frames at most. Default: two seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gop: Option<u32>,
+    /// Seconds of output. For a file: cut after so much. For a generated source: its length (default 10). Also spelled `duration_seconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<f64>,
+    /// Frame size: `1920x1080` or `1080p`. Also spelled `resolution_width` with `resolution_height`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<Resolution>,
+    /// Frames per second: a number, or a fraction such as `30000/1001`. Also spelled `frame_rate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fps: Option<Fps>,
+    /// Pixel format, such as `yuv420p10le`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixel_format: Option<PixelFormat>,
+    /// `aac`, `opus`, `mp3`, `copy` or `none`. Default: what fits the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_codec: Option<AudioChoice>,
+    /// Audio bit rate. Default `128k`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_bitrate: Option<Bitrate>,
+    /// Where the encode goes: `file` (default), `rtmp` or `stream`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_mode: Option<OutputMode>,
+}
+
+/// One more output of the same source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExtraOutput {
+    /// Where it goes.
+    pub url: String,
+    /// What it is.
+    pub scenario: String,
+}
+
+fn default_retries() -> u32 {
+    JobSpec::MAX_RETRIES
+}
+
+/// A job: which encode is wanted, from where, to where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// The job's id. Absent: the ledger mints one, and publishing the same body twice makes two jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<JobId>,
+    /// A declared encode, `<size>[fps]-<codec>` such as `1080p60-h264`, or a name from the scenario list.
+    pub scenario: String,
+    /// Which engine runs it.
+    #[serde(default)]
+    pub engine: Engine,
+    /// The queue. It must agree with the exchange to which the job is published.
+    #[serde(default)]
+    pub queue: Queue,
+    /// The priority. It must agree with the routing key.
+    #[serde(default)]
+    pub priority: Priority,
+    /// The kind of worker. It must agree with the routing key.
+    #[serde(default)]
+    pub pool: Pool,
+    /// The source: a `file://` URL or an absolute path under a worker's media roots. Absent: a test source is generated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// The destination: a `file://` URL or an absolute path under a worker's media roots. Absent: `<first media root>/ffpool/<job id>.<container>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// More outputs of the same source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<ExtraOutput>,
+    /// What differs from the scenario.
+    #[serde(default)]
+    pub parameters: Parameters,
+    /// What one attempt may use.
+    #[serde(default)]
+    pub resource_limits: ResourceLimits,
+    /// Failed attempts that are tried again. Drains, evictions and lost machines are not counted.
+    #[serde(default = "default_retries")]
+    pub max_retries: u32,
+    /// Not before this instant (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Useless after this instant (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Jobs that must complete first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<JobId>,
+    /// The submitter's own names, for search.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whose job it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Called when the job ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<String>,
+    /// Whether partial results may be kept to resume from.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    /// Kept with the job, changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
+    /// Kept with the job, changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<Classification>,
+}
+
+impl JobSpec {
+    /// Retries of a job that does not say.
+    pub const MAX_RETRIES: u32 = 3;
+
+    /// A job of `scenario` with every other field at its default.
+    #[must_use]
+    pub fn new(scenario: &str) -> JobSpec {
+        JobSpec {
+            id: None,
+            scenario: scenario.to_owned(),
+            engine: Engine::Auto,
+            queue: Queue::Default,
+            priority: Priority::Medium,
+            pool: Pool::cpu(),
+            input: None,
+            output: None,
+            outputs: Vec::new(),
+            parameters: Parameters::default(),
+            resource_limits: ResourceLimits::default(),
+            max_retries: JobSpec::MAX_RETRIES,
+            not_before: None,
+            deadline: None,
+            depends_on: Vec::new(),
+            labels: BTreeMap::new(),
+            tenant: None,
+            callback_url: None,
+            checkpoint: Checkpoint::Auto,
+            confidence: None,
+            classification: None,
+        }
+    }
+
+    /// The work queue in which the job waits.
+    #[must_use]
+    pub fn work_queue(&self) -> crate::topology::WorkQueue {
+        crate::topology::WorkQueue { queue: self.queue, priority: self.priority, pool: self.pool.clone() }
+    }
+}

@@ -1,0 +1,70 @@
+//! Every metric ffpool exports: name, kind, unit and meaning in one table, from which help texts and docs are made.
+//!
+//! Invariant: a label's values come from a closed set or from the pool's own small sets (workers, queues), never from job ids.
+
+/// What kind of series a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts observations in buckets.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name, with the unit last.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// Its meaning.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// Every metric.
+        pub const ALL: &[Metric] = &[$(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help }),*];
+    };
+}
+
+metrics! {
+    BUILD_INFO = "ffpool_build_info", Gauge, ["version"], "1, with the version of the process as a label.";
+    JOBS = "ffpool_jobs", Gauge, ["state", "queue"], "Jobs in the ledger that have not ended, by state and queue.";
+    JOBS_RECORDED = "ffpool_jobs_recorded_total", Counter, ["queue"], "Jobs recorded in the ledger.";
+    JOBS_ENDED = "ffpool_jobs_ended_total", Counter, ["state", "queue"], "Jobs that ended, by end state and queue.";
+    ATTEMPTS_ENDED = "ffpool_attempts_ended_total", Counter, ["outcome"], "Attempts that ended, by outcome.";
+    FAILURES = "ffpool_failures_total", Counter, ["cause"], "Failed attempts, by cause.";
+    STALE_INPUTS = "ffpool_stale_inputs_total", Counter, ["input"], "Late or repeated messages that changed nothing, by what they said.";
+    LEASES_LAPSED = "ffpool_leases_lapsed_total", Counter, [], "Leases that ended by silence.";
+    REDELIVERIES_ABSORBED = "ffpool_redeliveries_absorbed_total", Counter, [], "Deliveries of a running job that passed into the ledger's custody.";
+    CLAIMS = "ffpool_claims_total", Counter, ["verdict"], "Claims answered, by verdict.";
+    CLAIM_SECONDS = "ffpool_claim_seconds", Histogram, [], "Time from the arrival of a claim to its answer.";
+    LEDGER_BATCH_SIZE = "ffpool_ledger_batch_inputs", Histogram, [], "Inputs decided in one ledger transaction.";
+    LEDGER_BATCH_SECONDS = "ffpool_ledger_batch_seconds", Histogram, [], "Duration of one ledger transaction.";
+    QUEUE_WAIT_SECONDS = "ffpool_queue_wait_seconds", Histogram, ["queue"], "Time from a job's recording to the start of its first attempt.";
+    JOB_RUN_SECONDS = "ffpool_job_run_seconds", Histogram, ["queue"], "Duration of finished attempts.";
+    PUBLISHED = "ffpool_published_total", Counter, ["outcome"], "Jobs the ledger published, by outcome.";
+    LEADER = "ffpool_leader", Gauge, [], "1 on the dispatcher that runs the timers.";
+    WORKERS = "ffpool_workers", Gauge, ["state"], "Workers known to the ledger, by state.";
+    HTTP_REQUESTS = "ffpool_http_requests_total", Counter, ["route", "status"], "API requests, by route pattern and status.";
+    HTTP_SECONDS = "ffpool_http_request_seconds", Histogram, ["route"], "Duration of API requests, by route pattern.";
+    WORKER_SLOTS = "ffpool_worker_slots", Gauge, [], "Slots of this worker.";
+    WORKER_SLOTS_USED = "ffpool_worker_slots_used", Gauge, [], "Slots in use on this worker.";
+    WORKER_CPU_PERCENT = "ffpool_worker_cpu_limit_percent", Gauge, [], "Processor time this worker may use, in percent of one core.";
+    WORKER_MEMORY_BYTES = "ffpool_worker_memory_limit_bytes", Gauge, [], "Memory this worker may use.";
+    WORKER_ATTEMPTS = "ffpool_worker_attempts_total", Counter, ["outcome"], "Attempts this worker ended, by outcome.";
+    WORKER_ATTEMPT_SECONDS = "ffpool_worker_attempt_seconds", Histogram, ["outcome"], "Wall time of attempts on this worker.";
+    WORKER_CPU_SECONDS = "ffpool_worker_attempt_cpu_seconds_total", Counter, [], "Processor time of ended attempts on this worker.";
+    WORKER_OUTPUT_BYTES = "ffpool_worker_output_bytes_total", Counter, [], "Bytes of published outputs.";
+    WORKER_HEARTBEATS = "ffpool_worker_heartbeats_total", Counter, ["outcome"], "Heartbeats sent, by outcome.";
+    WORKER_STATE = "ffpool_worker_state", Gauge, ["state"], "1 for the state the worker is in.";
+    LINK_UP = "ffpool_link_up", Gauge, ["server"], "Whether the connection to a server works: amqp, nats, postgres.";
+}

@@ -1,0 +1,419 @@
+//! A client's bytes become a [`JobSpec`], or a list of everything that is wrong with them.
+//!
+//! Both encodings are read into one generic value first; then every field is checked by itself, so that one fault does
+//! not hide the next. Accepted besides the canonical form: `encoder` for `codec`, `duration_seconds` for `duration`,
+//! `frame_rate` for `fps`, `resolution_width` with `resolution_height` for `resolution`, and resource limits, `input`
+//! and `output` inside `parameters`. Two spellings of one thing must agree.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::encode::{OutputMode, Resolution};
+use crate::id::JobId;
+use crate::job::{ExtraOutput, JobSpec, Parameters, Pool, Priority, Queue, ResourceLimits};
+use crate::message::MAX_BODY_BYTES;
+use crate::topology::WorkQueue;
+
+/// One thing that is wrong with a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Fault {
+    /// Where: the field's path, such as `parameters.bitrate`; `body` for the whole.
+    pub path: String,
+    /// A stable code, such as `unknown_field`.
+    pub code: String,
+    /// What is wrong and what is expected.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault.
+    #[must_use]
+    pub fn new(path: impl Into<String>, code: &str, message: impl Into<String>) -> Fault {
+        Fault { path: path.into(), code: code.to_owned(), message: message.into() }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// How a body is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// `application/json`, and whatever says nothing and begins like JSON.
+    Json,
+    /// `application/msgpack`.
+    MessagePack,
+}
+
+impl Encoding {
+    /// The content type to publish it with.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Encoding::Json => "application/json",
+            Encoding::MessagePack => "application/msgpack",
+        }
+    }
+}
+
+/// A job as it was received, with what the transport said about it.
+#[derive(Debug, Clone, Default)]
+pub struct Received<'a> {
+    /// The body.
+    pub body: &'a [u8],
+    /// The content type, where one was given.
+    pub content_type: Option<&'a str>,
+    /// The AMQP `message_id`, where one was given.
+    pub message_id: Option<&'a str>,
+    /// The work queue, where the job came through the broker.
+    pub work: Option<&'a WorkQueue>,
+}
+
+/// Reads a job.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of its fields.
+pub fn parse(received: &Received<'_>) -> Result<JobSpec, Vec<Fault>> {
+    if received.body.len() > MAX_BODY_BYTES {
+        return Err(vec![oversize(received.body.len())]);
+    }
+    let value = decode(received.body, received.content_type).map_err(|fault| vec![fault])?;
+    let Value::Object(object) = value else {
+        return Err(vec![Fault::new("body", "wrong_type", format!("a job is an object, not {}", kind(&value)))]);
+    };
+    let mut faults = Vec::new();
+    let spec = read_job(object, received, &mut faults);
+    crate::scenario::check(&spec, &mut faults);
+    if faults.is_empty() { Ok(spec) } else { Err(faults) }
+}
+
+/// The fault of a body of `len` bytes that is too large to be read.
+#[must_use]
+pub fn oversize(len: usize) -> Fault {
+    Fault::new(
+        "body",
+        "too_large",
+        format!("{len} bytes: a job may have {MAX_BODY_BYTES} at most; keep media out of it and give its address"),
+    )
+}
+
+/// The id that a message claims to have, readable even when the rest of it is not.
+#[must_use]
+pub fn claimed_id(received: &Received<'_>) -> Option<JobId> {
+    if let Some(id) = received.message_id {
+        return id.parse().ok();
+    }
+    if received.body.len() > MAX_BODY_BYTES {
+        return None;
+    }
+    decode(received.body, received.content_type).ok()?.get("id")?.as_str()?.parse().ok()
+}
+
+fn decode(body: &[u8], content_type: Option<&str>) -> Result<Value, Fault> {
+    let encoding = match content_type.map(|text| text.split(';').next().unwrap_or(text).trim().to_ascii_lowercase()) {
+        None => guess(body),
+        Some(text) => match text.as_str() {
+            "" | "application/octet-stream" | "text/plain" | "application/x-www-form-urlencoded" => guess(body),
+            "application/json" => Encoding::Json,
+            "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => Encoding::MessagePack,
+            other => {
+                return Err(Fault::new(
+                    "content_type",
+                    "unknown_encoding",
+                    format!("`{other}`: application/json or application/msgpack is expected"),
+                ));
+            }
+        },
+    };
+    match encoding {
+        Encoding::Json => serde_json::from_slice(body)
+            .map_err(|error| Fault::new("body", "not_json", format!("the body is no JSON: {error}"))),
+        Encoding::MessagePack => decode_message_pack(body)
+            .map_err(|why| Fault::new("body", "not_msgpack", format!("the body is no MessagePack: {why}"))),
+    }
+}
+
+/// A JSON object begins with a brace, after white space; nothing in MessagePack that could be a job does.
+fn guess(body: &[u8]) -> Encoding {
+    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{' | b'[' | b'"') | None => Encoding::Json,
+        Some(_) => Encoding::MessagePack,
+    }
+}
+
+fn decode_message_pack(body: &[u8]) -> Result<Value, String> {
+    /// Deep enough for a job, shallow enough for any stack: the library's own limit overflowed one of 2 MiB.
+    const MAX_DEPTH: usize = 64;
+    let mut rest = body;
+    let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+    deserializer.set_max_depth(MAX_DEPTH);
+    let value = Value::deserialize(&mut deserializer).map_err(|error| error.to_string())?;
+    drop(deserializer);
+    if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes follow the job", rest.len())) }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The fields of one object that have not been read yet.
+struct Fields<'f> {
+    prefix: &'static str,
+    rest: Map<String, Value>,
+    known: Vec<&'static str>,
+    faults: &'f mut Vec<Fault>,
+}
+
+impl<'f> Fields<'f> {
+    fn new(prefix: &'static str, rest: Map<String, Value>, faults: &'f mut Vec<Fault>) -> Fields<'f> {
+        Fields { prefix, rest, known: Vec::new(), faults }
+    }
+
+    fn path(&self, name: &str) -> String {
+        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    fn fault(&mut self, name: &str, code: &str, message: impl Into<String>) {
+        let path = self.path(name);
+        self.faults.push(Fault::new(path, code, message));
+    }
+
+    /// A field by its name. `null` is absent.
+    fn take<T: DeserializeOwned>(&mut self, name: &'static str) -> Option<T> {
+        self.known.push(name);
+        let value = self.rest.remove(name).filter(|value| !value.is_null())?;
+        match serde_json::from_value(value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.fault(name, "bad_value", error.to_string());
+                None
+            }
+        }
+    }
+
+    /// A field under either of two spellings, which must agree.
+    fn take_either<T: DeserializeOwned + PartialEq>(&mut self, name: &'static str, alias: &'static str) -> Option<T> {
+        let (first, second) = (self.take::<T>(name), self.take::<T>(alias));
+        if let (Some(a), Some(b)) = (&first, &second)
+            && a != b
+        {
+            self.fault(alias, "contradiction", format!("`{name}` and `{alias}` are the same thing and differ: give one"));
+        }
+        first.or(second)
+    }
+
+    fn take_object(&mut self, name: &'static str) -> Map<String, Value> {
+        self.known.push(name);
+        match self.rest.remove(name) {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(object)) => object,
+            Some(other) => {
+                self.fault(name, "wrong_type", format!("an object is expected, not {}", kind(&other)));
+                Map::new()
+            }
+        }
+    }
+
+    /// What is left is unknown, each by name.
+    fn finish(mut self) {
+        for name in std::mem::take(&mut self.rest).keys() {
+            let near = self.known.iter().copied().filter(|known| distance(known, name) <= 2).min_by_key(|known| distance(known, name));
+            let hint = near.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
+            self.fault(name, "unknown_field", format!("unknown field `{}`{hint}", crate::id::excerpt(name)));
+        }
+    }
+}
+
+/// Edit distance, for suggestions.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().take(64).collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let cost = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn read_job(object: Map<String, Value>, received: &Received<'_>, faults: &mut Vec<Fault>) -> JobSpec {
+    let mut spec = JobSpec::new("");
+    let mut fields = Fields::new("", object, faults);
+
+    spec.id = fields.take("id");
+    if let Some(message_id) = received.message_id {
+        match (message_id.parse::<JobId>(), spec.id) {
+            (Err(error), _) => fields.fault("message_id", "bad_value", error.to_string()),
+            (Ok(given), Some(id)) if given != id => fields.fault(
+                "id",
+                "contradiction",
+                format!("the message says {given}, the body {id}: they must be equal, or only one given"),
+            ),
+            (Ok(given), _) => spec.id = Some(given),
+        }
+    }
+    match fields.take::<String>("scenario") {
+        Some(scenario) => spec.scenario = scenario,
+        None => {
+            if !fields.faults.iter().any(|fault| fault.path == "scenario") {
+                fields.fault("scenario", "missing", "a job needs a scenario, such as 1080p30-h264");
+            }
+        }
+    }
+    spec.engine = fields.take("engine").unwrap_or_default();
+    read_route(&mut spec, &mut fields, received.work);
+    spec.input = fields.take("input");
+    spec.output = fields.take("output");
+    spec.outputs = fields.take::<Vec<ExtraOutput>>("outputs").unwrap_or_default();
+    spec.max_retries = fields.take("max_retries").unwrap_or(JobSpec::MAX_RETRIES);
+    spec.not_before = fields.take("not_before");
+    spec.deadline = fields.take("deadline");
+    spec.depends_on = fields.take("depends_on").unwrap_or_default();
+    spec.labels = fields.take::<BTreeMap<String, String>>("labels").unwrap_or_default();
+    spec.tenant = fields.take("tenant");
+    spec.callback_url = fields.take("callback_url");
+    spec.checkpoint = fields.take("checkpoint").unwrap_or_default();
+    spec.confidence = fields.take("confidence");
+    spec.classification = fields.take("classification");
+    let parameters = fields.take_object("parameters");
+    let limits = fields.take_object("resource_limits");
+    fields.finish();
+
+    let nested = read_parameters(&mut spec, parameters, faults);
+    spec.resource_limits = read_limits("resource_limits", limits, faults);
+    merge_limits(&mut spec.resource_limits, nested, faults);
+    spec
+}
+
+/// The route decides where a job waits; a body that names another place contradicts it.
+fn read_route(spec: &mut JobSpec, fields: &mut Fields<'_>, work: Option<&WorkQueue>) {
+    let queue: Option<Queue> = fields.take("queue");
+    let priority: Option<Priority> = fields.take("priority");
+    let pool: Option<Pool> = fields.take("pool");
+    let Some(work) = work else {
+        spec.queue = queue.unwrap_or_default();
+        spec.priority = priority.unwrap_or_default();
+        spec.pool = pool.unwrap_or_default();
+        return;
+    };
+    let mut differs = |name: &str, said: Option<String>, is: String| {
+        if let Some(said) = said.filter(|said| *said != is) {
+            fields.fault(name, "contradiction", format!("the body says {said}, but it was published to {}", work.name()));
+        }
+    };
+    differs("queue", queue.map(|queue| queue.to_string()), work.queue.to_string());
+    differs("priority", priority.map(|priority| priority.to_string()), work.priority.to_string());
+    differs("pool", pool.map(|pool| pool.to_string()), work.pool.to_string());
+    spec.queue = work.queue;
+    spec.priority = work.priority;
+    spec.pool = work.pool.clone();
+}
+
+fn read_parameters(spec: &mut JobSpec, object: Map<String, Value>, faults: &mut Vec<Fault>) -> ResourceLimits {
+    let mut fields = Fields::new("parameters", object, faults);
+    let mut parameters = Parameters {
+        codec: fields.take_either("codec", "encoder"),
+        bitrate: fields.take("bitrate"),
+        maxrate: fields.take("maxrate"),
+        bufsize: fields.take("bufsize"),
+        crf: fields.take("crf"),
+        preset: fields.take("preset"),
+        tune: fields.take("tune"),
+        gop: fields.take("gop"),
+        duration: fields.take_either("duration", "duration_seconds"),
+        resolution: fields.take("resolution"),
+        fps: fields.take_either("fps", "frame_rate"),
+        pixel_format: fields.take("pixel_format"),
+        audio_codec: fields.take("audio_codec"),
+        audio_bitrate: fields.take("audio_bitrate"),
+        output_mode: fields.take::<OutputMode>("output_mode"),
+    };
+    read_width_and_height(&mut parameters, &mut fields);
+    for (name, slot) in [("input", &mut spec.input), ("output", &mut spec.output)] {
+        if let Some(nested) = fields.take::<String>(name) {
+            if slot.as_ref().is_some_and(|outer| *outer != nested) {
+                fields.fault(name, "contradiction", format!("`{name}` stands outside `parameters` too, and differs: give one"));
+            }
+            slot.get_or_insert(nested);
+        }
+    }
+    let nested = fields.take_object("resource_limits");
+    let flat: Map<String, Value> = ["max_cpu_percent", "max_memory_mb", "max_disk_mb", "timeout_sec"]
+        .into_iter()
+        .filter_map(|name| {
+            fields.known.push(name);
+            fields.rest.remove(name).map(|value| (name.to_owned(), value))
+        })
+        .collect();
+    fields.finish();
+    spec.parameters = parameters;
+    let mut limits = read_limits("parameters.resource_limits", nested, faults);
+    let flat = read_limits("parameters", flat, faults);
+    merge_limits(&mut limits, flat, faults);
+    limits
+}
+
+fn read_width_and_height(parameters: &mut Parameters, fields: &mut Fields<'_>) {
+    let width: Option<u32> = fields.take("resolution_width");
+    let height: Option<u32> = fields.take("resolution_height");
+    match (width, height) {
+        (None, None) => {}
+        (Some(width), Some(height)) => match Resolution::new(width, height) {
+            Ok(size) if parameters.resolution.is_some_and(|given| given != size) => fields.fault(
+                "resolution_width",
+                "contradiction",
+                "`resolution` and `resolution_width` with `resolution_height` are the same thing and differ: give one",
+            ),
+            Ok(size) => parameters.resolution = Some(size),
+            Err(error) => fields.fault("resolution_width", "bad_value", error.to_string()),
+        },
+        (Some(_), None) => fields.fault("resolution_height", "missing", "`resolution_width` needs `resolution_height`"),
+        (None, Some(_)) => fields.fault("resolution_width", "missing", "`resolution_height` needs `resolution_width`"),
+    }
+}
+
+fn read_limits(prefix: &'static str, object: Map<String, Value>, faults: &mut Vec<Fault>) -> ResourceLimits {
+    let mut fields = Fields::new(prefix, object, faults);
+    let limits = ResourceLimits {
+        max_cpu_percent: fields.take("max_cpu_percent"),
+        max_memory_mb: fields.take("max_memory_mb"),
+        max_disk_mb: fields.take("max_disk_mb"),
+        timeout_sec: fields.take("timeout_sec"),
+    };
+    fields.finish();
+    limits
+}
+
+fn merge_limits(into: &mut ResourceLimits, other: ResourceLimits, faults: &mut Vec<Fault>) {
+    fn merge<T: PartialEq + Copy>(into: &mut Option<T>, other: Option<T>, name: &str, faults: &mut Vec<Fault>) {
+        if let (Some(a), Some(b)) = (&*into, &other)
+            && a != b
+        {
+            let path = format!("resource_limits.{name}");
+            faults.push(Fault::new(path, "contradiction", format!("`{name}` is given twice and differs: give it once")));
+        }
+        *into = into.or(other);
+    }
+    merge(&mut into.max_cpu_percent, other.max_cpu_percent, "max_cpu_percent", faults);
+    merge(&mut into.max_memory_mb, other.max_memory_mb, "max_memory_mb", faults);
+    merge(&mut into.max_disk_mb, other.max_disk_mb, "max_disk_mb", faults);
+    merge(&mut into.timeout_sec, other.timeout_sec, "timeout_sec", faults);
+}

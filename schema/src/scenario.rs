@@ -1,0 +1,482 @@
+//! Scenarios: names for encodes, and how a job's scenario and parameters become one typed [`Encode`].
+//!
+//! Invariant: a job that passes [`check`] resolves, and what it resolves to is what will be proven; what this version
+//! cannot do is a fault with a reason, never something else that runs instead.
+
+use crate::encode::{
+    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fps, OutputMode, PixelFormat, RateControl,
+    Resolution, Source, VideoCodec, VideoEncode,
+};
+use crate::job::{Engine, JobSpec, ResourceLimits};
+use crate::message::Ability;
+use crate::parse::Fault;
+
+/// Length of a generated source that does not say, in seconds.
+pub const GENERATED_SECS: f64 = 10.0;
+/// Longest generated source, in seconds.
+pub const GENERATED_MAX_SECS: f64 = 86_400.0;
+
+/// What a scenario's name stands for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scenario {
+    /// Frame size; absent: the source's.
+    pub size: Option<Resolution>,
+    /// Frame rate; absent: the source's.
+    pub fps: Option<Fps>,
+    /// Codec, or one encoder.
+    pub codec: CodecChoice,
+}
+
+/// A scenario with a name of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Named {
+    /// The name.
+    pub name: &'static str,
+    /// What it is, in words.
+    pub description: &'static str,
+    size: Option<Resolution>,
+    fps: Option<Fps>,
+    codec: VideoCodec,
+}
+
+const FULL_HD: Option<Resolution> = Some(Resolution { width: 1920, height: 1080 });
+
+/// The named scenarios. Every `<size>[fps]-<codec>` works besides, such as `720p30-h264`.
+pub const NAMED: [Named; 6] = [
+    Named {
+        name: "custom-input",
+        description: "H.264 at the source's size and rate",
+        size: None,
+        fps: None,
+        codec: VideoCodec::H264,
+    },
+    Named {
+        name: "test-1080p",
+        description: "H.264, 1920x1080, 30 frames per second",
+        size: FULL_HD,
+        fps: Some(Fps { num: 30, den: 1 }),
+        codec: VideoCodec::H264,
+    },
+    Named {
+        name: "live-stream",
+        description: "H.264, 1920x1080, 30 frames per second",
+        size: FULL_HD,
+        fps: Some(Fps { num: 30, den: 1 }),
+        codec: VideoCodec::H264,
+    },
+    Named {
+        name: "source-h265",
+        description: "H.265 at the source's size and rate",
+        size: None,
+        fps: None,
+        codec: VideoCodec::H265,
+    },
+    Named {
+        name: "source-vp9",
+        description: "VP9 at the source's size and rate",
+        size: None,
+        fps: None,
+        codec: VideoCodec::Vp9,
+    },
+    Named {
+        name: "source-av1",
+        description: "AV1 at the source's size and rate",
+        size: None,
+        fps: None,
+        codec: VideoCodec::Av1,
+    },
+];
+
+impl Scenario {
+    /// What `name` stands for.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Scenario> {
+        if let Some(named) = NAMED.iter().find(|named| named.name == name) {
+            return Some(Scenario { size: named.size, fps: named.fps, codec: CodecChoice::Codec(named.codec) });
+        }
+        let (frame, codec) = name.split_once('-')?;
+        let codec: CodecChoice = codec.parse().ok()?;
+        let lower = frame.to_ascii_lowercase();
+        // The longest size that the name begins with, so that `1080p60` is 1080p and 60.
+        let (size_name, width, height) =
+            Resolution::NAMED.into_iter().filter(|(size, _, _)| lower.starts_with(size)).max_by_key(|(size, _, _)| size.len())?;
+        let rest = &lower[size_name.len()..];
+        let fps = if rest.is_empty() { None } else { Some(rest.parse::<u32>().ok().filter(|fps| (1..=1000).contains(fps))?) };
+        Some(Scenario { size: Some(Resolution { width, height }), fps: fps.map(Fps::whole), codec })
+    }
+}
+
+/// Adds everything that is wrong with a job whose fields are well formed.
+pub fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
+    let mut checks = Checks { faults };
+    checks.limits(spec);
+    checks.unsupported(spec);
+    checks.labels(spec);
+    if spec.engine != Engine::Noop || !spec.scenario.is_empty() {
+        checks.encode(spec);
+    }
+}
+
+struct Checks<'f> {
+    faults: &'f mut Vec<Fault>,
+}
+
+impl Checks<'_> {
+    fn fault(&mut self, path: &str, code: &str, message: impl Into<String>) {
+        self.faults.push(Fault::new(path, code, message));
+    }
+
+    fn range<T: PartialOrd + Copy + std::fmt::Display>(&mut self, path: &str, value: Option<T>, low: T, high: T, unit: &str) {
+        if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
+            self.fault(path, "out_of_range", format!("{value} is not between {low} and {high} {unit}"));
+        }
+    }
+
+    fn limits(&mut self, spec: &JobSpec) {
+        let limits = &spec.resource_limits;
+        self.range("resource_limits.max_cpu_percent", limits.max_cpu_percent, 1, 100_000, "percent of one core");
+        self.range("resource_limits.max_memory_mb", limits.max_memory_mb, 16, 16 * 1024 * 1024, "MiB");
+        self.range("resource_limits.max_disk_mb", limits.max_disk_mb, 1, 1024 * 1024 * 1024, "MiB");
+        self.range("resource_limits.timeout_sec", limits.timeout_sec, 1, 30 * 86_400, "seconds");
+        self.range("max_retries", Some(spec.max_retries), 0, 100, "retries");
+    }
+
+    /// What the contract names and this version does not do: said, not ignored.
+    fn unsupported(&mut self, spec: &JobSpec) {
+        if !spec.outputs.is_empty() {
+            self.fault("outputs", "unsupported", "several outputs of one job are not supported: publish one job for each");
+        }
+        if !spec.depends_on.is_empty() {
+            self.fault("depends_on", "unsupported", "dependencies are not supported: publish the job when its parents have completed");
+        }
+        if spec.deadline.is_some() {
+            self.fault("deadline", "unsupported", "deadlines are not supported: cancel the job when it has become useless");
+        }
+        if spec.callback_url.is_some() {
+            self.fault("callback_url", "unsupported", "callbacks are not supported: follow the job at GET /v1/jobs/{id}/events");
+        }
+        match spec.parameters.output_mode {
+            None | Some(OutputMode::File) => {}
+            Some(mode @ (OutputMode::Rtmp | OutputMode::Stream)) => {
+                self.fault("parameters.output_mode", "unsupported", format!("`{mode}`: live outputs are not supported; use `file`"));
+            }
+        }
+        if spec.engine == Engine::Gstreamer {
+            self.fault("engine", "unsupported", "`gstreamer` is not supported; use `auto` or `ffmpeg`");
+        }
+    }
+
+    fn labels(&mut self, spec: &JobSpec) {
+        if spec.labels.len() > 32 {
+            self.fault("labels", "too_many", format!("{} labels: 32 at most", spec.labels.len()));
+        }
+        for (name, value) in &spec.labels {
+            if name.is_empty() || name.len() > 64 || value.len() > 256 {
+                let shown = crate::id::excerpt(name);
+                self.fault(&format!("labels.{shown}"), "out_of_range", "a label's name has 1 to 64 bytes, its value 256 at most");
+            }
+        }
+        if spec.tenant.as_ref().is_some_and(|tenant| tenant.is_empty() || tenant.len() > 64) {
+            self.fault("tenant", "out_of_range", "a tenant's name has 1 to 64 bytes");
+        }
+    }
+
+    fn encode(&mut self, spec: &JobSpec) {
+        let p = &spec.parameters;
+        if let Some(duration) = p.duration.filter(|duration| !(*duration > 0.0 && duration.is_finite())) {
+            self.fault("parameters.duration", "out_of_range", format!("{duration} is not a length: seconds over 0 are expected"));
+        }
+        if spec.input.is_none() && p.duration.is_some_and(|duration| duration > GENERATED_MAX_SECS) {
+            self.fault("parameters.duration", "out_of_range", format!("a generated source has {GENERATED_MAX_SECS} seconds at most"));
+        }
+        self.range("parameters.gop", p.gop, 1, 100_000, "frames");
+        if p.crf.is_some() && p.bitrate.is_some() {
+            self.fault("parameters.crf", "contradiction", "`crf` and `bitrate` exclude each other: give one, or `crf` with `maxrate` and `bufsize`");
+        }
+        self.address("input", spec.input.as_deref());
+        self.address("output", spec.output.as_deref());
+        let Some(scenario) = Scenario::find(&spec.scenario) else {
+            if !spec.scenario.is_empty() {
+                self.fault(
+                    "scenario",
+                    "unknown_scenario",
+                    format!(
+                        "`{}` is no scenario: <size>[fps]-<codec> such as 1080p60-h264 is expected, or one of {}",
+                        crate::id::excerpt(&spec.scenario),
+                        NAMED.map(|named| named.name).join(", ")
+                    ),
+                );
+            }
+            return;
+        };
+        let codec = p.codec.unwrap_or(scenario.codec);
+        self.codec_limits(spec, codec);
+        if let Some(output) = spec.output.as_deref().and_then(path_of) {
+            match Container::of_path(&output) {
+                None => self.fault(
+                    "output",
+                    "unknown_container",
+                    format!("`{}` does not end in a known container: mp4, mov, mkv, webm or ts is expected", crate::id::excerpt(&output)),
+                ),
+                Some(container) => self.container(spec, codec.codec(), container),
+            }
+        }
+    }
+
+    fn address(&mut self, path: &str, address: Option<&str>) {
+        let Some(address) = address else { return };
+        if address.contains('\0') {
+            self.fault(path, "bad_value", "an address has no NUL in it");
+        } else if path_of(address).is_none() {
+            let scheme = address.split_once("://").map(|(scheme, _)| scheme);
+            match scheme {
+                Some(scheme @ ("http" | "https" | "s3" | "gs" | "az" | "rtmp" | "rtmps" | "srt" | "rtsp")) => self.fault(
+                    path,
+                    "unsupported",
+                    format!("`{scheme}` is not supported: a file:// address or an absolute path is expected"),
+                ),
+                Some(_) | None => self.fault(
+                    path,
+                    "bad_value",
+                    format!("`{}` is no file:// address and no absolute path", crate::id::excerpt(address)),
+                ),
+            }
+        }
+    }
+
+    fn codec_limits(&mut self, spec: &JobSpec, codec: CodecChoice) {
+        let p = &spec.parameters;
+        let max_crf = match codec.codec() {
+            VideoCodec::H264 | VideoCodec::H265 => 51,
+            VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1 => 63,
+        };
+        self.range("parameters.crf", p.crf, 0, max_crf, "for this codec");
+        if let Some(preset) = &p.preset {
+            let allowed = presets(codec);
+            if !allowed.contains(&preset.as_str()) {
+                self.fault(
+                    "parameters.preset",
+                    "unknown_preset",
+                    format!("`{}` is no preset of {codec}: one of {} is expected", crate::id::excerpt(preset), allowed.join(", ")),
+                );
+            }
+        }
+        if let Some(tune) = &p.tune {
+            let allowed = tunes(codec);
+            if !allowed.contains(&tune.as_str()) {
+                let expected = if allowed.is_empty() { "none can be chosen".to_owned() } else { format!("one of {} is expected", allowed.join(", ")) };
+                self.fault("parameters.tune", "unknown_tune", format!("`{}` is no tuning of {codec}: {expected}", crate::id::excerpt(tune)));
+            }
+        }
+        if let Some(format) = p.pixel_format {
+            let allowed = pixel_formats(codec);
+            if !allowed.contains(&format) {
+                let names: Vec<&str> = allowed.iter().map(|format| format.as_str()).collect();
+                self.fault("parameters.pixel_format", "unsupported", format!("{codec} does not make {format}: one of {} is expected", names.join(", ")));
+            }
+        }
+    }
+
+    fn container(&mut self, spec: &JobSpec, codec: VideoCodec, container: Container) {
+        let fits = match container {
+            Container::Mkv => true,
+            Container::Mp4 => codec != VideoCodec::Vp8,
+            Container::Mov | Container::Ts => matches!(codec, VideoCodec::H264 | VideoCodec::H265),
+            Container::Webm => matches!(codec, VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1),
+        };
+        if !fits {
+            self.fault("output", "unsupported", format!("{} does not go into {container}; mkv takes every codec", codec.as_str()));
+        }
+        let audio = spec.parameters.audio_codec.unwrap_or_else(|| default_audio(container));
+        let fits = match container {
+            Container::Mkv => true,
+            Container::Mp4 => audio != AudioChoice::Opus || codec != VideoCodec::Vp8,
+            Container::Mov | Container::Ts => audio != AudioChoice::Opus,
+            Container::Webm => matches!(audio, AudioChoice::Opus | AudioChoice::Copy | AudioChoice::None),
+        };
+        if !fits {
+            self.fault("parameters.audio_codec", "unsupported", format!("{audio} does not go into {container}"));
+        }
+    }
+}
+
+fn default_audio(container: Container) -> AudioChoice {
+    match container {
+        Container::Webm => AudioChoice::Opus,
+        Container::Mp4 | Container::Mov | Container::Mkv | Container::Ts => AudioChoice::Aac,
+    }
+}
+
+const X26X_PRESETS: &[&str] =
+    &["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"];
+
+/// The presets of an encoder. VP8, VP9 and AV1 take the x264 names too, mapped to their speeds by the worker.
+#[must_use]
+pub fn presets(codec: CodecChoice) -> &'static [&'static str] {
+    match codec {
+        CodecChoice::Encoder(Encoder::H264Nvenc | Encoder::HevcNvenc | Encoder::Av1Nvenc) => {
+            &["p1", "p2", "p3", "p4", "p5", "p6", "p7", "slow", "medium", "fast"]
+        }
+        CodecChoice::Encoder(_) | CodecChoice::Codec(_) => X26X_PRESETS,
+    }
+}
+
+fn tunes(codec: CodecChoice) -> &'static [&'static str] {
+    match codec {
+        CodecChoice::Codec(VideoCodec::H264) | CodecChoice::Encoder(Encoder::Libx264) => {
+            &["film", "animation", "grain", "stillimage", "fastdecode", "zerolatency", "psnr", "ssim"]
+        }
+        CodecChoice::Codec(VideoCodec::H265) | CodecChoice::Encoder(Encoder::Libx265) => {
+            &["animation", "grain", "fastdecode", "zerolatency", "psnr", "ssim"]
+        }
+        CodecChoice::Codec(VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1) | CodecChoice::Encoder(_) => &[],
+    }
+}
+
+fn pixel_formats(codec: CodecChoice) -> &'static [PixelFormat] {
+    use PixelFormat::{P010le, Yuv420p, Yuv420p10le, Yuv422p, Yuv422p10le, Yuv444p, Yuv444p10le};
+    match codec {
+        CodecChoice::Encoder(encoder) if encoder.is_hardware() => &[Yuv420p, P010le],
+        CodecChoice::Encoder(Encoder::Libsvtav1) | CodecChoice::Codec(VideoCodec::Av1) => &[Yuv420p, Yuv420p10le],
+        CodecChoice::Codec(VideoCodec::Vp8) | CodecChoice::Encoder(Encoder::Libvpx) => &[Yuv420p],
+        CodecChoice::Codec(_) | CodecChoice::Encoder(_) => {
+            &[Yuv420p, Yuv422p, Yuv444p, Yuv420p10le, Yuv422p10le, Yuv444p10le]
+        }
+    }
+}
+
+/// The absolute path that an address names: an absolute path, or a `file://` address of this host, percent-decoded.
+#[must_use]
+pub fn path_of(address: &str) -> Option<String> {
+    if address.starts_with('/') {
+        return Some(address.to_owned());
+    }
+    let rest = address.strip_prefix("file://")?;
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    if !path.starts_with('/') {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut left = path.as_bytes();
+    while let [first, tail @ ..] = left {
+        if *first == b'%' {
+            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            left = &tail[2..];
+        } else {
+            bytes.push(*first);
+            left = tail;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The encode of a job that passed [`check`]. `None` for the `noop` engine.
+///
+/// # Errors
+/// The faults that [`check`] would have found.
+pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
+    let mut faults = Vec::new();
+    check(spec, &mut faults);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    if spec.engine == Engine::Noop {
+        return Ok(None);
+    }
+    let scenario = Scenario::find(&spec.scenario).ok_or_else(|| {
+        vec![Fault::new("scenario", "unknown_scenario", format!("`{}` is no scenario", spec.scenario))]
+    })?;
+    let p = &spec.parameters;
+    let codec = p.codec.unwrap_or(scenario.codec);
+    let source = match spec.input.as_deref().and_then(path_of) {
+        Some(path) => Source::File { path },
+        None => Source::Generated { duration_secs: p.duration.unwrap_or(GENERATED_SECS) },
+    };
+    let generated = matches!(source, Source::Generated { .. });
+    let size = p.resolution.or(scenario.size).or_else(|| generated.then_some(Resolution { width: 1280, height: 720 }));
+    let fps = p.fps.or(scenario.fps).or_else(|| generated.then_some(Fps::whole(30)));
+    let output = spec.output.as_deref().and_then(path_of);
+    let container = output.as_deref().and_then(Container::of_path).unwrap_or(match codec.codec() {
+        VideoCodec::H264 | VideoCodec::H265 | VideoCodec::Av1 => Container::Mp4,
+        VideoCodec::Vp8 | VideoCodec::Vp9 => Container::Webm,
+    });
+    Ok(Some(Encode {
+        source,
+        output,
+        container,
+        video: VideoEncode {
+            codec: codec.codec(),
+            encoder: match codec {
+                CodecChoice::Encoder(encoder) => Some(encoder),
+                CodecChoice::Codec(_) => None,
+            },
+            size,
+            fps,
+            pixel_format: p.pixel_format.unwrap_or(PixelFormat::Yuv420p),
+            rate: rate_control(spec, codec.codec()),
+            preset: p.preset.clone(),
+            tune: p.tune.clone(),
+            gop: p.gop,
+        },
+        audio: AudioEncode {
+            codec: p.audio_codec.unwrap_or_else(|| default_audio(container)),
+            bitrate: p.audio_bitrate.unwrap_or(Bitrate(128_000)),
+        },
+        duration_secs: p.duration,
+    }))
+}
+
+fn rate_control(spec: &JobSpec, codec: VideoCodec) -> RateControl {
+    let p = &spec.parameters;
+    match p.bitrate {
+        Some(bitrate) => RateControl::Bitrate { bitrate, maxrate: p.maxrate, bufsize: p.bufsize },
+        None => {
+            let usual = match codec {
+                VideoCodec::H264 => 23,
+                VideoCodec::H265 => 28,
+                VideoCodec::Vp8 => 10,
+                VideoCodec::Vp9 => 31,
+                VideoCodec::Av1 => 35,
+            };
+            RateControl::Crf { crf: p.crf.unwrap_or(usual), maxrate: p.maxrate, bufsize: p.bufsize }
+        }
+    }
+}
+
+/// Whether a worker could run a job with nothing else running.
+///
+/// # Errors
+/// Everything that it lacks, as faults of the job.
+pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Result<(), Vec<Fault>> {
+    let mut faults = Vec::new();
+    let limits: &ResourceLimits = &spec.resource_limits;
+    let mut need = |path: &str, message: String| faults.push(Fault::new(path, "no_worker_fits", message));
+    if let Some(cpu) = limits.max_cpu_percent.filter(|cpu| *cpu > ability.cpu_percent) {
+        need("resource_limits.max_cpu_percent", format!("{cpu} % of a core is more than the {} % a worker has", ability.cpu_percent));
+    }
+    // A job that does not say is run with what there is: only a wish can be too large.
+    if let Some(memory) = limits.max_memory_mb.filter(|memory| *memory > ability.memory_mb) {
+        need("resource_limits.max_memory_mb", format!("{memory} MiB is more than the {} MiB a worker has", ability.memory_mb));
+    }
+    if let Some(disk) = limits.max_disk_mb.filter(|disk| *disk > ability.disk_mb) {
+        need("resource_limits.max_disk_mb", format!("{disk} MiB is more than the {} MiB a worker has", ability.disk_mb));
+    }
+    match encode {
+        None if !ability.noop => need("engine", "no worker here runs `noop` jobs: start one with them allowed".to_owned()),
+        None => {}
+        Some(encode) => {
+            let has = |encoder: Encoder| ability.encoders.iter().any(|name| name == encoder.as_str());
+            match encode.video.encoder {
+                Some(encoder) if !has(encoder) => {
+                    need("parameters.codec", format!("no worker here has a working encoder {encoder}"));
+                }
+                None if !encode.video.codec.encoders().iter().copied().any(has) => {
+                    need("parameters.codec", format!("no worker here has a working encoder for {}", encode.video.codec.as_str()));
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}

@@ -1,0 +1,53 @@
+//! The NATS subjects of ffpool. Core NATS may drop a signal, so nothing durable depends on one arriving.
+
+use crate::id::{JobId, WorkerId};
+use crate::job::Pool;
+
+/// Request/reply: a worker asks for the right to run a delivery. Queue group [`DISPATCHERS`].
+pub const CLAIM: &str = "ffpool.v1.claim";
+/// Request/reply: a worker asks for the right to publish an attempt's output. Queue group [`DISPATCHERS`].
+pub const COMMIT: &str = "ffpool.v1.commit";
+/// Request/reply: an owner hands its delivery's duty to the ledger before it acknowledges. Queue group [`DISPATCHERS`].
+pub const CUSTODY: &str = "ffpool.v1.custody";
+/// All heartbeats. Dispatchers subscribe in the queue group [`DISPATCHERS`].
+pub const HEARTBEATS: &str = "ffpool.v1.hb.*";
+/// All progress signals.
+pub const PROGRESS: &str = "ffpool.v1.progress.*";
+/// The queue group of the dispatchers.
+pub const DISPATCHERS: &str = "dispatchers";
+
+/// Heartbeats of one worker.
+#[must_use]
+pub fn heartbeat(worker: &WorkerId) -> String {
+    format!("ffpool.v1.hb.{worker}")
+}
+
+/// Progress of one job.
+#[must_use]
+pub fn progress(job: JobId) -> String {
+    format!("ffpool.v1.progress.{job}")
+}
+
+/// Log lines of one job's tool, best effort.
+#[must_use]
+pub fn log(job: JobId) -> String {
+    format!("ffpool.v1.log.{job}")
+}
+
+/// Control of one worker.
+#[must_use]
+pub fn control_worker(worker: &WorkerId) -> String {
+    format!("ffpool.v1.ctl.worker.{worker}")
+}
+
+/// Control of the worker that runs one job.
+#[must_use]
+pub fn control_job(job: JobId) -> String {
+    format!("ffpool.v1.ctl.job.{job}")
+}
+
+/// Hint that work arrived for `pool`. Idle workers subscribe in a queue group named after the pool.
+#[must_use]
+pub fn work(pool: &Pool) -> String {
+    format!("ffpool.v1.work.{pool}")
+}
