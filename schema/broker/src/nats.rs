@@ -1,0 +1,335 @@
+//! Signals over NATS: JSON, core NATS only, nothing durable depends on one arriving.
+//!
+//! Invariant: an undecodable signal is counted and skipped, never a panic and never an end of a subscription. Nothing
+//! is sent while the connection is down: a signal delivered late says what is no longer so.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, ServerAddr, Subscriber};
+use futures_util::StreamExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tracing::{debug, info, warn};
+
+use crate::error::BrokerError;
+
+/// Notices a server that is gone after two of these.
+const PING: Duration = Duration::from_secs(10);
+/// A signal that cannot be handed to the client in this time is dropped.
+const PUBLISH: Duration = Duration::from_secs(1);
+/// For the start of one connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// The NATS connection of a process. Clones share it.
+#[derive(Clone)]
+pub struct Signals {
+    client: Client,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    undecodable: AtomicU64,
+    dropped_slow: AtomicU64,
+}
+
+/// A signal that was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SignalError {
+    /// The value cannot be written as JSON.
+    #[error("encode a signal for {subject}")]
+    Encode {
+        /// Where it should have gone.
+        subject: String,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// There is no connection, or it takes nothing.
+    #[error("no connection to NATS for {subject}: {reason}")]
+    Link {
+        /// Where it should have gone.
+        subject: String,
+        /// What the client says.
+        reason: String,
+    },
+}
+
+/// A question without an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// Nobody serves the subject.
+    #[error("nobody answers on {subject}")]
+    NoResponders {
+        /// The subject asked.
+        subject: String,
+    },
+    /// Somebody serves the subject but did not answer in time.
+    #[error("no answer on {subject} within {within:?}")]
+    Timeout {
+        /// The subject asked.
+        subject: String,
+        /// How long the answer was waited for.
+        within: Duration,
+    },
+    /// The answer is not what was expected.
+    #[error("the answer on {subject} cannot be read")]
+    Decode {
+        /// The subject asked.
+        subject: String,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The question could not be sent.
+    #[error("cannot ask on {subject}: {reason}")]
+    Link {
+        /// The subject asked.
+        subject: String,
+        /// What the client says.
+        reason: String,
+    },
+}
+
+impl Signals {
+    /// Starts to connect and returns at once; reconnects for ever. `url` may list several servers, with commas.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub async fn open(url: &str, name: &str) -> Result<Signals, BrokerError> {
+        let nats = |source: Box<dyn std::error::Error + Send + Sync>| BrokerError::Nats { source };
+        let servers = url
+            .split(',')
+            .map(|server| server.trim().parse::<ServerAddr>())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| nats(error.into()))?;
+        let counts = Arc::new(Counts::default());
+        let for_events = counts.clone();
+        let client = ConnectOptions::new()
+            .name(name)
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .connection_timeout(CONNECT)
+            .ping_interval(PING)
+            .event_callback(move |event| {
+                let counts = for_events.clone();
+                async move { report(&event, &counts) }
+            })
+            .connect(servers)
+            .await
+            .map_err(|error| nats(error.into()))?;
+        Ok(Signals { client, counts })
+    }
+
+    /// Whether the connection stands.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// The version of the server, once connected.
+    #[must_use]
+    pub fn server_version(&self) -> Option<String> {
+        self.client.try_server_info().map(|info| info.version).filter(|version| !version.is_empty())
+    }
+
+    /// How many signals could not be decoded so far.
+    #[must_use]
+    pub fn undecodable(&self) -> u64 {
+        self.counts.undecodable.load(Ordering::Relaxed)
+    }
+
+    /// How many times the client dropped signals because a subscription was read too slowly.
+    #[must_use]
+    pub fn dropped_slow(&self) -> u64 {
+        self.counts.dropped_slow.load(Ordering::Relaxed)
+    }
+
+    /// Sends a signal. `Ok` means that it was handed to the connection, not that anybody heard it.
+    ///
+    /// # Errors
+    /// [`SignalError::Link`] at once when there is no connection.
+    pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<(), SignalError> {
+        let payload = serde_json::to_vec(value)
+            .map_err(|source| SignalError::Encode { subject: subject.to_owned(), source })?;
+        self.send(subject, payload).await
+    }
+
+    async fn send(&self, subject: &str, payload: Vec<u8>) -> Result<(), SignalError> {
+        let link = |reason: String| SignalError::Link { subject: subject.to_owned(), reason };
+        if !self.is_up() {
+            return Err(link("the connection is down".into()));
+        }
+        match tokio::time::timeout(PUBLISH, self.client.publish(subject.to_owned(), payload.into())).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(link(error.to_string())),
+            Err(_) => Err(link(format!("the connection took nothing within {PUBLISH:?}"))),
+        }
+    }
+
+    /// Asks a question and waits for one answer.
+    ///
+    /// # Errors
+    /// See [`RequestError`]; [`RequestError::NoResponders`] comes back at once.
+    pub async fn request<Q, A>(&self, subject: &str, question: &Q, within: Duration) -> Result<A, RequestError>
+    where
+        Q: Serialize + ?Sized,
+        A: DeserializeOwned,
+    {
+        let link = |reason: String| RequestError::Link { subject: subject.to_owned(), reason };
+        let late = || RequestError::Timeout { subject: subject.to_owned(), within };
+        if !self.is_up() {
+            return Err(link("the connection is down".into()));
+        }
+        let payload = serde_json::to_vec(question).map_err(|error| link(error.to_string()))?;
+        let request = async_nats::Request::new().payload(payload.into()).timeout(Some(within));
+        // The client's own time-out does not cover a connection that takes nothing.
+        let answer = tokio::time::timeout(within, self.client.send_request(subject.to_owned(), request));
+        let answer = answer.await.map_err(|_| late())?.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => RequestError::NoResponders { subject: subject.to_owned() },
+            RequestErrorKind::TimedOut => late(),
+            RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::Other => {
+                link(error.to_string())
+            }
+        })?;
+        serde_json::from_slice(&answer.payload)
+            .map_err(|source| RequestError::Decode { subject: subject.to_owned(), source })
+    }
+
+    /// Hears every signal on `subject`.
+    ///
+    /// # Errors
+    /// When the subject is not one.
+    pub async fn subscribe<T: DeserializeOwned>(&self, subject: &str) -> Result<Subscription<T>, SignalError> {
+        let subscriber = self.client.subscribe(subject.to_owned()).await;
+        self.subscription(subject, subscriber)
+    }
+
+    /// Shares the signals on `subject` among all subscribers of the same `group`.
+    ///
+    /// # Errors
+    /// When the subject is not one.
+    pub async fn queue_subscribe<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        group: &str,
+    ) -> Result<Subscription<T>, SignalError> {
+        let subscriber = self.client.queue_subscribe(subject.to_owned(), group.to_owned()).await;
+        self.subscription(subject, subscriber)
+    }
+
+    /// Answers questions on `subject`, shared among all that serve it in the same `group`.
+    ///
+    /// # Errors
+    /// When the subject is not one.
+    pub async fn serve<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        group: &str,
+    ) -> Result<Subscription<Request<T>>, SignalError> {
+        let subscriber = self.client.queue_subscribe(subject.to_owned(), group.to_owned()).await;
+        let inner = self.subscription::<T, _>(subject, subscriber)?;
+        Ok(Subscription { subscriber: inner.subscriber, signals: inner.signals, kind: PhantomData })
+    }
+
+    fn subscription<T, E: std::fmt::Display>(
+        &self,
+        subject: &str,
+        subscriber: Result<Subscriber, E>,
+    ) -> Result<Subscription<T>, SignalError> {
+        let subscriber = subscriber
+            .map_err(|error| SignalError::Link { subject: subject.to_owned(), reason: error.to_string() })?;
+        Ok(Subscription { subscriber, signals: self.clone(), kind: PhantomData })
+    }
+
+    /// Reads a signal; an unreadable one is counted.
+    fn decode<T: DeserializeOwned>(&self, message: &async_nats::Message) -> Option<T> {
+        match serde_json::from_slice(&message.payload) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.counts.undecodable.fetch_add(1, Ordering::Relaxed);
+                debug!(subject = %message.subject, %error, "an undecodable signal was skipped");
+                None
+            }
+        }
+    }
+}
+
+/// Signals that arrive. Dropping it unsubscribes.
+pub struct Subscription<T> {
+    subscriber: Subscriber,
+    signals: Signals,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Subscription<T> {
+    /// The next signal that can be decoded. `None` only when the connection was closed for good. Cancel-safe.
+    pub async fn next(&mut self) -> Option<T> {
+        self.next_on().await.map(|(_, value)| value)
+    }
+
+    /// The next signal with the subject it came on, for subscriptions with wildcards. Cancel-safe.
+    pub async fn next_on(&mut self) -> Option<(String, T)> {
+        loop {
+            let message = self.subscriber.next().await?;
+            if let Some(value) = self.signals.decode(&message) {
+                return Some((message.subject.to_string(), value));
+            }
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Subscription<Request<T>> {
+    /// The next question that can be decoded. `None` only when the connection was closed for good. Cancel-safe.
+    pub async fn next_request(&mut self) -> Option<Request<T>> {
+        loop {
+            let message = self.subscriber.next().await?;
+            if let Some(value) = self.signals.decode(&message) {
+                let (subject, reply) = (message.subject.to_string(), message.reply.map(|reply| reply.to_string()));
+                return Some(Request { value, subject, reply, signals: self.signals.clone() });
+            }
+        }
+    }
+}
+
+/// A question that waits for an answer.
+pub struct Request<T> {
+    /// What is asked.
+    pub value: T,
+    /// The subject it came on.
+    pub subject: String,
+    reply: Option<String>,
+    signals: Signals,
+}
+
+impl<T> Request<T> {
+    /// Answers. A question nobody waits for (published, not requested) is answered by doing nothing.
+    ///
+    /// # Errors
+    /// [`SignalError::Link`] when there is no connection; the asker runs into its time-out.
+    pub async fn answer<A: Serialize + ?Sized>(&self, answer: &A) -> Result<(), SignalError> {
+        match &self.reply {
+            Some(reply) => self.signals.publish(reply, answer).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn report(event: &Event, counts: &Counts) {
+    match event {
+        Event::Connected => info!("connected to NATS"),
+        Event::Disconnected => warn!("NATS connection lost, reconnecting"),
+        Event::SlowConsumer(subscription) => {
+            counts.dropped_slow.fetch_add(1, Ordering::Relaxed);
+            warn!(subscription, "signals were dropped: a subscription is read too slowly");
+        }
+        Event::ServerError(error) => warn!(%error, "NATS server error"),
+        Event::ClientError(error) => debug!(%error, "NATS client error"),
+        Event::LameDuckMode => info!("the NATS server is shutting down"),
+        Event::Draining | Event::Closed => debug!(%event, "NATS connection closing"),
+    }
+}
