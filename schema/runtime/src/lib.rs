@@ -1,0 +1,15 @@
+//! What every ffpool process shares around its own work: settings, logs and traces, metrics, stop signals.
+//!
+//! A `main` calls [`settings::parse`], then [`telemetry::init`], then [`metrics::install`], and waits on
+//! [`stop::signals`]. Nothing here knows what a job is.
+
+pub mod metrics;
+pub mod settings;
+pub mod stop;
+pub mod telemetry;
+
+/// Makes ring the process's TLS provider. Needed once before any TLS connection; a second call changes nothing.
+pub fn install_crypto() {
+    // `Err` means that a provider is installed already, which is what is wanted.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

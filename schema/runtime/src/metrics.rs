@@ -1,0 +1,62 @@
+//! The process's metrics in Prometheus' text format, with the help texts of the schema's table.
+
+use std::time::Duration;
+
+use ffpool_schema::metrics::{ALL, BUILD_INFO, Kind};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+
+/// Buckets of every histogram that counts seconds: from a broker's round trip to a long encode.
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0,
+    43200.0,
+];
+/// Buckets of histograms that count inputs of a batch.
+const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
+
+/// Renders the process's metrics.
+#[derive(Clone)]
+pub struct Exposition {
+    handle: PrometheusHandle,
+}
+
+impl Exposition {
+    /// The metrics now, in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+}
+
+/// Installs the recorder of this process and describes every metric of the schema's table.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn install(version: &'static str) -> Result<Exposition, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in ALL.iter().filter(|metric| metric.kind == Kind::Histogram) {
+        let buckets = if metric.name.ends_with("_seconds") { SECONDS } else { COUNTS };
+        builder = builder
+            .set_buckets_for_metric(metrics_exporter_prometheus::Matcher::Full(metric.name.to_owned()), buckets)?;
+    }
+    let handle = builder.install_recorder()?;
+    for metric in ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+            Kind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
+        }
+    }
+    metrics::gauge!(BUILD_INFO, "version" => version).set(1.0);
+    let upkeep = handle.clone();
+    // Histograms keep raw samples until upkeep folds them into buckets; without it they would grow for ever.
+    std::thread::Builder::new()
+        .name("metrics-upkeep".into())
+        .spawn(move || {
+            loop {
+                std::thread::sleep(Duration::from_secs(5));
+                upkeep.run_upkeep();
+            }
+        })
+        .expect("a thread can be started at process start");
+    Ok(Exposition { handle })
+}

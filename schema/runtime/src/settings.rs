@@ -1,0 +1,293 @@
+//! Settings of a process: flags, then `FFPOOL_*` variables, then a TOML file.
+//!
+//! The file may be shared by all parts: keys at the top are for everybody, keys under `[<section>]` for one part; a key
+//! is an option's name with `_`. An unknown key is an error, so that a typing error never passes for a setting.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, Parser};
+
+/// The names of the sections that a settings file may have.
+pub const SECTIONS: [&str; 4] = ["dispatcher", "worker", "client", "loadtest"];
+
+/// Options that every process has.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FileArgs {
+    /// A TOML file with settings. Default: `/etc/ffpool/ffpool.toml`, if it exists.
+    #[arg(long, env = "FFPOOL_CONFIG", global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the settings in force, secrets masked, and where each comes from.
+    #[arg(long, global = true)]
+    pub print_config: bool,
+}
+
+/// Why the settings file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("read the settings file {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is no TOML.
+    #[error("the settings file {} is no TOML", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// It has a key that is no setting.
+    #[error("the settings file {} has an unknown key `{key}`: a setting of this program is expected, see --help; settings of one part stand under [dispatcher], [worker], [client] or [loadtest]", path.display())]
+    UnknownKey {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: String,
+    },
+    /// A value has no simple form.
+    #[error("the settings file {} gives `{key}` a value that is neither text, number, truth value nor a list of such", path.display())]
+    BadValue {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: String,
+    },
+}
+
+/// Settings and where they came from.
+pub struct Parsed<A> {
+    /// The settings.
+    pub args: A,
+    /// The settings in force as text, secrets masked.
+    pub description: String,
+}
+
+/// Reads the settings of this process from its arguments, its environment and its file. Prints and exits as clap does
+/// for `--help` and for mistakes; with `--print-config` prints the settings and exits with 0.
+#[must_use]
+pub fn parse<A: Parser>(section: &str) -> A {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let parsed = match try_parse::<A>(section, arguments.clone()) {
+        Ok(parsed) => parsed,
+        Err(SettingsError::Clap(error)) => error.exit(),
+        Err(SettingsError::File(error)) => {
+            eprintln!("error: {}", chain(&error));
+            std::process::exit(2);
+        }
+    };
+    if arguments.iter().any(|argument| argument == "--print-config") {
+        print!("{}", parsed.description);
+        std::process::exit(0);
+    }
+    parsed.args
+}
+
+/// Why settings could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Flags or environment.
+    #[error(transparent)]
+    Clap(#[from] clap::Error),
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// As [`parse`], without printing or exiting.
+///
+/// # Errors
+/// What is wrong with the flags, the environment or the file.
+pub fn try_parse<A: Parser>(section: &str, arguments: Vec<OsString>) -> Result<Parsed<A>, SettingsError> {
+    let mut command = A::command();
+    let mut from_file = BTreeSet::new();
+    if let Some(path) = file_of(&arguments) {
+        command = apply_file(command, section, &path, &mut from_file)?;
+    }
+    let matches = command.clone().try_get_matches_from(arguments)?;
+    let description = describe(&command, &matches, &from_file);
+    let args = A::from_arg_matches(&matches)?;
+    Ok(Parsed { args, description })
+}
+
+fn file_of(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut left = arguments.iter();
+    while let Some(argument) = left.next() {
+        let text = argument.to_string_lossy();
+        if text == "--" {
+            break;
+        } else if text == "--config" {
+            return left.next().map(PathBuf::from);
+        } else if let Some(path) = text.strip_prefix("--config=") {
+            return Some(PathBuf::from(path));
+        }
+    }
+    std::env::var_os("FFPOOL_CONFIG")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from("/etc/ffpool/ffpool.toml")).filter(|path| path.exists()))
+}
+
+fn apply_file(
+    mut command: Command,
+    section: &str,
+    path: &Path,
+    from_file: &mut BTreeSet<String>,
+) -> Result<Command, FileError> {
+    let text = std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+    let table: toml::Table =
+        text.parse().map_err(|source| FileError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+    let mut settings = Vec::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(own) if key == section => {
+                settings.extend(own.into_iter().map(|(name, value)| (format!("{section}.{name}"), name, value)));
+            }
+            toml::Value::Table(_) if SECTIONS.contains(&key.as_str()) => {}
+            value => settings.push((key.clone(), key, value)),
+        }
+    }
+    for (shown, name, value) in settings {
+        let known = command.get_arguments().any(|arg| arg.get_id() == name.as_str()) && name != "config" && name != "print_config";
+        if !known {
+            return Err(FileError::UnknownKey { path: path.to_owned(), key: shown });
+        }
+        let values = plain(&value).ok_or_else(|| FileError::BadValue { path: path.to_owned(), key: shown })?;
+        command = command.mut_arg(&name, |arg| arg.default_values(values).required(false));
+        from_file.insert(name);
+    }
+    Ok(command)
+}
+
+fn plain(value: &toml::Value) -> Option<Vec<String>> {
+    match value {
+        toml::Value::String(text) => Some(vec![text.clone()]),
+        toml::Value::Integer(number) => Some(vec![number.to_string()]),
+        toml::Value::Float(number) => Some(vec![number.to_string()]),
+        toml::Value::Boolean(truth) => Some(vec![truth.to_string()]),
+        toml::Value::Array(list) => {
+            let mut values = Vec::new();
+            for item in list {
+                values.extend(plain(item)?);
+            }
+            Some(values)
+        }
+        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+fn describe(command: &Command, matches: &ArgMatches, from_file: &BTreeSet<String>) -> String {
+    let mut lines = String::new();
+    for arg in command.get_arguments() {
+        let id = arg.get_id().as_str();
+        if matches!(id, "help" | "version" | "config" | "print_config") {
+            continue;
+        }
+        let source = match matches.value_source(id) {
+            Some(ValueSource::CommandLine) => "flag",
+            Some(ValueSource::EnvVariable) => "environment",
+            Some(ValueSource::DefaultValue) if from_file.contains(id) => "file",
+            Some(_) => "default",
+            None => "not set",
+        };
+        let value = matches.get_raw(id).map(|values| {
+            values.map(|value| mask(id, &value.to_string_lossy())).collect::<Vec<_>>().join(", ")
+        });
+        lines.push_str(&format!("{id} = {:?}  # {source}\n", value.unwrap_or_default()));
+    }
+    lines
+}
+
+/// Hides what is secret in a setting: whole keys, and the password of an address.
+#[must_use]
+pub fn mask(name: &str, value: &str) -> String {
+    let secret = ["key", "password", "secret", "token"].iter().any(|word| name.split('_').any(|part| part == *word));
+    if secret && !value.is_empty() {
+        return "***".into();
+    }
+    let Some((scheme, rest)) = value.split_once("://") else { return value.to_owned() };
+    let authority_end = rest.find('/').unwrap_or(rest.len());
+    match rest[..authority_end].rfind('@') {
+        None => value.to_owned(),
+        Some(at) => match rest[..at].split_once(':') {
+            Some((user, _)) => format!("{scheme}://{user}:***{}", &rest[at..]),
+            None => format!("{scheme}://***{}", &rest[at..]),
+        },
+    }
+}
+
+/// An error with everything that caused it, on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Args {
+        #[command(flatten)]
+        file: FileArgs,
+        #[arg(long, env = "FFPOOL_TEST_AMQP_URL")]
+        amqp_url: Option<String>,
+        #[arg(long, value_delimiter = ',')]
+        pools: Vec<String>,
+        #[arg(long, default_value_t = 5)]
+        lease_secs: u32,
+    }
+
+    fn with_file(text: &str, flags: &[&str]) -> Result<Parsed<Args>, SettingsError> {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("ffpool-settings-{}-{}.toml", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).expect("the temporary directory is writable");
+        let mut arguments: Vec<OsString> = vec!["test".into(), "--config".into(), path.clone().into()];
+        arguments.extend(flags.iter().map(OsString::from));
+        let parsed = try_parse("worker", arguments);
+        std::fs::remove_file(&path).expect("the file was just written");
+        parsed
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let text = "amqp_url = \"amqp://u:secret@h/v\"\n[worker]\nlease_secs = 7\npools = [\"cpu\", \"gpu\"]\n[dispatcher]\nanything = 1\n";
+        let parsed = with_file(text, &["--lease-secs", "9"]).expect("these settings are valid");
+        assert_eq!(parsed.args.lease_secs, 9);
+        assert_eq!(parsed.args.pools, ["cpu", "gpu"]);
+        assert_eq!(parsed.args.amqp_url.as_deref(), Some("amqp://u:secret@h/v"));
+        assert!(parsed.args.file.config.is_some() && !parsed.args.file.print_config);
+        assert!(parsed.description.contains("amqp_url = \"amqp://u:***@h/v\"  # file"), "{}", parsed.description);
+        assert!(parsed.description.contains("lease_secs = \"9\"  # flag"), "{}", parsed.description);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = with_file("[worker]\nlease_sec = 7\n", &[]).err().expect("the key is misspelt");
+        assert!(error.to_string().contains("`worker.lease_sec`"), "{error}");
+    }
+
+    #[test]
+    fn keys_are_masked_whole() {
+        assert_eq!(mask("api_key", "abc"), "***");
+        assert_eq!(mask("api_url", "http://host:1/x"), "http://host:1/x");
+        assert_eq!(mask("nats_url", "nats://token@h:4222"), "nats://***@h:4222");
+    }
+}
