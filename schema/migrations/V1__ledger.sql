@@ -146,11 +146,12 @@ CREATE TABLE tenant (
 -- Keys of the HTTP API. The key itself is never stored.
 CREATE TABLE api_key (
     id           uuid PRIMARY KEY,
-    name         text NOT NULL,
+    name         text NOT NULL UNIQUE,
+    -- The part of the key by which its row is found; not secret.
+    prefix       text NOT NULL UNIQUE,
     -- sha256 of the key.
-    hash         bytea NOT NULL UNIQUE,
-    -- Of: read, submit, operate, admin.
-    rights       text[] NOT NULL,
+    hash         bytea NOT NULL,
+    role         text NOT NULL CHECK (role IN ('viewer', 'submitter', 'operator', 'admin')),
     -- Sees and submits only this tenant's jobs; null for all.
     tenant       text REFERENCES tenant (name),
     created_at   timestamptz NOT NULL DEFAULT now(),

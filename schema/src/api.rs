@@ -14,7 +14,7 @@ use crate::message::{Ability, Capacity, Manifest, Progress, Usage, WorkerState};
 use crate::parse::Fault;
 
 /// Answer to `POST /v1/jobs`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Submitted {
     /// The job's id.
     pub id: JobId,
@@ -25,7 +25,7 @@ pub struct Submitted {
 }
 
 /// One job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobView {
     /// Its id.
     pub id: JobId,
@@ -75,7 +75,7 @@ pub struct JobView {
 }
 
 /// One job with its history: answer to `GET /v1/jobs/{id}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobDetail {
     /// The job.
     #[serde(flatten)]
@@ -91,7 +91,7 @@ pub struct JobDetail {
 }
 
 /// One attempt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AttemptView {
     /// Its number.
     pub attempt: u32,
@@ -110,7 +110,7 @@ pub struct AttemptView {
 }
 
 /// One thing that happened to a job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// When, by the ledger's clock.
     pub at: Timestamp,
@@ -125,7 +125,7 @@ pub struct EventView {
 }
 
 /// One page of a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Page<T> {
     /// The rows, newest first.
     pub items: Vec<T>,
@@ -134,7 +134,7 @@ pub struct Page<T> {
 }
 
 /// One worker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerView {
     /// Its id.
     pub id: WorkerId,
@@ -159,7 +159,7 @@ pub struct WorkerView {
 }
 
 /// One work queue.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueView {
     /// The broker's name of it.
     pub name: String,
@@ -193,7 +193,7 @@ pub struct RedriveRequest {
 }
 
 /// Answer to `POST /v1/dead-letters/redrive`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RedriveReport {
     /// Sent round again.
     pub redriven: Vec<JobId>,
@@ -202,7 +202,7 @@ pub struct RedriveReport {
 }
 
 /// Answer to cancel, retry and drain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Accepted {
     /// The state afterwards.
     pub state: String,
@@ -211,7 +211,7 @@ pub struct Accepted {
 }
 
 /// Answer to `GET /ready`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Readiness {
     /// Whether everything needed works.
     pub ready: bool,
@@ -220,7 +220,7 @@ pub struct Readiness {
 }
 
 /// One event of `GET /v1/jobs/{id}/events` (server-sent events). The name of the SSE event is the tag.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StreamEvent {
     /// The job, whenever it changed, and once at the start.
@@ -229,8 +229,21 @@ pub enum StreamEvent {
     Progress(Progress),
 }
 
+/// Answer to `GET /v1/jobs/{id}/explain`: why the job is what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Explanation {
+    /// The job.
+    pub id: JobId,
+    /// Its number.
+    pub number: i64,
+    /// Its state.
+    pub state: State,
+    /// One sentence each: the present first, then what led to it.
+    pub sentences: Vec<String>,
+}
+
 /// One scenario of `GET /v1/scenarios`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ScenarioView {
     /// Its name.
     pub name: String,
@@ -239,7 +252,7 @@ pub struct ScenarioView {
 }
 
 /// An error, RFC 9457 (`application/problem+json`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error, JsonSchema)]
 #[error("{title}: {detail}")]
 pub struct Problem {
     /// A stable name for the kind of problem, such as `/problems/invalid-job`.

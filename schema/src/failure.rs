@@ -3,10 +3,11 @@
 //! The order of decision is the worker's (we ended it, then the kernel, then the tool's words, then its exit code); the
 //! patterns and their order come from measurements of FFmpeg 5.1 and 9.0. Whether to try again is decided here, once.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A cause of failure. The number is stable: it is what people search for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// The input does not exist.
@@ -242,7 +243,7 @@ impl std::fmt::Display for Cause {
 }
 
 /// One failure, as it is recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
     /// Which.
     pub cause: Cause,

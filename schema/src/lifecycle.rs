@@ -5,13 +5,14 @@
 //! * at most one attempt of a job holds the lease, and only a consented attempt completes it;
 //! * every change that leaves nobody responsible for the job asks the ledger to publish it again.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Cause, RetryPolicy};
 use crate::message::{DropReason, Sender};
 
 /// Where a job is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Waits for other jobs.

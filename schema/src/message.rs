@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -71,7 +72,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// What a worker can run at most, with nothing else running.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ability {
     /// Processor time in percent of one core.
     pub cpu_percent: u32,
@@ -203,7 +204,7 @@ pub enum CommitReply {
 }
 
 /// What an attempt is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Getting ready: scratch, input, cgroup.
@@ -217,7 +218,7 @@ pub enum Phase {
 }
 
 /// How far an attempt is. Percent stays under 100 until the job is completed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     /// The job.
     pub job: JobId,
@@ -246,7 +247,7 @@ pub struct Progress {
 }
 
 /// One line of a tool's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     /// The job.
     pub job: JobId,
@@ -270,7 +271,7 @@ pub struct RunningAttempt {
 }
 
 /// What a worker may take and has taken.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Capacity {
     /// Room for so many unit jobs.
     pub slots: u32,
@@ -285,7 +286,7 @@ pub struct Capacity {
 }
 
 /// Whether a worker takes work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// Takes work.
@@ -468,7 +469,7 @@ impl Outcome {
 }
 
 /// What an attempt used.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Wall time in milliseconds.
     pub wall_ms: u64,
@@ -483,7 +484,7 @@ pub struct Usage {
 }
 
 /// The proof that goes with an output, stored in the ledger and beside the file as `<output>.ffpool.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
     /// The job.
     pub job: JobId,
@@ -508,7 +509,7 @@ pub struct Manifest {
 }
 
 /// A file a job produced.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Artifact {
     /// Where it is.
     pub url: String,
@@ -521,7 +522,7 @@ pub struct Artifact {
 }
 
 /// The source as it was when it was read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceIdentity {
     /// Where it was.
     pub url: String,
@@ -532,7 +533,7 @@ pub struct SourceIdentity {
 }
 
 /// What probing a file found.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Probe {
     /// FFmpeg's format names, such as `mov,mp4,m4a,3gp,3g2,mj2`.
     pub format: String,
@@ -549,7 +550,7 @@ pub struct Probe {
 }
 
 /// What probing a video stream found.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VideoProbe {
     /// FFmpeg's codec name, such as `h264`.
     pub codec: String,
@@ -572,7 +573,7 @@ pub struct VideoProbe {
 }
 
 /// What probing an audio stream found.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AudioProbe {
     /// FFmpeg's codec name, such as `aac`.
     pub codec: String,
