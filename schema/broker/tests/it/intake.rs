@@ -1,0 +1,273 @@
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ffpool_broker::{Delivery, Intake, Settled, queue_depth};
+use ffpool_schema::job::Pool;
+use ffpool_schema::topology::WorkQueue;
+use ffpool_stack::Stack;
+use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use crate::{Place, message, soon, until};
+
+fn work_queues() -> Vec<WorkQueue> {
+    WorkQueue::of_pool(&Pool::cpu())
+}
+
+fn names() -> Vec<String> {
+    work_queues().iter().map(WorkQueue::name).collect()
+}
+
+fn intake(place: &Place, capacity: u16) -> Intake {
+    Intake::new(place.link.clone(), work_queues(), capacity)
+}
+
+fn id(delivery: &Delivery) -> String {
+    delivery.message_id.clone().expect("every message here has an id")
+}
+
+/// Puts messages `<queue> <n>` into all nine queues, the worst first.
+async fn fill(place: &Place, each: u32) {
+    for work in work_queues().into_iter().rev() {
+        let name = work.name();
+        let exchange = format!("jobs.{}", work.queue);
+        let key = work.priority.to_string();
+        let publishes = (0..each).map(|number| place.publisher.publish(message(&exchange, &key, &format!("{name} {number}"))));
+        assert!(join_all(publishes).await.into_iter().all(|outcome| outcome.is_ok()));
+    }
+}
+
+/// Waits until the intake has consumers on all its queues.
+async fn armed(place: &Place) {
+    until("consumers are armed", || async {
+        let depths = queue_depth(&place.link, &names()).await.expect("depths");
+        let consumers: Vec<u32> = depths.iter().map(|depth| depth.as_ref().map_or(0, |depth| depth.consumers)).collect();
+        if consumers.iter().all(|&count| count == 1) { Ok(()) } else { Err(consumers) }
+    })
+    .await;
+}
+
+/// Works off `expected` messages with all slots at once; answers how often each was acknowledged.
+async fn work_off(intake: &Intake, slots: usize, expected: usize) -> BTreeMap<String, u32> {
+    let mut done = BTreeMap::new();
+    let mut next: FuturesUnordered<_> = (0..slots).map(|_| intake.next()).collect();
+    while done.len() < expected {
+        let delivery = soon(&format!("delivery after {} of {expected}", done.len()), next.next()).await.expect("a slot");
+        let id = id(&delivery);
+        assert_eq!(delivery.ack().await, Settled::Done, "{id}");
+        *done.entry(id).or_insert(0) += 1;
+        next.push(intake.next());
+    }
+    done
+}
+
+/// How many messages are in hand: each unsettled get of a quorum queue counts as one of its consumers.
+async fn in_hand(place: &Place) -> u32 {
+    let depths = queue_depth(&place.link, &names()).await.expect("depths");
+    depths.iter().flatten().map(|depth| depth.consumers).sum()
+}
+
+/// Closes the intake; then nothing is ready and nothing is in hand.
+async fn all_done(place: &Place, intake: Intake) {
+    intake.close().await;
+    until("nothing is left", || async {
+        let depths = queue_depth(&place.link, &names()).await.expect("depths");
+        let left: u32 = depths.iter().flatten().map(|depth| depth.ready + depth.consumers).sum();
+        if left == 0 { Ok(()) } else { Err(depths) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_served_by_score_and_never_more_than_capacity_is_held() {
+    let place = Place::new("order").await;
+    fill(&place, 3).await;
+    let intake = intake(&place, 2);
+    let mut taken = Vec::new();
+    let mut held: Option<Delivery> = None;
+    for round in 0..27 {
+        let delivery = soon("a delivery", intake.next()).await;
+        taken.push((delivery.work.score(), id(&delivery)));
+        if let Some(earlier) = held.replace(delivery) {
+            if round % 13 == 1 {
+                // Two are in hand: a third call has to wait, and the broker counts two.
+                assert!(tokio::time::timeout(Duration::from_millis(300), intake.next()).await.is_err());
+                assert_eq!(in_hand(&place).await, 2);
+                // The node's own listing lags by up to five seconds.
+                until("the broker lists two in hand", || async {
+                    let listed = place.unacknowledged().await;
+                    assert!(listed <= 2, "{listed} are held");
+                    if listed == 2 { Ok(()) } else { Err(listed) }
+                })
+                .await;
+            }
+            assert_eq!(earlier.ack().await, Settled::Done);
+        }
+    }
+    let mut by_score = taken.clone();
+    by_score.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
+    assert_eq!(taken, by_score, "best score first, then first in, first out");
+    assert_eq!(taken[0].1, "jobs.live.high 0");
+    assert_eq!(taken[26].1, "jobs.batch.low 2");
+    assert!(intake.last_proof().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_intake_is_woken_by_a_message() {
+    let place = Place::new("wake").await;
+    let intake = intake(&place, 1);
+    let mut waits = Vec::new();
+    for number in 0..20 {
+        let next = intake.next();
+        tokio::pin!(next);
+        tokio::select! {
+            _ = &mut next => panic!("nothing was published"),
+            () = armed(&place) => {}
+        }
+        let start = Instant::now();
+        place.publish("jobs.batch", "low", &number.to_string()).await;
+        let delivery = soon("the wake", next).await;
+        waits.push(start.elapsed());
+        assert!(!delivery.redelivered);
+        assert_eq!(delivery.ack().await, Settled::Done);
+    }
+    waits.sort();
+    println!("publish to delivery of an idle intake: p50 {:?}, worst {:?}", waits[10], waits[19]);
+    assert!(waits[10] < Duration::from_secs(2), "{waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_into_an_idle_intake_loses_nothing() {
+    let place = Place::new("burst").await;
+    let intake = intake(&place, 4);
+    let first = intake.next();
+    tokio::pin!(first);
+    tokio::select! {
+        _ = &mut first => panic!("nothing was published"),
+        () = armed(&place) => {}
+    }
+    fill(&place, 10).await;
+    let first = soon("the first", first).await;
+    let first_id = id(&first);
+    assert_eq!(first.ack().await, Settled::Done);
+    let mut done = work_off(&intake, 4, 89).await;
+    *done.entry(first_id).or_insert(0) += 1;
+    assert_eq!(done.len(), 90);
+    assert!(done.values().all(|&times| times == 1), "{done:?}");
+    all_done(&place, intake).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_waits_neither_lose_nor_keep_a_message() {
+    let place = Place::new("dropped").await;
+    let intake = intake(&place, 3);
+    let feed = async {
+        for number in 0..150u64 {
+            place.publish("jobs.default", "medium", &format!("{number}")).await;
+            // Idle moments and backlogs alternate.
+            tokio::time::sleep(Duration::from_millis(number % 7)).await;
+        }
+    };
+    let mut done: BTreeMap<String, u32> = BTreeMap::new();
+    let mut cancelled = 0u32;
+    let take = async {
+        while done.len() < 150 {
+            let patience = Duration::from_micros(u64::from(cancelled % 40) * 150);
+            let waits = (0..3).map(|_| tokio::time::timeout(patience, intake.next()));
+            for outcome in join_all(waits).await {
+                match outcome {
+                    Ok(delivery) => {
+                        let id = id(&delivery);
+                        if delivery.ack().await == Settled::Done {
+                            *done.entry(id).or_insert(0) += 1;
+                        }
+                    }
+                    Err(_) => cancelled += 1,
+                }
+            }
+        }
+    };
+    soon("all arrive", async { tokio::join!(feed, take) }).await;
+    assert!(cancelled >= 300, "only {cancelled} waits were dropped");
+    assert!(done.values().all(|&times| times == 1), "{done:?}");
+    all_done(&place, intake).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_handed_back_comes_again_first() {
+    let place = Place::new("handed back").await;
+    for number in 0..3 {
+        place.publish("jobs.live", "high", &number.to_string()).await;
+    }
+    let intake = intake(&place, 1);
+    let delivery = soon("the first", intake.next()).await;
+    assert_eq!((id(&delivery).as_str(), delivery.delivery_count), ("0", 0));
+    assert_eq!(delivery.release().await, Settled::Done);
+    let delivery = soon("the first again", intake.next()).await;
+    assert_eq!((id(&delivery).as_str(), delivery.redelivered), ("0", true));
+    drop(delivery);
+    // A dropped delivery gives its slot back at once, its message with the end of its channel.
+    let mut ids = Vec::new();
+    while ids.len() < 3 {
+        let delivery = soon("the rest", intake.next()).await;
+        ids.push(id(&delivery));
+        assert_eq!(delivery.ack().await, Settled::Done);
+    }
+    ids.sort();
+    assert_eq!(ids, ["0", "1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_after_the_connection_was_killed_says_lost() {
+    let place = Place::new("killed").await;
+    place.publish("jobs.live", "high", "a").await;
+    let intake = intake(&place, 1);
+    let delivery = soon("the job", intake.next()).await;
+    assert!(!delivery.is_lost());
+    let generation = place.link.generation();
+
+    let vhost = place.vhost();
+    let close = move || Stack::shared().rabbit.ctl(["close_all_connections", "-p", &vhost, "killed by a test"]).map(drop);
+    tokio::task::spawn_blocking(close).await.expect("rabbitmqctl").expect("close the connections");
+    soon("the delivery notices", delivery.lost()).await;
+    assert!(delivery.is_lost());
+    assert_eq!(delivery.ack().await, Settled::Lost);
+
+    let again = soon("the job again", intake.next()).await;
+    assert!(again.redelivered && again.delivery_count > 0);
+    assert!(place.link.generation() > generation);
+    assert_eq!(again.ack().await, Settled::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_work_queue_that_is_missing_leaves_the_others_served() {
+    let place = Place::new("missing").await;
+    let mut queues = work_queues();
+    queues.extend(WorkQueue::of_pool(&"gpu".parse().expect("a pool")));
+    queues.sort_by_key(|work| std::cmp::Reverse(work.score()));
+    let intake = Intake::new(place.link.clone(), queues, 1);
+    place.publish("jobs.batch", "low", "a").await;
+    assert_eq!(soon("the job", intake.next()).await.ack().await, Settled::Done);
+
+    let topology = ffpool_schema::topology::Topology::for_pools(&["gpu".parse().expect("a pool")]);
+    ffpool_broker::declare_topology(&place.link, &topology).await.expect("declare the pool");
+    place.publish("jobs.live", "high.gpu", "b").await;
+    assert_eq!(id(&soon("the job of the new pool", intake.next()).await), "b");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_short_jobs_share_few_channels() {
+    let place = Place::new("many").await;
+    fill(&place, 60).await;
+    let intake = intake(&place, 8);
+    let start = Instant::now();
+    let done = work_off(&intake, 8, 540).await;
+    let rate = 540.0 / start.elapsed().as_secs_f64();
+    println!("an intake of 8 slots took and acknowledged {rate:.0} jobs/s");
+    assert!(done.values().all(|&times| times == 1));
+    let vhost = place.vhost();
+    let list = move || Stack::shared().rabbit.ctl(["list_channels", "--vhost", &vhost, "number", "prefetch_count"]);
+    let channels = tokio::task::spawn_blocking(list).await.expect("rabbitmqctl").expect("list_channels");
+    // rabbitmqctl lists the channels of all vhosts on some versions, so only a generous bound can be asserted.
+    println!("{} channels", channels.lines().count());
+}
