@@ -161,7 +161,9 @@ macro_rules! text_form {
                 let text = match value {
                     serde_json::Value::String(text) => text,
                     serde_json::Value::Number(number) => number.to_string(),
-                    other => return Err(serde::de::Error::custom(ValueError::new(&other.to_string(), "text or a number"))),
+                    other => {
+                        return Err(serde::de::Error::custom(ValueError::new(&other.to_string(), "text or a number")));
+                    }
                 };
                 text.parse().map_err(serde::de::Error::custom)
             }
@@ -257,7 +259,8 @@ impl FromStr for Bitrate {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Bitrate, ValueError> {
-        let error = || ValueError::new(text, "a bit rate: a positive number up to 1000M is expected, such as 6M or 2500k");
+        let error =
+            || ValueError::new(text, "a bit rate: a positive number up to 1000M is expected, such as 6M or 2500k");
         let trimmed = text.trim();
         let (digits, unit) = match trimmed.chars().last() {
             Some('k' | 'K') => (&trimmed[..trimmed.len() - 1], 1e3),
@@ -311,7 +314,8 @@ impl FromStr for Fps {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Fps, ValueError> {
-        let error = || ValueError::new(text, "a frame rate: a number over 0 up to 1000, or a fraction such as 30000/1001");
+        let error =
+            || ValueError::new(text, "a frame rate: a number over 0 up to 1000, or a fraction such as 30000/1001");
         let fps = match text.split_once('/') {
             Some((num, den)) => Fps { num: num.parse().map_err(|_| error())?, den: den.parse().map_err(|_| error())? },
             None => {
@@ -376,7 +380,10 @@ impl Resolution {
         if fits(width) && fits(height) {
             Ok(Resolution { width, height })
         } else {
-            Err(ValueError::new(&format!("{width}x{height}"), "a frame size: even numbers from 16 to 16384 are expected"))
+            Err(ValueError::new(
+                &format!("{width}x{height}"),
+                "a frame size: even numbers from 16 to 16384 are expected",
+            ))
         }
     }
 }

@@ -89,8 +89,8 @@ impl TryFrom<String> for WorkerId {
 
     // A worker id becomes part of a NATS subject: a dot would change the subject, `*` and `>` would be wildcards.
     fn try_from(text: String) -> Result<Self, WorkerIdError> {
-        let fits = (1..=64).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let fits =
+            (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         if fits { Ok(WorkerId(text)) } else { Err(WorkerIdError { text: excerpt(&text) }) }
     }
 }

@@ -85,7 +85,10 @@ impl std::str::FromStr for State {
     type Err = UnknownState;
 
     fn from_str(text: &str) -> Result<State, UnknownState> {
-        State::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownState(crate::id::excerpt(text)))
+        State::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| UnknownState(crate::id::excerpt(text)))
     }
 }
 
@@ -510,9 +513,7 @@ fn claim(facts: &Facts, from: &Sender, owner_dead: bool, running_unanswered: Opt
                 Step::Move(change.drop(DropReason::Finished))
             }
         }
-        State::Running => {
-            Step::Move(Change::to(State::Running).custody(Custody::Ledger).drop(DropReason::OwnerAlive))
-        }
+        State::Running => Step::Move(Change::to(State::Running).custody(Custody::Ledger).drop(DropReason::OwnerAlive)),
         State::Cancelling if owner_dead => {
             Step::Move(Change::to(State::Cancelled).end(End::Cancelled).drop(DropReason::Cancelled))
         }
@@ -555,9 +556,7 @@ fn finished(facts: &Facts, attempt: u32) -> Step {
     let done = Change::to(State::Completed);
     match facts.state {
         State::Running | State::Cancelling if facts.attempt == attempt => Step::Move(done.end(End::Finished)),
-        State::Running | State::Cancelling => {
-            Step::Move(Change { tell: Some(Tell::Abandon), ..done.end(End::Lapsed) })
-        }
+        State::Running | State::Cancelling => Step::Move(Change { tell: Some(Tell::Abandon), ..done.end(End::Lapsed) }),
         State::Blocked | State::Delayed | State::Queued => Step::Move(done),
         State::Completed | State::Failed | State::Cancelled | State::Rejected => Step::Stale(Stale::Ended(facts.state)),
     }

@@ -211,7 +211,11 @@ impl<'f> Fields<'f> {
         if let (Some(a), Some(b)) = (&first, &second)
             && a != b
         {
-            self.fault(alias, "contradiction", format!("`{name}` and `{alias}` are the same thing and differ: give one"));
+            self.fault(
+                alias,
+                "contradiction",
+                format!("`{name}` and `{alias}` are the same thing and differ: give one"),
+            );
         }
         first.or(second)
     }
@@ -231,7 +235,12 @@ impl<'f> Fields<'f> {
     /// What is left is unknown, each by name.
     fn finish(mut self) {
         for name in std::mem::take(&mut self.rest).keys() {
-            let near = self.known.iter().copied().filter(|known| distance(known, name) <= 2).min_by_key(|known| distance(known, name));
+            let near = self
+                .known
+                .iter()
+                .copied()
+                .filter(|known| distance(known, name) <= 2)
+                .min_by_key(|known| distance(known, name));
             let hint = near.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
             self.fault(name, "unknown_field", format!("unknown field `{}`{hint}", crate::id::excerpt(name)));
         }
@@ -316,7 +325,11 @@ fn read_route(spec: &mut JobSpec, fields: &mut Fields<'_>, work: Option<&WorkQue
     };
     let mut differs = |name: &str, said: Option<String>, is: String| {
         if let Some(said) = said.filter(|said| *said != is) {
-            fields.fault(name, "contradiction", format!("the body says {said}, but it was published to {}", work.name()));
+            fields.fault(
+                name,
+                "contradiction",
+                format!("the body says {said}, but it was published to {}", work.name()),
+            );
         }
     };
     differs("queue", queue.map(|queue| queue.to_string()), work.queue.to_string());
@@ -350,7 +363,11 @@ fn read_parameters(spec: &mut JobSpec, object: Map<String, Value>, faults: &mut 
     for (name, slot) in [("input", &mut spec.input), ("output", &mut spec.output)] {
         if let Some(nested) = fields.take::<String>(name) {
             if slot.as_ref().is_some_and(|outer| *outer != nested) {
-                fields.fault(name, "contradiction", format!("`{name}` stands outside `parameters` too, and differs: give one"));
+                fields.fault(
+                    name,
+                    "contradiction",
+                    format!("`{name}` stands outside `parameters` too, and differs: give one"),
+                );
             }
             slot.get_or_insert(nested);
         }
@@ -408,7 +425,11 @@ fn merge_limits(into: &mut ResourceLimits, other: ResourceLimits, faults: &mut V
             && a != b
         {
             let path = format!("resource_limits.{name}");
-            faults.push(Fault::new(path, "contradiction", format!("`{name}` is given twice and differs: give it once")));
+            faults.push(Fault::new(
+                path,
+                "contradiction",
+                format!("`{name}` is given twice and differs: give it once"),
+            ));
         }
         *into = into.or(other);
     }
@@ -416,4 +437,30 @@ fn merge_limits(into: &mut ResourceLimits, other: ResourceLimits, faults: &mut V
     merge(&mut into.max_memory_mb, other.max_memory_mb, "max_memory_mb", faults);
     merge(&mut into.max_disk_mb, other.max_disk_mb, "max_disk_mb", faults);
     merge(&mut into.timeout_sec, other.timeout_sec, "timeout_sec", faults);
+}
+
+/// The JSON Schema (draft 2020-12) of a job, with every spelling that [`parse`] takes.
+#[must_use]
+pub fn job_schema() -> Value {
+    let mut schema = schemars::schema_for!(JobSpec).to_value();
+    let limits = schema["$defs"]["ResourceLimits"]["properties"].clone();
+    let addresses = ["input", "output"].map(|name| (name, schema["properties"][name].clone()));
+    let parameters = &mut schema["$defs"]["Parameters"]["properties"];
+    for (alias, canonical) in [("encoder", "codec"), ("duration_seconds", "duration"), ("frame_rate", "fps")] {
+        parameters[alias] = parameters[canonical].clone();
+    }
+    for side in ["resolution_width", "resolution_height"] {
+        parameters[side] = serde_json::json!({"type": ["integer", "null"], "minimum": 16, "maximum": 16384});
+    }
+    parameters["resource_limits"] = serde_json::json!({"$ref": "#/$defs/ResourceLimits"});
+    for (name, property) in addresses {
+        parameters[name] = property;
+    }
+    if let Value::Object(limits) = limits {
+        for (name, property) in limits {
+            parameters[name] = property;
+        }
+    }
+    schema["title"] = "ffpool job".into();
+    schema
 }

@@ -4,8 +4,8 @@
 //! cannot do is a fault with a reason, never something else that runs instead.
 
 use crate::encode::{
-    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fps, OutputMode, PixelFormat, RateControl,
-    Resolution, Source, VideoCodec, VideoEncode,
+    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fps, OutputMode, PixelFormat,
+    RateControl, Resolution, Source, VideoCodec, VideoEncode,
 };
 use crate::job::{Engine, JobSpec, ResourceLimits};
 use crate::message::Ability;
@@ -98,10 +98,13 @@ impl Scenario {
         let codec: CodecChoice = codec.parse().ok()?;
         let lower = frame.to_ascii_lowercase();
         // The longest size that the name begins with, so that `1080p60` is 1080p and 60.
-        let (size_name, width, height) =
-            Resolution::NAMED.into_iter().filter(|(size, _, _)| lower.starts_with(size)).max_by_key(|(size, _, _)| size.len())?;
+        let (size_name, width, height) = Resolution::NAMED
+            .into_iter()
+            .filter(|(size, _, _)| lower.starts_with(size))
+            .max_by_key(|(size, _, _)| size.len())?;
         let rest = &lower[size_name.len()..];
-        let fps = if rest.is_empty() { None } else { Some(rest.parse::<u32>().ok().filter(|fps| (1..=1000).contains(fps))?) };
+        let fps =
+            if rest.is_empty() { None } else { Some(rest.parse::<u32>().ok().filter(|fps| (1..=1000).contains(fps))?) };
         Some(Scenario { size: Some(Resolution { width, height }), fps: fps.map(Fps::whole), codec })
     }
 }
@@ -126,7 +129,14 @@ impl Checks<'_> {
         self.faults.push(Fault::new(path, code, message));
     }
 
-    fn range<T: PartialOrd + Copy + std::fmt::Display>(&mut self, path: &str, value: Option<T>, low: T, high: T, unit: &str) {
+    fn range<T: PartialOrd + Copy + std::fmt::Display>(
+        &mut self,
+        path: &str,
+        value: Option<T>,
+        low: T,
+        high: T,
+        unit: &str,
+    ) {
         if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
             self.fault(path, "out_of_range", format!("{value} is not between {low} and {high} {unit}"));
         }
@@ -144,21 +154,41 @@ impl Checks<'_> {
     /// What the contract names and this version does not do: said, not ignored.
     fn unsupported(&mut self, spec: &JobSpec) {
         if !spec.outputs.is_empty() {
-            self.fault("outputs", "unsupported", "several outputs of one job are not supported: publish one job for each");
+            self.fault(
+                "outputs",
+                "unsupported",
+                "several outputs of one job are not supported: publish one job for each",
+            );
         }
         if !spec.depends_on.is_empty() {
-            self.fault("depends_on", "unsupported", "dependencies are not supported: publish the job when its parents have completed");
+            self.fault(
+                "depends_on",
+                "unsupported",
+                "dependencies are not supported: publish the job when its parents have completed",
+            );
         }
         if spec.deadline.is_some() {
-            self.fault("deadline", "unsupported", "deadlines are not supported: cancel the job when it has become useless");
+            self.fault(
+                "deadline",
+                "unsupported",
+                "deadlines are not supported: cancel the job when it has become useless",
+            );
         }
         if spec.callback_url.is_some() {
-            self.fault("callback_url", "unsupported", "callbacks are not supported: follow the job at GET /v1/jobs/{id}/events");
+            self.fault(
+                "callback_url",
+                "unsupported",
+                "callbacks are not supported: follow the job at GET /v1/jobs/{id}/events",
+            );
         }
         match spec.parameters.output_mode {
             None | Some(OutputMode::File) => {}
             Some(mode @ (OutputMode::Rtmp | OutputMode::Stream)) => {
-                self.fault("parameters.output_mode", "unsupported", format!("`{mode}`: live outputs are not supported; use `file`"));
+                self.fault(
+                    "parameters.output_mode",
+                    "unsupported",
+                    format!("`{mode}`: live outputs are not supported; use `file`"),
+                );
             }
         }
         if spec.engine == Engine::Gstreamer {
@@ -173,7 +203,11 @@ impl Checks<'_> {
         for (name, value) in &spec.labels {
             if name.is_empty() || name.len() > 64 || value.len() > 256 {
                 let shown = crate::id::excerpt(name);
-                self.fault(&format!("labels.{shown}"), "out_of_range", "a label's name has 1 to 64 bytes, its value 256 at most");
+                self.fault(
+                    &format!("labels.{shown}"),
+                    "out_of_range",
+                    "a label's name has 1 to 64 bytes, its value 256 at most",
+                );
             }
         }
         if spec.tenant.as_ref().is_some_and(|tenant| tenant.is_empty() || tenant.len() > 64) {
@@ -184,14 +218,26 @@ impl Checks<'_> {
     fn encode(&mut self, spec: &JobSpec) {
         let p = &spec.parameters;
         if let Some(duration) = p.duration.filter(|duration| !(*duration > 0.0 && duration.is_finite())) {
-            self.fault("parameters.duration", "out_of_range", format!("{duration} is not a length: seconds over 0 are expected"));
+            self.fault(
+                "parameters.duration",
+                "out_of_range",
+                format!("{duration} is not a length: seconds over 0 are expected"),
+            );
         }
         if spec.input.is_none() && p.duration.is_some_and(|duration| duration > GENERATED_MAX_SECS) {
-            self.fault("parameters.duration", "out_of_range", format!("a generated source has {GENERATED_MAX_SECS} seconds at most"));
+            self.fault(
+                "parameters.duration",
+                "out_of_range",
+                format!("a generated source has {GENERATED_MAX_SECS} seconds at most"),
+            );
         }
         self.range("parameters.gop", p.gop, 1, 100_000, "frames");
         if p.crf.is_some() && p.bitrate.is_some() {
-            self.fault("parameters.crf", "contradiction", "`crf` and `bitrate` exclude each other: give one, or `crf` with `maxrate` and `bufsize`");
+            self.fault(
+                "parameters.crf",
+                "contradiction",
+                "`crf` and `bitrate` exclude each other: give one, or `crf` with `maxrate` and `bufsize`",
+            );
         }
         self.address("input", spec.input.as_deref());
         self.address("output", spec.output.as_deref());
@@ -216,7 +262,10 @@ impl Checks<'_> {
                 None => self.fault(
                     "output",
                     "unknown_container",
-                    format!("`{}` does not end in a known container: mp4, mov, mkv, webm or ts is expected", crate::id::excerpt(&output)),
+                    format!(
+                        "`{}` does not end in a known container: mp4, mov, mkv, webm or ts is expected",
+                        crate::id::excerpt(&output)
+                    ),
                 ),
                 Some(container) => self.container(spec, codec.codec(), container),
             }
@@ -230,11 +279,12 @@ impl Checks<'_> {
         } else if path_of(address).is_none() {
             let scheme = address.split_once("://").map(|(scheme, _)| scheme);
             match scheme {
-                Some(scheme @ ("http" | "https" | "s3" | "gs" | "az" | "rtmp" | "rtmps" | "srt" | "rtsp")) => self.fault(
-                    path,
-                    "unsupported",
-                    format!("`{scheme}` is not supported: a file:// address or an absolute path is expected"),
-                ),
+                Some(scheme @ ("http" | "https" | "s3" | "gs" | "az" | "rtmp" | "rtmps" | "srt" | "rtsp")) => self
+                    .fault(
+                        path,
+                        "unsupported",
+                        format!("`{scheme}` is not supported: a file:// address or an absolute path is expected"),
+                    ),
                 Some(_) | None => self.fault(
                     path,
                     "bad_value",
@@ -257,22 +307,38 @@ impl Checks<'_> {
                 self.fault(
                     "parameters.preset",
                     "unknown_preset",
-                    format!("`{}` is no preset of {codec}: one of {} is expected", crate::id::excerpt(preset), allowed.join(", ")),
+                    format!(
+                        "`{}` is no preset of {codec}: one of {} is expected",
+                        crate::id::excerpt(preset),
+                        allowed.join(", ")
+                    ),
                 );
             }
         }
         if let Some(tune) = &p.tune {
             let allowed = tunes(codec);
             if !allowed.contains(&tune.as_str()) {
-                let expected = if allowed.is_empty() { "none can be chosen".to_owned() } else { format!("one of {} is expected", allowed.join(", ")) };
-                self.fault("parameters.tune", "unknown_tune", format!("`{}` is no tuning of {codec}: {expected}", crate::id::excerpt(tune)));
+                let expected = if allowed.is_empty() {
+                    "none can be chosen".to_owned()
+                } else {
+                    format!("one of {} is expected", allowed.join(", "))
+                };
+                self.fault(
+                    "parameters.tune",
+                    "unknown_tune",
+                    format!("`{}` is no tuning of {codec}: {expected}", crate::id::excerpt(tune)),
+                );
             }
         }
         if let Some(format) = p.pixel_format {
             let allowed = pixel_formats(codec);
             if !allowed.contains(&format) {
                 let names: Vec<&str> = allowed.iter().map(|format| format.as_str()).collect();
-                self.fault("parameters.pixel_format", "unsupported", format!("{codec} does not make {format}: one of {} is expected", names.join(", ")));
+                self.fault(
+                    "parameters.pixel_format",
+                    "unsupported",
+                    format!("{codec} does not make {format}: one of {} is expected", names.join(", ")),
+                );
             }
         }
     }
@@ -285,7 +351,11 @@ impl Checks<'_> {
             Container::Webm => matches!(codec, VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1),
         };
         if !fits {
-            self.fault("output", "unsupported", format!("{} does not go into {container}; mkv takes every codec", codec.as_str()));
+            self.fault(
+                "output",
+                "unsupported",
+                format!("{} does not go into {container}; mkv takes every codec", codec.as_str()),
+            );
         }
         let audio = spec.parameters.audio_codec.unwrap_or_else(|| default_audio(container));
         let fits = match container {
@@ -453,17 +523,28 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
     let limits: &ResourceLimits = &spec.resource_limits;
     let mut need = |path: &str, message: String| faults.push(Fault::new(path, "no_worker_fits", message));
     if let Some(cpu) = limits.max_cpu_percent.filter(|cpu| *cpu > ability.cpu_percent) {
-        need("resource_limits.max_cpu_percent", format!("{cpu} % of a core is more than the {} % a worker has", ability.cpu_percent));
+        need(
+            "resource_limits.max_cpu_percent",
+            format!("{cpu} % of a core is more than the {} % a worker has", ability.cpu_percent),
+        );
     }
     // A job that does not say is run with what there is: only a wish can be too large.
     if let Some(memory) = limits.max_memory_mb.filter(|memory| *memory > ability.memory_mb) {
-        need("resource_limits.max_memory_mb", format!("{memory} MiB is more than the {} MiB a worker has", ability.memory_mb));
+        need(
+            "resource_limits.max_memory_mb",
+            format!("{memory} MiB is more than the {} MiB a worker has", ability.memory_mb),
+        );
     }
     if let Some(disk) = limits.max_disk_mb.filter(|disk| *disk > ability.disk_mb) {
-        need("resource_limits.max_disk_mb", format!("{disk} MiB is more than the {} MiB a worker has", ability.disk_mb));
+        need(
+            "resource_limits.max_disk_mb",
+            format!("{disk} MiB is more than the {} MiB a worker has", ability.disk_mb),
+        );
     }
     match encode {
-        None if !ability.noop => need("engine", "no worker here runs `noop` jobs: start one with them allowed".to_owned()),
+        None if !ability.noop => {
+            need("engine", "no worker here runs `noop` jobs: start one with them allowed".to_owned())
+        }
         None => {}
         Some(encode) => {
             let has = |encoder: Encoder| ability.encoders.iter().any(|name| name == encoder.as_str());
@@ -472,7 +553,10 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
                     need("parameters.codec", format!("no worker here has a working encoder {encoder}"));
                 }
                 None if !encode.video.codec.encoders().iter().copied().any(has) => {
-                    need("parameters.codec", format!("no worker here has a working encoder for {}", encode.video.codec.as_str()));
+                    need(
+                        "parameters.codec",
+                        format!("no worker here has a working encoder for {}", encode.video.codec.as_str()),
+                    );
                 }
                 Some(_) | None => {}
             }

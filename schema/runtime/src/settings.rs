@@ -156,7 +156,9 @@ fn apply_file(
         }
     }
     for (shown, name, value) in settings {
-        let known = command.get_arguments().any(|arg| arg.get_id() == name.as_str()) && name != "config" && name != "print_config";
+        let known = command.get_arguments().any(|arg| arg.get_id() == name.as_str())
+            && name != "config"
+            && name != "print_config";
         if !known {
             return Err(FileError::UnknownKey { path: path.to_owned(), key: shown });
         }
@@ -198,9 +200,9 @@ fn describe(command: &Command, matches: &ArgMatches, from_file: &BTreeSet<String
             Some(_) => "default",
             None => "not set",
         };
-        let value = matches.get_raw(id).map(|values| {
-            values.map(|value| mask(id, &value.to_string_lossy())).collect::<Vec<_>>().join(", ")
-        });
+        let value = matches
+            .get_raw(id)
+            .map(|values| values.map(|value| mask(id, &value.to_string_lossy())).collect::<Vec<_>>().join(", "));
         lines.push_str(&format!("{id} = {:?}  # {source}\n", value.unwrap_or_default()));
     }
     lines

@@ -46,7 +46,9 @@ pub struct TelemetryArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The log filter cannot be read.
-    #[error("FFPOOL_LOG `{filter}` is no log filter; a level such as `info`, or `info,ffpool_worker=debug`, is expected")]
+    #[error(
+        "FFPOOL_LOG `{filter}` is no log filter; a level such as `info`, or `info,ffpool_worker=debug`, is expected"
+    )]
     Filter {
         /// What was given.
         filter: String,
@@ -91,19 +93,17 @@ impl Telemetry {
 /// When a setting cannot be used.
 pub fn init(service: &'static str, args: &TelemetryArgs) -> Result<Telemetry, TelemetryError> {
     // Libraries are quiet: a link that breaks is logged by our own supervisor, once.
-    let filter = format!("{},lapin=error,async_nats=error,tokio_postgres=warn,postgres=warn,refinery_core=warn", args.log);
-    let filter = EnvFilter::try_new(&filter)
-        .map_err(|source| TelemetryError::Filter { filter: args.log.clone(), source })?;
+    let filter =
+        format!("{},lapin=error,async_nats=error,tokio_postgres=warn,postgres=warn,refinery_core=warn", args.log);
+    let filter =
+        EnvFilter::try_new(&filter).map_err(|source| TelemetryError::Filter { filter: args.log.clone(), source })?;
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let format = match args.log_format {
         LogFormat::Text => format.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
         LogFormat::Json => format.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
     };
-    let provider = args
-        .otlp_endpoint
-        .as_deref()
-        .map(|endpoint| exporter(service, endpoint, args.trace_ratio))
-        .transpose()?;
+    let provider =
+        args.otlp_endpoint.as_deref().map(|endpoint| exporter(service, endpoint, args.trace_ratio)).transpose()?;
     let traces = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer(service))

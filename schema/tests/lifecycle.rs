@@ -1,0 +1,288 @@
+//! Every cell of the life cycle: states times inputs, with and without the right attempt and owner. The same run prints
+//! the table in `docs/lifecycle.md`, so that the page cannot drift from the code.
+
+use ffpool_schema::failure::{Cause, RetryPolicy};
+use ffpool_schema::id::{Incarnation, WorkerId};
+use ffpool_schema::lifecycle::{Facts, Input, Publish, Stale, State, Step, step};
+use ffpool_schema::message::Sender;
+use uuid::Uuid;
+
+fn sender(name: &str, life: u128) -> Sender {
+    Sender { worker: name.parse::<WorkerId>().unwrap(), incarnation: Incarnation(Uuid::from_u128(life)) }
+}
+
+fn owner() -> Sender {
+    sender("owner", 1)
+}
+
+fn facts(state: State) -> Facts {
+    let leased = matches!(state, State::Running | State::Cancelling);
+    Facts {
+        state,
+        attempt: 2,
+        failures: 0,
+        max_retries: 3,
+        losses: 0,
+        loss_limit: 5,
+        owner: leased.then(owner),
+        consent: None,
+        last_cause: None,
+    }
+}
+
+/// Every input, in the forms that can make a difference.
+fn inputs() -> Vec<(String, Input)> {
+    let claim = |from: Sender, owner_dead, running_unanswered| Input::Claim { from, owner_dead, running_unanswered };
+    let mut all = vec![
+        ("arrive".into(), Input::Arrive),
+        ("claim".into(), claim(sender("other", 2), false, None)),
+        ("claim, owner dead".into(), claim(sender("other", 2), true, None)),
+        ("claim by the owner".into(), claim(owner(), false, None)),
+        ("claim by the owner's next life".into(), claim(sender("owner", 9), true, None)),
+        ("claim, begun unanswered as 2".into(), claim(sender("other", 2), false, Some(2))),
+        ("claim, begun unanswered as 3".into(), claim(sender("other", 2), false, Some(3))),
+        ("due".into(), Input::Due),
+        ("cancel".into(), Input::Cancel),
+        ("redrive".into(), Input::Redrive),
+        ("unfit here".into(), Input::Unfit),
+        ("fits no worker".into(), Input::NeverFits),
+        ("delivery limit".into(), Input::DeliveryLimit),
+    ];
+    for attempt in [1, 2] {
+        let which = if attempt == 2 { "" } else { " (old attempt)" };
+        let from = owner();
+        all.extend([
+            (format!("take custody{which}"), Input::TakeCustody { from: from.clone(), attempt }),
+            (format!("commit{which}"), Input::Commit { from, attempt }),
+            (format!("finished{which}"), Input::Finished { attempt }),
+            (format!("failed, transient{which}"), Input::Failed { attempt, cause: Cause::NetTransient }),
+            (format!("failed, for good{which}"), Input::Failed { attempt, cause: Cause::InputBad }),
+            (format!("rejected{which}"), Input::Rejected { attempt }),
+            (format!("released{which}"), Input::Released { attempt }),
+            (format!("cancel done{which}"), Input::CancelDone { attempt }),
+            (format!("lapse{which}"), Input::Lapse { attempt }),
+        ]);
+    }
+    all
+}
+
+fn every_world() -> Vec<Facts> {
+    let mut worlds = Vec::new();
+    for state in State::ALL {
+        for consent in [None, Some(1), Some(2)] {
+            for failures in [0, 3] {
+                for losses in [0, 4] {
+                    for last_cause in [None, Some(Cause::Oom)] {
+                        worlds.push(Facts { consent, failures, losses, last_cause, ..facts(state) });
+                    }
+                }
+            }
+        }
+    }
+    worlds
+}
+
+#[test]
+fn an_end_is_left_only_by_a_redrive() {
+    for world in every_world().into_iter().filter(|world| world.state.is_end()) {
+        for (name, input) in inputs() {
+            if let Step::Move(change) = step(&world, &input) {
+                assert_eq!(input, Input::Redrive, "{name} moves {world:?} to {}", change.to);
+                assert!(matches!(world.state, State::Failed | State::Cancelled), "{name} moves {world:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lease_is_held_exactly_while_running_or_cancelling() {
+    for world in every_world() {
+        let leased = matches!(world.state, State::Running | State::Cancelling);
+        for (name, input) in inputs() {
+            let Step::Move(change) = step(&world, &input) else { continue };
+            let leased_after = matches!(change.to, State::Running | State::Cancelling);
+            match (leased, leased_after) {
+                (true, false) => assert!(change.end.is_some() && !change.begin, "{name}: {world:?} -> {change:?}"),
+                (true, true) => assert_eq!(change.end.is_some(), change.begin, "{name}: {world:?} -> {change:?}"),
+                (false, true) => assert!(change.begin && change.end.is_none(), "{name}: {world:?} -> {change:?}"),
+                (false, false) => assert!(change.end.is_none() && !change.begin, "{name}: {world:?} -> {change:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_leaves_a_job_waiting_publishes_it_again() {
+    for world in every_world() {
+        for (name, input) in inputs() {
+            let Step::Move(change) = step(&world, &input) else { continue };
+            if matches!(change.to, State::Queued | State::Delayed) {
+                assert!(change.publish.is_some(), "{name}: nobody would publish {world:?} -> {change:?}");
+            } else {
+                assert!(change.publish.is_none(), "{name}: {world:?} -> {change:?} publishes a job that does not wait");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_a_consented_attempt_completes_a_job() {
+    for world in every_world() {
+        for (name, input) in inputs() {
+            let Step::Move(change) = step(&world, &input) else { continue };
+            if change.to == State::Completed {
+                let Input::Finished { attempt } = input else { panic!("{name} completes {world:?}") };
+                assert_eq!(world.consent, Some(attempt), "{name} completes {world:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_old_attempt_touches_the_lease_of_a_later_one() {
+    for world in every_world() {
+        for (name, input) in inputs().into_iter().filter(|(name, _)| name.ends_with("(old attempt)")) {
+            let published = matches!(input, Input::Finished { .. }) && world.consent == Some(1);
+            assert!(published || !matches!(step(&world, &input), Step::Move(_)), "{name} moves {world:?}");
+        }
+    }
+}
+
+#[test]
+fn every_end_of_an_attempt_ends_a_job_that_is_being_cancelled() {
+    for input in [
+        Input::Failed { attempt: 2, cause: Cause::NetTransient },
+        Input::Released { attempt: 2 },
+        Input::CancelDone { attempt: 2 },
+        Input::Lapse { attempt: 2 },
+        Input::Rejected { attempt: 2 },
+    ] {
+        let Step::Move(change) = step(&facts(State::Cancelling), &input) else { panic!("{input:?} does not move") };
+        assert_eq!(change.to, State::Cancelled, "{input:?}");
+    }
+}
+
+#[test]
+fn a_cancel_after_consent_is_refused_and_before_it_never() {
+    let consented = Facts { consent: Some(2), ..facts(State::Running) };
+    assert!(matches!(step(&consented, &Input::Cancel), Step::Refuse(_)));
+    for state in [State::Blocked, State::Delayed, State::Queued, State::Running] {
+        assert!(matches!(step(&facts(state), &Input::Cancel), Step::Move(_)), "{state}");
+    }
+}
+
+#[test]
+fn only_failures_cost_a_failure() {
+    for world in every_world() {
+        for (name, input) in inputs() {
+            let Step::Move(change) = step(&world, &input) else { continue };
+            let failed = matches!(input, Input::Failed { .. }) && world.state == State::Running;
+            assert_eq!(change.count_failure, failed, "{name}: {world:?} -> {change:?}");
+        }
+    }
+}
+
+#[test]
+fn each_cause_is_retried_by_its_policy_and_never_beyond_the_budget() {
+    for cause in Cause::ALL {
+        let run = |failures, last_cause| {
+            let world = Facts { failures, last_cause, ..facts(State::Running) };
+            match step(&world, &Input::Failed { attempt: 2, cause }) {
+                Step::Move(change) => change,
+                other => panic!("{cause}: {other:?}"),
+            }
+        };
+        let (first, second, last) = (run(0, None), run(1, Some(cause)), run(3, Some(cause)));
+        match cause.policy() {
+            RetryPolicy::Never => assert_eq!(first.to, State::Failed, "{cause}"),
+            RetryPolicy::Once => assert_eq!((first.to, second.to), (State::Delayed, State::Failed), "{cause}"),
+            RetryPolicy::Backoff => {
+                assert_eq!((first.to, second.to, last.to), (State::Delayed, State::Delayed, State::Failed), "{cause}");
+                assert_eq!(first.publish, Some(Publish::AfterBackoff), "{cause}");
+            }
+            RetryPolicy::Free => assert_eq!((first.to, last.to), (State::Queued, State::Queued), "{cause}"),
+        }
+    }
+}
+
+#[test]
+fn a_job_whose_workers_keep_dying_is_parked() {
+    let world = Facts { losses: 4, ..facts(State::Running) };
+    let Step::Move(change) = step(&world, &Input::Lapse { attempt: 2 }) else { panic!("a lapse moves a running job") };
+    assert_eq!(change.to, State::Failed);
+}
+
+#[test]
+fn a_lost_answer_to_a_claim_is_given_again() {
+    let claim = Input::Claim { from: owner(), owner_dead: false, running_unanswered: None };
+    let Step::Move(change) = step(&facts(State::Running), &claim) else { panic!("the owner may ask again") };
+    assert!(change.grant_again && !change.begin);
+}
+
+fn cell(state: State, input: &Input) -> String {
+    match step(&facts(state), input) {
+        Step::Move(change) => {
+            let mut text = format!("**{}**", change.to);
+            let mut note = |condition: bool, word: &str| {
+                if condition {
+                    text.push_str(", ");
+                    text.push_str(word);
+                }
+            };
+            note(change.begin, "attempt begins");
+            note(change.grant_again, "granted again");
+            note(change.consent, "may publish");
+            note(change.count_failure, "counts");
+            note(change.tell.is_some(), "owner told");
+            note(change.drop.is_some_and(|_| !change.begin), "delivery dropped");
+            match change.publish {
+                Some(Publish::Now) => note(true, "published now"),
+                Some(Publish::AfterBackoff) => note(true, "published after backoff"),
+                Some(Publish::AfterPlacementPause) => note(true, "published after a pause"),
+                None => {}
+            }
+            text
+        }
+        Step::Stale(Stale::Repeat) => "·".into(),
+        Step::Stale(Stale::Ended(_)) => "·  ended".into(),
+        Step::Stale(Stale::OldAttempt) => "·  old".into(),
+        Step::Stale(Stale::NotYet) => "·  not yet".into(),
+        Step::Stale(Stale::Cancelling) => "·  cancelling".into(),
+        Step::Refuse(refusal) => format!("✗ {refusal}"),
+    }
+}
+
+/// The table of the page, for a job whose current attempt is 2, with retries left and no consent given.
+fn table() -> String {
+    let mut text = String::from("| input |");
+    for state in State::ALL {
+        text.push_str(&format!(" {state} |"));
+    }
+    text.push_str("\n|---|");
+    text.push_str(&"---|".repeat(State::ALL.len()));
+    text.push('\n');
+    for (name, input) in inputs() {
+        text.push_str(&format!("| {name} |"));
+        for state in State::ALL {
+            text.push_str(&format!(" {} |", cell(state, &input)));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Rewrites the table when `FFPOOL_BLESS=1`; otherwise fails when the page and the code differ.
+#[test]
+fn the_page_shows_the_table_that_the_code_makes() {
+    const BEGIN: &str = "<!-- table: made by schema/tests/lifecycle.rs; FFPOOL_BLESS=1 rewrites it -->\n";
+    const END: &str = "<!-- end of table -->";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/lifecycle.md");
+    let page = std::fs::read_to_string(path).expect("docs/lifecycle.md is part of the repository");
+    let (head, rest) = page.split_once(BEGIN).expect("the page has the mark where the table begins");
+    let (old, tail) = rest.split_once(END).expect("the page has the mark where the table ends");
+    if std::env::var_os("FFPOOL_BLESS").is_some() {
+        std::fs::write(path, format!("{head}{BEGIN}{}{END}{tail}", table())).expect("the page can be written");
+    } else {
+        assert_eq!(old, table(), "docs/lifecycle.md is out of date: FFPOOL_BLESS=1 cargo test -p ffpool-schema");
+    }
+}

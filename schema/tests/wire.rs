@@ -1,0 +1,210 @@
+//! Golden files freeze every wire message: a change that another version could not read fails here first.
+//! `FFPOOL_BLESS=1` writes new files; an existing one is only ever rewritten on purpose.
+
+use std::fmt::Debug;
+
+use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::id::{Incarnation, JobId};
+use ffpool_schema::job::{JobSpec, Pool, Priority, Queue};
+use ffpool_schema::message::{
+    Ability, Artifact, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob,
+    DropReason, Event, Grant, Heartbeat, JobAnswer, JobCommand, LogLine, Manifest, Outcome, Phase, Probe, Progress,
+    RunningAttempt, Sender, SourceIdentity, Usage, VideoProbe, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
+};
+use ffpool_schema::parse::Fault;
+use ffpool_schema::scenario::resolve;
+use ffpool_schema::topology::WorkQueue;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message: &T) {
+    let path = format!("{}/tests/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let written = serde_json::to_string_pretty(message).unwrap() + "\n";
+    if std::env::var_os("FFPOOL_BLESS").is_some() {
+        std::fs::write(&path, &written).unwrap();
+    }
+    let frozen =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}; FFPOOL_BLESS=1 makes it"));
+    assert_eq!(written, frozen, "{name} is written differently than before");
+    assert_eq!(&serde_json::from_str::<T>(&frozen).unwrap(), message, "{name} is read differently than it was written");
+}
+
+fn job() -> JobId {
+    JobId(Uuid::from_u128(0x0192_0f3a_7c1e_7d2a_8a6e_3f0c_5b1d_9e42))
+}
+
+fn from() -> Sender {
+    Sender { worker: "worker-1".parse().unwrap(), incarnation: Incarnation(Uuid::from_u128(7)) }
+}
+
+fn work() -> WorkQueue {
+    WorkQueue { queue: Queue::Batch, priority: Priority::Low, pool: Pool::cpu() }
+}
+
+fn ability() -> Ability {
+    Ability {
+        cpu_percent: 200,
+        memory_mb: 4096,
+        disk_mb: 20_000,
+        encoders: vec!["libx264".into()],
+        noop: true,
+        cgroups: true,
+    }
+}
+
+fn progress() -> Progress {
+    Progress {
+        job: job(),
+        attempt: 1,
+        worker: from().worker,
+        seq: 4,
+        phase: Phase::Encode,
+        percent: Some(41.5),
+        frame: Some(100),
+        fps: Some(25.0),
+        speed: Some(1.5),
+        out_time_us: Some(4_000_000),
+        size_bytes: Some(100_000),
+        eta_secs: Some(6.0),
+    }
+}
+
+fn usage() -> Usage {
+    Usage { wall_ms: 1500, cpu_ms: 2500, peak_memory_bytes: Some(1 << 20), input_bytes: None, output_bytes: Some(9) }
+}
+
+fn event(outcome: Outcome) -> Event {
+    Event {
+        id: Uuid::from_u128(9),
+        from: from(),
+        job: job(),
+        attempt: 1,
+        at: "2026-12-01T00:00:00Z".parse().unwrap(),
+        usage: Some(usage()),
+        outcome,
+    }
+}
+
+#[test]
+fn a_job() {
+    let mut spec = JobSpec::new("1080p60-h264");
+    spec.id = Some(job());
+    spec.not_before = Some("2026-12-01T00:00:00Z".parse().unwrap());
+    spec.parameters.bitrate = Some("6M".parse().unwrap());
+    spec.resource_limits.max_cpu_percent = Some(200);
+    golden("job", &spec);
+}
+
+#[test]
+fn a_claim_and_its_answers() {
+    let body = br#"{"scenario":"480p30-h264"}"#.to_vec();
+    let delivery = DeliveredJob {
+        work: work(),
+        message_id: Some(job().to_string()),
+        content_type: Some("application/json".into()),
+        body_len: body.len(),
+        fingerprint: fingerprint(&work(), &body),
+        body,
+        redelivered: true,
+        delivery_count: 1,
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+    };
+    golden("claim", &ClaimRequest { from: from(), delivery, ability: Some(ability()), running_unanswered: None });
+    let spec = JobSpec::new("480p30-h264");
+    let encode = resolve(&spec).unwrap();
+    let grant = Grant { job: job(), attempt: 2, lease_ms: 5000, spec, encode, traceparent: None };
+    golden("claim_run", &ClaimReply::Run(Box::new(grant)));
+    golden("claim_drop", &ClaimReply::Drop { job: Some(job()), reason: DropReason::OwnerAlive });
+    golden("claim_hold", &ClaimReply::Hold { retry_after_ms: 500, reason: "the ledger is away".into() });
+}
+
+#[test]
+fn a_commit_and_its_answers() {
+    golden("commit", &CommitRequest { from: from(), job: job(), attempt: 2 });
+    golden("commit_granted", &CommitReply::Granted);
+    golden("commit_refused", &CommitReply::Refused { reason: "the lease of this attempt is lost".into() });
+}
+
+#[test]
+fn signals() {
+    golden(
+        "heartbeat",
+        &Heartbeat {
+            from: from(),
+            seq: 3,
+            at: "2026-12-01T00:00:00Z".parse().unwrap(),
+            host: "host".into(),
+            version: "0.1.0".into(),
+            pools: vec![Pool::cpu()],
+            state: WorkerState::Ready,
+            capacity: Capacity { slots: 2, used: 1, cpu_percent: 200, memory_mb: 4096, disk_mb: 20_000 },
+            ability: ability(),
+            running: vec![RunningAttempt { job: job(), attempt: 1, progress: Some(progress()) }],
+        },
+    );
+    golden("progress", &progress());
+    golden("log_line", &LogLine { job: job(), attempt: 1, seq: 1, line: "frame=1".into() });
+}
+
+#[test]
+fn commands() {
+    golden("worker_drain", &WorkerCommand::Drain);
+    golden("worker_ping", &WorkerCommand::Ping { job: job(), attempt: 1 });
+    golden("worker_answer", &WorkerAnswer { from: from(), yes: true });
+    golden("job_cancel", &JobCommand::Cancel { attempt: 1 });
+    golden("job_abandon", &JobCommand::Abandon { attempt: 1 });
+    golden("job_pause", &JobCommand::Pause { attempt: 1 });
+    golden("job_resume", &JobCommand::Resume { attempt: 1 });
+    golden("job_answer", &JobAnswer { from: from(), accepted: false, reason: Some("not here".into()) });
+}
+
+#[test]
+fn events() {
+    let video = VideoProbe { codec: "h264".into(), width: 854, height: 480, fps: Some(30.0), ..VideoProbe::default() };
+    let audio = AudioProbe { codec: "aac".into(), channels: Some(2), ..AudioProbe::default() };
+    let manifest = Manifest {
+        job: job(),
+        attempt: 1,
+        worker: from().worker,
+        at: "2026-12-01T00:00:00Z".parse().unwrap(),
+        version: "0.1.0".into(),
+        tool: "ffmpeg version 5.1".into(),
+        arguments: vec!["-i".into(), "file:/media/in.mov".into()],
+        artifacts: vec![Artifact {
+            url: "file:///media/out.mp4".into(),
+            size_bytes: 9,
+            sha256: "00".repeat(32),
+            probe: Probe {
+                format: "mov,mp4".into(),
+                duration_secs: Some(10.0),
+                bitrate: Some(1_000_000),
+                video: Some(video),
+                audio: Some(audio),
+                streams: 2,
+            },
+        }],
+        source: Some(SourceIdentity { url: "file:///media/in.mov".into(), size_bytes: 10, modified: None }),
+        usage: usage(),
+    };
+    golden("event_finished", &event(Outcome::Finished { manifest: Some(Box::new(manifest)) }));
+    let failure = Failure {
+        evidence: Some("moov atom not found".into()),
+        exit_code: Some(183),
+        ..Failure::new(Cause::InputBad, "the input is damaged")
+    };
+    golden("event_failed", &event(Outcome::Failed { failure }));
+    let faults = vec![Fault::new("input", "outside_roots", "not under a media root")];
+    golden("event_rejected", &event(Outcome::Rejected { faults }));
+    golden("event_released", &event(Outcome::Released { reason: "the worker drains".into() }));
+    golden("event_cancelled", &event(Outcome::Cancelled));
+}
+
+#[test]
+fn causes_keep_their_numbers_and_names() {
+    let table: Vec<String> = Cause::ALL.iter().map(|cause| format!("{} {cause}", cause.code())).collect();
+    golden("causes", &table);
+    for cause in Cause::ALL {
+        assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
+    }
+}
