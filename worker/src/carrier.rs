@@ -1,0 +1,409 @@
+//! Carries one delivery from the hand-over to its acknowledgement: claim, run, report, acknowledge.
+//!
+//! Invariant: a delivery is acknowledged only when somebody else answers for the job: its end is on record, or the
+//! ledger took custody, or the ledger said that the delivery is not needed. In every other case it is handed back.
+
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ffpool_broker::{Delivery, Settled, Signals};
+use ffpool_runtime::telemetry::continue_trace;
+use ffpool_schema::message::{
+    ClaimRequest, CommitReply, DropReason, Event, Grant, LogLine, Outcome, Progress, Sender, Usage,
+};
+use ffpool_schema::{id::JobId, metrics as names, subjects};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{Instrument, debug, info, info_span, warn};
+use uuid::Uuid;
+
+use crate::attempts::{Already, Attempts, Entry};
+use crate::claims::{Claim, Claims};
+use crate::control;
+use crate::drain::{Drain, Stage};
+use crate::events::Events;
+use crate::ledger::Ledger;
+use crate::slots::Slot;
+use crate::workshop::{Consent, Ended, Reports, Stop, Workshop};
+
+/// After the worker began to drain, a claim that is under way may still be answered for so long: a grant that nobody
+/// hears costs the job a lost lease.
+const CLAIM_GRACE: Duration = Duration::from_secs(3);
+/// A delivery is held back for so long at most, whatever the ledger says: it takes a slot meanwhile.
+const HOLD_MAX: Duration = Duration::from_secs(10);
+/// Before a claim is repeated because the ledger has yet to read how the attempt ended.
+const RECLAIM: Duration = Duration::from_millis(200);
+/// Between two progress signals of one attempt in the same phase.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
+/// Log lines on their way from the tool; more are dropped, the log file has them all.
+const LOG_LINES: usize = 256;
+
+/// What all slots of a worker share to carry deliveries.
+pub struct Carrier {
+    /// Who the worker is.
+    pub me: Sender,
+    /// The tool side.
+    pub workshop: Workshop,
+    /// The registry.
+    pub attempts: Attempts,
+    /// Claims deliveries.
+    pub claims: Claims,
+    /// Answers everything else.
+    pub ledger: Ledger,
+    /// For progress, logs and commands.
+    pub signals: Signals,
+    /// For ends of attempts.
+    pub events: Events,
+    /// Whether the worker stops.
+    pub drain: Drain,
+    /// A delivery held longer passes into the ledger's custody.
+    pub custody_after: Duration,
+    /// Whether an attempt takes the whole worker, because it cannot be held to its limits.
+    pub one_at_a_time: bool,
+}
+
+/// What the worker knows of the lease of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lease {
+    /// Begun without an answer, which is still asked for.
+    Asked,
+    /// Granted.
+    Held,
+    /// Not granted after all: the delivery is not needed.
+    Dropped,
+    /// Not granted after all: the delivery goes back after so long.
+    HeldBack(Duration),
+}
+
+impl Carrier {
+    /// Carries `delivery`, with `slot` to run it in.
+    pub async fn carry(&self, delivery: Delivery, mut slot: Slot) {
+        loop {
+            let claim = tokio::select! {
+                claim = self.claims.claim(&delivery) => claim,
+                () = self.drained_for(CLAIM_GRACE) => return hand_back(delivery, "the worker drains").await,
+            };
+            let (grant, request) = match claim {
+                Claim::Granted(grant) => (grant, None),
+                Claim::Provisional(grant, request) => (grant, Some(request)),
+                Claim::Drop(reason) => return forget(delivery, reason).await,
+                Claim::Hold { pause, reason } => return self.hold_back(delivery, pause, &reason).await,
+            };
+            let (job, attempt) = (grant.job, grant.attempt);
+            let progress = watch::Sender::new(None);
+            let already = match self.attempts.begin(job, attempt, request.is_none(), progress.subscribe()) {
+                Ok(entry) => {
+                    let span = info_span!("attempt", %job, attempt, queue = %grant.spec.queue);
+                    continue_trace(&span, grant.traceparent.as_deref());
+                    let errand = Errand { carrier: self, grant, entry, lease: watch::Sender::new(Lease::Held) };
+                    return errand.run(delivery, &mut slot, progress, request).instrument(span).await;
+                }
+                Err(already) => already,
+            };
+            // The same job came again, after its channel was lost or because it was published twice.
+            let absorbed = match already {
+                Already::Running => tokio::select! {
+                    reply = self.ledger.custody(job, attempt) => reply == CommitReply::Granted,
+                    () = self.drain.reached(Stage::Finishing) => false,
+                },
+                Already::Ended => false,
+            };
+            if absorbed {
+                info!(%job, attempt, "the job runs here already: its second delivery passes into the ledger's custody");
+                return acknowledge(delivery).await;
+            }
+            sleep(RECLAIM).await;
+        }
+    }
+
+    async fn hold_back(&self, delivery: Delivery, pause: Duration, reason: &str) {
+        debug!(queue = %delivery.work.name(), reason, "held back");
+        tokio::select! {
+            () = sleep(pause.min(HOLD_MAX)) => {}
+            () = self.drain.reached(Stage::Finishing) => {}
+        }
+        hand_back(delivery, reason).await;
+    }
+
+    /// Resolves when the worker drains since `grace`.
+    async fn drained_for(&self, grace: Duration) {
+        self.drain.reached(Stage::Finishing).await;
+        sleep(grace).await;
+    }
+}
+
+/// One attempt on its way.
+struct Errand<'a> {
+    carrier: &'a Carrier,
+    grant: Box<Grant>,
+    entry: Entry,
+    /// Written by this errand only.
+    lease: watch::Sender<Lease>,
+}
+
+impl Errand<'_> {
+    async fn run(
+        self,
+        delivery: Delivery,
+        slot: &mut Slot,
+        progress: watch::Sender<Option<Progress>>,
+        unanswered: Option<Box<ClaimRequest>>,
+    ) {
+        let unanswered = unanswered.as_deref();
+        if unanswered.is_some() {
+            warn!("no dispatcher answers: the attempt begins without a lease");
+            self.lease.send_replace(Lease::Asked);
+        } else {
+            self.carrier.attempts.abandon_before(self.grant.job, self.grant.attempt);
+        }
+        // Entered before this look, so that whoever releases all after it finds the attempt.
+        if self.carrier.drain.stage() == Stage::Releasing {
+            self.entry.stop(Stop::Release("the worker drains".into()));
+        }
+        let mut held = Some(delivery);
+        let (log, lines) = mpsc::channel(LOG_LINES);
+        let tending = async {
+            tokio::join!(
+                self.confirm(unanswered),
+                self.keep_custody(&mut held),
+                self.forward_progress(progress.subscribe()),
+                self.forward_log(lines),
+                control::obey_job(&self.carrier.signals, &self.carrier.attempts, &self.carrier.me, self.grant.job),
+            );
+            pending().await
+        };
+        let ended = tokio::select! {
+            ended = self.work(slot, Reports { progress: progress.clone(), log }) => ended,
+            ended = tending => ended,
+        };
+        self.settle(held, ended, unanswered).await;
+    }
+
+    /// Waits for room, then runs the tool.
+    async fn work(&self, slot: &mut Slot, reports: Reports) -> Ended {
+        let workshop = &self.carrier.workshop;
+        let noop = self.grant.encode.is_none();
+        let units = if self.carrier.one_at_a_time && !noop { u32::MAX } else { workshop.units(&self.grant.spec) };
+        let mut stop = self.entry.stop_signal();
+        let stopped = tokio::select! {
+            () = slot.hold(units) => None,
+            stop = stop.wait_for(Option::is_some) => stop.ok().and_then(|stop| stop.clone()),
+        };
+        if let Some(stop) = stopped {
+            let outcome = match stop {
+                Stop::Cancel => Some(Outcome::Cancelled),
+                Stop::Release(reason) => Some(Outcome::Released { reason }),
+                Stop::Abandon => None,
+            };
+            return Ended { outcome, usage: Usage::default() };
+        }
+        let consent = Arc::new(AskTheLedger {
+            ledger: self.carrier.ledger.clone(),
+            job: self.grant.job,
+            attempt: self.grant.attempt,
+            lease: self.lease.subscribe(),
+        });
+        workshop.run(&self.grant, reports, self.entry.stop_signal(), consent).await
+    }
+
+    /// Repeats the claim of an attempt that began without an answer, until there is one.
+    async fn confirm(&self, unanswered: Option<&ClaimRequest>) {
+        let Some(request) = unanswered else { return };
+        if *self.lease.borrow() != Lease::Asked {
+            return;
+        }
+        let lease = match self.carrier.claims.confirm(request).await {
+            Claim::Granted(grant) if grant.attempt == self.grant.attempt => {
+                info!("a dispatcher answers again: the attempt has its lease");
+                self.carrier.attempts.abandon_before(self.grant.job, self.grant.attempt);
+                self.entry.leased();
+                Lease::Held
+            }
+            Claim::Hold { pause, reason } => {
+                info!(reason, "the attempt that began without a lease gets none");
+                Lease::HeldBack(pause)
+            }
+            Claim::Drop(reason) => {
+                info!(reason = reason.as_str(), "the attempt that began without a lease gets none");
+                Lease::Dropped
+            }
+            // A grant of another number is not ours to run; its lease lapses.
+            Claim::Granted(_) | Claim::Provisional(..) => Lease::Dropped,
+        };
+        if lease != Lease::Held {
+            self.entry.stop(Stop::Abandon);
+        }
+        self.lease.send_replace(lease);
+    }
+
+    /// Hands the delivery's duty to the ledger before the broker's acknowledgement timeout can bite, or when its
+    /// channel is lost and the broker gives the job to somebody else.
+    async fn keep_custody(&self, held: &mut Option<Delivery>) {
+        let Some(delivery) = held.as_ref() else { return };
+        tokio::select! {
+            () = sleep(self.carrier.custody_after) => {}
+            () = delivery.lost() => info!("the delivery's channel is lost, the attempt goes on"),
+        }
+        if self.lease.subscribe().wait_for(|&lease| lease == Lease::Held).await.is_err() {
+            return;
+        }
+        match self.carrier.ledger.custody(self.grant.job, self.grant.attempt).await {
+            CommitReply::Granted => {
+                debug!("the delivery passes into the ledger's custody");
+                if let Some(delivery) = held.take() {
+                    acknowledge(delivery).await;
+                }
+            }
+            CommitReply::Refused { reason } => {
+                warn!(reason, "the ledger takes no custody: the lease is lost");
+                self.entry.stop(Stop::Abandon);
+            }
+        }
+    }
+
+    /// Sends progress at once when the phase changes, else at a moderate pace.
+    async fn forward_progress(&self, mut reports: watch::Receiver<Option<Progress>>) {
+        let subject = subjects::progress(self.grant.job);
+        let mut sent: Option<(Instant, Progress)> = None;
+        while reports.changed().await.is_ok() {
+            if let Some((at, last)) = &sent {
+                let new_phase = |now: &Option<Progress>| now.as_ref().is_some_and(|now| now.phase != last.phase);
+                tokio::select! {
+                    () = sleep_until(*at + PROGRESS_PAUSE) => {}
+                    changed = reports.wait_for(new_phase) => if changed.is_err() { return },
+                }
+            }
+            let Some(progress) = reports.borrow_and_update().clone() else { continue };
+            // Lost is fine: the heartbeat carries the same.
+            let _ = self.carrier.signals.publish(&subject, &progress).await;
+            sent = Some((Instant::now(), progress));
+        }
+    }
+
+    async fn forward_log(&self, mut lines: mpsc::Receiver<LogLine>) {
+        let subject = subjects::log(self.grant.job);
+        while let Some(line) = lines.recv().await {
+            // Best effort by definition.
+            let _ = self.carrier.signals.publish(&subject, &line).await;
+        }
+    }
+
+    /// The attempt is over here: finds out whether it had a lease, then ends the delivery accordingly.
+    async fn settle(self, held: Option<Delivery>, ended: Ended, unanswered: Option<&ClaimRequest>) {
+        tokio::select! {
+            () = self.confirm(unanswered) => {}
+            () = async {
+                self.carrier.drain.reached(Stage::Releasing).await;
+                sleep(CLAIM_GRACE).await;
+            } => {}
+        }
+        let lease = *self.lease.borrow();
+        match (lease, held) {
+            (Lease::Held, held) => self.conclude(held, ended).await,
+            (Lease::Dropped, Some(delivery)) => acknowledge(delivery).await,
+            (Lease::HeldBack(pause), Some(delivery)) => {
+                self.carrier.hold_back(delivery, pause, "the ledger holds the job back").await;
+            }
+            (Lease::Asked, Some(delivery)) => hand_back(delivery, "no dispatcher answered").await,
+            (Lease::Dropped | Lease::HeldBack(_) | Lease::Asked, None) => {}
+        }
+    }
+
+    /// Ends an attempt that held its lease.
+    ///
+    /// Invariant: the report is on record before the delivery is acknowledged, and the lease is renewed until then. If
+    /// we die between the two, the redelivery is stale and nothing is lost. An attempt without an outcome lost its
+    /// lease: whoever took it answers for the job, and there is nothing to report.
+    async fn conclude(self, held: Option<Delivery>, ended: Ended) {
+        count(&ended);
+        let Ended { outcome, usage } = ended;
+        match outcome {
+            Some(outcome) => {
+                let event = Event {
+                    id: Uuid::now_v7(),
+                    from: self.carrier.me.clone(),
+                    job: self.grant.job,
+                    attempt: self.grant.attempt,
+                    at: Timestamp::now(),
+                    usage: Some(usage),
+                    outcome,
+                };
+                self.carrier.events.report(&event).await;
+                log_end(&event);
+            }
+            None => info!("the attempt is abandoned"),
+        }
+        self.entry.ended();
+        if let Some(delivery) = held {
+            acknowledge(delivery).await;
+        }
+    }
+}
+
+/// The ledger's consent to publish, asked for once the attempt has its lease.
+struct AskTheLedger {
+    ledger: Ledger,
+    job: JobId,
+    attempt: u32,
+    lease: watch::Receiver<Lease>,
+}
+
+impl Consent for AskTheLedger {
+    fn ask(&self) -> Pin<Box<dyn Future<Output = CommitReply> + Send + '_>> {
+        Box::pin(async {
+            let mut lease = self.lease.clone();
+            let answered = pin!(lease.wait_for(|&lease| lease != Lease::Asked));
+            match answered.await.map(|lease| *lease) {
+                Ok(Lease::Held) => self.ledger.commit(self.job, self.attempt).await,
+                Ok(Lease::Asked | Lease::Dropped | Lease::HeldBack(_)) | Err(_) => {
+                    CommitReply::Refused { reason: "the attempt has no lease".into() }
+                }
+            }
+        })
+    }
+}
+
+async fn acknowledge(delivery: Delivery) {
+    match delivery.ack().await {
+        Settled::Done => {}
+        Settled::Lost => debug!("the acknowledgement came too late; the redelivery will be dropped as stale"),
+    }
+}
+
+async fn hand_back(delivery: Delivery, reason: &str) {
+    debug!(queue = %delivery.work.name(), reason, "handed back");
+    // Lost is as good: then the broker has it already.
+    let _ = delivery.release().await;
+}
+
+async fn forget(delivery: Delivery, reason: DropReason) {
+    debug!(queue = %delivery.work.name(), message_id = ?delivery.message_id, reason = reason.as_str(), "not needed");
+    acknowledge(delivery).await;
+}
+
+fn log_end(event: &Event) {
+    let outcome = event.outcome.name();
+    match &event.outcome {
+        Outcome::Finished { .. } | Outcome::Cancelled => info!(outcome, "the attempt ended"),
+        Outcome::Failed { failure } => {
+            info!(outcome, cause = %failure.cause, message = failure.message, evidence = failure.evidence, "the attempt ended");
+        }
+        Outcome::Rejected { faults } => info!(outcome, faults = faults.len(), "the attempt ended"),
+        Outcome::Released { reason } => info!(outcome, reason, "the attempt ended"),
+    }
+}
+
+fn count(ended: &Ended) {
+    let outcome = ended.outcome.as_ref().map_or("abandoned", Outcome::name);
+    metrics::counter!(names::WORKER_ATTEMPTS, "outcome" => outcome).increment(1);
+    let wall = Duration::from_millis(ended.usage.wall_ms);
+    metrics::histogram!(names::WORKER_ATTEMPT_SECONDS, "outcome" => outcome).record(wall);
+    // A counter counts whole seconds, so half a second counts as one.
+    metrics::counter!(names::WORKER_CPU_SECONDS).increment(ended.usage.cpu_ms.div_ceil(1000));
+    if matches!(ended.outcome, Some(Outcome::Finished { .. })) {
+        metrics::counter!(names::WORKER_OUTPUT_BYTES).increment(ended.usage.output_bytes.unwrap_or(0));
+    }
+}

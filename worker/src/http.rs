@@ -1,0 +1,77 @@
+//! Metrics and health over HTTP: `/metrics`, `/health` (the process answers), `/ready` (it can take work).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use ffpool_runtime::metrics::Exposition;
+use ffpool_schema::api::Readiness;
+use tracing::error;
+
+use crate::drain::{Drain, Stage};
+use crate::service::Links;
+use crate::slots::Slots;
+
+/// A free slot has proved within this time that it can get work.
+const PROOF: Duration = Duration::from_secs(30);
+
+/// What the answers are made of.
+#[derive(Clone)]
+pub(crate) struct Health {
+    pub(crate) links: Arc<Links>,
+    pub(crate) slots: Slots,
+    pub(crate) drain: Drain,
+    pub(crate) exposition: Exposition,
+}
+
+/// Answers on `listener`, for ever.
+pub(crate) async fn serve(listener: tokio::net::TcpListener, health: Health) {
+    let routes = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/health", get(async || "ok\n"))
+        .route("/ready", get(ready))
+        .with_state(health);
+    if let Err(error) = axum::serve(listener, routes).await {
+        error!(%error, "metrics and health are no longer served");
+    }
+}
+
+async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], health.exposition.render())
+}
+
+async fn ready(State(health): State<Health>) -> (StatusCode, Json<Readiness>) {
+    let readiness = health.readiness();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness))
+}
+
+impl Health {
+    fn readiness(&self) -> Readiness {
+        let state = self.links.amqp.watch().borrow().clone();
+        let amqp = if state.up {
+            None
+        } else {
+            Some(state.last_error.map_or_else(|| "no connection".into(), |why| format!("no connection: {why}")))
+        };
+        let nats = (!self.links.nats.is_up()).then(|| "no connection".to_owned());
+        let draining = (self.drain.stage() != Stage::Serving).then(|| "the worker drains".to_owned());
+        let found =
+            [("amqp", amqp), ("nats", nats), ("intake", self.intake_trouble()), ("state", draining)];
+        let ready = found.iter().all(|(_, trouble)| trouble.is_none());
+        let say = |(part, trouble): (&str, Option<String>)| (part.to_owned(), trouble.unwrap_or_else(|| "ok".into()));
+        Readiness { ready, parts: found.into_iter().map(say).collect::<BTreeMap<_, _>>() }
+    }
+
+    fn intake_trouble(&self) -> Option<String> {
+        let Some(intake) = self.links.intake.get() else { return Some("waits for the servers".into()) };
+        // With every slot in use nobody looks for work, and nothing is proved.
+        let proved = self.slots.full() || intake.last_proof().is_some_and(|at| at.elapsed() < PROOF);
+        (!proved).then(|| "the work queues have not been seen for 30 s".into())
+    }
+}

@@ -1,0 +1,27 @@
+//! The worker: pulls deliveries up to its capacity and runs one attempt for each.
+//!
+//! The way of a delivery: [`slots`] make room, the broker's intake hands one over, [`claims`] ask the ledger, the
+//! [`workshop`] runs the tool and publishes the output, [`events`] reports the end, and [`carrier`], which holds these
+//! steps together, acknowledges. Beside it [`heartbeat`] renews the leases that [`attempts`] knows, [`control`] obeys the
+//! dispatchers, and [`service`] starts everything and, through the stages of [`drain`], stops it.
+//!
+//! Invariant: the worker keeps no state that outlives it; whatever it dies of, the broker or the ledger gives its jobs
+//! to somebody else.
+
+pub mod attempts;
+pub mod carrier;
+pub mod claims;
+pub mod control;
+pub mod drain;
+pub mod encoders;
+pub mod events;
+pub mod heartbeat;
+mod http;
+pub mod ledger;
+pub mod machine;
+pub mod roots;
+pub mod service;
+pub mod settings;
+pub mod slots;
+pub mod tool;
+pub mod workshop;

@@ -1,0 +1,412 @@
+//! Puts a worker together, keeps it going, and takes it apart again.
+//!
+//! A free slot pulls, whoever has a delivery carries it ([`crate::carrier`]), and a stop goes through the stages of
+//! [`crate::drain`].
+//!
+//! Invariant: a slot is taken before a delivery is, so the worker never holds more deliveries than it has slots; every
+//! task started here has ended, and its deliveries are settled or given back, when [`Worker::finished`] returns.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Intake, Publisher, Signals, declare_topology};
+use ffpool_runtime::metrics::Exposition;
+use ffpool_runtime::settings::chain;
+use ffpool_schema::id::Incarnation;
+use ffpool_schema::job::Pool;
+use ffpool_schema::message::{Capacity, Sender};
+use ffpool_schema::metrics as names;
+use ffpool_schema::topology::{Topology, WorkQueue};
+use tokio::sync::{OnceCell, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::attempts::Attempts;
+use crate::carrier::Carrier;
+use crate::claims::Claims;
+use crate::control;
+use crate::drain::{Drain, Stage};
+use crate::events::Events;
+use crate::heartbeat::{Heart, Pulse};
+use crate::http;
+use crate::ledger::Ledger;
+use crate::settings::{Settings, host};
+use crate::slots::Slots;
+use crate::workshop::{OpenError, Workshop};
+
+/// How often the limits of the worker's cgroup are read again.
+const READ_CAPACITY: Duration = Duration::from_secs(2);
+/// How long a start waits for a server before it says that it waits.
+const SAY_WAITING: Duration = Duration::from_secs(5);
+/// Before the topology is declared again after a failure.
+const DECLARE_AGAIN: Duration = Duration::from_secs(2);
+/// Beside the grace of the tools, time for attempts that were told to stop to be reported and acknowledged.
+const RELEASE: Duration = Duration::from_secs(20);
+/// Deliveries in hand at most, whatever the slots become while the worker runs.
+const INTAKE_MIN: u32 = 64;
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The tool side.
+    #[error("set up the tools")]
+    Workshop(#[from] OpenError),
+    /// The NATS address.
+    #[error("set up the links")]
+    Links(#[from] BrokerError),
+    /// The address for metrics.
+    #[error("listen on {address} for metrics and health")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Finish {
+    /// Everything that ran here is on record.
+    Clean,
+    /// So many attempts could not be reported in time; their leases will lapse.
+    Unreported(usize),
+}
+
+/// A worker at work.
+pub struct Worker {
+    /// Its stop.
+    pub drain: Drain,
+    /// Who it is.
+    pub me: Sender,
+    /// Where it serves metrics and health.
+    pub http_addr: SocketAddr,
+    serving: JoinHandle<Finish>,
+}
+
+impl Worker {
+    /// Starts a worker. It waits for its servers in the background, for ever if need be.
+    ///
+    /// # Errors
+    /// What is wrong with this machine or the settings.
+    pub async fn start(settings: &Settings, exposition: Exposition) -> Result<Worker, StartError> {
+        let workshop = Workshop::open(settings.workshop()).await?;
+        let listen = |source| StartError::Listen { address: settings.metrics_addr, source };
+        let listener = tokio::net::TcpListener::bind(settings.metrics_addr).await.map_err(listen)?;
+        let http_addr = listener.local_addr().map_err(listen)?;
+
+        let me = Sender { worker: settings.worker_id.clone(), incarnation: Incarnation(Uuid::now_v7()) };
+        let signals = Signals::open(&settings.nats_url, &format!("{} signals", me.worker)).await?;
+        let amqp = |part| AmqpConfig::new(&settings.amqp_url, format!("{} {part}", me.worker));
+        let link = AmqpLink::open(amqp("intake"));
+        let events = Events::new(Publisher::open(amqp("events")));
+
+        let one_at_a_time = workshop.without_limits();
+        if let Some(why) = &one_at_a_time {
+            warn!(why, "attempts get no cgroups, so their limits do not hold: one encode at a time");
+        }
+        let room = Room { workshop: workshop.clone(), one_delivery: one_at_a_time.is_some() && !settings.allow_noop };
+        let capacity = watch::Sender::new(room.read());
+        let slots = Slots::new(capacity.borrow().slots);
+        let (attempts, drain) = (Attempts::default(), Drain::default());
+        let pulse = Pulse {
+            me: me.clone(),
+            host: host(),
+            pools: settings.pools.clone(),
+            ability: workshop.ability(),
+            capacity: capacity.subscribe(),
+            slots: slots.clone(),
+            attempts: attempts.clone(),
+            drain: drain.clone(),
+        };
+        let heart = Heart::start(&settings.nats_url, pulse)?;
+        info!(worker = %me.worker, incarnation = %me.incarnation, slots = slots.total(), %http_addr, "the worker starts");
+
+        let ledger = Ledger::new(signals.clone(), me.clone());
+        let carrier = Arc::new(Carrier {
+            me: me.clone(),
+            claims: Claims::new(ledger.clone(), me.clone(), workshop.ability()),
+            workshop,
+            attempts,
+            ledger,
+            signals: signals.clone(),
+            events,
+            drain: drain.clone(),
+            custody_after: Duration::from_secs(settings.custody_after_secs),
+            one_at_a_time: one_at_a_time.is_some(),
+        });
+        let links = Arc::new(Links { amqp: link, nats: signals, intake: OnceCell::new() });
+        let service = Service {
+            carrier,
+            links,
+            slots,
+            pools: settings.pools.clone(),
+            room,
+            capacity,
+            in_time: settings.drain(),
+            release: Duration::from_secs(settings.stop_grace_secs) + RELEASE,
+        };
+        let serving = tokio::spawn(service.run(heart, listener, exposition));
+        Ok(Worker { drain, me, http_addr, serving })
+    }
+
+    /// Waits for the end, which comes after a drain.
+    ///
+    /// # Panics
+    /// When the worker did.
+    pub async fn finished(self) -> Finish {
+        self.serving.await.expect("the service catches what its tasks do")
+    }
+}
+
+/// The connections, as far as several parts look at them.
+pub(crate) struct Links {
+    pub(crate) amqp: AmqpLink,
+    pub(crate) nats: Signals,
+    /// Set once the topology is declared.
+    pub(crate) intake: OnceCell<Intake>,
+}
+
+/// The room of this worker.
+#[derive(Clone)]
+struct Room {
+    workshop: Workshop,
+    /// Whether it is room for one delivery, whatever the machine has.
+    one_delivery: bool,
+}
+
+impl Room {
+    fn read(&self) -> Capacity {
+        let capacity = self.workshop.capacity();
+        let slots = if self.one_delivery { 1 } else { capacity.slots.max(1) };
+        Capacity { slots, ..capacity }
+    }
+}
+
+struct Service {
+    carrier: Arc<Carrier>,
+    links: Arc<Links>,
+    slots: Slots,
+    pools: Vec<Pool>,
+    room: Room,
+    capacity: watch::Sender<Capacity>,
+    /// Time for what runs after a stop signal.
+    in_time: Duration,
+    /// Time for what was told to stop.
+    release: Duration,
+}
+
+impl Service {
+    async fn run(self, heart: Heart, listener: tokio::net::TcpListener, exposition: Exposition) -> Finish {
+        let service = Arc::new(self);
+        let readiness = http::Health {
+            links: service.links.clone(),
+            slots: service.slots.clone(),
+            drain: service.carrier.drain.clone(),
+            exposition,
+        };
+        let mut helpers = JoinSet::new();
+        helpers.spawn(http::serve(listener, readiness));
+        helpers.spawn(service.clone().keep_topology());
+        helpers.spawn(service.clone().keep_capacity());
+        helpers.spawn(service.clone().obey());
+
+        let mut carried = service.pull_until_drained().await;
+        let finish = service.finish(&mut carried).await;
+        heart.stop().await;
+        service.carrier.events.close().await;
+        service.links.amqp.close().await;
+        helpers.shutdown().await;
+        finish
+    }
+
+    async fn obey(self: Arc<Self>) {
+        let Carrier { signals, attempts, me, drain, .. } = &*self.carrier;
+        control::obey_worker(signals, attempts, me, drain).await;
+    }
+
+    /// Carries deliveries until the worker drains. Answers what is still under way then.
+    async fn pull_until_drained(self: &Arc<Self>) -> JoinSet<()> {
+        let mut carried = JoinSet::new();
+        let drain = &self.carrier.drain;
+        let Some(()) = until(drain, self.wait_for_servers()).await else { return carried };
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.reached(Stage::Finishing) => break,
+                Some(ended) = carried.join_next() => notice_panic(ended),
+                slot = self.slots.take() => {
+                    let service = self.clone();
+                    carried.spawn(async move { service.pull(slot).await });
+                }
+            }
+        }
+        if let Some(intake) = self.links.intake.get() {
+            intake.close().await;
+        }
+        carried
+    }
+
+    /// Waits for one delivery and carries it. Gives the slot back when it is needed elsewhere.
+    async fn pull(&self, mut slot: crate::slots::Slot) {
+        let intake = self.links.intake.get().expect("pulling begins when the intake is there");
+        let drain = &self.carrier.drain;
+        let delivery = tokio::select! {
+            biased;
+            delivery = intake.next() => delivery,
+            () = drain.reached(Stage::Finishing) => return,
+            () = self.slots.recalled() => return,
+        };
+        slot.occupy();
+        if drain.stage() == Stage::Serving {
+            self.carrier.carry(delivery, slot).await;
+        } else {
+            // Lost is as good: then the broker has it already.
+            let _ = delivery.release().await;
+        }
+    }
+
+    /// Waits until what runs has ended, or has been handed back.
+    async fn finish(&self, carried: &mut JoinSet<()>) -> Finish {
+        let drain = &self.carrier.drain;
+        let time_is_up = async {
+            drain.reached(Stage::FinishingInTime).await;
+            sleep(self.in_time).await;
+        };
+        let all_ended = tokio::select! {
+            () = join_all(carried) => true,
+            () = time_is_up => false,
+            () = drain.reached(Stage::Releasing) => false,
+        };
+        if !all_ended {
+            drain.advance(Stage::Releasing, "the time for running attempts is over");
+            self.carrier.attempts.release_all("the worker drains");
+            if timeout(self.release, join_all(carried)).await.is_err() {
+                let left = carried.len();
+                error!(left, "attempts could not be reported in time; their leases will lapse");
+                carried.shutdown().await;
+                return Finish::Unreported(left);
+            }
+        }
+        info!("the worker stops, everything that ran here is on record");
+        Finish::Clean
+    }
+
+    /// Waits for both servers and the topology, then opens the intake.
+    async fn wait_for_servers(&self) {
+        let Links { amqp, nats, intake } = &*self.links;
+        while let Err(error) = amqp.connected(SAY_WAITING).await {
+            warn!(error = chain(&error), "waiting for RabbitMQ");
+        }
+        let connected = async {
+            while !nats.is_up() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let mut connected = std::pin::pin!(connected);
+        while timeout(SAY_WAITING, &mut connected).await.is_err() {
+            warn!("waiting for NATS");
+        }
+        self.declare().await;
+        let queues: Vec<WorkQueue> = self.pools.iter().flat_map(WorkQueue::of_pool).collect();
+        // The slots decide; this is the second net, with room for them to grow.
+        let deliveries = u16::try_from(self.slots.total().saturating_mul(2).max(INTAKE_MIN)).unwrap_or(u16::MAX);
+        let opened = intake.set(Intake::new(amqp.clone(), queues, deliveries));
+        assert!(opened.is_ok(), "only this function opens the intake, once");
+        info!(broker = amqp.server_version(), nats = nats.server_version(), "taking work");
+    }
+
+    /// Declares the topology, as often as it takes.
+    async fn declare(&self) {
+        let topology = Topology::for_pools(&self.pools);
+        loop {
+            match declare_topology(&self.links.amqp, &topology).await {
+                Ok(()) => return,
+                Err(error @ BrokerError::Forbidden { .. }) => {
+                    info!(error = chain(&error), "the topology is left to the dispatcher to declare");
+                    return;
+                }
+                Err(error @ BrokerError::Inequivalent { .. }) => error!(error = chain(&error), "declare the topology"),
+                Err(error) => warn!(error = chain(&error), "declare the topology"),
+            }
+            sleep(DECLARE_AGAIN).await;
+        }
+    }
+
+    /// Declares the topology anew on each new connection: the broker may have been set up afresh.
+    async fn keep_topology(self: Arc<Self>) {
+        let mut state = self.links.amqp.watch();
+        let mut declared_on = None;
+        loop {
+            let seen = state.borrow_and_update().clone();
+            if self.links.intake.get().is_some() {
+                let known = declared_on.replace(seen.generation);
+                if seen.up && known.is_some_and(|known| known != seen.generation) {
+                    self.declare().await;
+                }
+            }
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Follows the limits of the worker's cgroup, and keeps the gauges.
+    async fn keep_capacity(self: Arc<Self>) {
+        loop {
+            let room = self.room.clone();
+            // Reads files, among them a file system's free space, which can hang on a network disk.
+            if let Ok(capacity) = tokio::task::spawn_blocking(move || room.read()).await {
+                let before = self.slots.total();
+                if capacity.slots != before {
+                    info!(before, slots = capacity.slots, "the room of this worker changed");
+                    self.slots.resize(capacity.slots);
+                }
+                self.show(&capacity);
+                self.capacity.send_replace(capacity);
+            }
+            sleep(READ_CAPACITY).await;
+        }
+    }
+
+    fn show(&self, capacity: &Capacity) {
+        metrics::gauge!(names::WORKER_SLOTS).set(f64::from(capacity.slots));
+        metrics::gauge!(names::WORKER_SLOTS_USED).set(f64::from(self.slots.used()));
+        metrics::gauge!(names::WORKER_CPU_PERCENT).set(f64::from(capacity.cpu_percent));
+        // Mebibytes of any real machine are far below 2^52.
+        metrics::gauge!(names::WORKER_MEMORY_BYTES).set(capacity.memory_mb as f64 * 1024.0 * 1024.0);
+        let ready = self.carrier.drain.stage() == Stage::Serving;
+        metrics::gauge!(names::WORKER_STATE, "state" => "ready").set(f64::from(u8::from(ready)));
+        metrics::gauge!(names::WORKER_STATE, "state" => "draining").set(f64::from(u8::from(!ready)));
+        for (server, up) in [("amqp", self.links.amqp.is_up()), ("nats", self.links.nats.is_up())] {
+            metrics::gauge!(names::LINK_UP, "server" => server).set(f64::from(u8::from(up)));
+        }
+    }
+}
+
+/// Runs `work`, unless the worker drains first.
+async fn until<T>(drain: &Drain, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = drain.reached(Stage::Finishing) => None,
+        done = work => Some(done),
+    }
+}
+
+async fn join_all(carried: &mut JoinSet<()>) {
+    while let Some(ended) = carried.join_next().await {
+        notice_panic(ended);
+    }
+}
+
+/// A task that panicked dropped its delivery, so the broker gives it to somebody else.
+fn notice_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        error!(%error, "an attempt's task ended by a panic; please report it");
+    }
+}

@@ -1,0 +1,221 @@
+//! The worker's settings, as flags, `FFPOOL_*` variables or keys of the settings file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use ffpool_runtime::settings::FileArgs;
+use ffpool_runtime::telemetry::TelemetryArgs;
+use ffpool_schema::id::WorkerId;
+use ffpool_schema::job::Pool;
+
+use crate::workshop::{CgroupMode, Workload, WorkshopSettings};
+
+/// Runs encodes of a media pool: takes jobs from RabbitMQ as long as it has room, runs each in a cgroup of its own,
+/// proves the output and reports to the ledger.
+///
+/// It stops on SIGTERM or SIGINT: it takes no more work, finishes what it can within `--drain-secs`, hands back the
+/// rest free of charge and exits with 0. A second signal hands everything back at once; a third exits on the spot.
+/// Exit codes: 0 stopped as asked, 1 could not start or could not hand everything back, 2 wrong settings.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "ffpool-worker", version)]
+pub struct Settings {
+    /// Settings file.
+    #[command(flatten)]
+    pub file: FileArgs,
+    /// Logs and traces.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+
+    /// RabbitMQ, `amqp://user:password@host:port/vhost` or `amqps://…`.
+    #[arg(long, env = "FFPOOL_AMQP_URL", value_name = "URL")]
+    pub amqp_url: String,
+    /// NATS, `nats://host:port` or `tls://…`; several servers with commas.
+    #[arg(long, env = "FFPOOL_NATS_URL", value_name = "URL")]
+    pub nats_url: String,
+    /// Directories under which inputs and outputs lie, separated by colons. The first takes outputs without an address.
+    #[arg(long, env = "FFPOOL_MEDIA_ROOTS", value_name = "DIRS", value_delimiter = ':', required = true)]
+    pub media_roots: Vec<PathBuf>,
+    /// Directory for what attempts write before it is proven. On the disk of the media roots, publishing is a rename.
+    #[arg(long, env = "FFPOOL_SCRATCH", value_name = "DIR", default_value = "/var/tmp/ffpool")]
+    pub scratch: PathBuf,
+    /// Address of `/metrics`, `/health` and `/ready`.
+    #[arg(long, env = "FFPOOL_METRICS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9091")]
+    pub metrics_addr: SocketAddr,
+    /// Name of this worker, unique in the pool and the same after a restart. Default: the host's name.
+    #[arg(long, env = "FFPOOL_WORKER_ID", value_name = "NAME", default_value_t = host_id())]
+    pub worker_id: WorkerId,
+    /// Pools it serves, separated by commas.
+    #[arg(long, env = "FFPOOL_POOLS", value_name = "POOLS", value_delimiter = ',', default_value = "cpu")]
+    pub pools: Vec<Pool>,
+
+    /// Attempts that may run at a time. Default: what the limits of this worker's own cgroup allow.
+    #[arg(long, env = "FFPOOL_SLOTS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub slots: Option<u32>,
+    /// What the jobs are bound by: cpu leaves the most room beside the encodes, io the least.
+    #[arg(long, env = "FFPOOL_WORKLOAD", value_enum, default_value = "cpu")]
+    pub workload: WorkloadArg,
+    /// Factor on the number of slots; over 1 when jobs use less than they ask for.
+    #[arg(long, env = "FFPOOL_OVERSUBSCRIPTION", value_name = "FACTOR", default_value_t = 1.0, value_parser = factor)]
+    pub oversubscription: f64,
+    /// Whether each attempt gets a cgroup: auto where possible (else one job at a time), require or do not start, off.
+    #[arg(long, env = "FFPOOL_CGROUPS", value_enum, default_value = "auto")]
+    pub cgroups: CgroupsArg,
+    /// Cgroup directory under which those of the attempts are made. Default: below the worker's own.
+    #[arg(long, env = "FFPOOL_CGROUP_PARENT", value_name = "DIR")]
+    pub cgroup_parent: Option<PathBuf>,
+    /// User and group of the tools, as numbers `1000:1000`. Default: `nobody` when the worker is root, else its own.
+    #[arg(long, env = "FFPOOL_TOOL_USER", value_name = "UID:GID", value_parser = user_and_group)]
+    pub tool_user: Option<(u32, u32)>,
+    /// The ffmpeg program, by path or by a name on PATH.
+    #[arg(long, env = "FFPOOL_FFMPEG", value_name = "PROGRAM", default_value = "ffmpeg")]
+    pub ffmpeg: PathBuf,
+    /// The ffprobe program, by path or by a name on PATH.
+    #[arg(long, env = "FFPOOL_FFPROBE", value_name = "PROGRAM", default_value = "ffprobe")]
+    pub ffprobe: PathBuf,
+    /// Accept jobs of the `noop` engine, which run nothing and serve measurements.
+    #[arg(long, env = "FFPOOL_ALLOW_NOOP", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub allow_noop: bool,
+
+    /// A tool that says nothing for so many seconds has stalled.
+    #[arg(long, env = "FFPOOL_STALL_SECS", value_name = "SECONDS", default_value_t = 1800)]
+    pub stall_secs: u64,
+    /// Seconds between asking a tool to stop and killing it.
+    #[arg(long, env = "FFPOOL_STOP_GRACE_SECS", value_name = "SECONDS", default_value_t = 10)]
+    pub stop_grace_secs: u64,
+    /// Seconds that running attempts are given after SIGTERM. Keep it half a minute under the time after which whoever
+    /// stops the worker kills it. A drain through the API has no limit.
+    #[arg(long, env = "FFPOOL_DRAIN_SECS", value_name = "SECONDS", default_value_t = 90)]
+    pub drain_secs: u64,
+    /// Seconds after which the message of a running job is acknowledged, the ledger answering for the job from then on.
+    /// Must stay under the broker's acknowledgement timeout (30 minutes by default).
+    #[arg(long, env = "FFPOOL_CUSTODY_AFTER_SECS", value_name = "SECONDS", default_value_t = 300)]
+    pub custody_after_secs: u64,
+}
+
+/// What the jobs are bound by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WorkloadArg {
+    /// Encoding.
+    Cpu,
+    /// Some of both.
+    Mixed,
+    /// Reading and writing.
+    Io,
+}
+
+/// Whether each attempt gets a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CgroupsArg {
+    /// Where possible.
+    Auto,
+    /// Or the worker does not start.
+    Require,
+    /// Never.
+    Off,
+}
+
+impl Settings {
+    /// Time for running attempts after a stop signal.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_secs)
+    }
+
+    /// The part that the workshop needs.
+    #[must_use]
+    pub fn workshop(&self) -> WorkshopSettings {
+        WorkshopSettings {
+            media_roots: self.media_roots.clone(),
+            scratch: self.scratch.clone(),
+            ffmpeg: self.ffmpeg.clone(),
+            ffprobe: self.ffprobe.clone(),
+            allow_noop: self.allow_noop,
+            workload: match self.workload {
+                WorkloadArg::Cpu => Workload::Cpu,
+                WorkloadArg::Mixed => Workload::Mixed,
+                WorkloadArg::Io => Workload::Io,
+            },
+            oversubscription: self.oversubscription,
+            slots: self.slots,
+            cgroups: match self.cgroups {
+                CgroupsArg::Auto => CgroupMode::Auto,
+                CgroupsArg::Require => CgroupMode::Require,
+                CgroupsArg::Off => CgroupMode::Off,
+            },
+            tool_user: self.tool_user,
+            stall_after: Duration::from_secs(self.stall_secs),
+            stop_grace: Duration::from_secs(self.stop_grace_secs),
+            worker: self.worker_id.clone(),
+            cgroup_parent: self.cgroup_parent.clone(),
+        }
+    }
+}
+
+/// The name of this machine, or `unknown`.
+#[must_use]
+pub fn host() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown".into())
+}
+
+/// The host's name as far as it can be a worker's.
+fn host_id() -> WorkerId {
+    worker_id_of(&host())
+}
+
+fn worker_id_of(host: &str) -> WorkerId {
+    let fits = |character: char| if character.is_ascii_alphanumeric() || character == '_' { character } else { '-' };
+    let name: String = host.chars().map(fits).take(64).collect();
+    let name = if name.is_empty() { "unknown".to_owned() } else { name };
+    name.parse().expect("1 to 64 letters, digits, `-` and `_` are left")
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "a number is expected".to_owned())?;
+    if (0.1..=10.0).contains(&number) { Ok(number) } else { Err("0.1 to 10 is expected".into()) }
+}
+
+fn user_and_group(text: &str) -> Result<(u32, u32), String> {
+    let parsed = text.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+    parsed.ok_or_else(|| "two numbers such as 1000:1000 are expected".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &[&str]) -> Result<Settings, String> {
+        let mut arguments = vec!["ffpool-worker", "--amqp-url=amqp://h", "--nats-url=nats://h", "--media-roots=/a:/b"];
+        arguments.extend(more);
+        Settings::try_parse_from(arguments).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn three_addresses_are_enough() {
+        let settings = parse(&[]).unwrap();
+        assert_eq!(settings.media_roots, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(settings.pools, [Pool::cpu()]);
+        assert!(!settings.allow_noop);
+    }
+
+    #[test]
+    fn a_switch_is_set_alone_or_with_a_value() {
+        assert!(parse(&["--allow-noop"]).unwrap().allow_noop);
+        assert!(!parse(&["--allow-noop=false"]).unwrap().allow_noop);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for wrong in ["--slots=0", "--oversubscription=0", "--pools=GPU", "--tool-user=root", "--worker-id=a.b"] {
+            assert!(parse(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn any_host_name_makes_a_worker_id() {
+        assert_eq!(worker_id_of("node-1.example.org").as_str(), "node-1-example-org");
+        assert_eq!(worker_id_of("").as_str(), "unknown");
+        assert_eq!(worker_id_of(&"ä".repeat(100)).as_str().len(), 64);
+    }
+}
