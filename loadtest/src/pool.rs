@@ -1,0 +1,366 @@
+//! A whole pool as child processes: private servers, dispatchers and workers, all gone when it is dropped.
+//!
+//! Invariant: nothing here outlives the [`Pool`]; the parts get SIGKILL when the thread that started them dies, and the
+//! servers have a watchdog of their own.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use ffpool::{Client, ClientConfig};
+use ffpool_schema::api::{JobDetail, JobView};
+use ffpool_schema::id::JobId;
+use ffpool_stack::Stack;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a part may take to become ready on a busy machine.
+pub const READY_WITHIN: Duration = Duration::from_secs(90);
+
+/// A part of the pool as a process.
+pub struct Part {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    /// Where its `/metrics` and `/ready` are.
+    pub metrics: SocketAddr,
+}
+
+impl Part {
+    /// What it calls itself.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When it has been waited for already.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("an unreaped child can be signalled");
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it has not ended within `bound`.
+    pub fn wait(&mut self, bound: Duration) -> anyhow::Result<ExitStatus> {
+        let end = Instant::now() + bound;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > end {
+                bail!("{} has not ended within {bound:?}; its log ends:\n{}", self.name, self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a pool is made of.
+#[derive(Debug, Clone, Default)]
+pub struct PoolSettings {
+    /// Variables for the dispatcher, besides those that make it part of the pool.
+    pub dispatcher: BTreeMap<String, String>,
+    /// Variables for each worker, besides those that make it part of the pool. One entry, one worker.
+    pub workers: Vec<BTreeMap<String, String>>,
+}
+
+impl PoolSettings {
+    /// One dispatcher, and one worker with these variables.
+    #[must_use]
+    pub fn one_worker(variables: &[(&str, &str)]) -> PoolSettings {
+        PoolSettings::default().worker(variables)
+    }
+
+    /// One worker more.
+    #[must_use]
+    pub fn worker(mut self, variables: &[(&str, &str)]) -> PoolSettings {
+        self.workers.push(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect());
+        self
+    }
+
+    /// One variable more for the dispatchers.
+    #[must_use]
+    pub fn dispatcher(mut self, name: &str, value: &str) -> PoolSettings {
+        self.dispatcher.insert(name.into(), value.into());
+        self
+    }
+}
+
+/// A running pool.
+pub struct Pool {
+    /// The workers, in the order of the settings. Dropped before the servers.
+    pub workers: Vec<Part>,
+    /// The dispatchers.
+    pub dispatchers: Vec<Part>,
+    /// The API of the first dispatcher.
+    pub client: Client,
+    /// The API's address.
+    pub api_url: String,
+    /// An admin key.
+    pub key: String,
+    /// The broker.
+    pub amqp_url: String,
+    /// NATS.
+    pub nats_url: String,
+    /// The ledger.
+    pub database_url: String,
+    /// The media root of all workers.
+    pub media: PathBuf,
+    settings: PoolSettings,
+    directory: tempfile::TempDir,
+    /// NATS of this pool alone: its subjects are fixed.
+    nats: Stack,
+}
+
+impl Pool {
+    /// Starts a pool on `stack`, with a virtual host, a database and a NATS of its own.
+    ///
+    /// # Errors
+    /// When a part does not become ready; the error has the end of its log.
+    pub async fn start(stack: &'static Stack, settings: PoolSettings) -> anyhow::Result<Pool> {
+        let (amqp_url, database_url, nats) = tokio::task::spawn_blocking(move || {
+            let nats = Stack::builder().rabbit(false).postgres(false).start();
+            (stack.rabbit.new_vhost(), stack.postgres.new_database(), nats)
+        })
+        .await?;
+        let nats = nats.context("start NATS")?;
+        let nats_url = nats.nats.url();
+        let directory = tempfile::Builder::new().prefix("ffpool-pool-").tempdir()?;
+        // The tool runs as an unprivileged user and must reach its input below this directory.
+        set_mode(directory.path(), 0o755)?;
+        let media = directory.path().join("media");
+        std::fs::create_dir(&media)?;
+        set_mode(&media, 0o777)?;
+        let key = format!("test-key-{}", uuid::Uuid::new_v4().as_simple());
+        let api = free_address();
+        let api_url = format!("http://{api}");
+        let client = Client::open(ClientConfig::new(api_url.clone()).key(key.clone()))?;
+        let mut pool = Pool {
+            workers: Vec::new(),
+            dispatchers: Vec::new(),
+            client,
+            api_url,
+            key,
+            amqp_url,
+            nats_url,
+            database_url,
+            media,
+            settings,
+            directory,
+            nats,
+        };
+        let dispatcher = pool.spawn_dispatcher(api)?;
+        pool.dispatchers.push(dispatcher);
+        pool.until_ready(&pool.dispatchers[0], api).await?;
+        for number in 0..pool.settings.workers.len() {
+            let worker = pool.spawn_worker(number)?;
+            pool.workers.push(worker);
+        }
+        for worker in &pool.workers {
+            pool.until_ready(worker, worker.metrics).await?;
+        }
+        Ok(pool)
+    }
+
+    /// NATS of this pool.
+    #[must_use]
+    pub fn nats(&self) -> &ffpool_stack::Nats {
+        &self.nats.nats
+    }
+
+    /// One more dispatcher; gives the address of its API.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn add_dispatcher(&mut self) -> anyhow::Result<String> {
+        let api = free_address();
+        let dispatcher = self.spawn_dispatcher(api)?;
+        self.until_ready(&dispatcher, api).await?;
+        self.dispatchers.push(dispatcher);
+        Ok(format!("http://{api}"))
+    }
+
+    /// Starts the worker `number` again, in the place of the one that was.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart_worker(&mut self, number: usize) -> anyhow::Result<()> {
+        self.workers[number].kill();
+        let worker = self.spawn_worker(number)?;
+        self.until_ready(&worker, worker.metrics).await?;
+        self.workers[number] = worker;
+        Ok(())
+    }
+
+    fn spawn_dispatcher(&self, api: SocketAddr) -> anyhow::Result<Part> {
+        let metrics = free_address();
+        let number = self.dispatchers.len();
+        let mut variables = self.settings.dispatcher.clone();
+        let own = [
+            ("FFPOOL_AMQP_URL", self.amqp_url.clone()),
+            ("FFPOOL_NATS_URL", self.nats_url.clone()),
+            ("FFPOOL_DATABASE_URL", self.database_url.clone()),
+            ("FFPOOL_API_ADDR", api.to_string()),
+            ("FFPOOL_METRICS_ADDR", metrics.to_string()),
+            ("FFPOOL_BOOTSTRAP_KEY", self.key.clone()),
+        ];
+        variables.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        self.spawn("ffpool-dispatcher", &format!("dispatcher-{number}"), metrics, &variables)
+    }
+
+    fn spawn_worker(&self, number: usize) -> anyhow::Result<Part> {
+        let metrics = free_address();
+        let name = format!("worker-{number}");
+        let scratch = self.directory.path().join(&name);
+        std::fs::create_dir_all(&scratch)?;
+        set_mode(&scratch, 0o755)?;
+        let unique = self.directory.path().file_name().unwrap_or_default().to_string_lossy().replace('.', "");
+        let mut variables = BTreeMap::from([
+            ("FFPOOL_AMQP_URL".to_owned(), self.amqp_url.clone()),
+            ("FFPOOL_NATS_URL".to_owned(), self.nats_url.clone()),
+            ("FFPOOL_MEDIA_ROOTS".to_owned(), self.media.display().to_string()),
+            ("FFPOOL_SCRATCH".to_owned(), scratch.display().to_string()),
+            ("FFPOOL_METRICS_ADDR".to_owned(), metrics.to_string()),
+            ("FFPOOL_WORKER_ID".to_owned(), format!("{unique}-{number}")),
+        ]);
+        variables.extend(self.settings.workers[number].clone());
+        self.spawn("ffpool-worker", &name, metrics, &variables)
+    }
+
+    fn spawn(
+        &self,
+        binary: &str,
+        name: &str,
+        metrics: SocketAddr,
+        variables: &BTreeMap<String, String>,
+    ) -> anyhow::Result<Part> {
+        let log = self.directory.path().join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log)?;
+        let mut command = Command::new(binary_path(binary)?);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.directory.path())
+            .env("FFPOOL_LOG", std::env::var("FFPOOL_LOG").unwrap_or_else(|_| "info".into()))
+            .envs(variables)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        // SAFETY: prctl is async-signal-safe, and nothing else is called between fork and exec.
+        unsafe {
+            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
+        }
+        let child = command.spawn().with_context(|| format!("start {binary}"))?;
+        Ok(Part { name: name.into(), child, log, metrics })
+    }
+
+    async fn until_ready(&self, part: &Part, address: SocketAddr) -> anyhow::Result<()> {
+        let end = Instant::now() + READY_WITHIN;
+        let probe = Client::open(ClientConfig::new(format!("http://{address}")))?;
+        let mut last = String::from("no answer yet");
+        while Instant::now() < end {
+            match probe.ready().await {
+                Ok(readiness) if readiness.ready => return Ok(()),
+                Ok(readiness) => last = format!("{:?}", readiness.parts),
+                Err(error) => last = error.to_string(),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("{} is not ready within {READY_WITHIN:?}: {last}; its log ends:\n{}", part.name, part.log_tail());
+    }
+
+    /// Waits until the job is as `wanted` says.
+    ///
+    /// # Errors
+    /// When it is not within `bound`: tells how the job stands and what the parts logged.
+    pub async fn until(
+        &self,
+        job: JobId,
+        bound: Duration,
+        mut wanted: impl FnMut(&JobView) -> bool,
+    ) -> anyhow::Result<JobDetail> {
+        let end = Instant::now() + bound;
+        let mut last = String::from("never seen");
+        while Instant::now() < end {
+            match self.client.job(job).await {
+                Ok(detail) if wanted(&detail.job) => return Ok(detail),
+                Ok(detail) => last = format!("{:#?}", (&detail.job, &detail.attempts)),
+                Err(error) => last = error.to_string(),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("job {job} did not get there within {bound:?}; at last: {last}\n{}", self.logs());
+    }
+
+    /// Waits until the job has ended, however it ended.
+    ///
+    /// # Errors
+    /// When it has not within `bound`.
+    pub async fn until_ended(&self, job: JobId, bound: Duration) -> anyhow::Result<JobDetail> {
+        self.until(job, bound, |view| view.state.is_end()).await
+    }
+
+    /// The ends of all logs.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let parts = self.dispatchers.iter().chain(&self.workers);
+        parts.map(|part| format!("--- {}\n{}\n", part.name, part.log_tail())).collect()
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+/// A loopback address on which nobody listens.
+#[must_use]
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], ffpool_stack::free_port()))
+}
+
+/// A binary of the workspace, beside the one that runs.
+///
+/// # Errors
+/// When it has not been built.
+pub fn binary_path(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    // A test binary lies in `deps`, one level below the programs.
+    let found = own.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("{name} is not built: run `cargo build --workspace --bins` first"))
+}

@@ -1,0 +1,7 @@
+//! The whole system from outside: real servers, real dispatchers and workers, real encodes.
+
+mod clients;
+mod faults;
+mod inputs;
+mod scheduling;
+mod support;
