@@ -1,0 +1,140 @@
+//! The HTTP API: what people and clients ask of the pool, over JSON.
+//!
+//! One table ([`routes`]) makes the router, the rights and `/openapi.json`. Handlers translate: what a job becomes is
+//! decided by the ledger, and a handler never writes a job's row.
+//!
+//! Invariant: every request is answered within a bound, if need be with a problem that says what does not answer.
+
+mod access;
+mod body;
+mod catalog;
+mod dead_letters;
+mod explain;
+mod health;
+mod jobs;
+mod observe;
+mod openapi;
+mod problem;
+mod query;
+mod queues;
+mod reference;
+mod routes;
+mod stream;
+mod submit;
+mod workers;
+
+use std::future::{Future, IntoFuture as _};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::Uri;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::serve::ListenerExt as _;
+use ffpool_broker::{AmqpLink, Signals};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::access::Right;
+use crate::api::problem::{ApiError, Kind};
+use crate::ledger::Ledger;
+
+/// Requests that are under way when the API stops get so long to end; then their connections are cut.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// What the handlers work with. Clones share it.
+#[derive(Clone)]
+pub struct App {
+    ledger: Ledger,
+    amqp: AmqpLink,
+    signals: Signals,
+    /// Cancelled when the API stops: event streams, which never end by themselves, end then.
+    closing: CancellationToken,
+}
+
+impl App {
+    /// An API over these.
+    #[must_use]
+    pub fn new(ledger: Ledger, amqp: AmqpLink, signals: Signals) -> App {
+        App { ledger, amqp, signals, closing: CancellationToken::new() }
+    }
+}
+
+/// Serves the API on `listener` until `stop` is over and the requests under way have been answered.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    app: App,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let closing = app.closing.clone();
+    let stopped = {
+        let closing = closing.clone();
+        async move {
+            stop.await;
+            closing.cancel();
+        }
+    };
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps its send delay");
+        }
+    });
+    let server = axum::serve(listener, router(app)).with_graceful_shutdown(stopped);
+    tokio::select! {
+        ended = server.into_future() => ended,
+        () = async { closing.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => {
+            tracing::warn!("requests were under way for {STOP_GRACE:?} after the stop; their connections are cut");
+            Ok(())
+        }
+    }
+}
+
+/// Every route of the table behind its right, with problems for everything else.
+fn router(app: App) -> Router {
+    let mut router = Router::new();
+    for route in routes::all() {
+        let handler = match route.right {
+            Right::Open => route.handler,
+            Right::Read | Right::Submit | Right::Control => {
+                route.handler.route_layer(from_fn_with_state((app.clone(), route.right), access::check))
+            }
+        };
+        router = router.route(route.path, handler);
+    }
+    router
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(observe::observe))
+        .with_state(app)
+}
+
+async fn unknown_route(uri: Uri) -> ApiError {
+    ApiError::new(Kind::NotFound, format!("there is no route {}; GET /openapi.json lists all", uri.path()))
+}
+
+async fn wrong_method(uri: Uri) -> ApiError {
+    ApiError::new(Kind::MethodNotAllowed, format!("{} takes the methods named in the header Allow", uri.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guide_names_every_route_with_its_role_and_every_kind_of_problem() {
+        let guide = include_str!("../../docs/api.md");
+        for route in routes::all() {
+            let role = match route.right {
+                Right::Open => "no key",
+                right => access::least_role(right).as_str(),
+            };
+            let row = format!("| `{} {}` | {role} |", route.method, route.path);
+            assert!(guide.contains(&row), "docs/api.md lacks the row: {row}");
+        }
+        for (name, status, _) in Kind::ALL.map(Kind::entry) {
+            assert!(guide.contains(&format!("| `{name}` | {} |", status.as_u16())), "docs/api.md lacks {name}");
+        }
+    }
+}

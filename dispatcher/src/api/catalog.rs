@@ -1,0 +1,44 @@
+//! What a client needs to know to write a job: the scenarios, the schema of a job, and this API's own description.
+
+use std::sync::LazyLock;
+
+use axum::Json;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use ffpool_schema::api::ScenarioView;
+use ffpool_schema::encode::{Resolution, VideoCodec};
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::scenario::NAMED;
+
+use crate::api::openapi;
+
+/// `GET /v1/scenarios`
+pub(crate) async fn scenarios() -> Json<Vec<ScenarioView>> {
+    let named = NAMED.iter().map(|named| ScenarioView {
+        name: named.name.to_owned(),
+        description: named.description.to_owned(),
+    });
+    let sizes = Resolution::NAMED.map(|(name, width, height)| format!("{name} ({width}x{height})")).join(", ");
+    let codecs = VideoCodec::ALL.map(VideoCodec::as_str).join(", ");
+    let pattern = ScenarioView {
+        name: "<size>[fps]-<codec>".to_owned(),
+        description: format!("such as 1080p60-h264; size: {sizes}; codec: {codecs}; without fps the source's frame rate"),
+    };
+    Json(named.chain([pattern]).collect())
+}
+
+/// `GET /v1/schema/job`
+pub(crate) async fn job_schema() -> Response {
+    static SCHEMA: LazyLock<String> = LazyLock::new(|| {
+        serde_json::to_string_pretty(&schemars::schema_for!(JobSpec)).expect("a schema is plain data")
+    });
+    let kind = HeaderValue::from_static("application/schema+json");
+    ([(header::CONTENT_TYPE, kind)], SCHEMA.as_str()).into_response()
+}
+
+/// `GET /openapi.json`
+pub(crate) async fn description() -> Response {
+    static DESCRIPTION: LazyLock<String> = LazyLock::new(|| openapi::document().to_string());
+    let kind = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, kind)], DESCRIPTION.as_str()).into_response()
+}

@@ -1,0 +1,82 @@
+//! Jobs that are there: listing, showing, explaining, cancelling, sending round again.
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::{Extension, Json};
+use ffpool_schema::api::{Accepted, Explanation, JobDetail, JobView, Page};
+use ffpool_schema::lifecycle::State as JobState;
+use ffpool_schema::message::LogLine;
+use jiff::Timestamp;
+
+use crate::api::App;
+use crate::api::explain;
+use crate::api::problem::Answer;
+use crate::api::query::{self, Query};
+use crate::api::reference::JobPath;
+use crate::ledger::keys::Caller;
+
+/// Lines of a log that is asked for without a number.
+const LOG_LINES: u16 = 1000;
+
+/// `GET /v1/jobs`
+pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Answer<Json<Page<JobView>>> {
+    let filter = Query::read(&uri, query::JOBS)?.job_filter()?;
+    Ok(Json(query::page(app.ledger.jobs(&filter).await?)))
+}
+
+/// `GET /v1/jobs/{id}`
+pub(crate) async fn show(State(app): State<App>, job: JobPath) -> Answer<Json<JobDetail>> {
+    app.ledger.job(job.0).await?.map(Json).ok_or_else(|| job.not_found())
+}
+
+/// `GET /v1/jobs/{id}/log`
+pub(crate) async fn log(State(app): State<App>, job: JobPath, uri: Uri) -> Answer<Json<Vec<LogLine>>> {
+    let query = Query::read(&uri, query::LOG)?;
+    let attempt = query.integer("attempt")?;
+    let lines = query.integer("lines")?.and_then(|lines| u16::try_from(lines).ok()).unwrap_or(LOG_LINES);
+    let known = app.ledger.job_summary(job.0).await?.ok_or_else(|| job.not_found())?;
+    Ok(Json(app.ledger.log(known.id, attempt, lines).await?))
+}
+
+/// `GET /v1/jobs/{id}/explain`
+pub(crate) async fn explain(State(app): State<App>, job: JobPath) -> Answer<Json<Explanation>> {
+    let detail = app.ledger.job(job.0).await?.ok_or_else(|| job.not_found())?;
+    let workers = if detail.job.state.is_end() { Vec::new() } else { app.ledger.workers().await? };
+    Ok(Json(Explanation {
+        id: detail.job.id,
+        number: detail.job.number,
+        state: detail.job.state,
+        sentences: explain::sentences(&detail, &workers, Timestamp::now()),
+    }))
+}
+
+/// `POST /v1/jobs/{id}/cancel`
+pub(crate) async fn cancel(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Json<Accepted>> {
+    let state = app.ledger.cancel(job.id(&app).await?, &caller.name).await?;
+    let message = match state {
+        JobState::Cancelling => "The worker that runs it is told to end it.",
+        JobState::Cancelled => "It will not run.",
+        JobState::Blocked
+        | JobState::Delayed
+        | JobState::Queued
+        | JobState::Running
+        | JobState::Completed
+        | JobState::Failed
+        | JobState::Rejected => "It was not cancelled.",
+    };
+    Ok(Json(Accepted { state: state.to_string(), message: message.to_owned() }))
+}
+
+/// `POST /v1/jobs/{id}/retry`
+pub(crate) async fn retry(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Json<Accepted>> {
+    let state = app.ledger.redrive(job.id(&app).await?, &caller.name, None).await?;
+    Ok(Json(Accepted { state: state.to_string(), message: "It is sent round again with a fresh budget.".to_owned() }))
+}

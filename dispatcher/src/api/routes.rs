@@ -1,0 +1,189 @@
+//! Every route of the API: path, right, what it takes and answers, and who handles it.
+//!
+//! Invariant: this table is the only place where a route exists; router, rights and `/openapi.json` are made from it.
+
+use axum::http::{Method, StatusCode};
+use axum::routing::{MethodRouter, get, post};
+use ffpool_schema::api::{
+    Accepted, Explanation, JobDetail, JobView, Page, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView,
+    StreamEvent, Submitted, WorkerView,
+};
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::message::LogLine;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use crate::api::access::Right;
+use crate::api::problem::Kind;
+use crate::api::query::{self, Parameter};
+use crate::api::{App, catalog, dead_letters, health, jobs, queues, stream, submit, workers};
+
+/// One route.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    pub(crate) right: Right,
+    /// The `operationId`.
+    pub(crate) name: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) query: &'static [Parameter],
+    pub(crate) takes: Option<Content>,
+    pub(crate) answers: Vec<(StatusCode, &'static str, Content)>,
+    /// Problems besides those that every route of its right has.
+    pub(crate) problems: &'static [Kind],
+    pub(crate) handler: MethodRouter<App>,
+}
+
+/// What a body is.
+pub(crate) struct Content {
+    pub(crate) media_types: &'static [&'static str],
+    pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+/// A body in JSON.
+fn json<T: JsonSchema>() -> Content {
+    Content { media_types: &["application/json"], schema: |generator| generator.subschema_for::<T>() }
+}
+
+/// A job in either encoding.
+fn job() -> Content {
+    Content { media_types: &["application/json", "application/msgpack"], ..json::<JobSpec>() }
+}
+
+/// Server-sent events, the data of each of which is one `T` in JSON.
+fn events<T: JsonSchema>() -> Content {
+    Content { media_types: &["text/event-stream"], ..json::<T>() }
+}
+
+fn document(media_types: &'static [&'static str]) -> Content {
+    Content { media_types, schema: |_| schemars::json_schema!({"type": "object"}) }
+}
+
+fn text() -> Content {
+    Content { media_types: &["text/plain"], ..json::<String>() }
+}
+
+impl Route {
+    fn get(path: &'static str, right: Right, name: &'static str, handler: MethodRouter<App>) -> Route {
+        Route::new(Method::GET, path, right, name, handler)
+    }
+
+    fn post(path: &'static str, right: Right, name: &'static str, handler: MethodRouter<App>) -> Route {
+        Route::new(Method::POST, path, right, name, handler)
+    }
+
+    fn new(method: Method, path: &'static str, right: Right, name: &'static str, handler: MethodRouter<App>) -> Route {
+        Route {
+            method,
+            path,
+            right,
+            name,
+            summary: "",
+            query: &[],
+            takes: None,
+            answers: Vec::new(),
+            problems: &[],
+            handler,
+        }
+    }
+
+    fn summary(self, summary: &'static str) -> Route {
+        Route { summary, ..self }
+    }
+
+    fn query(self, query: &'static [Parameter]) -> Route {
+        Route { query, ..self }
+    }
+
+    fn takes(self, content: Content) -> Route {
+        Route { takes: Some(content), ..self }
+    }
+
+    fn answers(mut self, status: StatusCode, meaning: &'static str, content: Content) -> Route {
+        self.answers.push((status, meaning, content));
+        self
+    }
+
+    fn problems(self, problems: &'static [Kind]) -> Route {
+        Route { problems, ..self }
+    }
+}
+
+const OK: StatusCode = StatusCode::OK;
+
+/// The table.
+pub(crate) fn all() -> Vec<Route> {
+    vec![
+        Route::post("/v1/jobs", Right::Submit, "submitJob", post(submit::submit))
+            .summary("Records a job and queues it. The same body with the same id again changes nothing.")
+            .takes(job())
+            .answers(StatusCode::CREATED, "It is recorded; Location names it.", json::<Submitted>())
+            .answers(OK, "It was recorded before; this is its present state.", json::<Submitted>())
+            .problems(&[Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge, Kind::InvalidJob]),
+        Route::get("/v1/jobs", Right::Read, "listJobs", get(jobs::list))
+            .summary("Lists jobs, newest first.")
+            .query(query::JOBS)
+            .answers(OK, "One page.", json::<Page<JobView>>())
+            .problems(&[Kind::BadRequest]),
+        Route::get("/v1/jobs/{id}", Right::Read, "showJob", get(jobs::show))
+            .summary("Shows a job with its attempts, its history and its manifest.")
+            .answers(OK, "The job.", json::<JobDetail>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::get("/v1/jobs/{id}/log", Right::Read, "showLog", get(jobs::log))
+            .summary("Shows the last lines of the job's tool, first to last.")
+            .query(query::LOG)
+            .answers(OK, "The lines.", json::<Vec<LogLine>>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::get("/v1/jobs/{id}/events", Right::Read, "followJob", get(stream::follow))
+            .summary("Follows a job: at once and whenever it changes, and its progress, until it has ended.")
+            .answers(OK, "Server-sent events, named like their `type`.", events::<StreamEvent>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::get("/v1/jobs/{id}/explain", Right::Read, "explainJob", get(jobs::explain))
+            .summary("Says in sentences why a job waits, was tried again, failed or was refused.")
+            .answers(OK, "The sentences.", json::<Explanation>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::post("/v1/jobs/{id}/cancel", Right::Control, "cancelJob", post(jobs::cancel))
+            .summary("Cancels a job. A running one is told to end.")
+            .answers(OK, "The state after it.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
+        Route::post("/v1/jobs/{id}/retry", Right::Control, "retryJob", post(jobs::retry))
+            .summary("Sends a failed or cancelled job round again, with a fresh budget.")
+            .answers(OK, "The state after it.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
+        Route::get("/v1/workers", Right::Read, "listWorkers", get(workers::list))
+            .summary("Lists the workers.")
+            .answers(OK, "All workers, by name.", json::<Vec<WorkerView>>()),
+        Route::post("/v1/workers/{id}/drain", Right::Control, "drainWorker", post(workers::drain))
+            .summary("Tells a worker to take no more work, finish what it has and stop.")
+            .answers(OK, "It drains.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
+        Route::get("/v1/queues", Right::Read, "listQueues", get(queues::list))
+            .summary("Counts what waits and runs in each work queue, by the ledger and by the broker.")
+            .answers(OK, "All work queues of the pools in use.", json::<Vec<QueueView>>()),
+        Route::get("/v1/dead-letters", Right::Read, "listDeadLetters", get(dead_letters::list))
+            .summary("Lists the jobs parked after their last failure, newest first.")
+            .query(query::DEAD_LETTERS)
+            .answers(OK, "One page.", json::<Page<JobView>>())
+            .problems(&[Kind::BadRequest]),
+        Route::post("/v1/dead-letters/redrive", Right::Control, "redriveDeadLetters", post(dead_letters::redrive))
+            .summary("Sends several jobs round again; says for each that it cannot why.")
+            .takes(json::<RedriveRequest>())
+            .answers(OK, "What was sent round again and what was not.", json::<RedriveReport>())
+            .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::TooLarge]),
+        Route::get("/v1/scenarios", Right::Read, "listScenarios", get(catalog::scenarios))
+            .summary("Lists the scenarios a job may name.")
+            .answers(OK, "The scenarios.", json::<Vec<ScenarioView>>()),
+        Route::get("/v1/schema/job", Right::Read, "showJobSchema", get(catalog::job_schema))
+            .summary("Shows the JSON Schema of a job.")
+            .answers(OK, "The schema.", document(&["application/schema+json"])),
+        Route::get("/openapi.json", Right::Read, "showDescription", get(catalog::description))
+            .summary("Shows this description.")
+            .answers(OK, "OpenAPI 3.1.", document(&["application/json"])),
+        Route::get("/health", Right::Open, "isAlive", get(health::alive))
+            .summary("Answers while the dispatcher lives.")
+            .answers(OK, "It lives.", text()),
+        Route::get("/ready", Right::Open, "isReady", get(health::ready))
+            .summary("Says whether broker, NATS and Postgres work and a leader is known.")
+            .answers(OK, "All work.", json::<Readiness>())
+            .answers(StatusCode::SERVICE_UNAVAILABLE, "Some do not.", json::<Readiness>()),
+    ]
+}

@@ -1,0 +1,58 @@
+//! Workers: who is there, and asking one to take no more work.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use ffpool_broker::RequestError;
+use ffpool_schema::api::{Accepted, WorkerView};
+use ffpool_schema::message::{WorkerAnswer, WorkerCommand, WorkerState};
+use ffpool_schema::subjects;
+
+use crate::api::App;
+use crate::api::problem::{Answer, ApiError, Kind};
+use crate::api::reference::WorkerPath;
+use crate::ledger::keys::Caller;
+
+/// A worker answers a command at once; one that needs longer is as good as absent.
+const ANSWER_BOUND: Duration = Duration::from_secs(3);
+
+/// `GET /v1/workers`
+pub(crate) async fn list(State(app): State<App>) -> Answer<Json<Vec<WorkerView>>> {
+    Ok(Json(app.ledger.workers().await?))
+}
+
+/// `POST /v1/workers/{id}/drain`
+pub(crate) async fn drain(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    WorkerPath(worker): WorkerPath,
+) -> Answer<Json<Accepted>> {
+    let known = app.ledger.workers().await?.into_iter().any(|known| known.id == worker);
+    if !known {
+        let detail = format!("no worker is named {worker}; GET /v1/workers lists all");
+        return Err(ApiError::new(Kind::NotFound, detail));
+    }
+    let asked = app.signals.request(&subjects::control_worker(&worker), &WorkerCommand::Drain, ANSWER_BOUND).await;
+    let answer: WorkerAnswer = asked.map_err(|error| match error {
+        RequestError::NoResponders { .. } => ApiError::new(
+            Kind::Conflict,
+            format!("the worker {worker} is not connected, so there is nothing to drain; its jobs go to others by themselves"),
+        ),
+        RequestError::Timeout { .. } | RequestError::Decode { .. } | RequestError::Link { .. } => {
+            tracing::warn!(%worker, %error, "a worker did not answer the order to drain");
+            ApiError::new(
+                Kind::Unavailable,
+                format!("the worker {worker} did not answer over NATS; repeat the request, it may be given any number of times"),
+            )
+        }
+    })?;
+    if !answer.yes {
+        return Err(ApiError::new(Kind::Conflict, format!("the worker {worker} refused to drain; its log says why")));
+    }
+    tracing::info!(%worker, by = caller.name, "worker drains");
+    Ok(Json(Accepted {
+        state: WorkerState::Draining.as_str().to_owned(),
+        message: "It takes no more work, finishes what it has and stops.".to_owned(),
+    }))
+}

@@ -1,0 +1,465 @@
+//! What the ledger tells: jobs, workers, queues and logs, as the API answers them.
+//!
+//! Invariant: nothing here changes a job, and no read outlives [`READ_BOUND`], whatever state Postgres is in.
+
+use std::future::Future;
+use std::time::Duration;
+
+use deadpool_postgres::PoolError;
+use ffpool_schema::api::{AttemptView, EventView, JobDetail, JobView, Submitted, WorkerView};
+use ffpool_schema::id::{JobId, WorkerId};
+use ffpool_schema::job::{JobSpec, Priority, Queue};
+use ffpool_schema::lifecycle::State;
+use ffpool_schema::message::{LogLine, WorkerState};
+use ffpool_schema::topology::WorkQueue;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use tokio_postgres::types::{FromSql, Json, ToSql};
+use tokio_postgres::{IsolationLevel, Row};
+use uuid::Uuid;
+
+use super::Ledger;
+
+/// Longest that one read takes. The pool's wait (3 s) and the statement timeout (5 s) normally end it before; this one
+/// also holds when the server is frozen and says nothing.
+pub const READ_BOUND: Duration = Duration::from_secs(8);
+/// Attempts and events of one job that are shown at most, the last ones.
+const HISTORY_MAX: i64 = 1000;
+/// Workers that are shown at most, the last seen.
+const WORKERS_MAX: i64 = 1000;
+
+const JOB_COLUMNS: &str = "id, number, state, queue, priority, pool, scenario, tenant, labels, attempt, failures, \
+     max_retries, owner_worker, custody, created_at, publish_due, started_at, ended_at, progress, failure, reason, faults";
+
+/// Why the ledger could not tell.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No connection to Postgres.
+    #[error("connect to the ledger")]
+    Connect(#[from] PoolError),
+    /// Postgres refused or lost the query.
+    #[error("query the ledger")]
+    Query(#[from] tokio_postgres::Error),
+    /// Postgres is silent.
+    #[error("the ledger did not answer within {} s", READ_BOUND.as_secs())]
+    Silent,
+    /// A row that this version does not understand.
+    #[error("read column `{column}` of the ledger: {problem}")]
+    Row {
+        /// The column.
+        column: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Which job is meant: by its id or by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobRef {
+    /// By id.
+    Id(JobId),
+    /// By number.
+    Number(i64),
+}
+
+/// Which jobs are listed. Absent means all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JobFilter {
+    /// In this state.
+    pub state: Option<State>,
+    /// In this queue.
+    pub queue: Option<Queue>,
+    /// Of this priority.
+    pub priority: Option<Priority>,
+    /// Run by this worker now, or last.
+    pub worker: Option<WorkerId>,
+    /// With all of these labels.
+    pub labels: Vec<(String, String)>,
+    /// Of this tenant.
+    pub tenant: Option<String>,
+    /// Recorded at or after.
+    pub since: Option<Timestamp>,
+    /// With a number below: where the page before ended.
+    pub before: Option<i64>,
+    /// So many at most.
+    pub limit: u16,
+}
+
+/// Jobs that have not ended, of one work queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueCount {
+    /// The work queue.
+    pub work: WorkQueue,
+    /// In state `queued`.
+    pub queued: i64,
+    /// In state `running` or `cancelling`.
+    pub running: i64,
+    /// In state `delayed` or `blocked`.
+    pub delayed: i64,
+    /// When the oldest queued job was recorded.
+    pub oldest: Option<Timestamp>,
+}
+
+impl Ledger {
+    /// One job with its history.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn job(&self, job: JobRef) -> Result<Option<JobDetail>, ReadError> {
+        bounded(async {
+            let mut client = self.pool().get().await?;
+            // One snapshot, so that the row and its history agree.
+            let snapshot = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start()
+                .await?;
+            let condition = key_condition(&job);
+            let sql = format!("SELECT {JOB_COLUMNS}, spec, manifest FROM job WHERE {}", condition.0);
+            let Some(row) = snapshot.query_opt(&snapshot.prepare_cached(&sql).await?, &[condition.1]).await? else {
+                return Ok(None);
+            };
+            let view = job_view(&row)?;
+            let attempts = snapshot.prepare_cached(ATTEMPTS).await?;
+            let events = snapshot.prepare_cached(EVENTS).await?;
+            let attempts = snapshot.query(&attempts, &[&view.id.0, &HISTORY_MAX]).await?;
+            let events = snapshot.query(&events, &[&view.id.0, &HISTORY_MAX]).await?;
+            Ok(Some(JobDetail {
+                spec: json(&row, "spec")?,
+                manifest: json(&row, "manifest")?,
+                attempts: attempts.iter().rev().map(attempt_view).collect::<Result<_, _>>()?,
+                events: events.iter().rev().map(event_view).collect::<Result<_, _>>()?,
+                job: view,
+            }))
+        })
+        .await
+    }
+
+    /// One job without its history: cheap enough to ask twice a second.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn job_summary(&self, job: JobRef) -> Result<Option<JobView>, ReadError> {
+        bounded(async {
+            let client = self.pool().get().await?;
+            let condition = key_condition(&job);
+            let sql = format!("SELECT {JOB_COLUMNS} FROM job WHERE {}", condition.0);
+            let row = client.query_opt(&client.prepare_cached(&sql).await?, &[condition.1]).await?;
+            row.as_ref().map(job_view).transpose()
+        })
+        .await
+    }
+
+    /// What a repeat of a submission is compared with: the job and its canonical form.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn submitted(&self, job: JobId) -> Result<Option<(Submitted, Option<JobSpec>)>, ReadError> {
+        bounded(async {
+            let client = self.pool().get().await?;
+            let row = client.query_opt(&client.prepare_cached(SUBMITTED).await?, &[&job.0]).await?;
+            row.map(|row| {
+                let submitted = Submitted { id: job, number: row.try_get("number")?, state: named(&row, "state")? };
+                Ok((submitted, json(&row, "spec")?))
+            })
+            .transpose()
+        })
+        .await
+    }
+
+    /// One page of jobs, newest first, and whether more follow.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn jobs(&self, filter: &JobFilter) -> Result<(Vec<JobView>, bool), ReadError> {
+        bounded(async {
+            let limit = usize::from(filter.limit);
+            let query = list_query(filter);
+            let values: Vec<&(dyn ToSql + Sync)> = query.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
+            let client = self.pool().get().await?;
+            let rows = client.query(&query.sql, &values).await?;
+            let jobs = rows.iter().take(limit).map(job_view).collect::<Result<_, _>>()?;
+            Ok((jobs, rows.len() > limit))
+        })
+        .await
+    }
+
+    /// One page of failed jobs, newest first, and whether more follow.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn dead_letters(&self, filter: &JobFilter) -> Result<(Vec<JobView>, bool), ReadError> {
+        self.jobs(&JobFilter { state: Some(State::Failed), ..filter.clone() }).await
+    }
+
+    /// The last `lines` lines of a job's tool, first to last; of all attempts, or of one.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn log(&self, job: JobId, attempt: Option<u32>, lines: u16) -> Result<Vec<LogLine>, ReadError> {
+        bounded(async {
+            let client = self.pool().get().await?;
+            let statement = client.prepare_cached(LOG).await?;
+            let attempt = attempt.map(|attempt| i32::try_from(attempt).unwrap_or(i32::MAX));
+            let rows = client.query(&statement, &[&job.0, &attempt, &i64::from(lines)]).await?;
+            rows.iter()
+                .rev()
+                .map(|row| {
+                    Ok(LogLine {
+                        job,
+                        attempt: count(row, "attempt")?,
+                        seq: u64::try_from(row.try_get::<_, i64>("seq")?).unwrap_or(0),
+                        line: row.try_get("line")?,
+                    })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// Every worker that was seen, by name.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn workers(&self) -> Result<Vec<WorkerView>, ReadError> {
+        bounded(async {
+            let client = self.pool().get().await?;
+            let rows = client.query(&client.prepare_cached(WORKERS).await?, &[&WORKERS_MAX]).await?;
+            let mut workers = rows.iter().map(worker_view).collect::<Result<Vec<_>, _>>()?;
+            workers.sort_by(|a, b| a.id.cmp(&b.id));
+            Ok(workers)
+        })
+        .await
+    }
+
+    /// What waits and runs, by work queue; queues without a job are absent.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn queues(&self) -> Result<Vec<QueueCount>, ReadError> {
+        bounded(async {
+            let client = self.pool().get().await?;
+            let rows = client.query(&client.prepare_cached(QUEUES).await?, &[]).await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(QueueCount {
+                        work: WorkQueue {
+                            queue: named(row, "queue")?,
+                            priority: named(row, "priority")?,
+                            pool: named(row, "pool")?,
+                        },
+                        queued: row.try_get("queued")?,
+                        running: row.try_get("running")?,
+                        delayed: row.try_get("delayed")?,
+                        oldest: row.try_get("oldest")?,
+                    })
+                })
+                .collect()
+        })
+        .await
+    }
+}
+
+const SUBMITTED: &str = "SELECT number, state, spec FROM job WHERE id = $1";
+
+const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage FROM attempt \
+     WHERE job = $1 ORDER BY attempt DESC LIMIT $2";
+
+const EVENTS: &str = "SELECT at, kind, state, attempt, detail FROM event WHERE job = $1 ORDER BY at DESC, seq DESC LIMIT $2";
+
+const LOG: &str = "SELECT attempt, seq, line FROM log_line WHERE job = $1 AND ($2::integer IS NULL OR attempt = $2) \
+     ORDER BY attempt DESC, seq DESC LIMIT $3";
+
+const WORKERS: &str = "SELECT id, host, version, state, pools, capacity, ability, running, first_seen, last_seen FROM worker \
+     ORDER BY last_seen DESC LIMIT $1";
+
+// Two arms with the predicates of the two partial indexes, word for word.
+const QUEUES: &str = "SELECT queue, priority, pool, sum(queued)::bigint AS queued, sum(running)::bigint AS running, \
+            sum(delayed)::bigint AS delayed, min(oldest) AS oldest \
+     FROM (SELECT queue, priority, pool, \
+                  count(*) FILTER (WHERE state = 'queued') AS queued, 0::bigint AS running, \
+                  count(*) FILTER (WHERE state <> 'queued') AS delayed, \
+                  min(created_at) FILTER (WHERE state = 'queued') AS oldest \
+           FROM job WHERE state IN ('blocked', 'delayed', 'queued') GROUP BY queue, priority, pool \
+           UNION ALL \
+           SELECT queue, priority, pool, 0, count(*), 0, NULL \
+           FROM job WHERE state IN ('running', 'cancelling') GROUP BY queue, priority, pool) AS counted \
+     GROUP BY queue, priority, pool";
+
+/// Ends a conversation with Postgres after [`READ_BOUND`].
+pub(super) async fn bounded<T>(read: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
+    tokio::time::timeout(READ_BOUND, read).await.unwrap_or(Err(ReadError::Silent))
+}
+
+fn key_condition(job: &JobRef) -> (&'static str, &(dyn ToSql + Sync)) {
+    match job {
+        JobRef::Id(id) => ("id = $1", &id.0),
+        JobRef::Number(number) => ("number = $1", number),
+    }
+}
+
+struct Query {
+    sql: String,
+    values: Vec<Box<dyn ToSql + Sync + Send>>,
+}
+
+impl Query {
+    /// Adds `AND <left> $n`.
+    fn and(&mut self, left: &str, value: impl ToSql + Sync + Send + 'static) {
+        self.values.push(Box::new(value));
+        self.sql.push_str(&format!(" AND {left} ${}", self.values.len()));
+    }
+}
+
+fn list_query(filter: &JobFilter) -> Query {
+    let JobFilter { state, queue, priority, worker, labels, tenant, since, before, limit } = filter;
+    let mut query = Query { sql: format!("SELECT {JOB_COLUMNS} FROM job WHERE true"), values: Vec::new() };
+    if let Some(state) = state {
+        // As a literal, so that the planner sees which partial index applies. The names are a closed set of plain words.
+        query.sql.push_str(&format!(" AND state = '{state}'"));
+    }
+    if let Some(queue) = queue {
+        query.and("queue =", queue.as_str());
+    }
+    if let Some(priority) = priority {
+        query.and("priority =", priority.as_str());
+    }
+    if let Some(worker) = worker {
+        query.and("owner_worker =", worker.to_string());
+    }
+    if !labels.is_empty() {
+        let wanted: serde_json::Map<String, serde_json::Value> =
+            labels.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+        // Spelled out for the partial index on labels.
+        query.sql.push_str(" AND labels <> '{}'::jsonb");
+        query.and("labels @>", Json(wanted));
+    }
+    if let Some(tenant) = tenant {
+        query.and("tenant =", tenant.clone());
+    }
+    if let Some(since) = since {
+        query.and("created_at >=", *since);
+    }
+    if let Some(before) = before {
+        query.and("number <", *before);
+    }
+    // One more than asked for tells whether there is a next page.
+    query.sql.push_str(&format!(" ORDER BY number DESC LIMIT {}", u32::from(*limit) + 1));
+    query
+}
+
+fn job_view(row: &Row) -> Result<JobView, ReadError> {
+    let state: State = named(row, "state")?;
+    let running = matches!(state, State::Running | State::Cancelling);
+    let delayed = state == State::Delayed;
+    Ok(JobView {
+        id: JobId(row.try_get("id")?),
+        number: row.try_get("number")?,
+        state,
+        queue: row.try_get("queue")?,
+        priority: row.try_get("priority")?,
+        pool: row.try_get("pool")?,
+        scenario: row.try_get("scenario")?,
+        tenant: row.try_get("tenant")?,
+        labels: json(row, "labels")?.unwrap_or_default(),
+        attempt: count(row, "attempt")?,
+        failures: count(row, "failures")?,
+        max_retries: count(row, "max_retries")?,
+        worker: named_opt(row, "owner_worker")?,
+        custody: row.try_get("custody")?,
+        created_at: row.try_get("created_at")?,
+        due_at: if delayed { row.try_get("publish_due")? } else { None },
+        started_at: row.try_get("started_at")?,
+        ended_at: row.try_get("ended_at")?,
+        progress: if running { json(row, "progress")? } else { None },
+        failure: json(row, "failure")?,
+        reason: row.try_get("reason")?,
+        faults: json(row, "faults")?.unwrap_or_default(),
+    })
+}
+
+fn attempt_view(row: &Row) -> Result<AttemptView, ReadError> {
+    Ok(AttemptView {
+        attempt: count(row, "attempt")?,
+        worker: named(row, "worker")?,
+        started_at: row.try_get("started_at")?,
+        ended_at: row.try_get("ended_at")?,
+        outcome: row.try_get("outcome")?,
+        failure: json(row, "failure")?,
+        usage: json(row, "usage")?,
+    })
+}
+
+fn event_view(row: &Row) -> Result<EventView, ReadError> {
+    Ok(EventView {
+        at: row.try_get("at")?,
+        kind: row.try_get("kind")?,
+        state: named(row, "state")?,
+        attempt: count(row, "attempt")?,
+        detail: row.try_get("detail")?,
+    })
+}
+
+fn worker_view(row: &Row) -> Result<WorkerView, ReadError> {
+    Ok(WorkerView {
+        id: named(row, "id")?,
+        host: row.try_get("host")?,
+        version: row.try_get("version")?,
+        state: worker_state(row)?,
+        pools: row.try_get("pools")?,
+        capacity: required(row, "capacity")?,
+        ability: required(row, "ability")?,
+        running: row.try_get::<_, Vec<Uuid>>("running")?.into_iter().map(JobId).collect(),
+        first_seen: row.try_get("first_seen")?,
+        last_seen: row.try_get("last_seen")?,
+    })
+}
+
+fn worker_state(row: &Row) -> Result<WorkerState, ReadError> {
+    let text: &str = row.try_get("state")?;
+    [WorkerState::Ready, WorkerState::Draining, WorkerState::Stopped, WorkerState::Lost]
+        .into_iter()
+        .find(|state| state.as_str() == text)
+        .ok_or_else(|| ReadError::Row { column: "state", problem: format!("`{text}` is no state of a worker") })
+}
+
+fn count(row: &Row, column: &'static str) -> Result<u32, ReadError> {
+    let value: i32 = row.try_get(column)?;
+    u32::try_from(value).map_err(|_| ReadError::Row { column, problem: format!("{value} is negative") })
+}
+
+fn named<T>(row: &Row, column: &'static str) -> Result<T, ReadError>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    parse_name(row.try_get(column)?, column)
+}
+
+fn named_opt<T>(row: &Row, column: &'static str) -> Result<Option<T>, ReadError>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    row.try_get::<_, Option<&str>>(column)?.map(|text| parse_name(text, column)).transpose()
+}
+
+fn parse_name<T>(text: &str, column: &'static str) -> Result<T, ReadError>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    text.parse().map_err(|error: T::Err| ReadError::Row { column, problem: error.to_string() })
+}
+
+fn json<T: DeserializeOwned>(row: &Row, column: &'static str) -> Result<Option<T>, ReadError>
+where
+    for<'a> Json<T>: FromSql<'a>,
+{
+    Ok(row.try_get::<_, Option<Json<T>>>(column)?.map(|Json(value)| value))
+}
+
+fn required<T: DeserializeOwned>(row: &Row, column: &'static str) -> Result<T, ReadError>
+where
+    for<'a> Json<T>: FromSql<'a>,
+{
+    json(row, column)?.ok_or_else(|| ReadError::Row { column, problem: "it is null".to_owned() })
+}
