@@ -16,9 +16,7 @@ pub enum StackError {
         package: &'static str,
     },
     /// The servers' user cannot enter the directory.
-    #[error(
-        "the user `{user}`, under whom the servers run, cannot enter {path}: choose a directory that it can reach"
-    )]
+    #[error("the user `{user}`, under whom the servers run, cannot enter {path}: choose a directory that it can reach")]
     Unreachable {
         /// The first directory on the way that is closed to the user.
         path: PathBuf,

@@ -58,19 +58,10 @@ impl Home {
         };
         own(&root, user.as_ref())?;
         let lock = lock(&root)?;
-        let mut home = Home {
-            root,
-            user,
-            kept,
-            watchdog: Mutex::new(None),
-            _lock: lock,
-        };
+        let mut home = Home { root, user, kept, watchdog: Mutex::new(None), _lock: lock };
         home.start_watchdog(marked)?;
         if kept {
-            eprintln!(
-                "ffpool-stack: data and logs stay in {}",
-                home.root.display()
-            );
+            eprintln!("ffpool-stack: data and logs stay in {}", home.root.display());
         }
         Ok(home)
     }
@@ -88,8 +79,7 @@ impl Home {
     /// A directory below the root that belongs to the servers' user.
     pub(crate) fn directory(&self, name: &str) -> Result<PathBuf, StackError> {
         let path = self.path(name);
-        fs::create_dir_all(&path)
-            .map_err(StackError::system(format!("make {}", path.display())))?;
+        fs::create_dir_all(&path).map_err(StackError::system(format!("make {}", path.display())))?;
         let mut below_root = path.as_path();
         while below_root != self.root {
             own(below_root, self.user.as_ref())?;
@@ -101,8 +91,7 @@ impl Home {
     /// A file below the root that belongs to the servers' user.
     pub(crate) fn write(&self, name: &str, content: &str) -> Result<PathBuf, StackError> {
         let path = self.path(name);
-        fs::write(&path, content)
-            .map_err(StackError::system(format!("write {}", path.display())))?;
+        fs::write(&path, content).map_err(StackError::system(format!("write {}", path.display())))?;
         own_as_is(&path, self.user.as_ref())?;
         Ok(path)
     }
@@ -146,17 +135,10 @@ impl Home {
     }
 
     fn start_watchdog(&mut self, marked: &[&str]) -> Result<(), StackError> {
-        let lock = self
-            ._lock
-            .try_clone()
-            .map_err(StackError::system("share the lock with the watchdog"))?;
+        let lock = self._lock.try_clone().map_err(StackError::system("share the lock with the watchdog"))?;
         let mut child = self
             .command("/bin/sh")
-            .args([
-                "-c",
-                &format!("{SWEEP}\n{WATCHDOG}"),
-                "ffpool-stack-watchdog",
-            ])
+            .args(["-c", &format!("{SWEEP}\n{WATCHDOG}"), "ffpool-stack-watchdog"])
             .arg(if self.kept { "keep" } else { "remove" })
             .arg(&self.root)
             .args(marked.iter().map(|name| self.root.join(name)))
@@ -174,18 +156,11 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let watchdog = self
-            .watchdog
-            .get_mut()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take();
+        let watchdog = self.watchdog.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some((mut child, pipe)) = watchdog {
             drop(pipe);
             if let Err(error) = child.wait() {
-                eprintln!(
-                    "ffpool-stack: wait for the watchdog of {}: {error}",
-                    self.root.display()
-                );
+                eprintln!("ffpool-stack: wait for the watchdog of {}: {error}", self.root.display());
             }
         }
     }
@@ -197,50 +172,34 @@ fn unprivileged_user() -> Result<Option<User>, StackError> {
     }
     let user = User::from_name(UNPRIVILEGED)
         .map_err(|error| StackError::system("look up the user `nobody`")(error.into()))?
-        .ok_or_else(|| {
-            StackError::system("look up the user `nobody`")(std::io::ErrorKind::NotFound.into())
-        })?;
+        .ok_or_else(|| StackError::system("look up the user `nobody`")(std::io::ErrorKind::NotFound.into()))?;
     Ok(Some(user))
 }
 
 fn named_directory(root: &Path, user: Option<&User>) -> Result<PathBuf, StackError> {
     fs::create_dir_all(root).map_err(StackError::system(format!("make {}", root.display())))?;
-    let root = root
-        .canonicalize()
-        .map_err(StackError::system(format!("resolve {}", root.display())))?;
+    let root = root.canonicalize().map_err(StackError::system(format!("resolve {}", root.display())))?;
     match user.and_then(|user| closed_ancestor(&root, user).map(|path| (path, user))) {
         None => Ok(root),
-        Some((path, user)) => Err(StackError::Unreachable {
-            path,
-            user: user.name.clone(),
-        }),
+        Some((path, user)) => Err(StackError::Unreachable { path, user: user.name.clone() }),
     }
 }
 
 /// A temporary directory that the servers' user can reach, and that the watchdog under that user can remove.
 fn temporary_directory(user: Option<&User>) -> Result<PathBuf, StackError> {
     let preferred = env::temp_dir();
-    let base = [
-        preferred.clone(),
-        PathBuf::from("/tmp"),
-        PathBuf::from("/var/tmp"),
-    ]
-    .into_iter()
-    .filter_map(|base| base.canonicalize().ok())
-    .find(|base| {
-        user.is_none_or(|user| {
-            closed_ancestor(&base.join("stack"), user).is_none() && anybody_writes(base)
+    let base = [preferred.clone(), PathBuf::from("/tmp"), PathBuf::from("/var/tmp")]
+        .into_iter()
+        .filter_map(|base| base.canonicalize().ok())
+        .find(|base| {
+            user.is_none_or(|user| closed_ancestor(&base.join("stack"), user).is_none() && anybody_writes(base))
         })
-    })
-    .unwrap_or(preferred);
+        .unwrap_or(preferred);
     tempfile::Builder::new()
         .prefix("ffpool-stack-")
         .tempdir_in(&base)
         .map(tempfile::TempDir::keep)
-        .map_err(StackError::system(format!(
-            "make a directory in {}",
-            base.display()
-        )))
+        .map_err(StackError::system(format!("make a directory in {}", base.display())))
 }
 
 /// The first directory above `path` that the user may not enter.
@@ -260,10 +219,7 @@ fn closed_ancestor(path: &Path, user: &User) -> Option<PathBuf> {
     };
     let mut ancestors: Vec<&Path> = path.ancestors().skip(1).collect();
     ancestors.reverse();
-    ancestors
-        .into_iter()
-        .find(|directory| !open(directory))
-        .map(Path::to_path_buf)
+    ancestors.into_iter().find(|directory| !open(directory)).map(Path::to_path_buf)
 }
 
 fn anybody_writes(directory: &Path) -> bool {
@@ -271,31 +227,28 @@ fn anybody_writes(directory: &Path) -> bool {
 }
 
 fn own(directory: &Path, user: Option<&User>) -> Result<(), StackError> {
-    fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(StackError::system(
-        format!("set the mode of {}", directory.display()),
-    ))?;
+    fs::set_permissions(directory, Permissions::from_mode(0o700))
+        .map_err(StackError::system(format!("set the mode of {}", directory.display())))?;
     own_as_is(directory, user)
 }
 
 fn own_as_is(path: &Path, user: Option<&User>) -> Result<(), StackError> {
     let Some(user) = user else { return Ok(()) };
-    chown(path, Some(Uid::as_raw(user.uid)), Some(user.gid.as_raw())).map_err(StackError::system(
-        format!("give {} to {}", path.display(), user.name),
-    ))
+    chown(path, Some(Uid::as_raw(user.uid)), Some(user.gid.as_raw())).map_err(StackError::system(format!(
+        "give {} to {}",
+        path.display(),
+        user.name
+    )))
 }
 
 /// Locks the directory against a second stack, and against the watchdog of the one before, which still sweeps.
 fn lock(root: &Path) -> Result<File, StackError> {
     let path = root.join("lock");
-    let file =
-        File::create(&path).map_err(StackError::system(format!("make {}", path.display())))?;
+    let file = File::create(&path).map_err(StackError::system(format!("make {}", path.display())))?;
     let deadline = Instant::now() + BUSY_BOUND;
     while file.try_lock().is_err() {
         if Instant::now() > deadline {
-            return Err(StackError::Busy {
-                root: root.to_path_buf(),
-                bound: BUSY_BOUND,
-            });
+            return Err(StackError::Busy { root: root.to_path_buf(), bound: BUSY_BOUND });
         }
         thread::sleep(POLL);
     }

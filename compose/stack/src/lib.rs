@@ -40,13 +40,7 @@ use home::Home;
 use programs::Programs;
 
 /// The directories in which processes of the servers run; the watchdog finds them by these.
-const MARKED: [&str; 5] = [
-    rabbit::RUN,
-    nats::RUN,
-    postgres::RUN,
-    postgres::DATA,
-    postgres::UNFINISHED_DATA,
-];
+const MARKED: [&str; 5] = [rabbit::RUN, nats::RUN, postgres::RUN, postgres::DATA, postgres::UNFINISHED_DATA];
 
 /// A private RabbitMQ, NATS and Postgres. Dropping it ends them.
 #[derive(Debug)]
@@ -87,10 +81,7 @@ impl Stack {
         static SHARED: OnceLock<Result<Stack, StackError>> = OnceLock::new();
         match SHARED.get_or_init(Stack::start) {
             Ok(stack) => stack,
-            Err(error) => panic!(
-                "the servers for the tests could not be started: {}",
-                error.report()
-            ),
+            Err(error) => panic!("the servers for the tests could not be started: {}", error.report()),
         }
     }
 }
@@ -102,13 +93,7 @@ impl Drop for Stack {
             // matters only to data that stays.
             scope.spawn(|| self.postgres.stop());
             scope.spawn(|| self.nats.stop());
-            scope.spawn(|| {
-                if self.home.is_kept() {
-                    self.rabbit.stop()
-                } else {
-                    self.rabbit.kill()
-                }
-            });
+            scope.spawn(|| if self.home.is_kept() { self.rabbit.stop() } else { self.rabbit.kill() });
         });
     }
 }
@@ -169,30 +154,19 @@ impl StackBuilder {
 
     /// Starts the servers at the same time and returns when all answer.
     pub fn start(self) -> Result<Stack, StackError> {
-        let programs = self
-            .programs
-            .map_or_else(Programs::installed, Programs::only);
+        let programs = self.programs.map_or_else(Programs::installed, Programs::only);
         let home = Arc::new(Home::open(self.root, &MARKED)?);
         let rabbit = Rabbit::prepare(&home, &programs, self.rabbit_settings)?;
         let nats = Nats::prepare(&home, &programs)?;
         let postgres = Postgres::prepare(&home, &programs)?;
-        let stack = Stack {
-            rabbit,
-            nats,
-            postgres,
-            home,
-        };
+        let stack = Stack { rabbit, nats, postgres, home };
         thread::scope(|scope| {
             let starts = [
                 self.rabbit.then(|| scope.spawn(|| stack.rabbit.start())),
                 self.nats.then(|| scope.spawn(|| stack.nats.start())),
-                self.postgres
-                    .then(|| scope.spawn(|| stack.postgres.start())),
+                self.postgres.then(|| scope.spawn(|| stack.postgres.start())),
             ];
-            starts
-                .into_iter()
-                .flatten()
-                .try_for_each(|start| start.join().expect("a start does not panic"))
+            starts.into_iter().flatten().try_for_each(|start| start.join().expect("a start does not panic"))
         })?;
         Ok(stack)
     }

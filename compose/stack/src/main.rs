@@ -43,15 +43,15 @@ fn run() -> anyhow::Result<()> {
         print!("{USAGE}");
         return Ok(());
     };
-    // Before any thread is made, so that all of them leave the signals to `wait`.
-    let stop = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    stop.thread_block().context("hold back the stop signals")?;
-
     let mut builder = Stack::builder();
     if let Some(root) = options.root {
         builder = builder.root(root);
     }
     let stack = builder.start()?;
+    // Only now: the servers would inherit the block and never see a request to stop. Until here a signal ends us at once,
+    // and the watchdog cleans up.
+    let stop = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    stop.thread_block().context("hold back the stop signals")?;
     println!("export FFPOOL_AMQP_URL='{}'", stack.rabbit.url());
     println!("export FFPOOL_NATS_URL='{}'", stack.nats.url());
     println!("export FFPOOL_DATABASE_URL='{}'", stack.postgres.url());
@@ -77,10 +77,7 @@ fn run() -> anyhow::Result<()> {
 }
 
 fn options() -> anyhow::Result<Option<Options>> {
-    let mut options = Options {
-        root: None,
-        until_stdin_closes: false,
-    };
+    let mut options = Options { root: None, until_stdin_closes: false };
     let mut arguments = env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {

@@ -55,9 +55,7 @@ impl Nats {
         let mut command = home.command(&self.program);
         command.arg("-c").arg(home.path("nats/nats.conf"));
         self.server.launch(command)?;
-        let version = self.server.ask_until_ready(READY_BOUND, || {
-            ask(self.port).map_err(|error| error.to_string())
-        })?;
+        let version = self.server.ask_until_ready(READY_BOUND, || ask(self.port).map_err(|error| error.to_string()))?;
         self.version.get_or_init(|| version);
         Ok(())
     }
@@ -107,9 +105,7 @@ fn ask(port: u16) -> std::io::Result<String> {
     let mut greeting = String::new();
     reader.read_line(&mut greeting)?;
     if !greeting.starts_with("INFO ") {
-        return Err(std::io::Error::other(format!(
-            "not a greeting: {greeting:?}"
-        )));
+        return Err(std::io::Error::other(format!("not a greeting: {greeting:?}")));
     }
     stream.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n")?;
     let mut answer = String::new();

@@ -22,8 +22,7 @@ pub fn free_port() -> u16 {
     let span = u64::from(HIGHEST - LOWEST) + 1;
     let start = RandomState::new().hash_one(std::process::id());
     for step in 0..span {
-        let port = LOWEST
-            + u16::try_from(start.wrapping_add(step) % span).expect("the span is below 2^16");
+        let port = LOWEST + u16::try_from(start.wrapping_add(step) % span).expect("the span is below 2^16");
         if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             given.insert(port);
             return port;

@@ -46,11 +46,7 @@ impl Postgres {
     pub(crate) fn prepare(home: &Arc<Home>, programs: &Programs) -> Result<Postgres, StackError> {
         let initdb = programs.find("initdb", PACKAGE)?;
         let postgres = programs.find("postgres", PACKAGE)?;
-        let directories = vec![
-            home.directory(RUN)?,
-            home.path(DATA),
-            home.path(UNFINISHED_DATA),
-        ];
+        let directories = vec![home.directory(RUN)?, home.path(DATA), home.path(UNFINISHED_DATA)];
         let log = home.directory("postgres/log")?.join("postgres.log");
         Ok(Postgres {
             server: Server::new("Postgres", Arc::clone(home), directories, vec![log]),
@@ -66,10 +62,7 @@ impl Postgres {
         self.initialise()?;
         let home = self.server.home();
         let mut command = home.command(&self.postgres);
-        command
-            .arg("-D")
-            .arg(home.path(DATA))
-            .args(["-p", &self.port.to_string()]);
+        command.arg("-D").arg(home.path(DATA)).args(["-p", &self.port.to_string()]);
         for setting in [
             "listen_addresses=127.0.0.1",
             // The path of a socket may not exceed 107 bytes, and a directory's path may.
@@ -85,22 +78,14 @@ impl Postgres {
         self.server.launch(command)?;
         let version = self.server.ask_until_ready(READY_BOUND, || {
             let version = self.ask("postgres", "ask for the version", |client| {
-                client
-                    .query_one("SHOW server_version", &[])
-                    .map(|row| row.get::<_, String>(0))
+                client.query_one("SHOW server_version", &[]).map(|row| row.get::<_, String>(0))
             });
             version.map_err(|error| error.report())
         })?;
         self.version.get_or_init(|| version);
         self.ask("postgres", "make the database `ffpool`", |client| {
-            let exists = client
-                .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&DATABASE])?
-                .is_some();
-            if exists {
-                Ok(())
-            } else {
-                client.batch_execute(&format!("CREATE DATABASE {DATABASE}"))
-            }
+            let exists = client.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&DATABASE])?.is_some();
+            if exists { Ok(()) } else { client.batch_execute(&format!("CREATE DATABASE {DATABASE}")) }
         })
     }
 
@@ -168,10 +153,7 @@ impl Postgres {
         }
         let unfinished = home.path(UNFINISHED_DATA);
         if unfinished.exists() {
-            fs::remove_dir_all(&unfinished).map_err(StackError::system(format!(
-                "remove {}",
-                unfinished.display()
-            )))?;
+            fs::remove_dir_all(&unfinished).map_err(StackError::system(format!("remove {}", unfinished.display())))?;
         }
         let mut command = home.command(&self.initdb);
         command.arg("-D").arg(&unfinished).args([
@@ -183,8 +165,7 @@ impl Postgres {
             "--no-sync",
         ]);
         self.server.run(command)?;
-        fs::rename(&unfinished, &data)
-            .map_err(StackError::system(format!("make {}", data.display())))
+        fs::rename(&unfinished, &data).map_err(StackError::system(format!("make {}", data.display())))
     }
 
     /// Asks on a connection of its own, in a thread of its own: the blocking client panics inside an async runtime, and
@@ -196,21 +177,13 @@ impl Postgres {
         question: impl FnOnce(&mut Client) -> Result<T, ::postgres::Error> + Send,
     ) -> Result<T, StackError> {
         let mut config = Config::new();
-        config
-            .host("127.0.0.1")
-            .port(self.port)
-            .user(USER)
-            .dbname(database)
-            .connect_timeout(CONNECT_BOUND);
+        config.host("127.0.0.1").port(self.port).user(USER).dbname(database).connect_timeout(CONNECT_BOUND);
         thread::scope(|scope| {
             scope
                 .spawn(move || question(&mut config.connect(NoTls)?))
                 .join()
                 .expect("the question does not panic")
-                .map_err(|source| StackError::Query {
-                    doing: doing.to_owned(),
-                    source,
-                })
+                .map_err(|source| StackError::Query { doing: doing.to_owned(), source })
         })
     }
 }

@@ -12,14 +12,7 @@ use crate::StackError;
 
 const RABBITMQ_PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
-const SYSTEM_PROGRAMS: [&str; 6] = [
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-];
+const SYSTEM_PROGRAMS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// The directories in which programs are looked for, in order.
 #[derive(Clone, Debug)]
@@ -43,11 +36,7 @@ impl Programs {
     }
 
     /// The path of a program, or the name of the package that brings it.
-    pub(crate) fn find(
-        &self,
-        program: &'static str,
-        package: &'static str,
-    ) -> Result<PathBuf, StackError> {
+    pub(crate) fn find(&self, program: &'static str, package: &'static str) -> Result<PathBuf, StackError> {
         self.directories
             .iter()
             .map(|directory| directory.join(program))

@@ -42,10 +42,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         // A week: jobs run for hours, and the 30 minutes that RabbitMQ gives would end them.
-        Settings {
-            consumer_timeout: Duration::from_secs(7 * 24 * 3600),
-            lines: Vec::new(),
-        }
+        Settings { consumer_timeout: Duration::from_secs(7 * 24 * 3600), lines: Vec::new() }
     }
 }
 
@@ -66,11 +63,7 @@ pub struct Rabbit {
 }
 
 impl Rabbit {
-    pub(crate) fn prepare(
-        home: &Arc<Home>,
-        programs: &Programs,
-        settings: Settings,
-    ) -> Result<Rabbit, StackError> {
+    pub(crate) fn prepare(home: &Arc<Home>, programs: &Programs, settings: Settings) -> Result<Rabbit, StackError> {
         let rabbitmq_server = programs.find("rabbitmq-server", PACKAGE)?;
         let rabbitmqctl = programs.find("rabbitmqctl", PACKAGE)?;
         let epmd = programs.find("epmd", PACKAGE)?;
@@ -99,25 +92,17 @@ impl Rabbit {
     pub(crate) fn start(&self) -> Result<(), StackError> {
         self.configure()?;
         let mut epmd = self.server.home().command(&self.epmd);
-        epmd.args([
-            "-port",
-            &self.epmd_port.to_string(),
-            "-address",
-            "127.0.0.1",
-        ]);
+        epmd.args(["-port", &self.epmd_port.to_string(), "-address", "127.0.0.1"]);
         self.server.launch(epmd)?;
         self.server.ask_until_ready(EPMD_BOUND, || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, self.epmd_port))
-                .map_err(|error| format!("epmd: {error}"))
+            TcpStream::connect((Ipv4Addr::LOCALHOST, self.epmd_port)).map_err(|error| format!("epmd: {error}"))
         })?;
         // Told that it may read input, the launcher becomes the Erlang machine instead of waiting for it, which makes the
         // machine a child of ours to signal and to reap; `-noinput` then takes the permission back.
         let mut node = self.with_environment(&self.rabbitmq_server);
         node.env("RABBITMQ_ALLOW_INPUT", "yes").arg("-noinput");
         self.server.launch(node)?;
-        let version = self.server.ask_until_ready(READY_BOUND, || {
-            ask(self.port).map_err(|error| error.to_string())
-        })?;
+        let version = self.server.ask_until_ready(READY_BOUND, || ask(self.port).map_err(|error| error.to_string()))?;
         self.version.get_or_init(|| version);
         Ok(())
     }
@@ -207,10 +192,7 @@ impl Rabbit {
             configuration.push('\n');
         }
         if self.is_blank() {
-            let definitions = home.write(
-                "rabbit/conf/definitions.json",
-                &definitions(self.vhost_pool),
-            )?;
+            let definitions = home.write("rabbit/conf/definitions.json", &definitions(self.vhost_pool))?;
             configuration.push_str(&format!("load_definitions = {}\n", definitions.display()));
         }
         home.write("rabbit/conf/rabbitmq.conf", &configuration)?;
@@ -234,16 +216,10 @@ impl Rabbit {
             .env("RABBITMQ_MNESIA_BASE", home.path("rabbit/mnesia"))
             .env("RABBITMQ_LOG_BASE", home.path("rabbit/log"))
             .env("RABBITMQ_CONFIG_FILE", home.path("rabbit/conf/rabbitmq"))
-            .env(
-                "RABBITMQ_ENABLED_PLUGINS_FILE",
-                home.path("rabbit/conf/enabled_plugins"),
-            )
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", home.path("rabbit/conf/enabled_plugins"))
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_PID_FILE", home.path("rabbit/pid"))
-            .env(
-                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-                "-kernel inet_dist_use_interface {127,0,0,1}",
-            )
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}")
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1");
         command
@@ -256,20 +232,11 @@ fn pooled_vhost(number: usize) -> String {
 
 /// The user `guest`, the default vhost and the pool, in the form that `rabbitmqctl export_definitions` writes.
 fn definitions(vhost_pool: usize) -> String {
-    let vhosts: Vec<String> = std::iter::once("/".to_owned())
-        .chain((0..vhost_pool).map(pooled_vhost))
-        .collect();
-    let named: Vec<String> = vhosts
-        .iter()
-        .map(|vhost| format!(r#"{{"name":"{vhost}"}}"#))
-        .collect();
+    let vhosts: Vec<String> = std::iter::once("/".to_owned()).chain((0..vhost_pool).map(pooled_vhost)).collect();
+    let named: Vec<String> = vhosts.iter().map(|vhost| format!(r#"{{"name":"{vhost}"}}"#)).collect();
     let permitted: Vec<String> = vhosts
         .iter()
-        .map(|vhost| {
-            format!(
-                r#"{{"user":"guest","vhost":"{vhost}","configure":".*","write":".*","read":".*"}}"#
-            )
-        })
+        .map(|vhost| format!(r#"{{"user":"guest","vhost":"{vhost}","configure":".*","write":".*","read":".*"}}"#))
         .collect();
     format!(
         r#"{{"users":[{{"name":"guest","password":"guest","tags":"administrator"}}],"vhosts":[{}],"permissions":[{}]}}"#,
@@ -289,9 +256,7 @@ fn ask(port: u16) -> std::io::Result<String> {
     stream.read_exact(&mut header)?;
     const METHOD_FRAME: u8 = 1;
     if header[0] != METHOD_FRAME {
-        return Err(std::io::Error::other(format!(
-            "not a method frame: {header:?}"
-        )));
+        return Err(std::io::Error::other(format!("not a method frame: {header:?}")));
     }
     let length = u32::from_be_bytes([header[3], header[4], header[5], header[6]]);
     let mut payload = Vec::new();
@@ -302,10 +267,7 @@ fn ask(port: u16) -> std::io::Result<String> {
 /// The long string `version` of the table of server properties.
 fn version_in(payload: &[u8]) -> Option<String> {
     const KEY: &[u8] = b"\x07versionS";
-    let value = payload
-        .windows(KEY.len())
-        .position(|window| window == KEY)?
-        + KEY.len();
+    let value = payload.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
     let length = u32::from_be_bytes(payload.get(value..value + 4)?.try_into().ok()?);
     let text = payload.get(value + 4..value + 4 + usize::try_from(length).ok()?)?;
     Some(String::from_utf8_lossy(text).into_owned())

@@ -36,19 +36,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(
-        name: &'static str,
-        home: Arc<Home>,
-        directories: Vec<PathBuf>,
-        logs: Vec<PathBuf>,
-    ) -> Server {
-        Server {
-            name,
-            home,
-            directories,
-            logs,
-            children: Mutex::default(),
-        }
+    pub(crate) fn new(name: &'static str, home: Arc<Home>, directories: Vec<PathBuf>, logs: Vec<PathBuf>) -> Server {
+        Server { name, home, directories, logs, children: Mutex::default() }
     }
 
     pub(crate) fn home(&self) -> &Home {
@@ -83,11 +72,7 @@ impl Server {
             return Ok(printed);
         }
         let output_text = printed + &String::from_utf8_lossy(&output.stderr);
-        Err(StackError::Command {
-            command: line,
-            status: output.status.to_string(),
-            output: output_text,
-        })
+        Err(StackError::Command { command: line, status: output.status.to_string(), output: output_text })
     }
 
     /// Asks until the server answers; ends with its log when it dies or the bound passes.
@@ -103,19 +88,10 @@ impl Server {
                 Err(last) => last,
             };
             if let Some(status) = self.ended() {
-                return Err(StackError::Ended {
-                    server: self.name,
-                    status,
-                    log: self.log_tail(),
-                });
+                return Err(StackError::Ended { server: self.name, status, log: self.log_tail() });
             }
             if Instant::now() > deadline {
-                return Err(StackError::NotReady {
-                    server: self.name,
-                    bound,
-                    last,
-                    log: self.log_tail(),
-                });
+                return Err(StackError::NotReady { server: self.name, bound, last, log: self.log_tail() });
             }
             thread::sleep(POLL);
         }
@@ -159,10 +135,7 @@ impl Server {
     }
 
     fn ended(&self) -> Option<String> {
-        self.children()
-            .iter_mut()
-            .find_map(|child| child.try_wait().ok().flatten())
-            .map(|status| status.to_string())
+        self.children().iter_mut().find_map(|child| child.try_wait().ok().flatten()).map(|status| status.to_string())
     }
 
     fn open_log(&self) -> Result<File, StackError> {

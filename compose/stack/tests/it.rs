@@ -15,6 +15,10 @@ use lapin::{
     options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use postgres::{Client, NoTls};
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -22,22 +26,8 @@ const BOUND: Duration = Duration::from_secs(60);
 #[test]
 fn all_three_answer_and_every_test_has_its_own_vhost_and_database() {
     let stack = Stack::shared();
-    assert!(
-        stack
-            .nats
-            .version()
-            .starts_with(|first: char| first.is_ascii_digit()),
-        "{:?}",
-        stack.nats.version()
-    );
-    assert!(
-        stack
-            .rabbit
-            .version()
-            .starts_with(|first: char| first.is_ascii_digit()),
-        "{:?}",
-        stack.rabbit.version()
-    );
+    assert!(stack.nats.version().starts_with(|first: char| first.is_ascii_digit()), "{:?}", stack.nats.version());
+    assert!(stack.rabbit.version().starts_with(|first: char| first.is_ascii_digit()), "{:?}", stack.rabbit.version());
 
     let (one, other) = (stack.rabbit.new_vhost(), stack.rabbit.new_vhost());
     assert_ne!(one, other);
@@ -45,74 +35,38 @@ fn all_three_answer_and_every_test_has_its_own_vhost_and_database() {
         let declared = connect(&one).await.create_channel().await.unwrap();
         declare_quorum_queue(&declared, "here").await;
         let elsewhere = connect(&other).await.create_channel().await.unwrap();
-        let passive = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        elsewhere
-            .queue_declare("here".into(), passive, FieldTable::default())
-            .await
-            .unwrap_err();
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        elsewhere.queue_declare("here".into(), passive, FieldTable::default()).await.unwrap_err();
     });
     let vhosts = stack.rabbit.ctl(["list_vhosts", "name"]).unwrap();
-    assert!(
-        vhosts.lines().any(|line| one.ends_with(line)),
-        "{one} is not in {vhosts}"
-    );
+    assert!(vhosts.lines().any(|line| one.ends_with(line)), "{one} is not in {vhosts}");
 
     let (one, other) = (stack.postgres.new_database(), stack.postgres.new_database());
-    Client::connect(&one, NoTls)
-        .unwrap()
-        .batch_execute("CREATE TABLE here ()")
-        .unwrap();
-    Client::connect(&other, NoTls)
-        .unwrap()
-        .batch_execute("SELECT FROM here")
-        .unwrap_err();
-    Client::connect(&stack.postgres.url(), NoTls)
-        .unwrap()
-        .batch_execute("SELECT 1")
-        .unwrap();
+    Client::connect(&one, NoTls).unwrap().batch_execute("CREATE TABLE here ()").unwrap();
+    Client::connect(&other, NoTls).unwrap().batch_execute("SELECT FROM here").unwrap_err();
+    Client::connect(&stack.postgres.url(), NoTls).unwrap().batch_execute("SELECT 1").unwrap();
 }
 
 #[test]
 fn a_database_can_be_made_from_async_code() {
     in_async(async {
-        assert!(
-            Stack::shared()
-                .postgres
-                .new_database()
-                .starts_with("postgres://")
-        );
+        assert!(Stack::shared().postgres.new_database().starts_with("postgres://"));
     });
 }
 
 #[test]
 fn a_killed_rabbitmq_comes_back_with_its_messages() {
-    let stack = Stack::builder()
-        .nats(false)
-        .postgres(false)
-        .start()
-        .unwrap();
+    let stack = Stack::builder().nats(false).postgres(false).start().unwrap();
     let url = stack.rabbit.new_vhost();
     in_async(async {
         let channel = connect(&url).await.create_channel().await.unwrap();
         declare_quorum_queue(&channel, "kept").await;
         // RabbitMQ writes the name of a new quorum queue down every half second, and nothing tells when.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let persistent = BasicProperties::default().with_delivery_mode(2);
         let confirm = channel
-            .basic_publish(
-                "".into(),
-                "kept".into(),
-                BasicPublishOptions::default(),
-                b"still here",
-                persistent,
-            )
+            .basic_publish("".into(), "kept".into(), BasicPublishOptions::default(), b"still here", persistent)
             .await
             .unwrap()
             .await
@@ -122,24 +76,15 @@ fn a_killed_rabbitmq_comes_back_with_its_messages() {
 
     stack.rabbit.kill();
     in_async(async {
-        Connection::connect(&url, ConnectionProperties::default())
-            .await
-            .unwrap_err();
+        Connection::connect(&url, ConnectionProperties::default()).await.unwrap_err();
     });
     stack.rabbit.restart().unwrap();
 
     let message = until("the message is back", || {
         in_async(async {
-            let channel = connect(&url)
-                .await
-                .create_channel()
-                .await
-                .map_err(|error| error.to_string())?;
-            let got = channel
-                .basic_get("kept".into(), BasicGetOptions { no_ack: true })
-                .await;
-            got.map_err(|error| error.to_string())?
-                .ok_or_else(|| "the queue is empty".to_owned())
+            let channel = connect(&url).await.create_channel().await.map_err(|error| error.to_string())?;
+            let got = channel.basic_get("kept".into(), BasicGetOptions { no_ack: true }).await;
+            got.map_err(|error| error.to_string())?.ok_or_else(|| "the queue is empty".to_owned())
         })
     });
     assert_eq!(message.delivery.data, b"still here");
@@ -150,9 +95,7 @@ fn a_killed_postgres_and_a_killed_nats_come_back_where_they_were() {
     let stack = Stack::builder().rabbit(false).start().unwrap();
     let database = stack.postgres.new_database();
     let mut before = Client::connect(&database, NoTls).unwrap();
-    before
-        .batch_execute("CREATE TABLE kept AS SELECT 7 AS number")
-        .unwrap();
+    before.batch_execute("CREATE TABLE kept AS SELECT 7 AS number").unwrap();
     let nats = stack.nats.url();
 
     stack.postgres.kill();
@@ -163,13 +106,7 @@ fn a_killed_postgres_and_a_killed_nats_come_back_where_they_were() {
     stack.nats.restart().unwrap();
 
     let mut after = Client::connect(&database, NoTls).unwrap();
-    assert_eq!(
-        after
-            .query_one("SELECT number FROM kept", &[])
-            .unwrap()
-            .get::<_, i32>(0),
-        7
-    );
+    assert_eq!(after.query_one("SELECT number FROM kept", &[]).unwrap().get::<_, i32>(0), 7);
     assert_eq!(stack.nats.url(), nats);
 }
 
@@ -177,14 +114,9 @@ fn a_killed_postgres_and_a_killed_nats_come_back_where_they_were() {
 fn nothing_is_left_when_the_owner_is_killed() {
     let base = tempfile::tempdir_in("/tmp").unwrap();
     open_to_all(base.path());
-    let mut owner =
-        start_owner(Command::new(env!("CARGO_BIN_EXE_ffpool-stack")).env("TMPDIR", base.path()));
+    let mut owner = start_owner(Command::new(env!("CARGO_BIN_EXE_ffpool-stack")).env("TMPDIR", base.path()));
     let root = only_entry(base.path());
-    assert!(
-        !processes_in(&root).is_empty(),
-        "no server runs in {}",
-        root.display()
-    );
+    assert!(!processes_in(&root).is_empty(), "no server runs in {}", root.display());
 
     owner.kill().unwrap();
     owner.wait().unwrap();
@@ -194,11 +126,7 @@ fn nothing_is_left_when_the_owner_is_killed() {
         if processes.is_empty() && !root.exists() {
             Ok(())
         } else {
-            Err(format!(
-                "{} exists: {}; processes: {processes:?}",
-                root.display(),
-                root.exists()
-            ))
+            Err(format!("{} exists: {}; processes: {processes:?}", root.display(), root.exists()))
         }
     });
 }
@@ -208,11 +136,7 @@ fn data_in_a_named_directory_outlives_a_killed_owner() {
     let base = tempfile::tempdir_in("/tmp").unwrap();
     open_to_all(base.path());
     let root = base.path().join("kept");
-    let mut owner = start_owner(
-        Command::new(env!("CARGO_BIN_EXE_ffpool-stack"))
-            .arg("--root")
-            .arg(&root),
-    );
+    let mut owner = start_owner(Command::new(env!("CARGO_BIN_EXE_ffpool-stack")).arg("--root").arg(&root));
     owner.kill().unwrap();
     owner.wait().unwrap();
 
@@ -224,72 +148,53 @@ fn data_in_a_named_directory_outlives_a_killed_owner() {
     });
     drop(stack);
     assert!(root.join("postgres/data/PG_VERSION").exists());
-    assert_eq!(
-        processes_in(&root.canonicalize().unwrap()),
-        Vec::<String>::new()
-    );
+    assert_eq!(processes_in(&root.canonicalize().unwrap()), Vec::<String>::new());
+}
+
+#[test]
+fn the_program_ends_by_itself_when_it_is_asked_to() {
+    let base = tempfile::tempdir_in("/tmp").unwrap();
+    open_to_all(base.path());
+    let root = base.path().join("kept");
+    let mut owner = start_owner(Command::new(env!("CARGO_BIN_EXE_ffpool-stack")).arg("--root").arg(&root));
+    kill(Pid::from_raw(owner.id().cast_signed()), Signal::SIGTERM).unwrap();
+    // A node that is stopped in good order says that it was asked; one that is killed says nothing.
+    let log = root.join("rabbit/log/ff@localhost.log");
+    until("the program has ended", || match owner.try_wait().unwrap() {
+        Some(status) => Ok(assert!(status.success(), "{status}")),
+        None => Err("it still runs".to_owned()),
+    });
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("SIGTERM received"), "{log}");
 }
 
 #[test]
 fn a_missing_server_names_the_package_to_install() {
     let error = Stack::builder().programs(Vec::new()).start().unwrap_err();
-    assert!(
-        matches!(
-            error,
-            StackError::Missing {
-                package: "rabbitmq-server",
-                ..
-            }
-        ),
-        "{error}"
-    );
-    assert!(
-        error
-            .to_string()
-            .contains("apt-get install rabbitmq-server"),
-        "{error}"
-    );
+    assert!(matches!(error, StackError::Missing { package: "rabbitmq-server", .. }), "{error}");
+    assert!(error.to_string().contains("apt-get install rabbitmq-server"), "{error}");
 }
 
 #[test]
 fn a_server_that_cannot_start_shows_its_log() {
-    let stack = Stack::builder()
-        .nats(false)
-        .postgres(false)
-        .rabbit_setting("no.such.setting = 1")
-        .start();
+    let stack = Stack::builder().nats(false).postgres(false).rabbit_setting("no.such.setting = 1").start();
     let error = stack.unwrap_err().to_string();
     assert!(error.contains("no.such.setting"), "{error}");
 }
 
 fn in_async<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 async fn connect(url: &str) -> Connection {
-    Connection::connect(url, ConnectionProperties::default())
-        .await
-        .unwrap()
+    Connection::connect(url, ConnectionProperties::default()).await.unwrap()
 }
 
 async fn declare_quorum_queue(channel: &lapin::Channel, name: &str) {
     let mut arguments = FieldTable::default();
-    arguments.insert(
-        "x-queue-type".into(),
-        AMQPValue::LongString("quorum".into()),
-    );
-    let durable = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
-    channel
-        .queue_declare(name.into(), durable, arguments)
-        .await
-        .unwrap();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(name.into(), durable, arguments).await.unwrap();
 }
 
 fn until<T>(fact: &str, mut check: impl FnMut() -> Result<T, String>) -> T {
@@ -297,10 +202,7 @@ fn until<T>(fact: &str, mut check: impl FnMut() -> Result<T, String>) -> T {
     loop {
         match check() {
             Ok(value) => return value,
-            Err(state) => assert!(
-                Instant::now() < deadline,
-                "not within {BOUND:?}: {fact}; last state: {state}"
-            ),
+            Err(state) => assert!(Instant::now() < deadline, "not within {BOUND:?}: {fact}; last state: {state}"),
         }
         thread::sleep(Duration::from_millis(50));
     }
@@ -308,23 +210,14 @@ fn until<T>(fact: &str, mut check: impl FnMut() -> Result<T, String>) -> T {
 
 /// Starts the `ffpool-stack` program and waits for the exports that it prints when its servers answer.
 fn start_owner(command: &mut Command) -> Child {
-    let mut owner = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut owner = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(owner.stdout.take().unwrap());
     for name in ["FFPOOL_AMQP_URL", "FFPOOL_NATS_URL", "FFPOOL_DATABASE_URL"] {
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
         if !line.starts_with(&format!("export {name}='")) {
             let mut errors = String::new();
-            owner
-                .stderr
-                .take()
-                .unwrap()
-                .read_to_string(&mut errors)
-                .unwrap();
+            owner.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
             panic!("expected the export of {name}, read {line:?}; standard error: {errors}");
         }
     }
@@ -337,10 +230,7 @@ fn open_to_all(directory: &Path) {
 }
 
 fn only_entry(directory: &Path) -> PathBuf {
-    let entries: Vec<PathBuf> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let entries: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(entries.len(), 1, "{entries:?}");
     entries.into_iter().next().unwrap()
 }
@@ -352,19 +242,12 @@ fn processes_in(root: &Path) -> Vec<String> {
     fs::read_dir("/proc")
         .unwrap()
         .flatten()
-        .filter(|entry| {
-            entry
-                .file_name()
-                .to_str()
-                .is_some_and(|name| name != own && name.parse::<u32>().is_ok())
-        })
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name != own && name.parse::<u32>().is_ok()))
         .filter_map(|entry| {
             let command = fs::read(entry.path().join("cmdline")).ok()?;
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            let works_below =
-                fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(root));
-            (works_below || command.contains(text))
-                .then(|| format!("{} {command}", entry.file_name().display()))
+            let works_below = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(root));
+            (works_below || command.contains(text)).then(|| format!("{} {command}", entry.file_name().display()))
         })
         .collect()
 }
