@@ -160,10 +160,8 @@ fn the_program_ends_by_itself_when_it_is_asked_to() {
     kill(Pid::from_raw(owner.id().cast_signed()), Signal::SIGTERM).unwrap();
     // A node that is stopped in good order says that it was asked; one that is killed says nothing.
     let log = root.join("rabbit/log/ff@localhost.log");
-    until("the program has ended", || match owner.try_wait().unwrap() {
-        Some(status) => Ok(assert!(status.success(), "{status}")),
-        None => Err("it still runs".to_owned()),
-    });
+    let status = until("the program has ended", || owner.try_wait().unwrap().ok_or_else(|| "it still runs".to_owned()));
+    assert!(status.success(), "{status}");
     let log = fs::read_to_string(log).unwrap();
     assert!(log.contains("SIGTERM received"), "{log}");
 }
