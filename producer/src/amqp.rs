@@ -1,0 +1,200 @@
+//! Publishes jobs straight to RabbitMQ.
+//!
+//! Invariant: a job is published under its own id as `message_id`, so that sending it again after a doubtful answer makes
+//! no second job.
+
+use std::collections::BTreeMap;
+
+use ffpool_broker::{AmqpConfig, Outgoing, PublishError, Publisher};
+use ffpool_schema::id::JobId;
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::message::MAX_BODY_BYTES;
+use ffpool_schema::parse::Encoding;
+use ffpool_schema::topology;
+use uuid::Uuid;
+
+/// A job that was not published for certain.
+#[derive(Debug, thiserror::Error)]
+pub enum ProduceError {
+    /// The job cannot be written.
+    #[error("job {job} cannot be written: {reason}")]
+    Encode {
+        /// The job.
+        job: JobId,
+        /// Why.
+        reason: String,
+    },
+    /// The body is larger than a dispatcher reads.
+    #[error("job {job} is {bytes} bytes long, {MAX_BODY_BYTES} are the limit")]
+    TooLarge {
+        /// The job.
+        job: JobId,
+        /// Its length.
+        bytes: usize,
+    },
+    /// The broker did not confirm it.
+    #[error("job {job} was not published: {}", chain(source))]
+    Publish {
+        /// The job.
+        job: JobId,
+        /// Why.
+        #[source]
+        source: PublishError,
+    },
+}
+
+impl ProduceError {
+    /// What to do about it, in one sentence.
+    #[must_use]
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            ProduceError::Encode { .. } | ProduceError::TooLarge { .. } => "Make the job smaller or simpler.",
+            ProduceError::Publish { source, .. } => match source {
+                PublishError::Unroutable { .. } => {
+                    "Start a worker of the job's pool, which declares its queues, or choose another pool."
+                }
+                PublishError::Rejected { .. } => {
+                    "Start a dispatcher, which declares the exchanges, and check the account's write permission."
+                }
+                PublishError::Refused { .. } | PublishError::Unconfirmed { .. } => {
+                    "Publish it again with the same id: no second job comes of that."
+                }
+                PublishError::Blocked { .. } => {
+                    "Free memory or disk on the RabbitMQ machine, then publish it again with the same id."
+                }
+                PublishError::NotSent { .. } => {
+                    "Start RabbitMQ, or say where it is with --amqp-url (FFPOOL_AMQP_URL); `ffpool doctor` looks closer."
+                }
+            },
+        }
+    }
+}
+
+/// An error with everything behind it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut inner = error.source();
+    while let Some(source) = inner {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        inner = source.source();
+    }
+    text
+}
+
+/// Publishes jobs over one supervised connection of its own, with confirms.
+pub struct AmqpProducer {
+    publisher: Publisher,
+}
+
+impl AmqpProducer {
+    /// Starts to connect in the background. Must be called inside a Tokio runtime.
+    #[must_use]
+    pub fn open(url: impl Into<String>) -> AmqpProducer {
+        // A second installation is refused and does no harm: TLS needs one provider for the whole process.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        AmqpProducer { publisher: Publisher::open(AmqpConfig::new(url, "ffpool producer")) }
+    }
+
+    /// Publishes a job and waits for the broker's confirm. A job without an id is given one.
+    ///
+    /// # Errors
+    /// When it is not certain that the job is stored. [`ProduceError::next_step`] says what to do.
+    pub async fn publish(
+        &self,
+        spec: &JobSpec,
+        encoding: Encoding,
+        traceparent: Option<&str>,
+    ) -> Result<JobId, ProduceError> {
+        let job = spec.id.unwrap_or_else(|| JobId(Uuid::now_v7()));
+        let message = outgoing(&JobSpec { id: Some(job), ..spec.clone() }, job, encoding, traceparent)?;
+        self.publisher.publish(message).await.map_err(|source| ProduceError::Publish { job, source })?;
+        Ok(job)
+    }
+
+    /// Ends the connection in good order.
+    pub async fn close(&self) {
+        self.publisher.close().await;
+    }
+}
+
+fn outgoing(
+    spec: &JobSpec,
+    job: JobId,
+    encoding: Encoding,
+    traceparent: Option<&str>,
+) -> Result<Outgoing, ProduceError> {
+    let failed = |reason: String| ProduceError::Encode { job, reason };
+    let body = match encoding {
+        Encoding::Json => serde_json::to_vec(spec).map_err(|error| failed(error.to_string()))?,
+        Encoding::MessagePack => rmp_serde::to_vec_named(spec).map_err(|error| failed(error.to_string()))?,
+    };
+    if body.len() > MAX_BODY_BYTES {
+        return Err(ProduceError::TooLarge { job, bytes: body.len() });
+    }
+    let traceparent = traceparent.map(|value| (topology::TRACEPARENT_HEADER.to_owned(), value.to_owned()));
+    Ok(Outgoing {
+        exchange: topology::exchange(spec.queue),
+        routing_key: topology::routing_key(spec.priority, &spec.pool),
+        body,
+        content_type: encoding.content_type().to_owned(),
+        message_id: Some(job.to_string()),
+        headers: traceparent.into_iter().collect::<BTreeMap<_, _>>(),
+        message_type: None,
+    })
+}
+
+/// A W3C `traceparent` that begins a new, sampled trace.
+#[must_use]
+pub fn fresh_traceparent() -> String {
+    let trace = Uuid::new_v4().as_simple().to_string();
+    let span = Uuid::new_v4().as_simple().to_string();
+    format!("00-{trace}-{}-01", &span[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ffpool_schema::job::{Pool, Priority, Queue};
+
+    fn spec() -> JobSpec {
+        JobSpec {
+            id: Some(JobId(Uuid::from_u128(7))),
+            queue: Queue::Live,
+            priority: Priority::High,
+            pool: "gpu".parse::<Pool>().unwrap(),
+            ..JobSpec::new("720p30-h264")
+        }
+    }
+
+    #[test]
+    fn a_job_goes_to_its_exchange_under_its_key_and_its_own_id() {
+        let job = spec().id.unwrap();
+        let message = outgoing(&spec(), job, Encoding::Json, Some("00-a-b-01")).unwrap();
+        assert_eq!((message.exchange.as_str(), message.routing_key.as_str()), ("jobs.live", "high.gpu"));
+        assert_eq!(message.message_id.as_deref(), Some("00000000-0000-0000-0000-000000000007"));
+        assert_eq!(message.headers.get("traceparent").map(String::as_str), Some("00-a-b-01"));
+        assert_eq!(serde_json::from_slice::<JobSpec>(&message.body).unwrap(), spec());
+    }
+
+    #[test]
+    fn messagepack_carries_the_same_fields_by_name() {
+        let message = outgoing(&spec(), spec().id.unwrap(), Encoding::MessagePack, None).unwrap();
+        assert_eq!(message.content_type, "application/msgpack");
+        let fields: serde_json::Value = rmp_serde::from_slice(&message.body).unwrap();
+        assert_eq!(fields, serde_json::to_value(spec()).unwrap());
+    }
+
+    #[test]
+    fn a_body_over_the_limit_is_not_sent() {
+        let huge = JobSpec { input: Some("x".repeat(MAX_BODY_BYTES)), ..spec() };
+        let error = outgoing(&huge, spec().id.unwrap(), Encoding::Json, None).unwrap_err();
+        assert!(matches!(error, ProduceError::TooLarge { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_fresh_trace_has_the_standards_form() {
+        let parts: Vec<usize> = fresh_traceparent().split('-').map(str::len).collect();
+        assert_eq!(parts, [2, 32, 16, 2]);
+    }
+}

@@ -1,0 +1,484 @@
+//! The command line: every command, option and example.
+//!
+//! Invariant: every command has examples; every setting has a flag, a variable and a key in the settings file.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand};
+use ffpool::JobName;
+use ffpool_runtime::settings::FileArgs;
+use ffpool_runtime::telemetry::{LogFormat, TelemetryArgs};
+use ffpool_schema::id::{JobId, WorkerId};
+use ffpool_schema::job::{Engine, Pool, Priority, Queue};
+use ffpool_schema::lifecycle::State;
+use jiff::Timestamp;
+
+use super::exit::Exit;
+use super::output::Format;
+
+/// Submit and follow media jobs, and look after the pool that runs them.
+#[derive(Debug, Parser)]
+#[command(name = "ffpool", version, max_term_width = 110, after_help = epilogue())]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(flatten)]
+    pub(crate) logs: Logs,
+    /// How results are printed: `table` for people, `json` for programs (nothing but JSON on standard output).
+    #[arg(long, env = "FFPOOL_OUTPUT", global = true, default_value = "table", value_parser = Format::parse, value_name = "FORMAT")]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+fn epilogue() -> String {
+    format!(
+        "Examples:\n  \
+         ffpool submit --scenario 1080p30-h264 --input /media/in.mov --to /media/out.mp4 --watch\n  \
+         ffpool jobs list --status failed\n  \
+         ffpool doctor\n\n\
+         Settings come from flags, then FFPOOL_* variables, then a TOML file (--config, FFPOOL_CONFIG,\n\
+         ~/.config/ffpool/config.toml, /etc/ffpool/ffpool.toml); --print-config shows what is in force.\n\n{}",
+        Exit::table()
+    )
+}
+
+/// Where the parts of the pool are.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Connection {
+    /// Address of the dispatcher's API.
+    #[arg(long, env = "FFPOOL_API_URL", global = true, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub(crate) api_url: String,
+    /// Key for the API. Give it as a variable or in the file: other users see a process's flags.
+    #[arg(long, env = "FFPOOL_API_KEY", global = true, hide_env_values = true, value_name = "KEY")]
+    pub(crate) api_key: Option<String>,
+    /// PEM file with the only certificates to trust, when the API has one that the system does not know.
+    #[arg(long, env = "FFPOOL_API_CA_FILE", global = true, value_name = "FILE")]
+    pub(crate) api_ca_file: Option<PathBuf>,
+    /// RabbitMQ, such as `amqp://user:password@host:5672/vhost`. For `submit --amqp` and `doctor`.
+    #[arg(long, env = "FFPOOL_AMQP_URL", global = true, hide_env_values = true, value_name = "URL")]
+    pub(crate) amqp_url: Option<String>,
+    /// NATS, such as `nats://host:4222`. For `jobs log --follow` and `doctor`.
+    #[arg(long, env = "FFPOOL_NATS_URL", global = true, hide_env_values = true, value_name = "URL")]
+    pub(crate) nats_url: Option<String>,
+    /// Postgres, such as `postgres://user:password@host/database`. For `doctor`.
+    #[arg(long, env = "FFPOOL_DATABASE_URL", global = true, hide_env_values = true, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+}
+
+/// The program's own log. Quiet unless asked: what a command has to say it prints itself.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log")]
+pub(crate) struct Logs {
+    /// What is logged to standard error: a level, or directives such as `warn,ffpool_broker=debug`.
+    #[arg(long, env = "FFPOOL_LOG", default_value = "error", global = true)]
+    log: String,
+    /// How logs look.
+    #[arg(long, env = "FFPOOL_LOG_FORMAT", value_enum, default_value = "text", global = true)]
+    log_format: LogFormat,
+    /// Base address of an OTLP/HTTP collector to which traces are exported.
+    #[arg(long, env = "FFPOOL_OTLP_ENDPOINT", global = true, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// Share of new traces that are exported, 0 to 1.
+    #[arg(long, env = "FFPOOL_TRACE_RATIO", default_value_t = 1.0, global = true)]
+    trace_ratio: f64,
+}
+
+impl Logs {
+    pub(crate) fn telemetry(&self) -> TelemetryArgs {
+        TelemetryArgs {
+            log: self.log.clone(),
+            log_format: self.log_format,
+            otlp_endpoint: self.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty()),
+            trace_ratio: self.trace_ratio,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Submit jobs, from a file or from flags.
+    #[command(after_help = SUBMIT)]
+    Submit(Box<Submit>),
+    /// List, show, follow and change jobs.
+    #[command(subcommand, visible_alias = "job", after_help = JOBS)]
+    Jobs(Jobs),
+    /// List, show and drain workers.
+    #[command(subcommand, visible_alias = "worker", after_help = WORKERS)]
+    Workers(Workers),
+    /// Show what waits in the work queues.
+    #[command(visible_alias = "queue", after_help = "Examples:\n  ffpool queues\n  ffpool queues --all --output json")]
+    Queues {
+        /// Also those in which nothing waits or runs.
+        #[arg(long)]
+        all: bool,
+    },
+    /// List, show and redrive dead letters: jobs parked after their last failure.
+    #[command(subcommand, after_help = DEAD)]
+    Dead(Dead),
+    /// List the named scenarios.
+    #[command(visible_alias = "scenario", after_help = "Examples:\n  ffpool scenarios")]
+    Scenarios,
+    /// Print the JSON Schema of a job.
+    #[command(after_help = "Examples:\n  ffpool schema > job.schema.json")]
+    Schema,
+    /// Check every part of the pool and this machine, and say what to do.
+    #[command(after_help = DOCTOR)]
+    Doctor(Doctor),
+    /// Print completions for a shell.
+    #[command(after_help = "Examples:\n  ffpool completions bash > /etc/bash_completion.d/ffpool\n  ffpool completions zsh > ~/.zfunc/_ffpool")]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+const SUBMIT: &str = "\
+Examples:
+  ffpool submit --scenario 1080p30-h264 --input /media/in.mov --to /media/out.mp4 --watch
+  ffpool submit --scenario 720p30-h264 --param duration=5 --param preset=fast   # a generated test source
+  ffpool submit job.json --queue live --label show=news
+  jq -n '{scenario: \"480p30-h264\"}' | ffpool submit - --amqp --msgpack
+
+FILE holds one job, or a list of jobs; flags overrule it. `ffpool schema` prints every field.
+With --watch the exit code is the outcome: 0 completed, 3 failed, 4 rejected, 5 cancelled.";
+
+const JOBS: &str = "\
+Examples:
+  ffpool jobs list --status running
+  ffpool jobs watch 17
+  ffpool jobs explain 17
+
+A job is named by its number (17 or '#17') or by its id.";
+
+const WORKERS: &str = "\
+Examples:
+  ffpool workers list
+  ffpool workers drain encode-3";
+
+const DEAD: &str = "\
+Examples:
+  ffpool dead list
+  ffpool dead redrive 17 --reason 'input was restored'
+  ffpool dead redrive --all";
+
+const DOCTOR: &str = "\
+Examples:
+  ffpool doctor
+  ffpool doctor --worker --scratch /var/lib/ffpool/scratch
+  ffpool doctor --output json
+
+What has no address (FFPOOL_AMQP_URL, FFPOOL_NATS_URL, FFPOOL_DATABASE_URL) is not checked, and said so.
+Exit code 1 when a check failed, 0 otherwise.";
+
+/// A job by flags. Every one of them overrules the file.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Submit {
+    /// A JSON file with one job or a list of jobs; `-` reads standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) source: Option<String>,
+    /// The encode: `<size>[fps]-<codec>` such as `1080p60-h264`, or a name from `ffpool scenarios`.
+    #[arg(long, short = 's')]
+    pub(crate) scenario: Option<String>,
+    /// The source; without one a test source is generated.
+    #[arg(long, short = 'i', value_name = "PATH|URL")]
+    pub(crate) input: Option<String>,
+    /// The destination. (`--output` is how results are printed.)
+    #[arg(long, short = 'o', visible_alias = "dest", value_name = "PATH|URL")]
+    pub(crate) to: Option<String>,
+    /// Which queue.
+    #[arg(long, short = 'q', value_parser = PossibleValuesParser::new(Queue::ALL.map(Queue::as_str)))]
+    pub(crate) queue: Option<String>,
+    /// How urgent inside the queue.
+    #[arg(long, short = 'p', value_parser = PossibleValuesParser::new(Priority::ALL.map(Priority::as_str)))]
+    pub(crate) priority: Option<String>,
+    /// Which kind of worker: `cpu`, or a name of the operator's.
+    #[arg(long)]
+    pub(crate) pool: Option<Pool>,
+    /// Which engine.
+    #[arg(long, value_parser = PossibleValuesParser::new([Engine::Auto, Engine::Ffmpeg, Engine::Gstreamer, Engine::Noop].map(Engine::as_str)))]
+    pub(crate) engine: Option<String>,
+    /// A parameter that differs from the scenario, such as `bitrate=6M`; may repeat.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) param: Vec<(String, String)>,
+    /// A label for searching; may repeat.
+    #[arg(long, short = 'l', value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Processor time in percent of one core.
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) max_cpu_percent: Option<u32>,
+    /// Memory in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) max_memory_mb: Option<u64>,
+    /// Scratch space in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) max_disk_mb: Option<u64>,
+    /// Wall time of one attempt in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout_sec: Option<u64>,
+    /// Failed attempts that are tried again.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_retries: Option<u32>,
+    /// Not before this instant (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) not_before: Option<Timestamp>,
+    /// Useless after this instant (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<Timestamp>,
+    /// A job that must complete first; may repeat.
+    #[arg(long, value_name = "JOB")]
+    pub(crate) depends_on: Vec<JobId>,
+    /// Whose job it is.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Called when the job ends.
+    #[arg(long, value_name = "URL")]
+    pub(crate) callback_url: Option<String>,
+    /// The job's id. Submitting it again makes no second job. Default: a new one.
+    #[arg(long)]
+    pub(crate) id: Option<JobId>,
+    /// Publish straight to RabbitMQ (--amqp-url), without the API.
+    #[arg(long)]
+    pub(crate) amqp: bool,
+    /// Write the body as MessagePack.
+    #[arg(long, requires = "amqp")]
+    pub(crate) msgpack: bool,
+    /// Follow the job to its end; the exit code is its outcome.
+    #[arg(long, short = 'w')]
+    pub(crate) watch: bool,
+    /// Print the job in its canonical form and submit nothing.
+    #[arg(long, conflicts_with_all = ["watch", "amqp"])]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Jobs {
+    /// List jobs, newest first.
+    #[command(visible_alias = "ls", after_help = "Examples:\n  ffpool jobs list --status running --queue live\n  ffpool jobs list --since 2h --label show=news\n  ffpool jobs list --all --output json | jq '.items[].id'")]
+    List(List),
+    /// Show a job with its attempts, history and result.
+    #[command(after_help = "Examples:\n  ffpool jobs show 17\n  ffpool jobs show 17 --output json | jq .manifest")]
+    Show {
+        /// Number or id.
+        job: JobName,
+    },
+    /// Follow a job to its end; the exit code is its outcome.
+    #[command(after_help = "Examples:\n  ffpool jobs watch 17\n\nCtrl-C ends the watching, not the job.")]
+    Watch {
+        /// Number or id.
+        job: JobName,
+    },
+    /// Print what the tool wrote.
+    #[command(visible_alias = "logs", after_help = "Examples:\n  ffpool jobs log 17\n  ffpool jobs log 17 --follow   # new lines, over NATS")]
+    Log(Log),
+    /// Say why a job is where it is, and what would move it.
+    #[command(after_help = "Examples:\n  ffpool jobs explain 17")]
+    Explain {
+        /// Number or id.
+        job: JobName,
+    },
+    /// End jobs.
+    #[command(after_help = "Examples:\n  ffpool jobs cancel 17 18")]
+    Cancel {
+        /// Numbers or ids.
+        #[arg(required = true)]
+        jobs: Vec<JobName>,
+    },
+    /// Send ended jobs round again.
+    #[command(after_help = "Examples:\n  ffpool jobs retry 17")]
+    Retry {
+        /// Numbers or ids.
+        #[arg(required = true)]
+        jobs: Vec<JobName>,
+    },
+}
+
+/// Which log.
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// Number or id.
+    pub(crate) job: JobName,
+    /// Only of this attempt.
+    #[arg(long, value_name = "N")]
+    pub(crate) attempt: Option<u32>,
+    /// So many lines at most, the last ones.
+    #[arg(long, short = 'n', default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=5000))]
+    pub(crate) lines: u16,
+    /// Then print new lines as the tool writes them, until the job ends. Needs --nats-url.
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+}
+
+/// Which jobs to list.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// In this state.
+    #[arg(long, visible_alias = "state", value_parser = PossibleValuesParser::new(State::ALL.map(State::as_str)))]
+    pub(crate) status: Option<String>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+/// Which jobs, in whatever state.
+#[derive(Debug, Args)]
+pub(crate) struct Filter {
+    /// In this queue.
+    #[arg(long, short = 'q', value_parser = PossibleValuesParser::new(Queue::ALL.map(Queue::as_str)))]
+    pub(crate) queue: Option<String>,
+    /// Of this priority.
+    #[arg(long, short = 'p', value_parser = PossibleValuesParser::new(Priority::ALL.map(Priority::as_str)))]
+    pub(crate) priority: Option<String>,
+    /// Last run by this worker.
+    #[arg(long)]
+    pub(crate) worker: Option<WorkerId>,
+    /// With this label.
+    #[arg(long, short = 'l', value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) label: Option<(String, String)>,
+    /// Of this tenant.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Recorded since: an instant (RFC 3339), or so long ago (`2h`, `30m`, `1d`).
+    #[arg(long, value_parser = since)]
+    pub(crate) since: Option<Timestamp>,
+    /// Rows on a page.
+    #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) limit: u32,
+    /// Go on behind this place; a list that was cut names it.
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+    /// Every page.
+    #[arg(long, short = 'a', conflicts_with = "cursor")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Workers {
+    /// List the workers.
+    #[command(visible_alias = "ls", after_help = "Examples:\n  ffpool workers list\n  ffpool workers list --all")]
+    List {
+        /// Also those that have stopped.
+        #[arg(long, short = 'a')]
+        all: bool,
+    },
+    /// Show one worker.
+    #[command(after_help = "Examples:\n  ffpool workers show encode-3")]
+    Show {
+        /// Its name.
+        worker: WorkerId,
+    },
+    /// Let workers finish what they run, take no more, and stop.
+    #[command(after_help = "Examples:\n  ffpool workers drain encode-3 encode-4")]
+    Drain {
+        /// Their names.
+        #[arg(required = true)]
+        workers: Vec<WorkerId>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dead {
+    /// List the dead letters.
+    #[command(visible_alias = "ls", after_help = "Examples:\n  ffpool dead list --since 1d\n  ffpool dead list --all --output json")]
+    List(Filter),
+    /// Show one with its attempts and history.
+    #[command(after_help = "Examples:\n  ffpool dead show 17")]
+    Show {
+        /// Number or id.
+        job: JobName,
+    },
+    /// Send dead letters round again.
+    #[command(after_help = "Examples:\n  ffpool dead redrive 17 18 --reason 'disk was full'\n  ffpool dead redrive --all")]
+    Redrive {
+        /// Numbers or ids.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        jobs: Vec<JobName>,
+        /// Every dead letter there is.
+        #[arg(long)]
+        all: bool,
+        /// Why; it goes into the history.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+}
+
+/// What `doctor` looks at.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// This machine is to run a worker: what it lacks for that is a failure, not a warning.
+    #[arg(long)]
+    pub(crate) worker: bool,
+    /// The worker's scratch directory.
+    #[arg(long, env = "FFPOOL_SCRATCH", value_name = "DIR", default_value = "/var/tmp/ffpool")]
+    pub(crate) scratch: PathBuf,
+    /// The worker's media roots.
+    #[arg(long, env = "FFPOOL_MEDIA_ROOTS", value_name = "DIRS", value_delimiter = ':')]
+    pub(crate) media_roots: Vec<PathBuf>,
+    /// The FFmpeg that the worker runs.
+    #[arg(long, env = "FFPOOL_FFMPEG", value_name = "PROGRAM", default_value = "ffmpeg")]
+    pub(crate) ffmpeg: String,
+    /// The prober that the worker runs.
+    #[arg(long, env = "FFPOOL_FFPROBE", value_name = "PROGRAM", default_value = "ffprobe")]
+    pub(crate) ffprobe: String,
+    /// A pool whose queues should exist besides those of `cpu`; may repeat.
+    #[arg(long, value_name = "POOL")]
+    pub(crate) pool: Vec<Pool>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("KEY=VALUE is expected, such as bitrate=6M".to_owned()),
+    }
+}
+
+fn since(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at);
+    }
+    let expected = || "an instant such as 2026-11-25T18:00:00Z, or a time span such as 2h or 1d, is expected".to_owned();
+    let span: jiff::Span = text.parse().map_err(|_| expected())?;
+    let back = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| expected())?;
+    Timestamp::now().checked_sub(back.abs()).map_err(|_| expected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        fn look(command: &clap::Command, path: &str) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "`{path}` has no examples");
+            for inner in command.get_subcommands() {
+                look(inner, &format!("{path} {}", inner.get_name()));
+            }
+        }
+        look(&Cli::command(), "ffpool");
+    }
+
+    #[test]
+    fn a_destination_given_as_output_format_is_explained() {
+        let error = Cli::try_parse_from(["ffpool", "submit", "--output", "/media/out.mp4"]).unwrap_err().to_string();
+        assert!(error.contains("--to"), "{error}");
+    }
+
+    #[test]
+    fn a_time_span_counts_back_from_now() {
+        let hour_ago = Timestamp::now().as_second() - 3600;
+        assert!((since("1h").unwrap().as_second() - hour_ago).abs() < 60);
+        assert!((since("1d").unwrap().as_second() - hour_ago + 23 * 3600).abs() < 60);
+        assert_eq!(since("2026-11-25T18:00:00Z").unwrap().to_string(), "2026-11-25T18:00:00Z");
+        since("yesterday").unwrap_err();
+    }
+}

@@ -1,0 +1,216 @@
+//! `workers`, `queues` and `scenarios`: look at the pool and drain its workers.
+
+use ffpool::Client;
+use ffpool_schema::api::{QueueView, WorkerView};
+use ffpool_schema::id::WorkerId;
+use ffpool_schema::message::WorkerState;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::exit::{Exit, Trouble};
+use super::output::{fields, table};
+use super::{Context, format};
+
+pub(crate) async fn workers(context: &Context, all: bool) -> Result<Exit, Trouble> {
+    let mut workers = context.client()?.workers().await?;
+    let stopped = workers.len();
+    if !all {
+        workers.retain(|worker| worker.state != WorkerState::Stopped);
+    }
+    let hidden = stopped - workers.len();
+    context.format.print(&workers, |workers| {
+        if workers.is_empty() {
+            return "No worker is there. Start one: `ffpool-worker`.".to_owned();
+        }
+        let text = worker_table(workers, Timestamp::now());
+        if hidden > 0 { format!("{text}\n{hidden} stopped, see --all.") } else { text }
+    });
+    Ok(Exit::Success)
+}
+
+fn worker_table(workers: &[WorkerView], now: Timestamp) -> String {
+    let rows = workers.iter().map(|worker| {
+        [
+            worker.id.to_string(),
+            worker.state.as_str().to_owned(),
+            worker.host.clone(),
+            worker.pools.join(","),
+            format!("{}/{}", worker.capacity.used, worker.capacity.slots),
+            format!("{:.1} cores", f64::from(worker.capacity.cpu_percent) / 100.0),
+            format::bytes(worker.capacity.memory_mb.saturating_mul(1024 * 1024)),
+            format::ago(worker.last_seen, now),
+            worker.version.clone(),
+        ]
+    });
+    table(["worker", "state", "host", "pools", "slots", "cpu", "memory", "heard", "version"], rows)
+}
+
+pub(crate) async fn worker(context: &Context, id: &WorkerId) -> Result<Exit, Trouble> {
+    let workers = context.client()?.workers().await?;
+    let Some(worker) = workers.into_iter().find(|worker| worker.id == *id) else {
+        return Err(Trouble::new(Exit::NotPossible, format!("there is no worker {id}"))
+            .next("`ffpool workers list --all` shows those there are."));
+    };
+    context.format.print(&worker, |worker| worker_fields(worker, Timestamp::now()));
+    Ok(Exit::Success)
+}
+
+fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
+    let running: Vec<String> = worker.running.iter().map(ToString::to_string).collect();
+    let yes_no = |truth: bool| if truth { "yes" } else { "no" }.to_owned();
+    let (capacity, ability) = (&worker.capacity, &worker.ability);
+    let mib = |count: u64| format::bytes(count.saturating_mul(1024 * 1024));
+    fields(&[
+        ("worker", worker.id.to_string()),
+        ("state", worker.state.as_str().to_owned()),
+        ("host", worker.host.clone()),
+        ("version", worker.version.clone()),
+        ("pools", worker.pools.join(", ")),
+        ("slots", format!("{} of {} in use", capacity.used, capacity.slots)),
+        ("capacity", format!("{} % of a core, {} memory, {} disk", capacity.cpu_percent, mib(capacity.memory_mb), mib(capacity.disk_mb))),
+        ("largest job", format!("{} % of a core, {} memory, {} disk", ability.cpu_percent, mib(ability.memory_mb), mib(ability.disk_mb))),
+        ("encoders", ability.encoders.join(" ")),
+        ("limits hold", if ability.cgroups { yes_no(true) } else { "no: it may make no cgroups, and runs one job at a time".into() }),
+        ("noop engine", yes_no(ability.noop)),
+        ("running", running.join(" ")),
+        ("first heard", format!("{} ({})", format::clock(worker.first_seen), format::ago(worker.first_seen, now))),
+        ("last heard", format!("{} ({})", format::clock(worker.last_seen), format::ago(worker.last_seen, now))),
+    ])
+}
+
+/// Drains every worker that can be drained; ends with the code of the last that could not.
+pub(crate) async fn drain(context: &Context, workers: &[WorkerId]) -> Result<Exit, Trouble> {
+    #[derive(Serialize)]
+    struct Drained {
+        worker: WorkerId,
+        state: Option<String>,
+        message: String,
+    }
+    let client: Client = context.client()?;
+    let mut exit = Exit::Success;
+    let mut results = Vec::with_capacity(workers.len());
+    for worker in workers {
+        match client.drain(worker).await {
+            Ok(accepted) => results.push(Drained {
+                worker: worker.clone(),
+                state: Some(accepted.state),
+                message: accepted.message,
+            }),
+            // With one worker the error is the result.
+            Err(error) if workers.len() == 1 => return Err(error.into()),
+            Err(error) => {
+                let trouble = Trouble::from(error);
+                exit = trouble.exit;
+                results.push(Drained { worker: worker.clone(), state: None, message: trouble.what });
+            }
+        }
+    }
+    context.format.print(&results, |results| {
+        results
+            .iter()
+            .map(|drained| match &drained.state {
+                Some(state) => format!("worker {}: {state}. {}\n", drained.worker, drained.message),
+                None => format!("worker {}: {}\n", drained.worker, drained.message),
+            })
+            .collect()
+    });
+    Ok(exit)
+}
+
+pub(crate) async fn queues(context: &Context, all: bool) -> Result<Exit, Trouble> {
+    let mut queues = context.client()?.queues().await?;
+    let every = queues.len();
+    if !all {
+        queues.retain(|queue| !is_idle(queue));
+    }
+    context.format.print(&queues, |queues| {
+        if queues.is_empty() {
+            return format!("Nothing waits or runs in any of the {every} work queues.");
+        }
+        queue_table(queues, Timestamp::now())
+    });
+    Ok(Exit::Success)
+}
+
+fn is_idle(queue: &QueueView) -> bool {
+    queue.ready.unwrap_or(0) == 0 && queue.queued == 0 && queue.running == 0 && queue.delayed == 0
+}
+
+fn queue_table(queues: &[QueueView], now: Timestamp) -> String {
+    let rows = queues.iter().map(|queue| {
+        [
+            queue.name.clone(),
+            queue.ready.map_or_else(|| "?".to_owned(), |ready| ready.to_string()),
+            queue.queued.to_string(),
+            queue.running.to_string(),
+            queue.delayed.to_string(),
+            queue.oldest.map(|oldest| format::ago(oldest, now)).unwrap_or_default(),
+        ]
+    });
+    table(["queue", "in broker", "queued", "running", "delayed", "oldest"], rows)
+}
+
+pub(crate) async fn scenarios(context: &Context) -> Result<Exit, Trouble> {
+    let scenarios = context.client()?.scenarios().await?;
+    context.format.print(&scenarios, |scenarios| {
+        let rows = scenarios.iter().map(|scenario| [scenario.name.clone(), scenario.description.clone()]);
+        table(["scenario", "what it is"], rows)
+    });
+    Ok(Exit::Success)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use ffpool_schema::message::{Ability, Capacity};
+
+    fn queue(name: &str, queued: i64) -> QueueView {
+        let mut parts = name.split('.').skip(1);
+        QueueView {
+            name: name.into(),
+            queue: parts.next().unwrap().into(),
+            priority: parts.next().unwrap().into(),
+            pool: parts.next().unwrap_or("cpu").into(),
+            ready: Some(queued as u64),
+            queued,
+            running: 0,
+            delayed: 0,
+            oldest: None,
+        }
+    }
+
+    pub(crate) fn worker(id: &str, state: WorkerState, used: u32) -> WorkerView {
+        WorkerView {
+            id: id.parse().unwrap(),
+            host: "host".into(),
+            version: "0.1.0".into(),
+            state,
+            pools: vec!["cpu".into()],
+            capacity: Capacity { slots: 2, used, cpu_percent: 200, memory_mb: 4096, disk_mb: 9000 },
+            ability: Ability {
+                cpu_percent: 200,
+                memory_mb: 4096,
+                disk_mb: 9000,
+                encoders: vec!["libx264".into()],
+                noop: false,
+                cgroups: true,
+            },
+            running: Vec::new(),
+            first_seen: Timestamp::from_second(900).unwrap(),
+            last_seen: Timestamp::from_second(999).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_worker_is_one_line() {
+        let text = worker_table(&[worker("w1", WorkerState::Ready, 1)], Timestamp::from_second(1000).unwrap());
+        assert!(text.ends_with("w1      ready  host  cpu    1/2    2.0 cores  4.0 GiB  1s ago  0.1.0"), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_depth_is_not_shown_as_zero() {
+        let mut asked = queue("jobs.live.high", 1);
+        asked.ready = None;
+        assert!(queue_table(&[asked], Timestamp::now()).contains(" ? "));
+    }
+}

@@ -1,0 +1,416 @@
+//! `jobs` and `dead`: look at jobs and change them.
+
+use std::time::Duration;
+
+use ffpool::{Client, Heard, JobFilter, JobName};
+use ffpool_broker::Signals;
+use ffpool_runtime::settings::chain;
+use ffpool_schema::api::{AttemptView, EventView, JobDetail, JobView, Page, RedriveReport, RedriveRequest, StreamEvent};
+use ffpool_schema::id::JobId;
+use ffpool_schema::lifecycle::State;
+use ffpool_schema::message::LogLine;
+use ffpool_schema::subjects;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::args::{Filter, List, Log};
+use super::exit::{Exit, Trouble};
+use super::output::{Format, fields, line, table};
+use super::{Context, format, watch as watching};
+
+/// Widest text of one column.
+const COLUMN: usize = 40;
+/// Dead letters sent round in one request; the API takes ten times as many.
+const REDRIVE_BATCH: usize = 100;
+/// The largest page that the API gives.
+const PAGE_MAX: u32 = 500;
+/// Why parsing an option's value cannot fail.
+const KNOWN: &str = "clap accepts known names only";
+/// After a job's end, for the last lines of its log to arrive.
+const LOG_TAIL: Duration = Duration::from_millis(500);
+
+pub(crate) async fn list(context: &Context, list: List) -> Result<Exit, Trouble> {
+    let client = context.client()?;
+    let all = list.filter.all;
+    let mut filter = filter(list.filter);
+    filter.status = list.status.map(|text| text.parse().expect(KNOWN));
+    let mut page = client.jobs(&filter).await?;
+    while all && page.next.is_some() {
+        filter.cursor = page.next.take();
+        append(&mut page, client.jobs(&filter).await?);
+    }
+    context.format.print(&page, |page| listed(page, Timestamp::now()));
+    Ok(Exit::Success)
+}
+
+pub(crate) async fn dead(context: &Context, list: Filter) -> Result<Exit, Trouble> {
+    let client = context.client()?;
+    let all = list.all;
+    let filter = filter(list);
+    let page = if all { every_dead(&client, filter).await? } else { client.dead_letters(&filter).await? };
+    context.format.print(&page, |page| {
+        let rows = page.items.iter().map(|job| {
+            let (cause, message) = job.failure.as_ref().map_or_else(
+                || ("-".to_owned(), job.reason.clone().unwrap_or_default()),
+                |failure| (failure.cause.to_string(), failure.message.clone()),
+            );
+            [
+                format!("#{}", job.number),
+                job.id.to_string(),
+                format!("{}/{}", job.queue, job.priority),
+                job.scenario.clone(),
+                job.attempt.to_string(),
+                cause,
+                format::cut(&message, COLUMN),
+            ]
+        });
+        let text = table(["no", "id", "queue", "scenario", "attempts", "cause", "what happened"], rows);
+        with_rest(text, page, "There are no dead letters.")
+    });
+    Ok(Exit::Success)
+}
+
+async fn every_dead(client: &Client, mut filter: JobFilter) -> Result<Page<JobView>, Trouble> {
+    let mut page = client.dead_letters(&filter).await?;
+    while page.next.is_some() {
+        filter.cursor = page.next.take();
+        append(&mut page, client.dead_letters(&filter).await?);
+    }
+    Ok(page)
+}
+
+fn filter(given: Filter) -> JobFilter {
+    JobFilter {
+        status: None,
+        queue: given.queue.map(|text| text.parse().expect(KNOWN)),
+        priority: given.priority.map(|text| text.parse().expect(KNOWN)),
+        worker: given.worker,
+        label: given.label.map(|(key, value)| format!("{key}:{value}")),
+        tenant: given.tenant,
+        since: given.since,
+        limit: Some(given.limit),
+        cursor: given.cursor,
+    }
+}
+
+fn append(page: &mut Page<JobView>, more: Page<JobView>) {
+    page.items.extend(more.items);
+    page.next = more.next;
+}
+
+fn listed(page: &Page<JobView>, now: Timestamp) -> String {
+    let rows = page.items.iter().map(|job| {
+        let percent = job.progress.as_ref().filter(|_| job.state == State::Running);
+        [
+            format!("#{}", job.number),
+            job.id.to_string(),
+            job.state.to_string(),
+            format!("{}/{}", job.queue, job.priority),
+            format::cut(&job.scenario, COLUMN),
+            percent.map(|progress| format::percent(progress).trim().to_owned()).unwrap_or_default(),
+            job.worker.as_ref().map(ToString::to_string).unwrap_or_default(),
+            format::ago(job.created_at, now),
+        ]
+    });
+    let text = table(["no", "id", "state", "queue", "scenario", "done", "worker", "recorded"], rows);
+    with_rest(text, page, "No job fits.")
+}
+
+fn with_rest(text: String, page: &Page<JobView>, none: &str) -> String {
+    match &page.next {
+        _ if page.items.is_empty() => none.to_owned(),
+        None => text,
+        Some(cursor) => format!("{text}\nThere are more: --cursor {cursor}, or --all."),
+    }
+}
+
+pub(crate) async fn show(context: &Context, job: JobName) -> Result<Exit, Trouble> {
+    let detail = context.client()?.job(job).await?;
+    context.format.print(&detail, |detail| shown(detail, Timestamp::now()));
+    Ok(Exit::Success)
+}
+
+fn shown(detail: &JobDetail, now: Timestamp) -> String {
+    let job = &detail.job;
+    let at = |at: Option<Timestamp>| at.map(|at| format!("{} ({})", format::clock(at), format::ago(at, now))).unwrap_or_default();
+    let labels: Vec<String> = job.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let spec = detail.spec.as_ref();
+    let address = |text: Option<&String>| text.cloned().unwrap_or_default();
+    let mut list = vec![
+        ("job", format!("#{}", job.number)),
+        ("id", job.id.to_string()),
+        ("state", job.state.to_string()),
+        ("reason", job.reason.clone().unwrap_or_default()),
+        ("scenario", job.scenario.clone()),
+        ("input", address(spec.and_then(|spec| spec.input.as_ref()))),
+        ("output", address(spec.and_then(|spec| spec.output.as_ref()))),
+        ("queue", format!("{}/{}, pool {}", job.queue, job.priority, job.pool)),
+        ("tenant", job.tenant.clone().unwrap_or_default()),
+        ("labels", labels.join(" ")),
+        ("worker", job.worker.as_ref().map(ToString::to_string).unwrap_or_default()),
+        ("attempts", format!("{}, {} of {} retries used", job.attempt, job.failures.min(job.max_retries), job.max_retries)),
+        ("recorded", at(Some(job.created_at))),
+        ("due", job.due_at.filter(|_| job.state == State::Delayed).map(format::clock).unwrap_or_default()),
+        ("started", at(job.started_at)),
+        ("ended", at(job.ended_at)),
+    ];
+    if let Some(progress) = job.progress.as_ref().filter(|_| job.state == State::Running) {
+        list.push(("progress", format!("{}  {}", format::percent(progress).trim(), format::progress(progress))));
+    }
+    if let Some(failure) = &job.failure {
+        list.push(("cause", format!("{} ({})", failure.cause, failure.cause.code())));
+        list.push(("message", failure.message.clone()));
+        list.push(("evidence", failure.evidence.clone().unwrap_or_default()));
+        list.push(("cure", failure.cause.cure().to_owned()));
+    }
+    list.extend(job.faults.iter().map(|fault| ("fault", fault.to_string())));
+    for artifact in detail.manifest.iter().flat_map(|manifest| &manifest.artifacts) {
+        list.push(("artifact", artifact.url.clone()));
+        list.push(("", watching::describe(artifact)));
+        list.push(("sha256", artifact.sha256.clone()));
+    }
+    let mut text = fields(&list);
+    if !detail.attempts.is_empty() {
+        text.push('\n');
+        text.push_str(&attempts(&detail.attempts, now));
+        text.push('\n');
+    }
+    if !detail.events.is_empty() {
+        text.push('\n');
+        text.push_str(&history(&detail.events));
+    }
+    text
+}
+
+fn attempts(attempts: &[AttemptView], now: Timestamp) -> String {
+    let rows = attempts.iter().map(|attempt| {
+        let end = attempt.ended_at.unwrap_or(now);
+        let usage = attempt.usage.as_ref();
+        let why = attempt.failure.as_ref().map(|failure| format!("{}: {}", failure.cause, failure.message));
+        [
+            attempt.attempt.to_string(),
+            attempt.worker.to_string(),
+            format::clock(attempt.started_at),
+            format::duration(format::seconds_between(attempt.started_at, end)),
+            usage.map(|usage| format::duration(usage.cpu_ms as f64 / 1000.0)).unwrap_or_default(),
+            usage.and_then(|usage| usage.peak_memory_bytes).map(format::bytes).unwrap_or_default(),
+            attempt.outcome.clone().unwrap_or_else(|| "running".to_owned()),
+            why.unwrap_or_default(),
+        ]
+    });
+    table(["attempt", "worker", "began", "took", "cpu", "memory", "outcome", "why"], rows)
+}
+
+fn history(events: &[EventView]) -> String {
+    let rows = events.iter().map(|event| {
+        let detail = match &event.detail {
+            serde_json::Value::Null => String::new(),
+            serde_json::Value::Object(facts) => {
+                let said = facts.iter().filter(|(_, value)| !value.is_null());
+                let said: Vec<String> = said
+                    .map(|(name, value)| match value {
+                        serde_json::Value::String(text) => format!("{name}={text}"),
+                        other => format!("{name}={other}"),
+                    })
+                    .collect();
+                said.join(" ")
+            }
+            other => other.to_string(),
+        };
+        [format::clock(event.at), event.kind.clone(), event.state.to_string(), event.attempt.to_string(), format::cut(&detail, 2 * COLUMN)]
+    });
+    table(["at", "what", "state", "attempt", "more"], rows)
+}
+
+pub(crate) async fn watch(context: &Context, job: JobName) -> Result<Exit, Trouble> {
+    // Asked first, so that a wrong name or a server that is away is told at once.
+    let detail = context.client()?.job(job).await?;
+    watching::watch(context, detail.job.id).await
+}
+
+pub(crate) async fn log(context: &Context, args: Log) -> Result<Exit, Trouble> {
+    let client = context.client()?;
+    if args.follow {
+        return follow_log(context, &client, &args).await;
+    }
+    let lines = client.log(args.job, args.attempt, Some(args.lines)).await?;
+    context.format.print(&lines, |lines| {
+        if lines.is_empty() {
+            return "Its tool has written nothing that was kept.".to_owned();
+        }
+        lines.iter().map(|said| format!("{}\n", said.line)).collect()
+    });
+    Ok(Exit::Success)
+}
+
+/// Prints lines as the tool writes them, until the job ends.
+async fn follow_log(context: &Context, client: &Client, args: &Log) -> Result<Exit, Trouble> {
+    let url = context.connection.nats_url.as_deref().filter(|url| !url.is_empty()).ok_or_else(|| {
+        Trouble::usage("--follow needs NATS' address").next("Give it with --nats-url or FFPOOL_NATS_URL.")
+    })?;
+    let job = client.job(args.job).await?.job.id;
+    let unreachable = |what: String| Trouble::new(Exit::Unreachable, what).next("`ffpool doctor` looks closer.");
+    let signals = Signals::open(url, "ffpool log").await.map_err(|error| unreachable(chain(&error)))?;
+    let subject = subjects::log(job);
+    let mut lines = signals.subscribe::<LogLine>(&subject).await.map_err(|error| unreachable(chain(&error)))?;
+    // Asked after the subscription began, so that no line falls between the two; one may come twice.
+    let mut printed = (0, 0);
+    for said in client.log(job, args.attempt, Some(args.lines)).await? {
+        print_log_line(context, &said);
+        printed = (said.attempt, said.seq);
+    }
+    let mut events = client.events(job);
+    let mut has_ended = false;
+    loop {
+        // After the end, what is still on its way gets a moment.
+        let tail = async {
+            if has_ended {
+                tokio::time::sleep(LOG_TAIL).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            heard = lines.next() => match heard {
+                Some(said) if (said.attempt, said.seq) <= printed => {}
+                Some(said) if args.attempt.is_none_or(|wanted| wanted == said.attempt) => print_log_line(context, &said),
+                Some(_) => {}
+                None => return Err(unreachable("the subscription to the log ended".to_owned())),
+            },
+            heard = events.next(), if !has_ended => {
+                if let Heard::Event(StreamEvent::Job(view)) = heard? && view.state.is_end() {
+                    has_ended = true;
+                }
+            }
+            () = tail => break,
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// With JSON one object a line, because nobody knows how many will come.
+fn print_log_line(context: &Context, said: &LogLine) {
+    match context.format {
+        Format::Table => line(&said.line),
+        Format::Json => line(&serde_json::to_string(said).expect("a log line is plain text")),
+    }
+}
+
+pub(crate) async fn explain(context: &Context, job: JobName) -> Result<Exit, Trouble> {
+    let explanation = context.client()?.explain(job).await?;
+    context.format.print(&explanation, |explanation| explanation.sentences.join("\n"));
+    Ok(Exit::Success)
+}
+
+/// What is done to a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Cancel,
+    Retry,
+}
+
+/// Changes every job that lets itself be changed; ends with the code of the last that did not.
+pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) -> Result<Exit, Trouble> {
+    #[derive(Serialize)]
+    struct Changed {
+        job: String,
+        state: Option<String>,
+        message: String,
+    }
+    let client = context.client()?;
+    let mut exit = Exit::Success;
+    let mut results = Vec::with_capacity(jobs.len());
+    for &job in jobs {
+        let answer = match change {
+            Change::Cancel => client.cancel(job).await,
+            Change::Retry => client.retry(job).await,
+        };
+        match answer {
+            Ok(accepted) => {
+                results.push(Changed { job: job.to_string(), state: Some(accepted.state), message: accepted.message });
+            }
+            // With one job the error is the result.
+            Err(error) if jobs.len() == 1 => return Err(error.into()),
+            Err(error) => {
+                let trouble = Trouble::from(error);
+                exit = trouble.exit;
+                results.push(Changed { job: job.to_string(), state: None, message: trouble.what });
+            }
+        }
+    }
+    context.format.print(&results, |results| {
+        results
+            .iter()
+            .map(|changed| match &changed.state {
+                Some(state) => format!("job {}: {state}. {}\n", changed.job, changed.message),
+                None => format!("job {}: {}\n", changed.job, changed.message),
+            })
+            .collect()
+    });
+    Ok(exit)
+}
+
+pub(crate) async fn redrive(context: &Context, jobs: &[JobName], all: bool, reason: Option<String>) -> Result<Exit, Trouble> {
+    let client = context.client()?;
+    let ids = if all {
+        every_dead(&client, JobFilter { limit: Some(PAGE_MAX), ..JobFilter::default() }).await?.items.into_iter().map(|job| job.id).collect()
+    } else {
+        ids(&client, jobs).await?
+    };
+    let mut report = RedriveReport { redriven: Vec::new(), refused: Default::default() };
+    for ids in ids.chunks(REDRIVE_BATCH) {
+        let part = client.redrive(&RedriveRequest { ids: ids.to_vec(), reason: reason.clone() }).await?;
+        report.redriven.extend(part.redriven);
+        report.refused.extend(part.refused);
+    }
+    context.format.print(&report, |report| {
+        let mut text = format!("{} sent round again\n", report.redriven.len());
+        for (job, why) in &report.refused {
+            text.push_str(&format!("not {job}: {why}\n"));
+        }
+        text
+    });
+    Ok(if report.refused.is_empty() { Exit::Success } else { Exit::NotPossible })
+}
+
+async fn ids(client: &Client, jobs: &[JobName]) -> Result<Vec<JobId>, Trouble> {
+    let mut ids = Vec::with_capacity(jobs.len());
+    for &job in jobs {
+        ids.push(match job {
+            JobName::Id(id) => id,
+            JobName::Number(_) => client.job(job).await?.job.id,
+        });
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::watch::tests::job;
+
+    #[test]
+    fn a_list_shows_one_line_a_job_and_how_to_see_more() {
+        let page = Page { items: vec![job(State::Running).job], next: Some("abc".into()) };
+        let text = listed(&page, Timestamp::from_second(1060).unwrap());
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("NO "), "{text}");
+        assert!(lines[1].contains("running") && lines[1].ends_with("1m 00s ago"), "{text}");
+        assert!(lines[2].contains("--cursor abc"), "{text}");
+        assert_eq!(listed(&Page { items: Vec::new(), next: None }, Timestamp::now()), "No job fits.");
+    }
+
+    #[test]
+    fn the_history_reads_in_plain_words() {
+        let event = EventView {
+            at: Timestamp::from_second(1000).unwrap(),
+            kind: "claim".into(),
+            state: State::Running,
+            attempt: 1,
+            detail: serde_json::json!({"worker": "w1", "why": null, "n": 2}),
+        };
+        let text = history(&[event]);
+        assert!(text.contains("claim") && text.contains("n=2 worker=w1") || text.contains("worker=w1 n=2"), "{text}");
+    }
+}

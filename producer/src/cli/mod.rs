@@ -1,0 +1,149 @@
+//! Reads the settings and runs one command.
+//!
+//! Invariant: every way out of the program ends with a code of [`exit::Exit`].
+
+mod args;
+mod doctor;
+mod exit;
+mod fleet;
+mod format;
+mod jobs;
+mod output;
+mod submit;
+mod watch;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use ffpool::{Client, ClientConfig};
+use ffpool_runtime::settings::{self, SettingsError};
+use ffpool_runtime::telemetry;
+
+use args::{Cli, Command, Connection, Dead, Jobs, Workers};
+use exit::{Exit, Trouble};
+use output::Format;
+
+/// What every command has at hand.
+pub(crate) struct Context {
+    pub(crate) connection: Connection,
+    pub(crate) format: Format,
+}
+
+impl Context {
+    pub(crate) fn client(&self) -> Result<Client, Trouble> {
+        let config = ClientConfig {
+            url: self.connection.api_url.clone(),
+            key: self.connection.api_key.clone().filter(|key| !key.is_empty()),
+            ca_file: self.connection.api_ca_file.clone(),
+        };
+        Ok(Client::open(config)?)
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let arguments = with_own_file(std::env::args_os().collect());
+    let cli = match settings::try_parse::<Cli>("client", arguments) {
+        Ok(parsed) if parsed.args.file.print_config => {
+            output::line(parsed.description.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Ok(parsed) => parsed.args,
+        // clap prints `--help` and mistakes itself, and ends with 0 or 2.
+        Err(SettingsError::Clap(error)) => error.exit(),
+        Err(SettingsError::File(error)) => return end(Err(Trouble::usage(settings::chain(&error)))),
+    };
+    let Some(command) = cli.command else {
+        eprint!("{}", Cli::command().render_help());
+        return ExitCode::from(Exit::Usage.code());
+    };
+    let telemetry = match telemetry::init("ffpool", &cli.logs.telemetry()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return end(Err(Trouble::usage(settings::chain(&error)))),
+    };
+    ffpool_runtime::install_crypto();
+    let context = Context { connection: cli.connection, format: cli.output };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(Err(Trouble::new(Exit::Trouble, format!("start the runtime: {error}")))),
+    };
+    let outcome = runtime.block_on(run(&context, command));
+    telemetry.shut_down();
+    // A check that hangs in a blocking call must not keep the program.
+    runtime.shutdown_background();
+    end(outcome)
+}
+
+fn end(outcome: Result<Exit, Trouble>) -> ExitCode {
+    let exit = match outcome {
+        Ok(exit) => exit,
+        Err(trouble) => {
+            eprintln!("{trouble}");
+            trouble.exit
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+/// Adds the user's own settings file where no other is named.
+fn with_own_file(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let is_named = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        text == "--config" || text.starts_with("--config=")
+    };
+    let from_environment = std::env::var_os("FFPOOL_CONFIG").is_some_and(|path| !path.is_empty());
+    if !from_environment
+        && !arguments.iter().any(is_named)
+        && let Some(path) = own_file().filter(|path| path.exists())
+    {
+        let mut flag = OsString::from("--config=");
+        flag.push(path);
+        arguments.insert(1.min(arguments.len()), flag);
+    }
+    arguments
+}
+
+fn own_file() -> Option<PathBuf> {
+    let folder = std::env::var_os("XDG_CONFIG_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let folder = folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))?;
+    Some(folder.join("ffpool/config.toml"))
+}
+
+async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
+    match command {
+        Command::Submit(args) => submit::submit(context, *args).await,
+        Command::Jobs(jobs) => match jobs {
+            Jobs::List(list) => jobs::list(context, list).await,
+            Jobs::Show { job } => jobs::show(context, job).await,
+            Jobs::Watch { job } => jobs::watch(context, job).await,
+            Jobs::Log(log) => jobs::log(context, log).await,
+            Jobs::Explain { job } => jobs::explain(context, job).await,
+            Jobs::Cancel { jobs } => jobs::change(context, jobs::Change::Cancel, &jobs).await,
+            Jobs::Retry { jobs } => jobs::change(context, jobs::Change::Retry, &jobs).await,
+        },
+        Command::Workers(workers) => match workers {
+            Workers::List { all } => fleet::workers(context, all).await,
+            Workers::Show { worker } => fleet::worker(context, &worker).await,
+            Workers::Drain { workers } => fleet::drain(context, &workers).await,
+        },
+        Command::Queues { all } => fleet::queues(context, all).await,
+        Command::Dead(dead) => match dead {
+            Dead::List(list) => jobs::dead(context, list).await,
+            Dead::Show { job } => jobs::show(context, job).await,
+            Dead::Redrive { jobs, all, reason } => jobs::redrive(context, &jobs, all, reason).await,
+        },
+        Command::Scenarios => fleet::scenarios(context).await,
+        Command::Schema => {
+            Format::Json.print(&schemars::schema_for!(ffpool_schema::job::JobSpec), |_| String::new());
+            Ok(Exit::Success)
+        }
+        Command::Doctor(args) => doctor::doctor(context, &args).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ffpool", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end());
+            Ok(Exit::Success)
+        }
+    }
+}

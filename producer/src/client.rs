@@ -1,0 +1,511 @@
+//! The HTTP API as typed calls.
+//!
+//! Invariant: every call has a deadline, and no error carries the key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ffpool_schema::api::{
+    Accepted, Explanation, JobDetail, JobView, Page, Problem, QueueView, Readiness, RedriveReport, RedriveRequest,
+    ScenarioView, Submitted, WorkerView,
+};
+use ffpool_schema::id::{JobId, WorkerId};
+use ffpool_schema::job::{JobSpec, Priority, Queue};
+use ffpool_schema::lifecycle::State;
+use ffpool_schema::message::LogLine;
+use jiff::Timestamp;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::events::JobEvents;
+
+/// For the TCP and TLS handshakes.
+const CONNECT: Duration = Duration::from_secs(5);
+/// For one answer, event streams excepted.
+const ANSWER: Duration = Duration::from_secs(30);
+/// So much of an answer that is not ours is shown.
+const EXCERPT_CHARS: usize = 200;
+
+/// Where the API is and as whom to speak.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// Its address, such as `https://pool.example:8080`.
+    pub url: String,
+    /// The API key.
+    pub key: Option<String>,
+    /// A PEM file with the only certificates to trust, for a server whose certificate the system does not know.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl ClientConfig {
+    /// The API at `url`, without a key.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> ClientConfig {
+        ClientConfig { url: url.into(), key: None, ca_file: None }
+    }
+
+    /// With this API key.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> ClientConfig {
+        self.key = Some(key.into());
+        self
+    }
+}
+
+impl fmt::Debug for ClientConfig {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig").field("url", &self.url).field("ca_file", &self.ca_file).finish_non_exhaustive()
+    }
+}
+
+/// A call to the API that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The address or the key cannot be used at all.
+    #[error("the API client cannot be set up: {reason}")]
+    Setup {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nobody answered.
+    #[error("no answer from the API at {base}: {reason}")]
+    Unreachable {
+        /// Where it was looked for.
+        base: String,
+        /// The root of the trouble, such as "Connection refused".
+        reason: String,
+        /// What the HTTP client says.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The API refused, and said why.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// Something answered that is not the API, or not of this version.
+    #[error("{path} answered {status} with something else than expected: {excerpt}")]
+    Strange {
+        /// The path asked.
+        path: String,
+        /// The HTTP status.
+        status: u16,
+        /// The beginning of the answer, or why it cannot be read.
+        excerpt: String,
+    },
+}
+
+impl ApiError {
+    /// The HTTP status, where there was an answer.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            ApiError::Setup { .. } | ApiError::Unreachable { .. } => None,
+            ApiError::Problem(problem) => Some(problem.status),
+            ApiError::Strange { status, .. } => Some(*status),
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody changing it.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            ApiError::Setup { .. } => false,
+            ApiError::Unreachable { .. } => true,
+            ApiError::Problem(_) | ApiError::Strange { .. } => {
+                matches!(self.status(), Some(429 | 500 | 502 | 503 | 504))
+            }
+        }
+    }
+
+    /// What to do about it, in one sentence.
+    #[must_use]
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            ApiError::Setup { .. } => "Correct --api-url (FFPOOL_API_URL), --api-key or --api-ca-file.",
+            ApiError::Unreachable { .. } => {
+                "Start the dispatcher, or say where it is with --api-url (FFPOOL_API_URL); `ffpool doctor` looks closer."
+            }
+            ApiError::Problem(problem) => match problem.status {
+                401 => "Give a valid key with FFPOOL_API_KEY, or with `api_key` in the configuration file.",
+                403 => "Ask the pool's operator for a key with this right.",
+                404 => "Check the id: `ffpool jobs list` shows what there is.",
+                409 => "Look at its state first: `ffpool jobs show ID`.",
+                429 => "Wait a little, then repeat; or ask the operator for a higher limit.",
+                400..=499 => "Correct what is named, then repeat.",
+                _ => "Repeat in a moment; `ffpool doctor` says which part of the pool is down.",
+            },
+            ApiError::Strange { .. } => "Check that --api-url (FFPOOL_API_URL) is the address of ffpool's dispatcher.",
+        }
+    }
+}
+
+/// How a person names a job: by its id, or by its small number (`17` or `#17`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobName {
+    /// The id.
+    Id(JobId),
+    /// The number.
+    Number(i64),
+}
+
+impl fmt::Display for JobName {
+    /// As it stands in the API's paths.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JobName::Id(id) => id.fmt(f),
+            JobName::Number(number) => number.fmt(f),
+        }
+    }
+}
+
+impl From<JobId> for JobName {
+    fn from(id: JobId) -> JobName {
+        JobName::Id(id)
+    }
+}
+
+impl FromStr for JobName {
+    type Err = JobNameError;
+
+    fn from_str(text: &str) -> Result<JobName, JobNameError> {
+        let digits = text.strip_prefix('#').unwrap_or(text);
+        let number = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<i64>().ok()).flatten();
+        match (number, text.parse::<JobId>()) {
+            (Some(number), _) => Ok(JobName::Number(number)),
+            (None, Ok(id)) => Ok(JobName::Id(id)),
+            (None, Err(_)) => Err(JobNameError(text.chars().take(80).collect())),
+        }
+    }
+}
+
+/// A text that names no job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` names no job: its number (17) or its id (a UUID) is expected")]
+pub struct JobNameError(String);
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct JobFilter {
+    /// In this state.
+    pub status: Option<State>,
+    /// In this queue.
+    pub queue: Option<Queue>,
+    /// Of this priority.
+    pub priority: Option<Priority>,
+    /// Last run by this worker.
+    pub worker: Option<WorkerId>,
+    /// With this label, `key:value`.
+    pub label: Option<String>,
+    /// Of this tenant.
+    pub tenant: Option<String>,
+    /// Recorded since.
+    pub since: Option<Timestamp>,
+    /// Rows at most.
+    pub limit: Option<u32>,
+    /// From a page's `next`.
+    pub cursor: Option<String>,
+}
+
+/// Speaks the HTTP API. Clones share its connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    /// Without a slash at its end.
+    base: String,
+}
+
+impl Client {
+    /// Prepares the client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ApiError::Setup`] when the address, the key or the CA file cannot be used.
+    pub fn open(config: ClientConfig) -> Result<Client, ApiError> {
+        // A second installation is refused and does no harm: TLS needs one provider for the whole process.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let base = config.url.trim_end_matches('/').to_owned();
+        let url = Url::parse(&base).map_err(|error| setup(format!("`{base}` is no address ({error})")))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(setup(format!("`{base}` is no http:// or https:// address")));
+        }
+
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &config.key {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
+                .map_err(|_| setup("the API key holds characters that no header can carry"))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("ffpool/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .connect_timeout(CONNECT);
+        if let Some(path) = &config.ca_file {
+            let pem = std::fs::read(path)
+                .map_err(|error| setup(format!("the CA file {} cannot be read ({error})", path.display())))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| setup(format!("the CA file {} is no PEM file ({error})", path.display())))?;
+            builder = builder.tls_certs_only(certificates);
+        } else if url.scheme() == "http" {
+            // Otherwise the client refuses to exist on a machine without the system's certificates.
+            builder = builder.tls_certs_only([]);
+        }
+        let http = builder.build().map_err(|error| setup(format!("{error} ({})", root(&error))))?;
+        Ok(Client { http, base })
+    }
+
+    /// The API's address.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// `POST /v1/jobs`: submits a job. It is recorded when this returns.
+    ///
+    /// # Errors
+    /// [`ApiError::Problem`] with every fault when the job is not valid.
+    pub async fn submit(&self, spec: &JobSpec) -> Result<Submitted, ApiError> {
+        self.post("/v1/jobs", spec).await
+    }
+
+    /// `GET /v1/jobs`: one page of the jobs that fit, newest first.
+    pub async fn jobs(&self, filter: &JobFilter) -> Result<Page<JobView>, ApiError> {
+        self.get_query("/v1/jobs", filter).await
+    }
+
+    /// `GET /v1/jobs/{id}`: a job with its attempts, events and manifest.
+    pub async fn job(&self, job: impl Into<JobName>) -> Result<JobDetail, ApiError> {
+        self.get(&format!("/v1/jobs/{}", job.into())).await
+    }
+
+    /// `GET /v1/jobs/{id}/events`: follows a job; connects at the first [`JobEvents::next`].
+    #[must_use]
+    pub fn events(&self, job: impl Into<JobName>) -> JobEvents {
+        JobEvents::new(self.clone(), job.into())
+    }
+
+    /// `GET /v1/jobs/{id}/log`: the last `lines` that the tool wrote, in one attempt or in all.
+    pub async fn log(
+        &self,
+        job: impl Into<JobName>,
+        attempt: Option<u32>,
+        lines: Option<u16>,
+    ) -> Result<Vec<LogLine>, ApiError> {
+        #[derive(Serialize)]
+        struct Query {
+            attempt: Option<u32>,
+            lines: Option<u16>,
+        }
+        self.get_query(&format!("/v1/jobs/{}/log", job.into()), &Query { attempt, lines }).await
+    }
+
+    /// `GET /v1/jobs/{id}/explain`: why the job is where it is.
+    pub async fn explain(&self, job: impl Into<JobName>) -> Result<Explanation, ApiError> {
+        self.get(&format!("/v1/jobs/{}/explain", job.into())).await
+    }
+
+    /// `POST /v1/jobs/{id}/cancel`.
+    pub async fn cancel(&self, job: impl Into<JobName>) -> Result<Accepted, ApiError> {
+        self.post_empty(&format!("/v1/jobs/{}/cancel", job.into())).await
+    }
+
+    /// `POST /v1/jobs/{id}/retry`: sends an ended job round again.
+    pub async fn retry(&self, job: impl Into<JobName>) -> Result<Accepted, ApiError> {
+        self.post_empty(&format!("/v1/jobs/{}/retry", job.into())).await
+    }
+
+    /// `GET /v1/workers`.
+    pub async fn workers(&self) -> Result<Vec<WorkerView>, ApiError> {
+        self.get("/v1/workers").await
+    }
+
+    /// `POST /v1/workers/{id}/drain`: the worker takes no more and stops when it has finished.
+    pub async fn drain(&self, worker: &WorkerId) -> Result<Accepted, ApiError> {
+        self.post_empty(&format!("/v1/workers/{worker}/drain")).await
+    }
+
+    /// `GET /v1/queues`.
+    pub async fn queues(&self) -> Result<Vec<QueueView>, ApiError> {
+        self.get("/v1/queues").await
+    }
+
+    /// `GET /v1/dead-letters`: one page of the jobs parked after their last failure. Leave `status` out.
+    pub async fn dead_letters(&self, filter: &JobFilter) -> Result<Page<JobView>, ApiError> {
+        self.get_query("/v1/dead-letters", filter).await
+    }
+
+    /// `POST /v1/dead-letters/redrive`.
+    pub async fn redrive(&self, request: &RedriveRequest) -> Result<RedriveReport, ApiError> {
+        self.post("/v1/dead-letters/redrive", request).await
+    }
+
+    /// `GET /v1/scenarios`.
+    pub async fn scenarios(&self) -> Result<Vec<ScenarioView>, ApiError> {
+        self.get("/v1/scenarios").await
+    }
+
+    /// `GET /v1/schema/job`: the JSON Schema of a job.
+    pub async fn job_schema(&self) -> Result<serde_json::Value, ApiError> {
+        self.get("/v1/schema/job").await
+    }
+
+    /// `GET /health`: whether the API is alive. Gives its clock, where it told it.
+    pub async fn health(&self) -> Result<Option<Timestamp>, ApiError> {
+        let answer = self.send(self.request(Method::GET, "/health"), "/health").await?;
+        Ok(server_time(answer.headers()))
+    }
+
+    /// `GET /ready`: whether every part of the pool works; also when it answers that one does not.
+    pub async fn ready(&self) -> Result<Readiness, ApiError> {
+        let answer = self.request(Method::GET, "/ready").send().await.map_err(|error| self.unreachable(error))?;
+        let status = answer.status();
+        if status.is_success() || status == StatusCode::SERVICE_UNAVAILABLE {
+            self.read("/ready", status, answer).await
+        } else {
+            Err(self.refusal("/ready", status, answer).await)
+        }
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).timeout(ANSWER)
+    }
+
+    /// Sends and answers only what succeeded.
+    pub(crate) async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+        path: &str,
+    ) -> Result<reqwest::Response, ApiError> {
+        let answer = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = answer.status();
+        if status.is_success() { Ok(answer) } else { Err(self.refusal(path, status, answer).await) }
+    }
+
+    pub(crate) fn unreachable(&self, error: reqwest::Error) -> ApiError {
+        let reason = if error.is_timeout() { "it took too long".to_owned() } else { root(&error) };
+        ApiError::Unreachable { base: self.base.clone(), reason, source: error.without_url() }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.fetch(self.request(Method::GET, path), path).await
+    }
+
+    async fn get_query<Q: Serialize, T: DeserializeOwned>(&self, path: &str, query: &Q) -> Result<T, ApiError> {
+        self.fetch(self.request(Method::GET, path).query(query), path).await
+    }
+
+    async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ApiError> {
+        self.fetch(self.request(Method::POST, path).json(body), path).await
+    }
+
+    async fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.post(path, &BTreeMap::<String, String>::new()).await
+    }
+
+    async fn fetch<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder, path: &str) -> Result<T, ApiError> {
+        let answer = self.send(request, path).await?;
+        self.read(path, answer.status(), answer).await
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        status: StatusCode,
+        answer: reqwest::Response,
+    ) -> Result<T, ApiError> {
+        let body = answer.bytes().await.map_err(|error| self.unreachable(error))?;
+        serde_json::from_slice(&body).map_err(|error| ApiError::Strange {
+            path: path.to_owned(),
+            status: status.as_u16(),
+            excerpt: format!("{error} in {}", excerpt(&body)),
+        })
+    }
+
+    async fn refusal(&self, path: &str, status: StatusCode, answer: reqwest::Response) -> ApiError {
+        let is_problem = answer
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|kind| kind.starts_with("application/problem+json"));
+        let body = match answer.bytes().await {
+            Ok(body) => body,
+            Err(error) => return self.unreachable(error),
+        };
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) if is_problem => ApiError::Problem(Box::new(problem)),
+            Ok(_) | Err(_) => {
+                ApiError::Strange { path: path.to_owned(), status: status.as_u16(), excerpt: excerpt(&body) }
+            }
+        }
+    }
+}
+
+fn setup(reason: impl Into<String>) -> ApiError {
+    ApiError::Setup { reason: reason.into() }
+}
+
+/// The innermost reason: what the HTTP client says outside is "error sending request".
+fn root(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(EXCERPT_CHARS) {
+        Some((cut, _)) => format!("{}…", &line[..cut]),
+        None if line.is_empty() => "an empty body".to_owned(),
+        None => line,
+    }
+}
+
+fn server_time(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    jiff::fmt::rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_named_by_number_or_by_id_and_never_by_a_piece_of_one() {
+        let id: JobId = "01920f3a-7c1e-7d2a-8a6e-3f0c5b1d9e42".parse().unwrap();
+        assert_eq!("17".parse(), Ok(JobName::Number(17)));
+        assert_eq!("#17".parse(), Ok(JobName::Number(17)));
+        assert_eq!("01920f3a-7c1e-7d2a-8a6e-3f0c5b1d9e42".parse(), Ok(JobName::Id(id)));
+        for wrong in ["", "#", "7abc", "-1", "01920f3a", "99999999999999999999"] {
+            wrong.parse::<JobName>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn the_servers_clock_is_read_from_its_date_header() {
+        let mut headers = HeaderMap::new();
+        headers.insert(DATE, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert_eq!(server_time(&headers).unwrap().as_second(), 784_111_777);
+    }
+
+    #[test]
+    fn an_unusable_address_is_told_before_anything_is_sent() {
+        for wrong in ["", "pool.example", "ftp://pool.example", "http://"] {
+            let error = Client::open(ClientConfig::new(wrong)).unwrap_err();
+            assert!(matches!(error, ApiError::Setup { .. }), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_key_is_in_no_debug_output() {
+        let config = ClientConfig::new("http://127.0.0.1:1").key("hidden-key");
+        let client = Client::open(config.clone()).unwrap();
+        assert!(!format!("{config:?} {client:?}").contains("hidden-key"));
+    }
+}
