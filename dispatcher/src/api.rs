@@ -12,6 +12,7 @@ mod dead_letters;
 mod explain;
 mod health;
 mod jobs;
+mod key_command;
 mod observe;
 mod openapi;
 mod problem;
@@ -37,6 +38,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::access::Right;
 use crate::api::problem::{ApiError, Kind};
 use crate::ledger::Ledger;
+
+pub use key_command::KeyCommand;
 
 /// Requests that are under way when the API stops get so long to end; then their connections are cut.
 const STOP_GRACE: Duration = Duration::from_secs(10);

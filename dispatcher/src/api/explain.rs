@@ -165,6 +165,7 @@ fn control(event: &EventView) -> Option<String> {
         "cancel" => Some(format!("A cancel was asked for{by} at {}{why}.", event.at)),
         "redrive" => Some(format!("It was sent round again{by} at {}{why}.", event.at)),
         "unfit" => Some(format!("At {} it did not fit the worker that received it{why}.", event.at)),
+        "never_fits" => Some(format!("At {} no worker was known that could ever run it{why}.", event.at)),
         "delivery_limit" => Some(format!("At {} the broker gave up delivering its message{why}.", event.at)),
         _ => None,
     }

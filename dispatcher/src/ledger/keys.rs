@@ -6,13 +6,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use rand::RngExt as _;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
 use super::Ledger;
-use super::read::{ReadError, bounded};
+use super::read::{ReadError, bounded, named};
 
 /// Shortest `FFPOOL_BOOTSTRAP_KEY` that is accepted. Keys are stored as plain sha256, so a guessable one would be found.
 pub const BOOTSTRAP_KEY_MIN: usize = 16;
@@ -81,6 +82,21 @@ pub struct Caller {
     pub role: Role,
 }
 
+/// A key as it stands in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredKey {
+    /// Its name.
+    pub name: String,
+    /// The part of its text by which it is found.
+    pub prefix: String,
+    /// What it may do.
+    pub role: Role,
+    /// Whether it opens anything: it is neither revoked nor expired.
+    pub is_valid: bool,
+    /// When it was last used, to ten minutes.
+    pub last_used_at: Option<Timestamp>,
+}
+
 /// A new key. Its text is shown once.
 pub struct MintedKey {
     text: String,
@@ -111,6 +127,9 @@ pub enum KeyError {
     /// There is one of this name.
     #[error("there is a key named `{0}`: choose another name")]
     NameTaken(String),
+    /// There is none of this name.
+    #[error("no valid key is named `{0}`: `keys list` shows all")]
+    Unknown(String),
     /// The name is empty or too long.
     #[error("a key's name has 1 to 64 characters")]
     BadName,
@@ -152,11 +171,7 @@ impl Ledger {
             if row.try_get("use_is_stale")? {
                 client.execute(&client.prepare_cached(TOUCH).await?, &[&prefix_of(key)]).await?;
             }
-            let role = row.try_get::<_, &str>("role")?.parse().map_err(|error: UnknownRole| ReadError::Row {
-                column: "role",
-                problem: error.to_string(),
-            })?;
-            Ok(Some(Caller { name: row.try_get("name")?, role }))
+            Ok(Some(Caller { name: row.try_get("name")?, role: named(&row, "role")? }))
         })
         .await
     }
@@ -176,6 +191,38 @@ impl Ledger {
         })
         .await?;
         if stored == 0 { Err(KeyError::NameTaken(name.to_owned())) } else { Ok(key) }
+    }
+
+    /// Every key, by name.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn keys(&self) -> Result<Vec<StoredKey>, ReadError> {
+        bounded(async {
+            let client = self.pool().get().await?;
+            let rows = client.query(LIST, &[]).await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(StoredKey {
+                        name: row.try_get("name")?,
+                        prefix: row.try_get("prefix")?,
+                        role: named(row, "role")?,
+                        is_valid: row.try_get("is_valid")?,
+                        last_used_at: row.try_get("last_used_at")?,
+                    })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// Makes a key void. Its name stays taken, because it stands in the history.
+    ///
+    /// # Errors
+    /// When there is no valid key of this name, or the ledger cannot be written.
+    pub async fn revoke_key(&self, name: &str) -> Result<(), KeyError> {
+        let revoked = bounded(async { Ok(self.pool().get().await?.execute(REVOKE, &[&name]).await?) }).await?;
+        if revoked == 0 { Err(KeyError::Unknown(name.to_owned())) } else { Ok(()) }
     }
 
     /// Prepares the keys at the start: stores the key of the settings as an administrator's, in place of the one of an
@@ -222,6 +269,12 @@ const FIND: &str = "SELECT name, hash, role, \
             last_used_at IS NULL OR last_used_at < now() - interval '10 minutes' AS use_is_stale \
      FROM api_key \
      WHERE prefix = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) AND tenant IS NULL";
+
+const LIST: &str = "SELECT name, prefix, role, last_used_at, \
+            revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) AS is_valid \
+     FROM api_key ORDER BY name";
+
+const REVOKE: &str = "UPDATE api_key SET revoked_at = now() WHERE name = $1 AND revoked_at IS NULL";
 
 const TOUCH: &str = "UPDATE api_key SET last_used_at = now() WHERE prefix = $1";
 

@@ -429,7 +429,8 @@ fn count(row: &Row, column: &'static str) -> Result<u32, ReadError> {
     u32::try_from(value).map_err(|_| ReadError::Row { column, problem: format!("{value} is negative") })
 }
 
-fn named<T>(row: &Row, column: &'static str) -> Result<T, ReadError>
+/// A column whose text names one of a closed set.
+pub(super) fn named<T>(row: &Row, column: &'static str) -> Result<T, ReadError>
 where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {

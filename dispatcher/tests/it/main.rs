@@ -1,0 +1,3 @@
+//! The dispatcher over real servers, which all tests of this binary share.
+
+mod api;
