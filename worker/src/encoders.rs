@@ -1,0 +1,126 @@
+//! Which of FFmpeg's encoders really work here.
+//!
+//! Invariant: an encoder that is named has encoded a frame. That FFmpeg was built with one proves nothing about devices
+//! and drivers.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use ffpool_schema::encode::Encoder;
+use futures_util::{StreamExt, stream};
+use tokio::process::Command;
+
+use crate::plan;
+
+/// How long a trial may take.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Trials at the same time.
+const TRIALS: usize = 4;
+/// How long a tool may take to say what it is.
+const ASK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why the encoders are not known.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant is its message")]
+pub enum EncodersError {
+    #[error("ask {}: {source}", program.display())]
+    Ask { program: PathBuf, source: std::io::Error },
+    #[error("{} has no working video encoder: install the Debian package ffmpeg", program.display())]
+    None { program: PathBuf },
+}
+
+/// The absolute path of a program that is named by path, or by name on `PATH`.
+#[must_use]
+pub fn find_program(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return std::fs::canonicalize(program).ok().filter(|path| path.is_file());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
+}
+
+/// The first line that a tool says of its version.
+///
+/// # Errors
+/// When it does not run or says nothing.
+pub async fn version(program: &Path) -> std::io::Result<String> {
+    let text = ask(program, &["-version"]).await?;
+    text.lines().next().map(str::to_owned).ok_or_else(|| std::io::Error::other("it says nothing of its version"))
+}
+
+/// The encoders that work, in the schema's order.
+///
+/// # Errors
+/// When FFmpeg cannot be asked, or none works.
+pub async fn working(ffmpeg: &Path) -> Result<Vec<Encoder>, EncodersError> {
+    let text = ask(ffmpeg, &["-hide_banner", "-encoders"])
+        .await
+        .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
+    let trials = stream::iter(built_in(&text)).map(|encoder| async move { (encoder, works(ffmpeg, encoder).await) });
+    let results: Vec<(Encoder, bool)> = trials.buffered(TRIALS).collect().await;
+    let working: Vec<Encoder> = results.into_iter().filter(|(_, works)| *works).map(|(encoder, _)| encoder).collect();
+    if working.is_empty() { Err(EncodersError::None { program: ffmpeg.to_owned() }) } else { Ok(working) }
+}
+
+/// The known encoders in FFmpeg's list: ` V....D libx264   libx264 H.264 ...`.
+fn built_in(text: &str) -> Vec<Encoder> {
+    let names: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    Encoder::ALL.iter().copied().filter(|encoder| names.contains(&encoder.as_str())).collect()
+}
+
+async fn works(ffmpeg: &Path, encoder: Encoder) -> bool {
+    let trial = Command::new(ffmpeg)
+        .args(plan::trial_arguments(encoder))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(TRIAL_TIMEOUT, trial).await {
+        Ok(Ok(output)) if output.status.success() => true,
+        Ok(Ok(output)) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            tracing::info!(%encoder, reason = said.lines().next().unwrap_or("it failed"), "encoder does not work here");
+            false
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%encoder, %error, "encoder could not be tried");
+            false
+        }
+        Err(_) => {
+            tracing::warn!(%encoder, timeout = ?TRIAL_TIMEOUT, "encoder hangs");
+            false
+        }
+    }
+}
+
+async fn ask(program: &Path, arguments: &[&str]) -> std::io::Result<String> {
+    let answer = Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(ASK_TIMEOUT, answer).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(std::io::Error::other(format!("it ended with {}", output.status)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_encoders_are_found_in_the_list() {
+        let list = " ------\n V....D libx264              libx264 H.264\n V....D libx264rgb           x\n A....D aac  AAC\n \
+                    V....D h264_nvenc           NVIDIA\n";
+        assert_eq!(built_in(list), [Encoder::Libx264, Encoder::H264Nvenc]);
+    }
+
+    #[test]
+    fn programs_are_found_by_name_and_by_path() {
+        let shell = find_program(Path::new("sh")).unwrap();
+        assert!(shell.is_absolute());
+        assert!(find_program(&shell).is_some());
+        assert_eq!(find_program(Path::new("no-such-program-here")), None);
+    }
+}

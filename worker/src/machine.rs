@@ -1,0 +1,7 @@
+//! What the kernel gives this worker, and the cgroups in which its attempts live.
+//!
+//! Invariant: everything is read below a root directory that the caller names, so that tests read trees of their own.
+
+pub mod group;
+pub mod hierarchy;
+pub mod room;

@@ -1,0 +1,384 @@
+//! How a proven file becomes the job's output: staged beside it, renamed into place, and its manifest after it.
+//!
+//! Invariant: under the output's name there is never a part of a file, and a later attempt's output is never replaced by an
+//! earlier one's. Whatever is on disk is on disk for good before it is reported: file, directory, manifest.
+//!
+//! Everything here blocks: call it from a thread that may.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ffpool_schema::id::JobId;
+use ffpool_schema::message::{Manifest, hex};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use sha2::{Digest, Sha256};
+
+/// Bytes read at a time.
+const CHUNK: usize = 1 << 20;
+/// Rights of a published file.
+const MODE: u32 = 0o644;
+/// The largest manifest that is read.
+const MANIFEST_BYTES: u64 = 16 << 20;
+
+/// Why a file could not be published.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant is its message")]
+pub enum PublishError {
+    #[error("{what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is not the plain file that the tool was to write", path.display())]
+    NoPlainFile { path: PathBuf },
+    #[error("stopped while staging")]
+    Stopped,
+}
+
+/// A whole file beside its destination, on disk, not yet under its name. Dropping it deletes it.
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its hex sha256.
+    pub sha256: String,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Published, it is not there any more.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// How publishing went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Published {
+    /// The output is in place.
+    Done,
+    /// A later attempt of the job has published already: ours is gone.
+    Lost,
+}
+
+/// The manifest's path.
+#[must_use]
+pub fn manifest_path(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".ffpool.json");
+    name.into()
+}
+
+fn staged_path(output: &Path, job: JobId, attempt: u32, suffix: &str) -> PathBuf {
+    output.with_file_name(format!(".ffpool-{job}.{attempt}.{suffix}"))
+}
+
+/// Brings the tool's file to where it can be renamed into place, reads it once for its hash, and has it on disk. Parts
+/// that earlier attempts of the job left are deleted.
+///
+/// # Errors
+/// When it cannot be read or written, is no plain file, or `is_stopped` says so on the way.
+pub fn stage(
+    made: &Path,
+    output: &Path,
+    job: JobId,
+    attempt: u32,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<Staged, PublishError> {
+    let fail = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| PublishError::Io { what, path, source }
+    };
+    clear_earlier(output, job, attempt);
+    // The tool may have been turned against us: what it left may be a link to something that only we can read.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(made)
+        .map_err(fail("open", made))?;
+    let metadata = file.metadata().map_err(fail("read", made))?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return Err(PublishError::NoPlainFile { path: made.to_owned() });
+    }
+    let path = staged_path(output, job, attempt, "part");
+    let mut staged = Staged { path: path.clone(), size_bytes: metadata.len(), sha256: String::new() };
+    staged.sha256 = match fs::rename(made, &path) {
+        Ok(()) => {
+            own(&file).map_err(fail("take over", &path))?;
+            let sha256 = copy_hashing(file.try_clone().map_err(fail("read", &path))?, None, is_stopped, &path)?;
+            file.sync_all().map_err(fail("sync", &path))?;
+            sha256
+        }
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            let copy = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(MODE)
+                .open(&path)
+                .map_err(fail("create", &path))?;
+            let sha256 = copy_hashing(file, Some(&copy), is_stopped, &path)?;
+            copy.sync_all().map_err(fail("sync", &path))?;
+            sha256
+        }
+        Err(error) => return Err(fail("create", &path)(error)),
+    };
+    Ok(staged)
+}
+
+/// Makes the file ours, with the usual rights.
+fn own(file: &File) -> io::Result<()> {
+    if nix::unistd::Uid::effective().is_root() {
+        nix::unistd::fchown(file.as_fd(), Some(nix::unistd::geteuid()), Some(nix::unistd::getegid()))?;
+    }
+    file.set_permissions(fs::Permissions::from_mode(MODE))
+}
+
+fn copy_hashing(
+    mut from: File,
+    mut to: Option<&File>,
+    is_stopped: &dyn Fn() -> bool,
+    path: &Path,
+) -> Result<String, PublishError> {
+    let fail = |what| move |source| PublishError::Io { what, path: path.to_owned(), source };
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        if is_stopped() {
+            return Err(PublishError::Stopped);
+        }
+        let read = from.read(&mut chunk).map_err(fail("read"))?;
+        if read == 0 {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(&chunk[..read]);
+        if let Some(to) = to.as_mut() {
+            to.write_all(&chunk[..read]).map_err(fail("write"))?;
+        }
+    }
+}
+
+/// Deletes parts of this job's earlier attempts.
+fn clear_earlier(output: &Path, job: JobId, attempt: u32) {
+    let prefix = format!(".ffpool-{job}.");
+    let entries = output.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.split('.').next()?.parse::<u32>().ok());
+        if number.is_some_and(|number| number <= attempt) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Puts a staged file under its name. What is there already is replaced, unless a later attempt of the same job made it.
+///
+/// # Errors
+/// When it cannot be renamed, or the directory cannot be brought to disk.
+pub fn publish(staged: Staged, output: &Path, job: JobId, attempt: u32) -> Result<Published, PublishError> {
+    let fail = |what| move |source| PublishError::Io { what, path: output.to_owned(), source };
+    match renameat2(AT_FDCWD, &staged.path, AT_FDCWD, output, RenameFlags::RENAME_NOREPLACE) {
+        Ok(()) => {}
+        // Something is there, or the file system cannot tell: look, then replace.
+        Err(nix::Error::EEXIST | nix::Error::EINVAL | nix::Error::ENOSYS) => {
+            let is_later = |manifest: &Manifest| manifest.job == job && manifest.attempt > attempt;
+            if output.exists() && read_manifest(output).as_ref().is_some_and(is_later) {
+                return Ok(Published::Lost);
+            }
+            fs::rename(&staged.path, output).map_err(fail("publish"))?;
+        }
+        Err(error) => return Err(fail("publish")(error.into())),
+    }
+    sync_directory(output).map_err(fail("sync the directory of"))?;
+    Ok(Published::Done)
+}
+
+/// Writes the manifest beside a published output, whole or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_manifest(output: &Path, manifest: &Manifest) -> Result<(), PublishError> {
+    let path = manifest_path(output);
+    let part = staged_path(output, manifest.job, manifest.attempt, "json.part");
+    let write = || -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(manifest)?;
+        text.push(b'\n');
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&part)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&part, &path)?;
+        sync_directory(output)
+    };
+    write().map_err(|source| {
+        let _ = fs::remove_file(&part);
+        PublishError::Io { what: "write the manifest", path: path.clone(), source }
+    })
+}
+
+/// The manifest beside an output, if one can be read.
+#[must_use]
+pub fn read_manifest(output: &Path) -> Option<Manifest> {
+    let mut text = Vec::new();
+    File::open(manifest_path(output)).ok()?.take(MANIFEST_BYTES).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// The manifest of an output that an earlier attempt of the same job published before it could report: named by it, and
+/// unchanged since.
+#[must_use]
+pub fn find_published(output: &Path, job: JobId, is_stopped: &dyn Fn() -> bool) -> Option<Manifest> {
+    let manifest = read_manifest(output).filter(|manifest| manifest.job == job)?;
+    let artifact = manifest.artifacts.first()?;
+    let file = File::open(output).ok()?;
+    if file.metadata().ok()?.len() != artifact.size_bytes {
+        return None;
+    }
+    let sha256 = copy_hashing(file, None, is_stopped, output).ok()?;
+    (sha256 == artifact.sha256).then_some(manifest)
+}
+
+/// Brings the entries of the output's directory to disk: a rename that is not may be lost with the power.
+fn sync_directory(output: &Path) -> io::Result<()> {
+    match output.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ffpool_schema::id::WorkerId;
+    use ffpool_schema::message::{Artifact, Probe, Usage};
+
+    const GO_ON: &dyn Fn() -> bool = &|| false;
+
+    fn manifest(job: JobId, attempt: u32, staged: &Staged) -> Manifest {
+        Manifest {
+            job,
+            attempt,
+            worker: WorkerId::try_from("w".to_owned()).unwrap(),
+            at: jiff::Timestamp::UNIX_EPOCH,
+            version: "0".to_owned(),
+            tool: "none".to_owned(),
+            arguments: Vec::new(),
+            artifacts: vec![Artifact {
+                url: String::new(),
+                size_bytes: staged.size_bytes,
+                sha256: staged.sha256.clone(),
+                probe: Probe::default(),
+            }],
+            source: None,
+            usage: Usage::default(),
+        }
+    }
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        job: JobId,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            Bench { dir: tempfile::tempdir().unwrap(), job: JobId(uuid::Uuid::new_v4()) }
+        }
+
+        fn output(&self) -> PathBuf {
+            self.dir.path().join("out.mp4")
+        }
+
+        fn staged(&self, attempt: u32, text: &str) -> Staged {
+            let made = self.dir.path().join("made");
+            fs::write(&made, text).unwrap();
+            stage(&made, &self.output(), self.job, attempt, GO_ON).unwrap()
+        }
+
+        fn publish(&self, attempt: u32, text: &str) -> Published {
+            let staged = self.staged(attempt, text);
+            let manifest = manifest(self.job, attempt, &staged);
+            let published = publish(staged, &self.output(), self.job, attempt).unwrap();
+            if published == Published::Done {
+                write_manifest(&self.output(), &manifest).unwrap();
+            }
+            published
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names: Vec<String> =
+                fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn a_published_file_is_whole_has_its_manifest_and_leaves_nothing_else() {
+        let bench = Bench::new();
+        assert_eq!(bench.publish(1, "abc"), Published::Done);
+        assert_eq!(fs::read_to_string(bench.output()).unwrap(), "abc");
+        assert_eq!(bench.names(), ["out.mp4", "out.mp4.ffpool.json"]);
+        assert_eq!(fs::metadata(bench.output()).unwrap().mode() & 0o777, MODE);
+        let found = find_published(&bench.output(), bench.job, GO_ON).unwrap();
+        assert_eq!(found.artifacts[0].sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn an_earlier_attempt_never_replaces_a_later_one() {
+        let bench = Bench::new();
+        assert_eq!(bench.publish(3, "third"), Published::Done);
+        assert_eq!(bench.publish(2, "second"), Published::Lost);
+        assert_eq!(fs::read_to_string(bench.output()).unwrap(), "third");
+        assert_eq!(bench.publish(4, "fourth"), Published::Done);
+        assert_eq!(fs::read_to_string(bench.output()).unwrap(), "fourth");
+        assert_eq!(bench.names(), ["out.mp4", "out.mp4.ffpool.json"]);
+    }
+
+    #[test]
+    fn another_job_s_output_is_replaced() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.publish(9, "old"), Published::Done);
+        bench.job = JobId(uuid::Uuid::new_v4());
+        assert_eq!(bench.publish(1, "new"), Published::Done);
+        assert_eq!(fs::read_to_string(bench.output()).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_changed_or_foreign_file_is_not_taken_for_published() {
+        let bench = Bench::new();
+        assert_eq!(bench.publish(1, "abc"), Published::Done);
+        assert!(find_published(&bench.output(), JobId(uuid::Uuid::new_v4()), GO_ON).is_none());
+        fs::write(bench.output(), "abd").unwrap();
+        assert!(find_published(&bench.output(), bench.job, GO_ON).is_none());
+    }
+
+    #[test]
+    fn what_an_earlier_attempt_left_half_done_is_deleted() {
+        let bench = Bench::new();
+        std::mem::forget(bench.staged(1, "half"));
+        assert_eq!(bench.names(), [format!(".ffpool-{}.1.part", bench.job)]);
+        drop(bench.staged(2, "again"));
+        assert_eq!(bench.names(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_link_is_no_output_of_a_tool() {
+        let bench = Bench::new();
+        let secret = bench.dir.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        let made = bench.dir.path().join("made");
+        std::os::unix::fs::symlink(&secret, &made).unwrap();
+        assert!(stage(&made, &bench.output(), bench.job, 1, GO_ON).is_err());
+        fs::remove_file(&made).unwrap();
+        fs::hard_link(&secret, &made).unwrap();
+        assert!(matches!(stage(&made, &bench.output(), bench.job, 1, GO_ON), Err(PublishError::NoPlainFile { .. })));
+    }
+
+    #[test]
+    fn a_stop_ends_the_staging() {
+        let bench = Bench::new();
+        let made = bench.dir.path().join("made");
+        fs::write(&made, "x").unwrap();
+        assert!(matches!(stage(&made, &bench.output(), bench.job, 1, &|| true), Err(PublishError::Stopped)));
+        assert_eq!(bench.names(), Vec::<String>::new());
+    }
+}

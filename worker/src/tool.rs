@@ -1,0 +1,567 @@
+//! One run of a tool: started confined, listened to while it runs, ended politely or not, and wholly gone afterwards.
+//!
+//! Invariant: the tool is inside its cgroup, its session and its limits before its program is loaded; when [`run`] returns,
+//! everything that it started is dead. No shell is involved, and nothing of the worker's environment but the paths of programs.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use caps::{CapSet, Capability};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Gid, Pid, Uid};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::machine::group::Group;
+use crate::workshop::Stop;
+
+/// What is kept of a tool's log.
+const LOG_KEPT_BYTES: usize = 64 * 1024;
+/// The longest line that is kept whole.
+const LINE_BYTES: usize = 4096;
+/// What is kept of a tool's answer on its standard output.
+const ANSWER_BYTES: usize = 8 * 1024 * 1024;
+/// How often stall, disk and use are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// How long the pipes of a dead tool may take to run dry.
+const DRAIN_WAIT: Duration = Duration::from_secs(2);
+/// How long killed processes of an earlier life may take to be gone.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+/// Files that a tool may have open.
+const OPEN_FILES: rlim_t = 1024;
+
+/// As whom a tool runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolUser {
+    /// As the worker, which is not root.
+    Own,
+    /// As this user, in this group and no other.
+    Switch {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
+}
+
+impl ToolUser {
+    /// The user that the settings name; without one, `nobody` when the worker is root. `None`: there is no `nobody`.
+    #[must_use]
+    pub fn choose(setting: Option<(u32, u32)>) -> Option<ToolUser> {
+        if !Uid::effective().is_root() {
+            return Some(ToolUser::Own);
+        }
+        if let Some((uid, gid)) = setting {
+            return Some(ToolUser::Switch { uid, gid });
+        }
+        let nobody = nix::unistd::User::from_name("nobody").ok().flatten()?;
+        Some(ToolUser::Switch { uid: nobody.uid.as_raw(), gid: nobody.gid.as_raw() })
+    }
+}
+
+/// Starts all tools of a worker from one thread that lives as long as it: the kernel kills a tool when the *thread*
+/// that started it ends (prctl(2), PR_SET_PDEATHSIG), and threads of the async runtime come and go.
+#[derive(Debug)]
+pub struct Launcher {
+    orders: std::sync::mpsc::Sender<Order>,
+}
+
+struct Order {
+    command: Command,
+    answer: oneshot::Sender<io::Result<Child>>,
+}
+
+impl Launcher {
+    /// Starts the thread. Must be called inside the async runtime.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start() -> io::Result<Launcher> {
+        let (orders, queue) = std::sync::mpsc::channel::<Order>();
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new().name("tools".into()).spawn(move || {
+            let _inside = runtime.enter();
+            for mut order in queue {
+                // Nobody waits any more: the child is dropped, and killed by that.
+                let _ = order.answer.send(order.command.spawn());
+            }
+        })?;
+        Ok(Launcher { orders })
+    }
+
+    async fn spawn(&self, command: Command) -> io::Result<Child> {
+        let gone = || io::Error::other("the thread that starts tools has ended");
+        let (answer, child) = oneshot::channel();
+        self.orders.send(Order { command, answer }).map_err(|_| gone())?;
+        child.await.map_err(|_| gone())?
+    }
+}
+
+/// What to run, and as what.
+#[derive(Debug, Clone, Copy)]
+pub struct Invocation<'a> {
+    /// The program's absolute path.
+    pub program: &'a Path,
+    /// Its arguments.
+    pub arguments: &'a [OsString],
+    /// Its working directory.
+    pub directory: &'a Path,
+    /// Its user.
+    pub user: ToolUser,
+    /// Its cgroup.
+    pub group: Option<&'a Group>,
+    /// Size that no file may exceed, in bytes.
+    pub file_bytes: u64,
+}
+
+/// What ends a run from outside.
+#[derive(Debug)]
+pub struct Watch {
+    /// Our orders.
+    pub stop: watch::Receiver<Option<Stop>>,
+    /// When its time is up.
+    pub deadline: Instant,
+    /// Silence after which it has stalled.
+    pub stall_after: Option<Duration>,
+    /// Time between asking it to stop and killing it.
+    pub grace: Duration,
+    /// A directory and the bytes that may lie in it.
+    pub disk: Option<(PathBuf, u64)>,
+}
+
+/// Listens to a tool.
+pub trait Listener: Send {
+    /// A line of its standard output. Answers whether the tool has got on.
+    fn output(&mut self, line: &str) -> bool;
+    /// A line of its log.
+    fn log(&mut self, line: &str);
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The tool ended by itself, or by somebody unknown.
+    Itself,
+    /// Our orders.
+    Stop(Stop),
+    /// Its time was up.
+    Timeout,
+    /// It got on no more.
+    Stall,
+    /// So many bytes lay in its directory.
+    Disk(u64),
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Finished {
+    /// How the tool's process ended.
+    pub status: ExitStatus,
+    /// Why.
+    pub ended_by: EndedBy,
+    /// The end of its log.
+    pub log: Vec<String>,
+    /// Processor time as last seen, in milliseconds. The cgroup knows better, where there is one.
+    pub cpu_ms: u64,
+    /// Largest memory as last seen, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+impl Finished {
+    /// Whether the tool ended by itself and says that all went well.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.ended_by == EndedBy::Itself && self.status.success()
+    }
+
+    /// The signal that ended it.
+    #[must_use]
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
+    }
+}
+
+/// Runs a tool to its end.
+///
+/// # Errors
+/// When it cannot be started, or its end cannot be learned.
+pub async fn run(
+    launcher: &Launcher,
+    invocation: Invocation<'_>,
+    mut watch: Watch,
+    listener: &mut dyn Listener,
+) -> io::Result<Finished> {
+    let mut child = launcher.spawn(confined(&invocation)?).await?;
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+    let mut stdout = Pipe::new(child.stdout.take());
+    let mut stderr = Pipe::new(child.stderr.take());
+    let mut log = Tail::default();
+    let mut sample = Sample::default();
+    let mut ended_by = EndedBy::Itself;
+    let mut kill_at: Option<Instant> = None;
+    let mut advanced = Instant::now();
+    let mut tick = tokio::time::interval(TICK);
+    let mut orders_end = false;
+
+    let status = loop {
+        let mut ending = None;
+        tokio::select! {
+            status = child.wait() => break status?,
+            order = next_order(&mut watch.stop), if kill_at.is_none() && !orders_end => match order {
+                Some(order) => ending = Some(EndedBy::Stop(order)),
+                None => orders_end = true,
+            },
+            () = tokio::time::sleep_until(kill_at.unwrap_or(advanced)), if kill_at.is_some() => {
+                kill_all(invocation.group, pid);
+                kill_at = Some(Instant::now() + watch.grace.max(TICK));
+            },
+            () = tokio::time::sleep_until(watch.deadline), if kill_at.is_none() => ending = Some(EndedBy::Timeout),
+            more = stdout.read(), if stdout.is_open() => if more {
+                stdout.lines(|line| if listener.output(line) { advanced = Instant::now(); });
+            },
+            more = stderr.read(), if stderr.is_open() => if more {
+                stderr.lines(|line| { log.push(line); listener.log(line); });
+            },
+            _ = tick.tick() => {
+                if let Some(pid) = pid {
+                    sample.take(pid);
+                }
+                if kill_at.is_none() {
+                    ending = overdue(&watch, advanced);
+                }
+            },
+        }
+        if let Some(reason) = ending {
+            // A lost lease or a full disk does not wait for manners.
+            let grace = match reason {
+                EndedBy::Stop(Stop::Abandon) | EndedBy::Disk(_) => Duration::ZERO,
+                EndedBy::Itself | EndedBy::Stop(_) | EndedBy::Timeout | EndedBy::Stall => watch.grace,
+            };
+            if let Some(pid) = pid {
+                let _ = killpg(pid, Signal::SIGINT);
+            }
+            kill_at = Some(Instant::now() + grace);
+            ended_by = reason;
+        }
+    };
+
+    // Whoever the tool started holds its pipes open.
+    kill_all(invocation.group, pid);
+    let rest = async {
+        while stdout.read().await {
+            stdout.lines(|line| {
+                listener.output(line);
+            });
+        }
+        while stderr.read().await {
+            stderr.lines(|line| {
+                log.push(line);
+                listener.log(line);
+            });
+        }
+    };
+    // What is not read within the bound is lost: the end of the attempt must not hang on a pipe.
+    let _ = tokio::time::timeout(DRAIN_WAIT, rest).await;
+    stdout.last_line(|line| {
+        listener.output(line);
+    });
+    stderr.last_line(|line| {
+        log.push(line);
+        listener.log(line);
+    });
+    Ok(Finished {
+        status,
+        ended_by,
+        log: log.lines.into(),
+        cpu_ms: sample.cpu_ms,
+        peak_memory_bytes: sample.peak_memory_bytes,
+    })
+}
+
+/// The next order; `None`: there will be none.
+async fn next_order(stop: &mut watch::Receiver<Option<Stop>>) -> Option<Stop> {
+    stop.wait_for(Option::is_some).await.ok().and_then(|order| order.clone())
+}
+
+fn overdue(watch: &Watch, advanced: Instant) -> Option<EndedBy> {
+    if watch.stall_after.is_some_and(|bound| advanced.elapsed() >= bound) {
+        return Some(EndedBy::Stall);
+    }
+    let (directory, allowed) = watch.disk.as_ref()?;
+    let used = bytes_in(directory);
+    (used > *allowed).then_some(EndedBy::Disk(used))
+}
+
+/// Bytes of the files in a directory and below it. What vanishes meanwhile does not count.
+#[must_use]
+pub fn bytes_in(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, metadata)| if metadata.is_dir() { bytes_in(&path) } else { metadata.len() })
+        .sum()
+}
+
+fn kill_all(group: Option<&Group>, pid: Option<Pid>) {
+    if let Some(group) = group {
+        group.kill();
+    }
+    // A group of processes may be gone already.
+    if let Some(pid) = pid {
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
+}
+
+/// Kills every process whose working directory lies inside `directory`: tools of a worker that died without its cgroups.
+pub async fn kill_inside(directory: &Path) {
+    let inside = || {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let cwd = std::fs::read_link(entry.path().join("cwd")).ok()?;
+            (cwd.starts_with(directory) && cwd != directory).then_some(Pid::from_raw(pid))
+        })
+    };
+    let until = Instant::now() + KILL_WAIT;
+    loop {
+        let found: Vec<Pid> = inside().collect();
+        if found.is_empty() || Instant::now() >= until {
+            return;
+        }
+        for pid in found {
+            tracing::info!(%pid, "killing a tool that an earlier life left");
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Everything that the child does to itself between fork and exec. Built before the fork, because after it only system
+/// calls are safe.
+struct Confinement {
+    entrances: Vec<std::fs::File>,
+    limits: Vec<(Resource, rlim_t)>,
+    /// Capabilities to take out of the bounding set; empty where we may not.
+    bounding: Vec<Capability>,
+    user: ToolUser,
+    parent: Pid,
+}
+
+impl Confinement {
+    fn of(invocation: &Invocation<'_>) -> io::Result<Confinement> {
+        let capped = |resource: Resource, wish: rlim_t| -> io::Result<(Resource, rlim_t)> {
+            let (_, hard) = getrlimit(resource)?;
+            Ok((resource, wish.min(hard)))
+        };
+        let may_bound = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false);
+        let bounding = caps::read(None, CapSet::Bounding).unwrap_or_default();
+        Ok(Confinement {
+            entrances: invocation.group.map(Group::entrances).transpose()?.unwrap_or_default(),
+            limits: vec![
+                capped(Resource::RLIMIT_CORE, 0)?,
+                capped(Resource::RLIMIT_NOFILE, OPEN_FILES)?,
+                capped(Resource::RLIMIT_FSIZE, invocation.file_bytes)?,
+            ],
+            bounding: if may_bound { bounding.into_iter().collect() } else { Vec::new() },
+            user: invocation.user,
+            parent: nix::unistd::getpid(),
+        })
+    }
+
+    /// Runs in the child. The order matters: cgroups and capabilities need the rights that the change of user takes away, and
+    /// the change of user clears the death signal.
+    fn apply(&self) -> io::Result<()> {
+        for entrance in &self.entrances {
+            nix::unistd::write(entrance, b"0")?;
+        }
+        nix::unistd::setsid()?;
+        for (resource, limit) in &self.limits {
+            setrlimit(*resource, *limit, *limit)?;
+        }
+        for capability in &self.bounding {
+            caps::drop(None, CapSet::Bounding, *capability).map_err(|_| io::ErrorKind::PermissionDenied)?;
+        }
+        match self.user {
+            ToolUser::Own => {}
+            ToolUser::Switch { uid, gid } => {
+                nix::unistd::setgroups(&[])?;
+                nix::unistd::setgid(Gid::from_raw(gid))?;
+                nix::unistd::setuid(Uid::from_raw(uid))?;
+            }
+        }
+        for set in [CapSet::Inheritable, CapSet::Permitted] {
+            caps::clear(None, set).map_err(|_| io::ErrorKind::PermissionDenied)?;
+        }
+        nix::sys::prctl::set_no_new_privs()?;
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // A worker that died before the line above sends no signal any more.
+        if nix::unistd::getppid() != self.parent {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+}
+
+fn confined(invocation: &Invocation<'_>) -> io::Result<Command> {
+    let confinement = Confinement::of(invocation)?;
+    let mut command = Command::new(invocation.program);
+    command
+        .args(invocation.arguments)
+        .current_dir(invocation.directory)
+        .env_clear()
+        .env("HOME", invocation.directory)
+        .env("LC_ALL", "C.UTF-8")
+        .env("AV_LOG_FORCE_NOCOLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    for name in ["PATH", "LD_LIBRARY_PATH"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    // SAFETY: the closure makes system calls on values that were built before the fork; it takes no lock and, unless a call
+    // fails, allocates nothing.
+    unsafe {
+        command.pre_exec(move || confinement.apply());
+    }
+    Ok(command)
+}
+
+/// The last lines of a log, within a bound.
+#[derive(Debug, Default)]
+struct Tail {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn push(&mut self, line: &str) {
+        self.bytes += line.len();
+        self.lines.push_back(line.to_owned());
+        while self.bytes > LOG_KEPT_BYTES {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.len();
+        }
+    }
+}
+
+/// A pipe from the tool, cut into lines.
+struct Pipe<R> {
+    reader: Option<R>,
+    chunk: Box<[u8; 8192]>,
+    filled: usize,
+    line: Vec<u8>,
+}
+
+impl<R: AsyncRead + Unpin> Pipe<R> {
+    fn new(reader: Option<R>) -> Pipe<R> {
+        Pipe { reader, chunk: Box::new([0; 8192]), filled: 0, line: Vec::new() }
+    }
+
+    fn is_open(&self) -> bool {
+        self.reader.is_some()
+    }
+
+    /// Whether something was read. Not at the pipe's end.
+    async fn read(&mut self) -> bool {
+        let Some(reader) = self.reader.as_mut() else { return false };
+        match reader.read(&mut self.chunk[..]).await {
+            Ok(0) | Err(_) => {
+                self.reader = None;
+                self.filled = 0;
+                false
+            }
+            Ok(filled) => {
+                self.filled = filled;
+                true
+            }
+        }
+    }
+
+    /// The lines that the last reading completed. Longer ones than the bound are cut.
+    fn lines(&mut self, mut each: impl FnMut(&str)) {
+        for byte in &self.chunk[..self.filled] {
+            match byte {
+                b'\n' | b'\r' => {
+                    if !self.line.is_empty() {
+                        each(&String::from_utf8_lossy(&self.line));
+                        self.line.clear();
+                    }
+                }
+                byte if self.line.len() < LINE_BYTES => self.line.push(*byte),
+                _ => {}
+            }
+        }
+        self.filled = 0;
+    }
+
+    /// What came after the last line's end.
+    fn last_line(&mut self, mut each: impl FnMut(&str)) {
+        if !self.line.is_empty() {
+            each(&String::from_utf8_lossy(&self.line));
+            self.line.clear();
+        }
+    }
+}
+
+/// What /proc tells of a process, for workers without cgroups.
+#[derive(Debug, Default)]
+struct Sample {
+    cpu_ms: u64,
+    peak_memory_bytes: Option<u64>,
+}
+
+impl Sample {
+    fn take(&mut self, pid: Pid) {
+        if let Some(ms) = cpu_ms(pid) {
+            self.cpu_ms = ms;
+        }
+        if let Some(bytes) = peak_memory(pid) {
+            self.peak_memory_bytes = Some(bytes);
+        }
+    }
+}
+
+fn cpu_ms(pid: Pid) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name in brackets, which may hold anything: user and system time are fields 14 and 15 of proc(5).
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    Some(ticks * 1000 / u64::try_from(per_second).ok()?.max(1))
+}
+
+fn peak_memory(pid: Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// A listener that keeps what the tool answers on its standard output.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The lines.
+    pub text: String,
+}
+
+impl Listener for Answer {
+    fn output(&mut self, line: &str) -> bool {
+        if self.text.len() + line.len() < ANSWER_BYTES {
+            self.text.push_str(line);
+            self.text.push('\n');
+        }
+        true
+    }
+
+    fn log(&mut self, _: &str) {}
+}

@@ -1,0 +1,393 @@
+//! Where attempts are carried out: the worker's tools, its room, and [`Workshop::run`], which takes one granted attempt
+//! from its paths to its published and proven output.
+//!
+//! Invariant: whatever ends an attempt, when `run` returns no process, cgroup or scratch file of it is left, and its
+//! output is either published whole or not at all.
+
+mod attempt;
+
+use std::fmt;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ffpool_schema::encode::{Encoder, VideoEncode};
+use ffpool_schema::id::WorkerId;
+use ffpool_schema::job::{Engine, JobSpec};
+use ffpool_schema::message::{Ability, Capacity, CommitReply, Grant, LogLine, Outcome, Progress, Usage};
+use tokio::sync::{mpsc, watch};
+
+use crate::encoders::{self, EncodersError};
+use crate::machine::group::{self, GroupLimits, Groups};
+use crate::machine::room::{self, Room};
+pub use crate::machine::room::Workload;
+use crate::roots::Roots;
+use crate::tool::{Launcher, ToolUser};
+
+/// How long a reading of the machine's limits serves before they are read again.
+const ROOM_FRESH: Duration = Duration::from_secs(1);
+/// How long an earlier life of this worker may take to let go of its scratch.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// How a workshop is set up.
+#[derive(Debug, Clone)]
+pub struct WorkshopSettings {
+    /// Directories under which inputs and outputs lie. The first takes outputs that name no path.
+    pub media_roots: Vec<PathBuf>,
+    /// Directory for what attempts write before it is proven.
+    pub scratch: PathBuf,
+    /// The ffmpeg program, by path or by a name on `PATH`.
+    pub ffmpeg: PathBuf,
+    /// The ffprobe program, by path or by a name on `PATH`.
+    pub ffprobe: PathBuf,
+    /// Whether the `noop` engine runs.
+    pub allow_noop: bool,
+    /// What the jobs are bound by.
+    pub workload: Workload,
+    /// Factor on the slots.
+    pub oversubscription: f64,
+    /// Slots, instead of what the machine's limits give.
+    pub slots: Option<u32>,
+    /// Whether attempts get cgroups.
+    pub cgroups: CgroupMode,
+    /// User and group of the tools. `None`: the worker's own, or `nobody` when that is root.
+    pub tool_user: Option<(u32, u32)>,
+    /// Silence of a tool after which the attempt has stalled; for live jobs at most [`WorkshopSettings::LIVE_STALL`].
+    pub stall_after: Duration,
+    /// Time between asking a tool to stop and killing it.
+    pub stop_grace: Duration,
+    /// This worker.
+    pub worker: WorkerId,
+    /// Cgroup directory under which the attempts' cgroups are made. `None`: below the worker's own.
+    pub cgroup_parent: Option<PathBuf>,
+}
+
+impl WorkshopSettings {
+    /// Silence after which a live attempt has stalled.
+    pub const LIVE_STALL: Duration = Duration::from_secs(5 * 60);
+
+    /// Usual settings for a worker with these roots and this scratch.
+    #[must_use]
+    pub fn new(worker: WorkerId, media_roots: Vec<PathBuf>, scratch: PathBuf) -> WorkshopSettings {
+        WorkshopSettings {
+            media_roots,
+            scratch,
+            ffmpeg: "ffmpeg".into(),
+            ffprobe: "ffprobe".into(),
+            allow_noop: false,
+            workload: Workload::Cpu,
+            oversubscription: 1.0,
+            slots: None,
+            cgroups: CgroupMode::Auto,
+            tool_user: None,
+            stall_after: Duration::from_secs(30 * 60),
+            stop_grace: Duration::from_secs(10),
+            worker,
+            cgroup_parent: None,
+        }
+    }
+}
+
+/// Whether attempts get cgroups of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupMode {
+    /// Where the kernel and our rights allow it.
+    #[default]
+    Auto,
+    /// Or the workshop does not open.
+    Require,
+    /// Never.
+    Off,
+}
+
+/// Where an attempt reports while it runs. Both ways are best effort: a slow reader never holds up an encode.
+#[derive(Debug)]
+pub struct Reports {
+    /// The latest progress.
+    pub progress: watch::Sender<Option<Progress>>,
+    /// Lines of the tools' logs.
+    pub log: mpsc::Sender<LogLine>,
+}
+
+/// Why an attempt is to end before it is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The job is cancelled.
+    Cancel,
+    /// The lease is lost: kill at once, report nothing.
+    Abandon,
+    /// Hand the attempt back, for this reason.
+    Release(String),
+}
+
+/// Asks the ledger for the right to publish.
+pub trait Consent: Send + Sync {
+    /// The answer; waits until a dispatcher has given one.
+    fn ask(&self) -> Pin<Box<dyn Future<Output = CommitReply> + Send + '_>>;
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub struct Ended {
+    /// What to report; `None`: the attempt was abandoned, or lost to a later one, and nothing is to be reported.
+    pub outcome: Option<Outcome>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// Why a workshop did not open.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant is its message")]
+pub enum OpenError {
+    #[error("media roots: {0}")]
+    Roots(#[from] crate::roots::RootsError),
+    #[error("scratch {}: {source}", path.display())]
+    Scratch { path: PathBuf, source: std::io::Error },
+    #[error("scratch {}: another worker named {worker} uses it; give each worker a name or a scratch of its own", path.display())]
+    ScratchInUse { path: PathBuf, worker: WorkerId },
+    #[error("{name} not found: install the Debian package ffmpeg, or set its path")]
+    ToolMissing { name: String },
+    #[error("{} does not run: {message}", path.display())]
+    ToolBroken { path: PathBuf, message: String },
+    #[error("no user `nobody` for the tools: set tool_user to an unprivileged user")]
+    NoToolUser,
+    #[error("cgroups are required, but {why}")]
+    Cgroups { why: String },
+    #[error("encoders: {0}")]
+    Encoders(#[from] EncodersError),
+    #[error("read this machine's limits: {0}")]
+    Limits(std::io::Error),
+    #[error("start the thread that starts tools: {0}")]
+    Launcher(std::io::Error),
+}
+
+/// The tools and the room of one worker. Clones share them.
+#[derive(Clone)]
+pub struct Workshop {
+    shop: Arc<Shop>,
+}
+
+struct Shop {
+    settings: WorkshopSettings,
+    roots: Roots,
+    /// `<scratch>/<worker>`: everything in it is ours.
+    scratch: PathBuf,
+    ffmpeg: PathBuf,
+    ffprobe: PathBuf,
+    /// The first line that the tool says of its version.
+    tool_version: String,
+    user: ToolUser,
+    groups: Result<Groups, String>,
+    launcher: Launcher,
+    /// Encoders that passed a real encode, in the schema's order.
+    encoders: Vec<Encoder>,
+    /// The last reading of the machine's limits. Never held across an await.
+    room: Mutex<(Instant, Room)>,
+    /// Held for life: it says that this worker is alive.
+    _lock: std::fs::File,
+}
+
+impl fmt::Debug for Workshop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workshop").field("scratch", &self.shop.scratch).finish_non_exhaustive()
+    }
+}
+
+impl Workshop {
+    /// Checks roots, scratch, tools and cgroup rights, clears away what an earlier life of this worker left, and tries
+    /// every encoder.
+    ///
+    /// # Errors
+    /// What is missing, and what to do about it.
+    pub async fn open(settings: WorkshopSettings) -> Result<Workshop, OpenError> {
+        let roots = Roots::open(&settings.media_roots)?;
+        let ffmpeg = encoders::find_program(&settings.ffmpeg)
+            .ok_or_else(|| OpenError::ToolMissing { name: settings.ffmpeg.display().to_string() })?;
+        let ffprobe = encoders::find_program(&settings.ffprobe)
+            .ok_or_else(|| OpenError::ToolMissing { name: settings.ffprobe.display().to_string() })?;
+        let user = ToolUser::choose(settings.tool_user).ok_or(OpenError::NoToolUser)?;
+        let scratch = settings.scratch.join(settings.worker.as_str());
+        let lock = open_scratch(&scratch, &settings.worker).await?;
+        let groups = match settings.cgroups {
+            CgroupMode::Off => Err("cgroups are switched off".to_owned()),
+            CgroupMode::Auto | CgroupMode::Require => {
+                Groups::open(Path::new("/"), settings.worker.as_str(), settings.cgroup_parent.as_deref())
+            }
+        };
+        if let (CgroupMode::Require, Err(why)) = (settings.cgroups, &groups) {
+            return Err(OpenError::Cgroups { why: why.clone() });
+        }
+        if let Ok(groups) = &groups {
+            groups.sweep().await;
+        }
+        sweep_scratch(&scratch).await.map_err(|source| OpenError::Scratch { path: scratch.clone(), source })?;
+        let launcher = Launcher::start().map_err(OpenError::Launcher)?;
+        let tool_version = encoders::version(&ffmpeg)
+            .await
+            .map_err(|error| OpenError::ToolBroken { path: ffmpeg.clone(), message: error.to_string() })?;
+        encoders::version(&ffprobe)
+            .await
+            .map_err(|error| OpenError::ToolBroken { path: ffprobe.clone(), message: error.to_string() })?;
+        let encoders = encoders::working(&ffmpeg).await?;
+        let room = Room::read(Path::new("/"), &scratch).map_err(OpenError::Limits)?;
+        Ok(Workshop {
+            shop: Arc::new(Shop {
+                roots,
+                scratch,
+                ffmpeg,
+                ffprobe,
+                tool_version,
+                user,
+                groups,
+                launcher,
+                encoders,
+                room: Mutex::new((Instant::now(), room)),
+                _lock: lock,
+                settings,
+            }),
+        })
+    }
+
+    /// What this worker can run with nothing else running.
+    #[must_use]
+    pub fn ability(&self) -> Ability {
+        let room = self.shop.room();
+        Ability {
+            cpu_percent: room.cpu_percent,
+            memory_mb: room.memory_mb,
+            disk_mb: room.disk_mb,
+            encoders: self.shop.encoders.iter().map(|encoder| encoder.as_str().to_owned()).collect(),
+            noop: self.shop.settings.allow_noop,
+            cgroups: self.shop.groups.is_ok(),
+        }
+    }
+
+    /// Room of this worker as its limits are now; `used` is 0.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        let room = self.shop.room();
+        Capacity {
+            slots: self.shop.slots(&room),
+            used: 0,
+            cpu_percent: room.cpu_percent,
+            memory_mb: room.memory_mb,
+            disk_mb: room.disk_mb,
+        }
+    }
+
+    /// Slots that a job takes: never more than the worker has.
+    #[must_use]
+    pub fn units(&self, spec: &JobSpec) -> u32 {
+        if spec.engine == Engine::Noop {
+            return 1;
+        }
+        room::units(&spec.resource_limits, self.shop.slots(&self.shop.room()))
+    }
+
+    /// Why attempts get no cgroups. Then limits do not hold and one job at a time must run.
+    #[must_use]
+    pub fn without_limits(&self) -> Option<String> {
+        self.shop.groups.as_ref().err().cloned()
+    }
+
+    /// Carries out one attempt: from its paths to its published and proven output.
+    pub async fn run(
+        &self,
+        grant: &Grant,
+        reports: Reports,
+        stop: watch::Receiver<Option<Stop>>,
+        consent: Arc<dyn Consent>,
+    ) -> Ended {
+        attempt::run(&self.shop, grant, reports, stop, consent).await
+    }
+}
+
+impl Shop {
+    fn room(&self) -> Room {
+        let mut cached = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.0.elapsed() >= ROOM_FRESH {
+            match Room::read(Path::new("/"), &self.scratch) {
+                Ok(room) => *cached = (Instant::now(), room),
+                // The last reading stays in force: a worker must not lose its room to one failed read.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read this machine's limits");
+                    cached.0 = Instant::now();
+                }
+            }
+        }
+        cached.1.clone()
+    }
+
+    fn slots(&self, room: &Room) -> u32 {
+        match self.settings.slots {
+            Some(slots) => slots.max(1),
+            None => room::slots(room, self.settings.workload, self.settings.oversubscription),
+        }
+    }
+
+    /// The encoder for a video: the one asked for, else the worker's first for the codec.
+    fn encoder(&self, video: &VideoEncode) -> Option<Encoder> {
+        let has = |encoder: &Encoder| self.encoders.contains(encoder);
+        match video.encoder {
+            Some(encoder) => Some(encoder).filter(has),
+            None => video.codec.encoders().iter().copied().find(has),
+        }
+    }
+
+    /// Threads that a tool may start for this job.
+    fn threads(&self, spec: &JobSpec) -> u32 {
+        let percent = self.room().cpu_percent;
+        spec.resource_limits.max_cpu_percent.unwrap_or(percent).min(percent).div_ceil(100).clamp(1, 64)
+    }
+
+    fn group_limits(&self, spec: &JobSpec) -> GroupLimits {
+        let limits = &spec.resource_limits;
+        GroupLimits {
+            cpu_percent: limits.max_cpu_percent,
+            // A job that does not say is run with what there is.
+            memory_bytes: limits.memory_mb().min(self.room().memory_mb).max(1) * 1024 * 1024,
+            pids: group::PIDS_MAX,
+        }
+    }
+}
+
+/// Makes the worker's scratch and locks it, waiting for an earlier life that is just ending.
+async fn open_scratch(scratch: &Path, worker: &WorkerId) -> Result<std::fs::File, OpenError> {
+    let fail = |source| OpenError::Scratch { path: scratch.to_owned(), source };
+    std::fs::create_dir_all(scratch).map_err(fail)?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(scratch.join("lock"))
+        .map_err(fail)?;
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(OpenError::ScratchInUse { path: scratch.to_owned(), worker: worker.clone() });
+            }
+            Err(std::fs::TryLockError::Error(source)) => return Err(fail(source)),
+        }
+    }
+}
+
+/// Kills what still runs inside the scratch and deletes what lies there. Only the holder of the lock may.
+async fn sweep_scratch(scratch: &Path) -> std::io::Result<()> {
+    crate::tool::kill_inside(scratch).await;
+    for entry in std::fs::read_dir(scratch)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            tracing::info!(path = %entry.path().display(), "deleting scratch that an earlier life left");
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,714 @@
+//! One attempt as a pipe of named steps: paths, room, probe, plan, encode, verify, stage, consent, publish.
+//!
+//! Invariant: nothing is published without the ledger's consent, which is asked when all the proof is in hand; after it is
+//! given, the attempt publishes and is not stopped any more. Every way out goes through [`Attempt::close`].
+
+use std::ffi::OsString;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ffpool_schema::encode::{Encode, Source};
+use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::job::{Engine, Queue};
+use ffpool_schema::message::{
+    Artifact, CommitReply, Grant, LogLine, Manifest, Outcome, Phase, Progress, SourceIdentity, Usage,
+};
+use ffpool_schema::parse::Fault;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Consent, Ended, Reports, Shop, Stop, WorkshopSettings};
+use crate::classify::{self, Exit};
+use crate::machine::group::Group;
+use crate::plan::{self, Expected, Request};
+use crate::probe::{self, Probed};
+use crate::progress::{Block, Blocks, Meter};
+use crate::publish::{self, PublishError, Published, Staged};
+use crate::roots;
+use crate::tool::{self, Answer, EndedBy, Finished, Invocation, Listener, ToolUser, Watch};
+use crate::verify;
+
+/// Percent shown between the encode's end and the publication.
+const NEARLY: f64 = 99.9;
+
+/// An attempt that ends before it has published.
+enum End {
+    /// With something to report.
+    Report(Box<Outcome>),
+    /// Abandoned, or lost to a later attempt.
+    Silent,
+}
+
+impl End {
+    fn failed(failure: Failure) -> End {
+        End::Report(Box::new(Outcome::Failed { failure }))
+    }
+
+    fn failure(cause: Cause, message: impl Into<String>) -> End {
+        End::failed(Failure::new(cause, message))
+    }
+
+    fn rejected(path: &str, code: &str, message: &str) -> End {
+        End::Report(Box::new(Outcome::Rejected { faults: vec![Fault::new(path, code, message)] }))
+    }
+}
+
+impl From<Stop> for End {
+    fn from(stop: Stop) -> End {
+        match stop {
+            Stop::Cancel => End::Report(Box::new(Outcome::Cancelled)),
+            Stop::Abandon => End::Silent,
+            Stop::Release(reason) => End::Report(Box::new(Outcome::Released { reason })),
+        }
+    }
+}
+
+impl From<roots::PathProblem> for End {
+    fn from(problem: roots::PathProblem) -> End {
+        End::Report(Box::new(problem.into()))
+    }
+}
+
+/// Carries out one attempt.
+pub(super) async fn run(
+    shop: &Arc<Shop>,
+    grant: &Grant,
+    reports: Reports,
+    stop: watch::Receiver<Option<Stop>>,
+    consent: Arc<dyn Consent>,
+) -> Ended {
+    let started = Instant::now();
+    if grant.spec.engine == Engine::Noop {
+        let outcome = noop(shop, &stop, consent.as_ref()).await;
+        let usage = Usage { wall_ms: millis(started), ..Usage::default() };
+        return Ended { outcome, usage };
+    }
+    let mut attempt = Attempt {
+        shop,
+        grant,
+        reporter: Reporter { grant, shop, reports, seq: AtomicU64::new(0), lines: AtomicU64::new(0) },
+        stop,
+        started,
+        scratch: None,
+        group: None,
+        usage: Usage::default(),
+    };
+    let outcome = match attempt.carry_out(consent.as_ref()).await {
+        Ok(manifest) => Some(Outcome::Finished { manifest: Some(Box::new(manifest)) }),
+        Err(End::Report(outcome)) => Some(*outcome),
+        Err(End::Silent) => None,
+    };
+    let usage = attempt.close().await;
+    Ended { outcome, usage }
+}
+
+/// The engine that runs nothing: consent and a report, for measuring.
+async fn noop(shop: &Shop, stop: &watch::Receiver<Option<Stop>>, consent: &dyn Consent) -> Option<Outcome> {
+    if !shop.settings.allow_noop {
+        let fault = Fault::new("engine", "unsupported", "this worker does not run `noop` jobs");
+        return Some(Outcome::Rejected { faults: vec![fault] });
+    }
+    match ask(stop.clone(), consent).await {
+        Ok(()) => Some(Outcome::Finished { manifest: None }),
+        Err(End::Report(outcome)) => Some(*outcome),
+        Err(End::Silent) => None,
+    }
+}
+
+/// Asks for the right to publish, unless a stop comes first.
+async fn ask(mut stop: watch::Receiver<Option<Stop>>, consent: &dyn Consent) -> Result<(), End> {
+    if let Some(order) = stop.borrow().clone() {
+        return Err(order.into());
+    }
+    let ordered = async {
+        match stop.wait_for(Option::is_some).await.map(|order| order.clone()) {
+            Ok(Some(order)) => order,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        reply = consent.ask() => match reply {
+            CommitReply::Granted => Ok(()),
+            CommitReply::Refused { reason } => {
+                tracing::info!(reason, "the ledger refuses the commit");
+                Err(End::Silent)
+            }
+        },
+        order = ordered => Err(order.into()),
+    }
+}
+
+struct Attempt<'a> {
+    shop: &'a Arc<Shop>,
+    grant: &'a Grant,
+    reporter: Reporter<'a>,
+    stop: watch::Receiver<Option<Stop>>,
+    started: Instant,
+    scratch: Option<Scratch>,
+    group: Option<Group>,
+    /// What is known apart from the group.
+    usage: Usage,
+}
+
+/// What the paths of a job are on disk.
+struct Paths {
+    input: Option<PathBuf>,
+    output: PathBuf,
+}
+
+/// What an encode made, proven.
+struct Made {
+    file: PathBuf,
+    arguments: Vec<OsString>,
+    probed: Probed,
+}
+
+impl<'a> Attempt<'a> {
+    async fn carry_out(&mut self, consent: &dyn Consent) -> Result<Manifest, End> {
+        let encode = self.encode()?;
+        self.reporter.phase(Phase::Prepare, None);
+        let paths = self.paths(encode)?;
+        if let Some(manifest) = self.published_before(&paths.output).await {
+            ask(self.stop.clone(), consent).await?;
+            return Ok(manifest);
+        }
+        let user = self.user(paths.input.as_deref())?;
+        self.make_room(user)?;
+        let source = match &paths.input {
+            Some(input) => Some((input.as_path(), self.probe(input, user, "the input").await?)),
+            None => None,
+        };
+        let made = self.encode_source(encode, source.as_ref().map(|(path, probed)| (*path, probed)), user).await?;
+        let identity = paths.input.as_deref().map(identify);
+        let staged = self.stage(&made.file, &paths.output).await?;
+        self.reporter.phase(Phase::Commit, Some(NEARLY));
+        ask(self.stop.clone(), consent).await?;
+        self.publish(staged, made, identity, paths.output).await
+    }
+
+    fn encode(&self) -> Result<&'a Encode, End> {
+        match self.grant.spec.engine {
+            Engine::Auto | Engine::Ffmpeg | Engine::Noop => {}
+            Engine::Gstreamer => {
+                return Err(End::rejected("engine", "unsupported", "gstreamer is not available in this worker"));
+            }
+        }
+        if !self.grant.spec.outputs.is_empty() {
+            return Err(End::rejected("outputs", "unsupported", "several outputs of one job are not available in this worker"));
+        }
+        let missing = || End::failure(Cause::Platform, "the ledger granted the attempt without its encode");
+        self.grant.encode.as_ref().ok_or_else(missing)
+    }
+
+    fn paths(&self, encode: &Encode) -> Result<Paths, End> {
+        let input = match &encode.source {
+            Source::File { path } => Some(self.shop.roots.input(path)?),
+            Source::Generated { .. } => None,
+        };
+        let output = self.shop.roots.output(encode.output.as_deref(), self.grant.job, encode.container)?;
+        if let Some(input) = &input {
+            roots::distinct(input, &output)?;
+        }
+        Ok(Paths { input, output })
+    }
+
+    /// What an earlier attempt published before it died. Its file is as good as ours would be.
+    async fn published_before(&self, output: &Path) -> Option<Manifest> {
+        if self.grant.attempt < 2 {
+            return None;
+        }
+        let (output, job, stop) = (output.to_owned(), self.grant.job, self.stop.clone());
+        let found = blocking(move || publish::find_published(&output, job, &|| stop.borrow().is_some())).await.ok().flatten();
+        if let Some(manifest) = &found {
+            tracing::info!(job = %self.grant.job, attempt = self.grant.attempt, made_by = manifest.attempt, "adopting a published output");
+        }
+        found
+    }
+
+    /// As whom the tools run: the workshop's user, or whoever may read the input.
+    fn user(&self, input: Option<&Path>) -> Result<ToolUser, End> {
+        let (ToolUser::Switch { uid, gid }, Some(input)) = (self.shop.user, input) else {
+            return Ok(self.shop.user);
+        };
+        let owner = std::fs::metadata(input).ok().map(|metadata| (metadata.uid(), metadata.gid()));
+        // Root without capabilities is an ordinary reader: the last resort.
+        let mut candidates = [Some((uid, gid)), owner, Some((0, 0))].into_iter().flatten();
+        let Some((chosen, group)) = candidates.find(|(uid, gid)| roots::is_readable_by(input, *uid, *gid)) else {
+            return Err(End::failure(
+                Cause::Policy,
+                format!("{} is readable neither by the tools' user nor by its owner: give it read rights", input.display()),
+            ));
+        };
+        if chosen != uid {
+            tracing::warn!(
+                job = %self.grant.job, attempt = self.grant.attempt, uid = chosen,
+                "the tools' user cannot read the input: running them as another user"
+            );
+        }
+        Ok(ToolUser::Switch { uid: chosen, gid: group })
+    }
+
+    fn make_room(&mut self, user: ToolUser) -> Result<(), End> {
+        let name = format!("{}.{}", self.grant.job, self.grant.attempt);
+        let scratch = Scratch::create(self.shop.scratch.join(&name), user)
+            .map_err(|error| End::failure(roots::io_cause(&error), format!("scratch cannot be made: {error}")))?;
+        self.scratch = Some(scratch);
+        if let Ok(groups) = &self.shop.groups {
+            let group = groups
+                .create(&name, &self.shop.group_limits(&self.grant.spec))
+                .map_err(|error| End::failure(Cause::Platform, format!("the attempt's cgroup cannot be made: {error}")))?;
+            self.group = Some(group);
+        }
+        Ok(())
+    }
+
+    async fn probe(&mut self, file: &Path, user: ToolUser, what: &str) -> Result<Probed, End> {
+        let mut answer = Answer::default();
+        let program = self.shop.ffprobe.clone();
+        let finished = self.tool(&program, &probe::arguments(file), user, None, &mut answer).await?;
+        self.check(&finished, "ffprobe")?;
+        probe::parse(&answer.text)
+            .map_err(|error| End::failure(Cause::Unknown, format!("ffprobe's answer about {what} cannot be read: {error}")))
+    }
+
+    async fn encode_source(
+        &mut self,
+        encode: &Encode,
+        source: Option<(&Path, &Probed)>,
+        user: ToolUser,
+    ) -> Result<Made, End> {
+        self.usage.input_bytes = source.and_then(|(path, _)| std::fs::metadata(path).ok()).map(|metadata| metadata.len());
+        let encoder = self.shop.encoder(&encode.video).ok_or_else(|| {
+            let wish = encode.video.encoder.map_or(encode.video.codec.as_str(), |encoder| encoder.as_str());
+            let is_hardware = encode.video.encoder.is_some_and(|encoder| encoder.is_hardware());
+            let cause = if is_hardware { Cause::Device } else { Cause::Platform };
+            End::failure(cause, format!("this worker has no working encoder for {wish}"))
+        })?;
+        // By name: the working directory is the scratch, whose parents the tool's user need not be able to enter.
+        let name = PathBuf::from(format!("encode.{}", encode.container));
+        let threads = self.shop.threads(&self.grant.spec);
+        let request = Request { encode, encoder, source, output: &name, threads };
+        let plan = plan::plan(&request).map_err(|error| End::failure(Cause::InputBad, error.to_string()))?;
+        let file = self.scratch_path().join(&name);
+
+        self.run_ffmpeg(&plan.arguments, user, Phase::Encode, plan.expected.duration_secs).await?;
+        self.reporter.phase(Phase::Verify, Some(NEARLY));
+        let probed = self.verify(&file, &name, &plan.expected, user, threads).await?;
+        Ok(Made { file, arguments: plan.arguments, probed })
+    }
+
+    /// Probes the output against the plan, then decodes it to its end.
+    async fn verify(
+        &mut self,
+        file: &Path,
+        name: &Path,
+        expected: &Expected,
+        user: ToolUser,
+        threads: u32,
+    ) -> Result<Probed, End> {
+        let broken = |evidence: String| {
+            let mut failure = Failure::new(Cause::VerifyFailed, "the output is not what was asked for");
+            failure.evidence = Some(evidence);
+            End::failed(failure)
+        };
+        if !file.is_file() {
+            return Err(broken("ffmpeg reported success and wrote no file".to_owned()));
+        }
+        // Whatever these two say against the file, the tool that made it said that all went well.
+        let mut probed = self.probe(name, user, "the output").await.map_err(as_verify)?;
+        let differences = verify::differences(expected, &probed);
+        if !differences.is_empty() {
+            return Err(broken(differences.join("; ")));
+        }
+        if let (Some(wish), Some(rate)) = (expected.bitrate, verify::settled_bitrate(&probed))
+            && rate < wish as f64 * 0.9
+        {
+            self.reporter.log(&format!("[ffpool] the video needed {rate:.0} of {wish} bits per second"));
+        }
+        let decode = plan::decode_arguments(name, threads);
+        let last = self.run_ffmpeg(&decode, user, Phase::Verify, expected.duration_secs).await.map_err(as_verify)?;
+        let frames = last.and_then(|block| block.frame);
+        if frames == Some(0) {
+            return Err(broken("it has no frames".to_owned()));
+        }
+        if let Some(video) = &mut probed.probe.video {
+            video.frames = frames;
+        }
+        Ok(probed)
+    }
+
+    /// Runs FFmpeg to a good end; its last progress.
+    async fn run_ffmpeg(
+        &mut self,
+        arguments: &[OsString],
+        user: ToolUser,
+        phase: Phase,
+        duration_secs: Option<f64>,
+    ) -> Result<Option<Block>, End> {
+        let stall_after = match self.grant.spec.queue {
+            Queue::Live => self.shop.settings.stall_after.min(WorkshopSettings::LIVE_STALL),
+            Queue::Default | Queue::Batch => self.shop.settings.stall_after,
+        };
+        let program = self.shop.ffmpeg.clone();
+        let mut follower = Follower {
+            reporter: &self.reporter,
+            phase,
+            started: Instant::now(),
+            blocks: Blocks::default(),
+            meter: Meter::new(duration_secs),
+            last: None,
+        };
+        let run = tool::run(
+            &self.shop.launcher,
+            self.invocation(&program, arguments, user),
+            self.watch(Some(stall_after)),
+            &mut follower,
+        );
+        let finished = run.await;
+        let last = follower.last;
+        let finished = self.account(finished, "ffmpeg")?;
+        self.check(&finished, "ffmpeg")?;
+        Ok(last)
+    }
+
+    async fn tool(
+        &mut self,
+        program: &Path,
+        arguments: &[OsString],
+        user: ToolUser,
+        stall_after: Option<Duration>,
+        listener: &mut dyn Listener,
+    ) -> Result<Finished, End> {
+        let invocation = self.invocation(program, arguments, user);
+        let finished = tool::run(&self.shop.launcher, invocation, self.watch(stall_after), listener).await;
+        let finished = self.account(finished, "ffprobe")?;
+        for line in &finished.log {
+            self.reporter.log(line);
+        }
+        Ok(finished)
+    }
+
+    fn invocation<'i>(&'i self, program: &'i Path, arguments: &'i [OsString], user: ToolUser) -> Invocation<'i> {
+        Invocation {
+            program,
+            arguments,
+            directory: self.scratch_path(),
+            user,
+            group: self.group.as_ref(),
+            file_bytes: self.disk_bytes(),
+        }
+    }
+
+    fn watch(&self, stall_after: Option<Duration>) -> Watch {
+        Watch {
+            stop: self.stop.clone(),
+            deadline: self.started + Duration::from_secs(self.grant.spec.resource_limits.timeout_sec()),
+            stall_after,
+            grace: self.shop.settings.stop_grace,
+            disk: Some((self.scratch_path().to_owned(), self.disk_bytes())),
+        }
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.grant.spec.resource_limits.disk_mb().saturating_mul(1024 * 1024)
+    }
+
+    fn scratch_path(&self) -> &Path {
+        self.scratch.as_ref().map_or(&self.shop.scratch, |scratch| &scratch.path)
+    }
+
+    /// Counts what a run used, and ends the attempt where the run was ended from outside.
+    fn account(&mut self, finished: std::io::Result<Finished>, name: &str) -> Result<Finished, End> {
+        let finished =
+            finished.map_err(|error| End::failure(Cause::Platform, format!("{name} cannot be run: {error}")))?;
+        self.usage.cpu_ms += finished.cpu_ms;
+        self.usage.peak_memory_bytes = self.usage.peak_memory_bytes.max(finished.peak_memory_bytes);
+        let limits = &self.grant.spec.resource_limits;
+        let (cause, message) = match &finished.ended_by {
+            EndedBy::Itself => return Ok(finished),
+            EndedBy::Stop(order) => return Err(order.clone().into()),
+            EndedBy::Timeout => (Cause::Timeout, format!("the attempt took longer than {} s", limits.timeout_sec())),
+            EndedBy::Stall => (Cause::Stall, format!("{name} made no progress for too long")),
+            EndedBy::Disk(bytes) => (
+                Cause::DiskFull,
+                format!("the attempt wrote {} MiB, its limit is {} MiB", bytes / (1024 * 1024), limits.disk_mb()),
+            ),
+        };
+        let mut failure = Failure::new(cause, message);
+        failure.evidence = finished.log.last().map(|line| classify::clean(line));
+        failure.exit_code = finished.status.code();
+        failure.signal = finished.signal();
+        Err(End::failed(failure))
+    }
+
+    /// Ends the attempt where a run that nobody ended did not go well.
+    fn check(&self, finished: &Finished, name: &str) -> Result<(), End> {
+        let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
+        if finished.is_success() && oom_kills == 0 {
+            return Ok(());
+        }
+        let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
+        Err(End::failed(classify::classify(name, exit, &finished.log)))
+    }
+
+    async fn stage(&mut self, file: &Path, output: &Path) -> Result<Staged, End> {
+        let (file, output) = (file.to_owned(), output.to_owned());
+        let (job, attempt, stop) = (self.grant.job, self.grant.attempt, self.stop.clone());
+        let staged = blocking(move || publish::stage(&file, &output, job, attempt, &|| stop.borrow().is_some())).await?;
+        match staged {
+            Ok(staged) => {
+                self.usage.output_bytes = Some(staged.size_bytes);
+                Ok(staged)
+            }
+            Err(PublishError::Stopped) => Err(self.stop.borrow().clone().map_or(End::Silent, End::from)),
+            Err(error) => Err(unpublished(&error)),
+        }
+    }
+
+    async fn publish(
+        &mut self,
+        staged: Staged,
+        made: Made,
+        source: Option<SourceIdentity>,
+        output: PathBuf,
+    ) -> Result<Manifest, End> {
+        let manifest = Manifest {
+            job: self.grant.job,
+            attempt: self.grant.attempt,
+            worker: self.shop.settings.worker.clone(),
+            at: Timestamp::now(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            tool: self.shop.tool_version.clone(),
+            arguments: made.arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+            artifacts: vec![Artifact {
+                url: file_url(&output),
+                size_bytes: staged.size_bytes,
+                sha256: staged.sha256.clone(),
+                probe: made.probed.probe,
+            }],
+            source,
+            usage: self.used(),
+        };
+        let (job, attempt) = (self.grant.job, self.grant.attempt);
+        blocking(move || match publish::publish(staged, &output, job, attempt) {
+            Ok(Published::Done) => match publish::write_manifest(&output, &manifest) {
+                Ok(()) => Ok(manifest),
+                Err(error) => Err(unpublished(&error)),
+            },
+            Ok(Published::Lost) => {
+                tracing::info!(%job, attempt, "a later attempt has published already");
+                Err(End::Silent)
+            }
+            Err(error) => Err(unpublished(&error)),
+        })
+        .await?
+    }
+
+    /// What the attempt has used so far.
+    fn used(&self) -> Usage {
+        let mut usage = Usage { wall_ms: millis(self.started), ..self.usage.clone() };
+        if let Some(group) = &self.group {
+            let counted = group.usage();
+            usage.cpu_ms = counted.cpu_us / 1000;
+            usage.peak_memory_bytes = counted.peak_memory_bytes.or(usage.peak_memory_bytes);
+        }
+        usage
+    }
+
+    /// Leaves nothing behind.
+    async fn close(mut self) -> Usage {
+        let usage = self.used();
+        if let Some(group) = self.group.take()
+            && let Err(error) = group.end().await
+        {
+            tracing::error!(job = %self.grant.job, attempt = self.grant.attempt, %error, "the attempt's cgroup stays");
+        }
+        drop(self.scratch.take());
+        usage
+    }
+}
+
+/// A failure of the tools that look at a finished output is the output's, unless they were stopped or died of the machine.
+fn as_verify(end: End) -> End {
+    let End::Report(outcome) = end else { return end };
+    match *outcome {
+        Outcome::Failed { mut failure }
+            if matches!(failure.cause, Cause::InputBad | Cause::InputMissing | Cause::ConfigBad | Cause::Unknown) =>
+        {
+            failure.message = format!("the output does not stand the test: {}", failure.message);
+            failure.cause = Cause::VerifyFailed;
+            End::failed(failure)
+        }
+        other @ (Outcome::Finished { .. }
+        | Outcome::Failed { .. }
+        | Outcome::Rejected { .. }
+        | Outcome::Released { .. }
+        | Outcome::Cancelled) => End::Report(Box::new(other)),
+    }
+}
+
+fn unpublished(error: &PublishError) -> End {
+    let cause = match error {
+        PublishError::Io { source, .. } => roots::io_cause(source),
+        PublishError::NoPlainFile { .. } => Cause::VerifyFailed,
+        PublishError::Stopped => Cause::Platform,
+    };
+    End::failure(cause, error.to_string())
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, End> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| End::failure(Cause::Platform, format!("a thread of the worker ended: {error}")))
+}
+
+fn identify(input: &Path) -> SourceIdentity {
+    let metadata = std::fs::metadata(input).ok();
+    SourceIdentity {
+        url: file_url(input),
+        size_bytes: metadata.as_ref().map_or(0, std::fs::Metadata::len),
+        modified: metadata.and_then(|metadata| Timestamp::try_from(metadata.modified().ok()?).ok()),
+    }
+}
+
+/// A path as a `file://` address.
+fn file_url(path: &Path) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt;
+    let mut url = String::from("file://");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => url.push(char::from(*byte)),
+            byte => {
+                let _ = write!(url, "%{byte:02X}");
+            }
+        }
+    }
+    url
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The attempt's own directory. Dropping it deletes it with all that is in it.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn create(path: PathBuf, user: ToolUser) -> std::io::Result<Scratch> {
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        std::fs::create_dir(&path)?;
+        let scratch = Scratch { path };
+        std::fs::set_permissions(&scratch.path, std::fs::Permissions::from_mode(0o700))?;
+        match user {
+            ToolUser::Own => {}
+            ToolUser::Switch { uid, gid } => std::os::unix::fs::chown(&scratch.path, Some(uid), Some(gid))?,
+        }
+        Ok(scratch)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot delete scratch");
+        }
+    }
+}
+
+/// Sends progress and log lines, numbered.
+struct Reporter<'a> {
+    grant: &'a Grant,
+    shop: &'a Shop,
+    reports: Reports,
+    /// Both count what was sent. Shared, so that a tool's listener can report while the attempt is looked at.
+    seq: AtomicU64,
+    lines: AtomicU64,
+}
+
+impl Reporter<'_> {
+    fn phase(&self, phase: Phase, percent: Option<f64>) {
+        let blank = self.blank(phase);
+        self.send(Progress { percent, ..blank });
+    }
+
+    fn blank(&self, phase: Phase) -> Progress {
+        Progress {
+            job: self.grant.job,
+            attempt: self.grant.attempt,
+            worker: self.shop.settings.worker.clone(),
+            seq: 0,
+            phase,
+            percent: None,
+            frame: None,
+            fps: None,
+            speed: None,
+            out_time_us: None,
+            size_bytes: None,
+            eta_secs: None,
+        }
+    }
+
+    fn send(&self, progress: Progress) {
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
+        self.reports.progress.send_replace(Some(Progress { seq, ..progress }));
+    }
+
+    fn log(&self, line: &str) {
+        let seq = self.lines.fetch_add(1, Ordering::Relaxed) + 1;
+        let line = LogLine { job: self.grant.job, attempt: self.grant.attempt, seq, line: classify::clean(line) };
+        // A full channel loses a line; the end of the log is kept apart.
+        let _ = self.reports.log.try_send(line);
+    }
+}
+
+/// Follows a run of FFmpeg.
+struct Follower<'a, 'r> {
+    reporter: &'r Reporter<'a>,
+    phase: Phase,
+    started: Instant,
+    blocks: Blocks,
+    meter: Meter,
+    last: Option<Block>,
+}
+
+impl Listener for Follower<'_, '_> {
+    fn output(&mut self, line: &str) -> bool {
+        let Some(block) = self.blocks.line(line) else { return false };
+        let estimate = self.meter.observe(&block, self.started.elapsed());
+        let blank = self.reporter.blank(self.phase);
+        // The decode that verifies goes through the whole length again; to the outside the attempt is nearly done.
+        let progress = match self.phase {
+            Phase::Prepare | Phase::Encode => Progress {
+                percent: estimate.percent,
+                frame: block.frame,
+                fps: block.fps,
+                speed: estimate.speed,
+                out_time_us: block.out_time_us,
+                size_bytes: block.total_size,
+                eta_secs: estimate.eta_secs,
+                ..blank
+            },
+            Phase::Verify | Phase::Commit => {
+                Progress { percent: Some(NEARLY), frame: block.frame, fps: block.fps, speed: estimate.speed, ..blank }
+            }
+        };
+        self.reporter.send(progress);
+        self.last = Some(block);
+        estimate.has_advanced
+    }
+
+    fn log(&mut self, line: &str) {
+        self.reporter.log(line);
+    }
+}
