@@ -153,6 +153,11 @@ impl From<ReadError> for ApiError {
                      Repeat the request after the time in Retry-After.",
                 )
             }
+            ReadError::TooSlow => ApiError::new(
+                Kind::Unavailable,
+                "the ledger (Postgres) needs too long for this question. Narrow it with `status`, `tenant`, `label` or \
+                 `since`, or ask again when it has less to do.",
+            ),
             ReadError::Row { .. } => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the ledger holds what this version cannot read");
                 ApiError::new(

@@ -14,6 +14,7 @@ use ffpool_schema::message::{LogLine, WorkerState};
 use ffpool_schema::topology::WorkQueue;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Json, ToSql};
 use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
@@ -39,7 +40,10 @@ pub enum ReadError {
     Connect(#[from] PoolError),
     /// Postgres refused or lost the query.
     #[error("query the ledger")]
-    Query(#[from] tokio_postgres::Error),
+    Query(#[source] tokio_postgres::Error),
+    /// Postgres ended the query at its statement timeout: too many rows had to be looked at.
+    #[error("a query of the ledger took too long")]
+    TooSlow,
     /// Postgres is silent.
     #[error("the ledger did not answer within {} s", READ_BOUND.as_secs())]
     Silent,
@@ -51,6 +55,12 @@ pub enum ReadError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl From<tokio_postgres::Error> for ReadError {
+    fn from(error: tokio_postgres::Error) -> ReadError {
+        if error.code() == Some(&SqlState::QUERY_CANCELED) { ReadError::TooSlow } else { ReadError::Query(error) }
+    }
 }
 
 /// Which job is meant: by its id or by its number.

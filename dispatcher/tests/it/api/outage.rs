@@ -31,6 +31,16 @@ async fn a_frozen_ledger_is_a_503_and_never_a_hang() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_takes_too_long_is_told_from_an_outage() {
+    let api = Api::start().await;
+    api.sql.batch_execute("BEGIN; LOCK TABLE job IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    assert!(problem(api.get("/v1/jobs"), 503).await.contains("Narrow it"));
+    api.sql.batch_execute("ROLLBACK").await.unwrap();
+    answer(api.get("/v1/jobs"), 200).await;
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_is_ready_when_every_part_works_and_a_leader_is_known() {
     let api = Api::start().await;
     assert_ne!(answer(api.request("GET", "/ready"), 503).await["parts"]["leader"], "ok");
