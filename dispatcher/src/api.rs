@@ -41,8 +41,9 @@ use crate::ledger::Ledger;
 
 pub use key_command::KeyCommand;
 
-/// Requests that are under way when the API stops get so long to end; then their connections are cut.
-const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Requests that are under way when the API stops get so long to end; then their connections are cut. Shorter than what
+/// the process gives its parts, so that the API ends by itself.
+const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// What the handlers work with. Clones share it.
 #[derive(Clone)]
