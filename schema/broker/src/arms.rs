@@ -22,6 +22,7 @@ const PREFETCH: u16 = 1;
 pub(crate) struct Arms {
     arms: Vec<Arm>,
     pub(crate) generation: u64,
+    pub(crate) armed_at: Instant,
     /// When to check that the consumers work.
     pub(crate) verify_at: Instant,
     /// How often in a row messages lay ready although a consumer was there for them.
@@ -52,16 +53,38 @@ pub(crate) struct Disarmed {
 }
 
 impl Arms {
-    /// Starts a consumer on each of the queues. On an error also says on which rung.
+    /// Starts a consumer on each of the queues, at once or one after the other. Also answers which ones failed.
     pub(crate) async fn open(
         pool: &ChannelPool,
         queues: &[(usize, String)],
-        verify_at: Instant,
-    ) -> Result<Arms, (usize, BrokerError)> {
-        let opened = join_all(queues.iter().map(|(rung, queue)| Arm::open(pool, *rung, queue))).await;
-        let arms = opened.into_iter().collect::<Result<Vec<_>, _>>()?;
+        one_by_one: bool,
+    ) -> (Arms, Vec<(usize, BrokerError)>) {
+        let mut opened = Vec::with_capacity(queues.len());
+        if one_by_one {
+            for (rung, queue) in queues {
+                opened.push((*rung, Arm::open(pool, *rung, queue).await));
+                if !pool.link().is_up() {
+                    break;
+                }
+            }
+        } else {
+            let opening = queues.iter().map(async |(rung, queue)| (*rung, Arm::open(pool, *rung, queue).await));
+            opened = join_all(opening).await;
+        }
+        let (mut arms, mut failed) = (Vec::new(), Vec::new());
+        for (rung, outcome) in opened {
+            match outcome {
+                Ok(arm) => arms.push(arm),
+                Err(error) => failed.push((rung, error)),
+            }
+        }
         let generation = arms.first().map_or(0, |arm| arm.channel.generation());
-        Ok(Arms { arms, generation, verify_at, idle_while_ready: 0 })
+        let now = Instant::now();
+        (Arms { arms, generation, armed_at: now, verify_at: now, idle_while_ready: 0 }, failed)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.arms.is_empty()
     }
 
     /// Waits for a first message, or for the end of a consumer. Cancel-safe: what arrived is kept.
@@ -90,14 +113,11 @@ impl Arms {
 }
 
 impl Arm {
-    async fn open(pool: &ChannelPool, rung: usize, queue: &str) -> Result<Arm, (usize, BrokerError)> {
-        let attempt = async {
-            let channel = pool.take().await?;
-            channel.qos(PREFETCH).await?;
-            let consumer = channel.consume(queue).await?;
-            Ok(Arm { rung, channel, consumer, brought: Vec::new() })
-        };
-        attempt.await.map_err(|error| (rung, error))
+    async fn open(pool: &ChannelPool, rung: usize, queue: &str) -> Result<Arm, BrokerError> {
+        let channel = pool.take().await?;
+        channel.qos(PREFETCH).await?;
+        let consumer = channel.consume(queue).await?;
+        Ok(Arm { rung, channel, consumer, brought: Vec::new() })
     }
 
     async fn disarm(mut self, prefetch: u16) -> Option<Disarmed> {

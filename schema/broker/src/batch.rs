@@ -25,6 +25,15 @@ const RETRY: Duration = Duration::from_millis(250);
 /// After a batch was handed back: the database behind it is away, and the messages come again at once.
 const RELEASED: Duration = Duration::from_millis(500);
 
+/// How often an idle subscription is checked against the broker's counts.
+const VERIFY: Duration = Duration::from_secs(5);
+/// An idle subscription is renewed after so many checks. A consumer can be dead although the broker counts it: when a
+/// quorum queue is deleted and declared again at once, RabbitMQ 3.10 may neither cancel its consumer nor feed it, and
+/// assigns it what is published (measured). Only the end of its channel gives that back.
+const CHECKS_PER_RENEWAL: u32 = 4;
+/// So many checks in a row may find messages ready that the idle consumer was not given.
+const VERIFY_FAILED_MAX: u32 = 2;
+
 /// Consumes one queue in batches, for ever.
 pub struct BatchConsumer {
     link: AmqpLink,
@@ -42,6 +51,10 @@ pub struct BatchConsumer {
 
 struct Subscription {
     consumer: lapin::Consumer,
+    /// Checks since the last message.
+    idle_checks: u32,
+    /// How often in a row messages lay ready although the consumer was idle.
+    idle_while_ready: u32,
     channel: Arc<Shared>,
 }
 
@@ -125,8 +138,12 @@ impl BatchConsumer {
         let consumer = channel.consume(&self.queue).await?;
         debug!(queue = %self.queue, generation = channel.generation(), "consuming");
         self.said = None;
-        self.subscription =
-            Some(Subscription { consumer, channel: Arc::new(Shared { channel, book: Mutex::default() }) });
+        self.subscription = Some(Subscription {
+            consumer,
+            idle_checks: 0,
+            idle_while_ready: 0,
+            channel: Arc::new(Shared { channel, book: Mutex::default() }),
+        });
         Ok(())
     }
 
@@ -146,15 +163,22 @@ impl BatchConsumer {
             return true;
         }
         let Some(subscription) = &mut self.subscription else { return false };
-        tokio::select! {
-            next = subscription.consumer.next() => match next {
-                Some(Ok(delivery)) => {
-                    self.taken.push(delivery);
-                    true
-                }
-                Some(Err(_)) | None => false,
-            },
-            () = subscription.channel.channel.lost() => false,
+        loop {
+            tokio::select! {
+                next = subscription.consumer.next() => match next {
+                    Some(Ok(delivery)) => {
+                        (subscription.idle_checks, subscription.idle_while_ready) = (0, 0);
+                        self.taken.push(delivery);
+                        return true;
+                    }
+                    Some(Err(_)) | None => return false,
+                },
+                () = subscription.channel.channel.lost() => return false,
+                () = tokio::time::sleep(VERIFY) => if !subscription.is_fed(&self.queue).await {
+                    debug!(queue = %self.queue, "renewing an idle subscription");
+                    return false;
+                },
+            }
         }
     }
 
@@ -211,6 +235,18 @@ impl BatchConsumer {
 }
 
 impl Subscription {
+    /// Whether the idle consumer may be trusted on: the broker knows it, leaves nothing lying for it, and it is not old.
+    async fn is_fed(&mut self, queue: &str) -> bool {
+        let Ok((ready, consumers)) = self.channel.channel.count(queue).await else { return false };
+        if !self.channel.book().in_hand.is_empty() {
+            // The end of the channel would take back what somebody is working on.
+            return true;
+        }
+        self.idle_checks += 1;
+        self.idle_while_ready = if ready > 0 { self.idle_while_ready + 1 } else { 0 };
+        consumers > 0 && self.idle_while_ready < VERIFY_FAILED_MAX && self.idle_checks < CHECKS_PER_RENEWAL
+    }
+
     fn is_sound(&self) -> bool {
         self.channel.channel.is_open() && !self.channel.book().abandoned
     }

@@ -6,12 +6,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 
-use crate::deadline::{ANSWER, within};
+use crate::deadline::{ANSWER, CONSUME, within};
 use crate::error::BrokerError;
 use crate::link::{AmqpLink, Live};
 
@@ -77,7 +75,7 @@ impl AmqpChannel {
     pub(crate) async fn consume(&self, queue: &str) -> Result<lapin::Consumer, BrokerError> {
         let options = BasicConsumeOptions::default();
         let consume = self.channel.basic_consume(short(queue)?, ShortString::default(), options, FieldTable::default());
-        within(ANSWER, || format!("consume queue {queue}"), consume).await
+        within(CONSUME, || format!("consume queue {queue}"), consume).await
     }
 
     pub(crate) async fn cancel(&self, consumer: &lapin::Consumer) -> Result<(), BrokerError> {

@@ -7,6 +7,8 @@ use crate::error::BrokerError;
 
 /// For one answer of the broker. A quorum queue that elects a leader takes seconds.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
+/// For starting a consumer while others wait for it. A quorum queue without a leader never answers (RabbitMQ 3.10).
+pub(crate) const CONSUME: Duration = Duration::from_secs(3);
 /// For TCP, TLS and the AMQP handshake together.
 pub(crate) const CONNECT: Duration = Duration::from_secs(10);
 /// For a polite good-bye.

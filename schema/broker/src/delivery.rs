@@ -58,7 +58,10 @@ impl DerefMut for Delivery {
 
 impl std::fmt::Debug for Delivery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Delivery").field("work", &self.work.name()).field("message", &self.message).finish_non_exhaustive()
+        f.debug_struct("Delivery")
+            .field("work", &self.work.name())
+            .field("message", &self.message)
+            .finish_non_exhaustive()
     }
 }
 

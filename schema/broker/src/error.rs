@@ -148,7 +148,7 @@ pub enum PublishError {
         exchange: String,
         /// Why not.
         #[source]
-        source: BrokerError,
+        source: Box<BrokerError>,
     },
 }
 

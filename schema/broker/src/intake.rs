@@ -32,8 +32,13 @@ const PAUSE: Duration = Duration::from_millis(250);
 const SETTLE: Duration = Duration::from_millis(30);
 /// How often armed consumers are checked against the depths. Also the pace of [`Intake::last_proof`] when idle.
 const VERIFY: Duration = Duration::from_secs(5);
+/// The same while some queue has no consumer and only a look finds its messages.
+const VERIFY_UNARMED: Duration = Duration::from_millis(500);
 /// After a check that found messages ready: they may be on their way to us.
 const VERIFY_AGAIN: Duration = Duration::from_millis(50);
+/// Armed consumers are renewed after this: one that is dead although the broker counts it may have been given a message
+/// (see `batch.rs`), and only the end of its channel gives that back.
+const RENEW: Duration = Duration::from_secs(60);
 /// So many checks in a row may find messages that no consumer was given.
 const VERIFY_FAILED_MAX: u32 = 2;
 
@@ -47,7 +52,7 @@ pub struct Intake {
 }
 
 struct Shared {
-    /// A waiter went away, or a hint came.
+    /// A waiter may have gone away.
     nudge: Notify,
     stop: CancellationToken,
     /// Written by the search only.
@@ -88,6 +93,8 @@ impl Intake {
             waiters: VecDeque::new(),
             fetches: JoinSet::new(),
             arms: None,
+            verify_every: VERIFY,
+            cautious: false,
             looking: None,
             paused_until: None,
             worked_at: None,
@@ -126,11 +133,6 @@ impl Intake {
         self.ageing.send_replace(interval);
     }
 
-    /// Looks again at once, as on a hint that work arrived.
-    pub fn hint(&self) {
-        self.shared.nudge.notify_one();
-    }
-
     /// When the intake last proved that it can take work: it saw the depths of all queues it needed to.
     /// Only kept up while somebody waits in [`Intake::next`].
     #[must_use]
@@ -165,6 +167,9 @@ struct Search {
     waiters: VecDeque<Waiter>,
     fetches: JoinSet<Fetched>,
     arms: Option<Arms>,
+    verify_every: Duration,
+    /// The last arming ended with the connection: arm one by one, to find the queue that did it.
+    cautious: bool,
     /// The channel for looks.
     looking: Option<AmqpChannel>,
     paused_until: Option<Instant>,
@@ -333,28 +338,45 @@ impl Search {
         }
     }
 
-    /// Starts consumers on all queues.
+    /// Starts consumers on all queues that can be consumed; the others are looked at more often.
     async fn arm(&mut self) -> Option<Instant> {
-        let present = self.ladder.present(Instant::now());
-        if present.is_empty() {
+        let armable = self.ladder.armable(Instant::now());
+        let queues: Vec<(usize, String)> =
+            armable.into_iter().map(|at| (at, self.ladder.rung(at).name.clone())).collect();
+        let (arms, failed) = Arms::open(&self.pool, &queues, self.cautious).await;
+        let now = Instant::now();
+        if !self.pool.link().is_up() {
+            // A queue without a leader may end the connection that consumes it. Which one is only seen one by one.
+            if self.cautious
+                && let Some((rung, error)) = failed.last()
+            {
+                self.unarm(*rung, error, now);
+            }
+            self.cautious = true;
             self.pause();
             return self.paused_until;
         }
-        let queues: Vec<(usize, String)> =
-            present.into_iter().map(|at| (at, self.ladder.rung(at).name.clone())).collect();
-        match Arms::open(&self.pool, &queues, Instant::now() + VERIFY).await {
-            Ok(arms) => {
-                let verify_at = arms.verify_at;
-                self.arms = Some(arms);
-                Some(verify_at)
-            }
-            Err((rung, error)) => {
-                debug!(queue = %self.ladder.rung(rung).name, %error, "cannot wait for work");
-                self.ladder.forget();
-                self.pause();
-                self.paused_until
+        self.cautious = false;
+        for (rung, error) in &failed {
+            if error.is_missing() {
+                self.ladder.observe_missing(*rung, now);
+            } else {
+                self.unarm(*rung, error, now);
             }
         }
+        if arms.is_empty() {
+            return Some(now + VERIFY_UNARMED);
+        }
+        let arms = self.arms.insert(arms);
+        self.verify_every =
+            if self.ladder.armable(now).len() < self.ladder.present(now).len() { VERIFY_UNARMED } else { VERIFY };
+        arms.verify_at = now + self.verify_every;
+        Some(arms.verify_at)
+    }
+
+    fn unarm(&mut self, rung: usize, error: &BrokerError, now: Instant) {
+        warn!(queue = %self.ladder.rung(rung).name, %error, "a work queue cannot be consumed, only looking at it");
+        self.ladder.observe_broken(rung, now);
     }
 
     /// The net under armed consumers: if messages lie ready again and again, the consumers do not work.
@@ -369,8 +391,14 @@ impl Search {
         let waiting = self.ladder.known_ready() > 0;
         let arms = self.arms.as_mut()?;
         arms.idle_while_ready = if waiting { arms.idle_while_ready + 1 } else { 0 };
+        if arms.armed_at.elapsed() >= RENEW {
+            // Dropped, not disarmed: the end of the channels is the point.
+            self.arms = None;
+            self.ladder.forget();
+            return Some(Instant::now());
+        }
         if arms.idle_while_ready < VERIFY_FAILED_MAX {
-            arms.verify_at = Instant::now() + if waiting { VERIFY_AGAIN } else { VERIFY };
+            arms.verify_at = Instant::now() + if waiting { VERIFY_AGAIN } else { self.verify_every };
             return Some(arms.verify_at);
         }
         warn!("messages are ready but the armed consumers get none, looking for work anew");

@@ -11,6 +11,8 @@ use ffpool_schema::topology::WorkQueue;
 pub(crate) const FRESH: Duration = Duration::from_millis(10);
 /// How long a queue that does not exist is left out of scans: looking at it costs a channel.
 const MISSING_FOR: Duration = Duration::from_secs(2);
+/// How long a queue that could not be consumed is only looked at: trying may cost the whole connection.
+const UNARMED_FOR: Duration = Duration::from_secs(600);
 /// What one ageing interval adds to the score of a queue that is passed over: one unit of queue weight.
 const AGEING_STEP: u32 = 10;
 
@@ -23,6 +25,8 @@ pub(crate) struct Rung {
     /// Since when it has held work of which none was taken by us.
     passed_over_since: Option<Instant>,
     missing_since: Option<Instant>,
+    /// When it last could not be consumed, although it exists.
+    broken_since: Option<Instant>,
 }
 
 /// All work queues of one intake.
@@ -36,7 +40,14 @@ impl Ladder {
     pub(crate) fn new(queues: Vec<WorkQueue>) -> Ladder {
         let rungs = queues
             .into_iter()
-            .map(|work| Rung { name: work.name(), work, ready: None, passed_over_since: None, missing_since: None })
+            .map(|work| Rung {
+                name: work.name(),
+                work,
+                ready: None,
+                passed_over_since: None,
+                missing_since: None,
+                broken_since: None,
+            })
             .collect();
         Ladder { rungs, scanned_at: None, ageing: None }
     }
@@ -114,6 +125,18 @@ impl Ladder {
         rung.ready = Some(0);
         rung.passed_over_since = None;
         rung.missing_since.replace(now).is_none()
+    }
+
+    /// The present rungs that can be consumed, as far as is known.
+    pub(crate) fn armable(&self, now: Instant) -> Vec<usize> {
+        let mut rungs = self.present(now);
+        rungs.retain(|&at| self.rungs[at].broken_since.is_none_or(|since| now.duration_since(since) >= UNARMED_FOR));
+        rungs
+    }
+
+    /// Takes in that a queue could not be consumed although it exists.
+    pub(crate) fn observe_broken(&mut self, at: usize, now: Instant) {
+        self.rungs[at].broken_since = Some(now);
     }
 
     /// Takes in what a fetch left behind in its queue.

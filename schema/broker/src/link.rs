@@ -6,12 +6,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::future::{Fuse, FusedFuture};
+use futures_util::{FutureExt, StreamExt};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -27,8 +29,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const LIVED_WELL: Duration = Duration::from_secs(10);
 /// How often the supervisor looks at the connection's status; its event may never come.
 const LOOK: Duration = Duration::from_secs(1);
-/// Every so many looks a round trip proves that the connection's I/O loop is alive.
-const LOOKS_PER_PULSE: u32 = 5;
+/// How often a round trip proves that the connection's I/O loop is alive.
+const PULSE: Duration = Duration::from_secs(5);
 /// So many pulses in a row must fail before the connection is given up.
 const PULSES_FAILED_MAX: u32 = 2;
 
@@ -252,12 +254,16 @@ async fn supervise(shared: Arc<Shared>) {
 async fn connect(shared: &Shared) -> Result<Arc<Live>, BrokerError> {
     let name = &shared.config.name;
     let (uri, tls) = place(&shared.config)?;
-    let version = probe::server_version(&uri, &tls).await;
     let properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
     let runtime = lapin::runtime::default_runtime()
         .map_err(|source| BrokerError::Amqp { doing: "find the Tokio runtime".into(), source })?;
+    let (probe_uri, probe_tls) = place(&shared.config)?;
     let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
-    let connection = within(CONNECT, || "connect to the AMQP broker".into(), connecting).await?;
+    let (connection, version) = tokio::join!(
+        within(CONNECT, || "connect to the AMQP broker".into(), connecting),
+        probe::server_version(&probe_uri, &probe_tls),
+    );
+    let connection = connection?;
 
     let generation = shared.state.borrow().generation + 1;
     let live = Arc::new(Live { connection, generation, dead: CancellationToken::new(), trouble: Notify::new() });
@@ -277,8 +283,11 @@ async fn connect(shared: &Shared) -> Result<Arc<Live>, BrokerError> {
 async fn attend(shared: &Shared, live: &Live) -> String {
     let mut events = Box::pin(live.connection.events_listener());
     let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut looked, mut pulses_failed) = (0u32, 0u32);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pulses = tokio::time::interval(PULSE);
+    pulses.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut answer = std::pin::pin!(Fuse::terminated());
+    let mut pulses_failed = 0;
     let mut reason = String::from("the connection was lost");
     loop {
         tokio::select! {
@@ -300,13 +309,12 @@ async fn attend(shared: &Shared, live: &Live) -> String {
                 Some(_) => {}
                 None => return reason,
             },
-            _ = looks.tick() => {
-                looked += 1;
-                // A blocked connection writes nothing at all, so no answer would come.
-                if looked.is_multiple_of(LOOKS_PER_PULSE) && !live.connection.status().blocked() {
-                    pulses_failed = if pulse(live).await { 0 } else { pulses_failed + 1 };
-                }
-            }
+            _ = looks.tick() => {}
+            // A blocked connection writes nothing at all, so no answer would come.
+            _ = pulses.tick() => if answer.is_terminated() && !live.connection.status().blocked() {
+                answer.set(pulse(live).fuse());
+            },
+            answered = &mut answer => pulses_failed = if answered { 0 } else { pulses_failed + 1 },
         }
         if !live.connection.status().connected() {
             return reason;
@@ -390,7 +398,8 @@ fn place(config: &AmqpConfig) -> Result<(AMQPUri, OwnedTLSConfig), BrokerError> 
 /// Reads the file that the URL's query names under `key`.
 fn file_of(url: &str, key: &str) -> Result<Option<String>, BrokerError> {
     let query = url.split_once('?').map_or("", |(_, query)| query);
-    let Some(path) = query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(k, v)| (k == key).then_some(v))
+    let Some(path) =
+        query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(k, v)| (k == key).then_some(v))
     else {
         return Ok(None);
     };

@@ -154,8 +154,8 @@ impl Signals {
     /// # Errors
     /// [`SignalError::Link`] at once when there is no connection.
     pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<(), SignalError> {
-        let payload = serde_json::to_vec(value)
-            .map_err(|source| SignalError::Encode { subject: subject.to_owned(), source })?;
+        let payload =
+            serde_json::to_vec(value).map_err(|source| SignalError::Encode { subject: subject.to_owned(), source })?;
         self.send(subject, payload).await
     }
 
@@ -168,6 +168,19 @@ impl Signals {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(link(error.to_string())),
             Err(_) => Err(link(format!("the connection took nothing within {PUBLISH:?}"))),
+        }
+    }
+
+    /// Waits until what was published has been written to the connection, as before the process ends.
+    ///
+    /// # Errors
+    /// [`SignalError::Link`] when that takes longer than `within`.
+    pub async fn flush(&self, within: Duration) -> Result<(), SignalError> {
+        let link = |reason: String| SignalError::Link { subject: "(flush)".into(), reason };
+        match tokio::time::timeout(within, self.client.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(link(error.to_string())),
+            Err(_) => Err(link(format!("not written within {within:?}"))),
         }
     }
 
@@ -241,8 +254,8 @@ impl Signals {
         subject: &str,
         subscriber: Result<Subscriber, E>,
     ) -> Result<Subscription<T>, SignalError> {
-        let subscriber = subscriber
-            .map_err(|error| SignalError::Link { subject: subject.to_owned(), reason: error.to_string() })?;
+        let subscriber =
+            subscriber.map_err(|error| SignalError::Link { subject: subject.to_owned(), reason: error.to_string() })?;
         Ok(Subscription { subscriber, signals: self.clone(), kind: PhantomData })
     }
 

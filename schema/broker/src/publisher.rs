@@ -67,7 +67,8 @@ impl Publisher {
     pub async fn publish_within(&self, message: Outgoing, bound: Duration) -> Result<(), PublishError> {
         let envelope = Envelope::seal(message)?;
         let deadline = Instant::now() + bound;
-        let not_sent = |source| PublishError::NotSent { exchange: envelope.exchange.to_string(), source };
+        let not_sent =
+            |source| PublishError::NotSent { exchange: envelope.exchange.to_string(), source: Box::new(source) };
 
         let late = || BrokerError::Deadline { doing: "wait for a free lane to publish".into(), within: bound };
         let _lane = match tokio::time::timeout_at(deadline, self.lanes.acquire()).await {

@@ -92,3 +92,46 @@ async fn all_links_go_on_after_a_kill_of_the_broker_and_after_an_alarm() {
     place.publisher.close().await;
     tokio::task::spawn_blocking(move || drop(stack)).await.expect("the stack ends");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_a_crash_broke_leaves_the_others_served() {
+    let start = || Stack::builder().nats(false).postgres(false).start().map(Arc::new).map_err(|error| error.report());
+    let stack = tokio::task::spawn_blocking(start).await.expect("no panic").expect("a private broker");
+    let place = Place::on(&stack.rabbit, "broken").await;
+    // Declared less than half a second before a crash, a quorum queue is broken or gone for good.
+    let broken = WorkQueue::of_pool(&"gpu".parse::<Pool>().expect("a pool")).remove(0);
+    let connection = lapin::Connection::connect(&place.url, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let durable = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
+    let mut arguments = lapin::types::FieldTable::default();
+    arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("quorum".into()));
+    channel.queue_declare(broken.name().into(), durable, arguments).await.unwrap();
+    let outage = {
+        let stack = stack.clone();
+        move || {
+            stack.rabbit.kill();
+            stack.rabbit.restart().map_err(|error| error.report())
+        }
+    };
+    tokio::task::spawn_blocking(outage).await.expect("no panic").expect("restart");
+    until("the link is back", || async {
+        if place.link.generation() >= 2 { Ok(()) } else { Err(place.link.generation()) }
+    })
+    .await;
+
+    let mut queues = WorkQueue::of_pool(&Pool::cpu());
+    queues.insert(0, broken);
+    let intake = Intake::new(place.link.clone(), queues, 1);
+    for number in 0..5 {
+        let job = message("jobs.batch", "low", &number.to_string());
+        until("the job is stored", || async { place.publisher.publish(job.clone()).await.map_err(|e| e.to_string()) })
+            .await;
+        let delivery = soon("the job", intake.next()).await;
+        let _ = delivery.ack().await;
+        // Idle in between, so that consumers are armed.
+        assert!(tokio::time::timeout(Duration::from_millis(300), intake.next()).await.is_err());
+    }
+    println!("connections needed beside a broken queue: {}", place.link.generation());
+    intake.close().await;
+    tokio::task::spawn_blocking(move || drop(stack)).await.expect("the stack ends");
+}
