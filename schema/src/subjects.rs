@@ -9,8 +9,11 @@ pub const CLAIM: &str = "ffpool.v1.claim";
 pub const COMMIT: &str = "ffpool.v1.commit";
 /// Request/reply: an owner hands its delivery's duty to the ledger before it acknowledges. Queue group [`DISPATCHERS`].
 pub const CUSTODY: &str = "ffpool.v1.custody";
-/// All heartbeats. Dispatchers subscribe in the queue group [`DISPATCHERS`].
+/// All heartbeats. Every dispatcher hears all of them, without a queue group, and the leader writes them down: one that is
+/// frozen must not swallow the heartbeats of others.
 pub const HEARTBEATS: &str = "ffpool.v1.hb.*";
+/// All log lines. Dispatchers subscribe in the queue group [`DISPATCHERS`].
+pub const LOGS: &str = "ffpool.v1.log.*";
 /// All progress signals.
 pub const PROGRESS: &str = "ffpool.v1.progress.*";
 /// The queue group of the dispatchers.

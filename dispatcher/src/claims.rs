@@ -1,0 +1,327 @@
+//! What workers ask: may I run this delivery, may I publish this output, will you answer for this job.
+//!
+//! Invariant: a worker is answered only what is committed. When the ledger is away there is no answer, and the worker
+//! asks again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ffpool_broker::{Request, Signals, Subscription};
+use ffpool_schema::encode::Encode;
+use ffpool_schema::id::JobId;
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::lifecycle::{Input, Step};
+use ffpool_schema::message::{
+    ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Grant, MAX_BODY_BYTES,
+};
+use ffpool_schema::metrics as names;
+use ffpool_schema::parse::{self, Fault, Received};
+use ffpool_schema::{scenario, subjects};
+use metrics::{counter, histogram};
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, warn};
+
+use crate::control;
+use crate::fleet::Fleet;
+use crate::ledger::{
+    AnonymousClaim, AnonymousVerdict, ApplyError, Decided, Evidence, Happening, Ledger, NewJob, OnlyIf, Origin, Verdict,
+};
+use crate::settings::Unfit;
+
+/// Questions in hand at a time; the rest waits in the subscription.
+const IN_HAND: usize = 2_000;
+/// Nobody waits for an answer longer than this.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause of a worker whose delivery cannot be decided.
+const HOLD_MS: u64 = 5_000;
+
+/// Answers workers.
+pub(crate) struct Desk {
+    pub(crate) ledger: Ledger,
+    pub(crate) signals: Signals,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) unfit: Unfit,
+}
+
+impl Desk {
+    /// Answers claims, commits and custody requests until `stop`; then finishes what is in hand.
+    pub(crate) async fn serve(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        let claims = self.signals.serve(subjects::CLAIM, subjects::DISPATCHERS).await?;
+        let commits = self.signals.serve(subjects::COMMIT, subjects::DISPATCHERS).await?;
+        let custody = self.signals.serve(subjects::CUSTODY, subjects::DISPATCHERS).await?;
+        let (a, b, c) = (self.clone(), self.clone(), self);
+        tokio::join!(
+            each(claims, &stop, move |request| {
+                let desk = a.clone();
+                async move { desk.answer_claim(&request).await }
+            }),
+            each(commits, &stop, move |request| {
+                let desk = b.clone();
+                async move { desk.answer_owner(&request, |ask| Input::Commit { from: ask.from, attempt: ask.attempt }).await }
+            }),
+            each(custody, &stop, move |request| {
+                let desk = c.clone();
+                async move {
+                    desk.answer_owner(&request, |ask| Input::TakeCustody { from: ask.from, attempt: ask.attempt }).await;
+                }
+            }),
+        );
+        Ok(())
+    }
+
+    async fn answer_claim(&self, request: &Request<ClaimRequest>) {
+        let began = Instant::now();
+        let reply = self.claim(&request.value).await;
+        histogram!(names::CLAIM_SECONDS).record(began.elapsed().as_secs_f64());
+        let verdict = match &reply {
+            Some(ClaimReply::Run(_)) => "run",
+            Some(ClaimReply::Drop { .. }) => "drop",
+            Some(ClaimReply::Hold { .. }) => "hold",
+            None => "none",
+        };
+        counter!(names::CLAIMS, "verdict" => verdict).increment(1);
+        if let Some(reply) = reply {
+            answer(request, &reply).await;
+        }
+    }
+
+    /// `None` when the ledger is away: an answer that is not durable is no answer.
+    async fn claim(&self, claim: &ClaimRequest) -> Option<ClaimReply> {
+        let delivery = &claim.delivery;
+        let received = Received {
+            body: &delivery.body,
+            content_type: delivery.content_type.as_deref(),
+            message_id: delivery.message_id.as_deref(),
+            work: Some(&delivery.work),
+        };
+        let mut record =
+            NewJob::read(Origin::Claim, &received, delivery.work.clone(), delivery.traceparent.clone());
+        if delivery.body_len > MAX_BODY_BYTES {
+            record.spec = Err(vec![parse::oversize(delivery.body_len)]);
+        }
+        let id = match &record.spec {
+            Ok(spec) => spec.id,
+            Err(_) => parse::claimed_id(&received),
+        };
+        let (input, evidence) = self.place(claim, &record);
+        let decided = match id {
+            Some(id) => self.claim_by_id(claim, id, input, evidence, record).await,
+            None => {
+                record.fingerprint = Some(delivery.fingerprint.clone());
+                self.claim_anonymous(claim, input, evidence, record).await
+            }
+        };
+        match decided {
+            Ok(decided) => Some(self.reply(claim, *decided).await),
+            Err(ApplyError::Expired | ApplyError::Closed) => None,
+            Err(ApplyError::Refused(reason)) => Some(ClaimReply::Hold { retry_after_ms: HOLD_MS, reason }),
+        }
+    }
+
+    /// A claim, or that the job does not fit this worker, or none.
+    fn place(&self, claim: &ClaimRequest, record: &NewJob) -> (Input, Evidence) {
+        let run = Input::Claim {
+            from: claim.from.clone(),
+            owner_dead: false,
+            running_unanswered: claim.running_unanswered,
+        };
+        let ability = claim.ability.clone().or_else(|| self.fleet.ability(&claim.from));
+        let (Ok(spec), Some(ability), None) = (&record.spec, ability, claim.running_unanswered) else {
+            return (run, Evidence::default());
+        };
+        let Ok(encode) = scenario::resolve(spec) else { return (run, Evidence::default()) };
+        let Err(lacks) = scenario::fits(spec, encode.as_ref(), &ability) else { return (run, Evidence::default()) };
+        self.misplaced(claim, spec, encode.as_ref(), lacks)
+    }
+
+    fn misplaced(
+        &self,
+        claim: &ClaimRequest,
+        spec: &JobSpec,
+        encode: Option<&Encode>,
+        lacks: Vec<Fault>,
+    ) -> (Input, Evidence) {
+        let worker = &claim.from.worker;
+        let needs = lacks.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ");
+        match (self.fleet.fits_another(worker, spec, encode), self.unfit) {
+            (Some(false), Unfit::Reject) => {
+                let reason = Some(format!("no worker fits: {needs}"));
+                (Input::NeverFits, Evidence { reason, faults: lacks, ..Evidence::default() })
+            }
+            (Some(false), Unfit::Wait) => {
+                let reason = Some(format!("waits for a worker that fits: {needs}"));
+                (Input::Unfit, Evidence { reason, ..Evidence::default() })
+            }
+            (Some(true) | None, _) => {
+                let reason = Some(format!("does not fit worker {worker}, waits for another: {needs}"));
+                (Input::Unfit, Evidence { reason, ..Evidence::default() })
+            }
+        }
+    }
+
+    async fn claim_by_id(
+        &self,
+        claim: &ClaimRequest,
+        job: JobId,
+        input: Input,
+        evidence: Evidence,
+        record: NewJob,
+    ) -> Result<Box<Decided>, ApplyError> {
+        let expires = Instant::now() + PATIENCE;
+        let only_if = if claim.delivery.redelivered { self.ask_owner(claim, job).await } else { OnlyIf::Always };
+        let happening = Happening {
+            only_if,
+            evidence,
+            record: Some(Box::new(record)),
+            expires: Some(expires),
+            ..Happening::new(job, input)
+        };
+        match self.ledger.apply(happening).await? {
+            Verdict::Decided(decided) => Ok(decided),
+            Verdict::Unknown | Verdict::Skipped => {
+                Err(ApplyError::Refused("the job was not recorded by its own claim".to_owned()))
+            }
+        }
+    }
+
+    /// A redelivery of a running job means that somebody's link was lost: is the owner dead?
+    async fn ask_owner(&self, claim: &ClaimRequest, job: JobId) -> OnlyIf {
+        match self.ledger.owner_of(job).await {
+            Ok(Some(owned)) if owned.owner != claim.from && control::is_dead(&self.signals, &owned).await => {
+                OnlyIf::OwnerDead { owner: owned.owner, attempt: owned.attempt }
+            }
+            Ok(_) => OnlyIf::Always,
+            Err(error) => {
+                debug!(%job, %error, "the owner of a redelivered job is not known");
+                OnlyIf::Always
+            }
+        }
+    }
+
+    async fn claim_anonymous(
+        &self,
+        claim: &ClaimRequest,
+        input: Input,
+        evidence: Evidence,
+        record: NewJob,
+    ) -> Result<Box<Decided>, ApplyError> {
+        let mut anonymous = AnonymousClaim {
+            input,
+            evidence,
+            redelivered: claim.delivery.redelivered,
+            record: Box::new(record),
+            owners: None,
+            expires: Instant::now() + PATIENCE,
+        };
+        match self.ledger.claim_anonymous(&anonymous).await? {
+            AnonymousVerdict::Decided(decided) => return Ok(decided),
+            AnonymousVerdict::AskOwners(owners) => {
+                anonymous.owners = Some(control::ask_all(&self.signals, owners).await);
+            }
+        }
+        match self.ledger.claim_anonymous(&anonymous).await? {
+            AnonymousVerdict::Decided(decided) => Ok(decided),
+            AnonymousVerdict::AskOwners(_) => Err(ApplyError::Refused("its owners were asked already".to_owned())),
+        }
+    }
+
+    async fn reply(&self, claim: &ClaimRequest, decided: Decided) -> ClaimReply {
+        let job = Some(decided.job);
+        match &decided.step {
+            Step::Move(change) if change.begin || change.grant_again => self.grant(claim, decided).await,
+            Step::Move(change) => {
+                ClaimReply::Drop { job, reason: change.drop.unwrap_or(DropReason::Superseded) }
+            }
+            Step::Stale(stale) => ClaimReply::Drop { job, reason: stale.drop_reason() },
+            Step::Refuse(refusal) => ClaimReply::Hold { retry_after_ms: HOLD_MS, reason: refusal.to_string() },
+        }
+    }
+
+    async fn grant(&self, claim: &ClaimRequest, decided: Decided) -> ClaimReply {
+        let (job, attempt) = (decided.job, decided.attempt);
+        let readable = match decided.spec {
+            Some(Ok(spec)) => scenario::resolve(&spec).map(|encode| (spec, encode)),
+            Some(Err(error)) => Err(vec![Fault::new("body", "bad_value", error)]),
+            None => Err(vec![Fault::new("body", "bad_value", "the ledger has no canonical form of the job")]),
+        };
+        match readable {
+            Ok((spec, encode)) => ClaimReply::Run(Box::new(Grant {
+                job,
+                attempt,
+                lease_ms: u64::try_from(self.ledger.policy().lease.as_millis()).unwrap_or(u64::MAX),
+                spec: JobSpec { id: Some(job), ..spec },
+                encode,
+                traceparent: decided.traceparent,
+            })),
+            // Recorded by another version of this program, which knew what this one does not.
+            Err(faults) => {
+                error!(%job, attempt, worker = %claim.from.worker, ?faults, "a recorded job cannot be read any more");
+                let evidence = Evidence { faults, ..Evidence::default() };
+                let rejection = Happening { evidence, ..Happening::new(job, Input::Rejected { attempt }) };
+                match self.ledger.apply(rejection).await {
+                    Ok(_) => ClaimReply::Drop { job: Some(job), reason: DropReason::Rejected },
+                    Err(error) => ClaimReply::Hold { retry_after_ms: HOLD_MS, reason: error.to_string() },
+                }
+            }
+        }
+    }
+
+    /// Answers a commit or a custody request.
+    async fn answer_owner(&self, request: &Request<CommitRequest>, input: impl FnOnce(CommitRequest) -> Input) {
+        let ask = request.value.clone();
+        let (job, attempt) = (ask.job, ask.attempt);
+        let happening =
+            Happening { expires: Some(Instant::now() + PATIENCE), ..Happening::new(job, input(ask)) };
+        let refused = |reason: String| CommitReply::Refused { reason };
+        let reply = match self.ledger.apply(happening).await {
+            Ok(Verdict::Decided(decided)) => match decided.step {
+                Step::Move(_) => CommitReply::Granted,
+                Step::Stale(_) => refused("the attempt is not the current one".to_owned()),
+                Step::Refuse(refusal) => refused(refusal.to_string()),
+            },
+            Ok(Verdict::Unknown | Verdict::Skipped) => refused("the ledger has no such job".to_owned()),
+            Err(error) => {
+                warn!(%job, attempt, %error, "a worker gets no answer");
+                return;
+            }
+        };
+        answer(request, &reply).await;
+    }
+}
+
+/// Handles each question in a task of its own until `stop`, then waits for those in hand.
+async fn each<T, F>(
+    mut questions: Subscription<Request<T>>,
+    stop: &CancellationToken,
+    handle: impl Fn(Request<T>) -> F,
+) where
+    T: DeserializeOwned + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let in_hand = Arc::new(Semaphore::new(IN_HAND));
+    let tasks = TaskTracker::new();
+    loop {
+        let permit = in_hand.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let request = tokio::select! {
+            request = questions.next_request() => request,
+            () = stop.cancelled() => None,
+        };
+        let Some(request) = request else { break };
+        let handled = handle(request);
+        tasks.spawn(async move {
+            handled.await;
+            drop(permit);
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn answer<T, A: serde::Serialize>(request: &Request<T>, reply: &A) {
+    if let Err(error) = request.answer(reply).await {
+        debug!(%error, subject = %request.subject, "an answer was not sent; the question comes again");
+    }
+}

@@ -1,0 +1,59 @@
+//! The workers that are there, as this dispatcher hears them: for the question whether a job fits anywhere.
+//!
+//! Invariant: only a help for decisions; what it does not know yet makes a job wait, never fail.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use ffpool_schema::encode::Encode;
+use ffpool_schema::id::WorkerId;
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::message::{Ability, Heartbeat, Sender, WorkerState};
+use ffpool_schema::scenario;
+
+/// A worker is there so long after its last heartbeat.
+const PRESENT: Duration = Duration::from_secs(5);
+/// So long after the start every worker that is there has been heard.
+const SETTLED: Duration = Duration::from_secs(4);
+
+/// What was heard of the workers.
+pub(crate) struct Fleet {
+    began: Instant,
+    heard: Mutex<HashMap<WorkerId, (Heartbeat, Instant)>>,
+}
+
+impl Fleet {
+    pub(crate) fn new() -> Fleet {
+        Fleet { began: Instant::now(), heard: Mutex::new(HashMap::new()) }
+    }
+
+    /// Takes a heartbeat.
+    pub(crate) fn hear(&self, beat: &Heartbeat) {
+        let mut heard = self.heard.lock().expect("no holder panics");
+        heard.insert(beat.from.worker.clone(), (beat.clone(), Instant::now()));
+        if heard.len() > 1_000 {
+            heard.retain(|_, (_, at)| at.elapsed() < PRESENT);
+        }
+    }
+
+    /// What a worker said last that it can run, in this life.
+    pub(crate) fn ability(&self, worker: &Sender) -> Option<Ability> {
+        let heard = self.heard.lock().expect("no holder panics");
+        heard.get(&worker.worker).filter(|(beat, _)| beat.from == *worker).map(|(beat, _)| beat.ability.clone())
+    }
+
+    /// Whether some worker other than `except` is there that takes work of the job's pool and could run it. `None` when
+    /// not everybody has been heard yet.
+    pub(crate) fn fits_another(&self, except: &WorkerId, spec: &JobSpec, encode: Option<&Encode>) -> Option<bool> {
+        let heard = self.heard.lock().expect("no holder panics");
+        let fits = heard.values().any(|(beat, at)| {
+            at.elapsed() < PRESENT
+                && beat.from.worker != *except
+                && beat.state == WorkerState::Ready
+                && beat.pools.contains(&spec.pool)
+                && scenario::fits(spec, encode, &beat.ability).is_ok()
+        });
+        if fits || self.began.elapsed() > SETTLED { Some(fits) } else { None }
+    }
+}

@@ -1,0 +1,341 @@
+//! The ledger: the only place that knows Postgres, and the authority on who may run and who may commit.
+//!
+//! Everything that happens to a job goes through [`Ledger::apply`]: one of a few writers takes what is waiting, decides
+//! it with [`ffpool_schema::lifecycle::step`] under the lock of the job's row, and commits. What follows (publish, tell
+//! the owner) happens after the commit and may be lost; the leader finds what was left undone and does it.
+//!
+//! Invariant: nobody is answered before the answer is durable.
+
+mod anonymous;
+mod batch;
+mod connect;
+mod effects;
+mod fresh;
+pub mod keys;
+mod leader;
+mod leases;
+mod outbox;
+pub mod read;
+mod record;
+mod strays;
+mod sweeps;
+mod writer;
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::Pool;
+use ffpool_schema::api::Submitted;
+use ffpool_schema::id::{Incarnation, JobId, WorkerId};
+use ffpool_schema::lifecycle::{Input, Refusal, State, Step};
+use ffpool_schema::message::Sender;
+use ffpool_schema::parse::{Fault, Received};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use uuid::Uuid;
+
+pub use anonymous::{AnonymousClaim, AnonymousVerdict, OwnedAttempt};
+pub use fresh::{NewJob, Origin};
+pub use leader::Leadership;
+pub use leases::Beats;
+pub use outbox::{Published, ToPublish};
+pub use record::{Decided, Evidence, Happening, OnlyIf, Policy, TellOwner, Verdict};
+pub use strays::Stray;
+pub use writer::ApplyError;
+
+use effects::Outlets;
+use writer::{Ask, Writer};
+
+/// Writers of one dispatcher: while one waits for the disk, the other decides.
+const WRITERS: usize = 2;
+/// Connections of readers: the API and the timers.
+const READERS: usize = 8;
+/// Connections for transactions outside the writers: messages without an id, heartbeats, the outbox.
+const SIDE_WRITERS: usize = 6;
+/// Longest that somebody at the API waits for a change.
+const CONTROL: Duration = Duration::from_secs(10);
+
+/// For a conversation outside the writers.
+const SIDE: Duration = Duration::from_secs(10);
+
+/// How to reach the ledger and by which rules it decides.
+#[derive(Debug, Clone)]
+pub struct LedgerSettings {
+    /// URL of the database.
+    pub database_url: String,
+    /// The rules.
+    pub policy: Policy,
+}
+
+/// A handle on the ledger. Clones share it.
+#[derive(Clone)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    readers: Pool,
+    writers: Pool,
+    connection: tokio_postgres::Config,
+    /// One queue for each writer; a job's happenings always go to the same.
+    asks: Vec<mpsc::Sender<Ask>>,
+    policy: Policy,
+    outlets: Outlets,
+    /// Taken by the one task that publishes.
+    to_publish: Mutex<Option<mpsc::Receiver<JobId>>>,
+}
+
+/// Why a job was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// It is not valid; nothing was recorded.
+    #[error("the job is not valid")]
+    Invalid(Vec<Fault>),
+    /// It is unknown whether it was recorded: submit it again under the same id.
+    #[error("the ledger is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Why a job was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is no such job.
+    #[error("there is no such job")]
+    NotFound,
+    /// The job does not allow it now.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// It is unknown whether it happened.
+    #[error("the ledger is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Postgres did not do what was asked of it outside the writers; it may be asked again.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the ledger is unavailable: {0}")]
+pub struct Unavailable(String);
+
+impl From<tokio_postgres::Error> for Unavailable {
+    fn from(error: tokio_postgres::Error) -> Unavailable {
+        Unavailable(ffpool_runtime::settings::chain(&error))
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for Unavailable {
+    fn from(error: deadpool_postgres::PoolError) -> Unavailable {
+        Unavailable(ffpool_runtime::settings::chain(&error))
+    }
+}
+
+/// Who submits a job through the API.
+#[derive(Debug, Clone, Default)]
+pub struct Submitter {
+    /// The tenant of jobs that name none.
+    pub tenant: Option<String>,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
+}
+
+/// What works.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// Postgres, or what is wrong with it.
+    pub postgres: Result<(), String>,
+    /// Whether some dispatcher runs the timers.
+    pub has_leader: bool,
+}
+
+impl Ledger {
+    /// Waits for Postgres, brings its tables up to date and starts the writers.
+    ///
+    /// # Errors
+    /// When the URL or the tables cannot be used.
+    pub async fn open(settings: &LedgerSettings) -> anyhow::Result<Ledger> {
+        let for_reads = connect::config(&settings.database_url, connect::Purpose::Read)?;
+        let for_writes = connect::config(&settings.database_url, connect::Purpose::Write)?;
+        connect::migrate(&for_writes).await?;
+        let (publish, to_publish) = mpsc::channel(effects::MAX_TO_PUBLISH);
+        let outlets = Outlets { publish, tell: broadcast::channel(effects::MAX_TO_TELL).0 };
+        let writers = connect::pool(&for_writes, WRITERS + SIDE_WRITERS)?;
+        let asks = (0..WRITERS)
+            .map(|_| {
+                let (ask, asked) = mpsc::channel(writer::MAX_WAITING);
+                let writer = Writer {
+                    pool: writers.clone(),
+                    policy: settings.policy.clone(),
+                    outlets: outlets.clone(),
+                    connection: None,
+                };
+                // Ends when the last handle on the ledger is dropped.
+                tokio::spawn(writer.run(asked));
+                ask
+            })
+            .collect();
+        Ok(Ledger {
+            inner: Arc::new(Inner {
+                readers: connect::pool(&for_reads, READERS)?,
+                writers,
+                connection: for_writes,
+                asks,
+                policy: settings.policy.clone(),
+                outlets,
+                to_publish: Mutex::new(Some(to_publish)),
+            }),
+        })
+    }
+
+    /// The connections of readers.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.inner.readers
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.inner.policy
+    }
+
+    /// Commands to owners that follow from what this process decides.
+    #[must_use]
+    pub fn tells(&self) -> broadcast::Receiver<TellOwner> {
+        self.inner.outlets.tell.subscribe()
+    }
+
+    /// Decides one happening. Answers when it is durable; waits through an outage of Postgres unless it expires.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn apply(&self, happening: Happening) -> Result<Verdict, ApplyError> {
+        let (answer, answered) = oneshot::channel();
+        let writer = self.writer_of(happening.job);
+        writer.send(Ask { happening, answer }).await.map_err(|_| ApplyError::Closed)?;
+        answered.await.unwrap_or(Err(ApplyError::Closed))
+    }
+
+    /// Decides many happenings; the answers are in their order.
+    pub async fn apply_all(&self, happenings: Vec<Happening>) -> Vec<Result<Verdict, ApplyError>> {
+        let mut answers = Vec::with_capacity(happenings.len());
+        for happening in happenings {
+            let (answer, answered) = oneshot::channel();
+            let sent = self.writer_of(happening.job).send(Ask { happening, answer }).await;
+            answers.push(sent.map(|()| answered).map_err(|_| ApplyError::Closed));
+        }
+        let mut verdicts = Vec::with_capacity(answers.len());
+        for answer in answers {
+            verdicts.push(match answer {
+                Ok(answered) => answered.await.unwrap_or(Err(ApplyError::Closed)),
+                Err(closed) => Err(closed),
+            });
+        }
+        verdicts
+    }
+
+    fn writer_of(&self, job: JobId) -> &mpsc::Sender<Ask> {
+        let mut hasher = DefaultHasher::new();
+        job.hash(&mut hasher);
+        let writers = self.inner.asks.len() as u64;
+        let index = usize::try_from(hasher.finish() % writers).expect("there are few writers");
+        &self.inner.asks[index]
+    }
+
+    /// Records a job from the API; the ledger publishes it. A job whose id is there already is answered with its row.
+    ///
+    /// # Errors
+    /// When it is not valid, or Postgres does not answer in time.
+    pub async fn submit(
+        &self,
+        body: &[u8],
+        content_type: Option<&str>,
+        submitter: &Submitter,
+    ) -> Result<Submitted, SubmitError> {
+        let received = Received { body, content_type, message_id: None, work: None };
+        let mut spec = ffpool_schema::parse::parse(&received).map_err(SubmitError::Invalid)?;
+        if spec.tenant.is_none() {
+            spec.tenant.clone_from(&submitter.tenant);
+        }
+        let id = spec.id.unwrap_or_else(|| JobId(Uuid::now_v7()));
+        let new = NewJob::of_api(spec, &received, submitter.traceparent.clone());
+        let happening = Happening {
+            record: Some(Box::new(new)),
+            expires: Some(Instant::now() + CONTROL),
+            ..Happening::new(id, Input::Arrive)
+        };
+        match tokio::time::timeout(CONTROL, self.apply(happening)).await {
+            Err(_) => Err(SubmitError::Unavailable(format!("no answer within {CONTROL:?}"))),
+            Ok(Err(error)) => Err(SubmitError::Unavailable(error.to_string())),
+            Ok(Ok(Verdict::Unknown | Verdict::Skipped)) => {
+                Err(SubmitError::Unavailable("the job was not recorded".to_owned()))
+            }
+            Ok(Ok(Verdict::Decided(decided))) => {
+                Ok(Submitted { id: decided.job, number: decided.number, state: decided.state })
+            }
+        }
+    }
+
+    /// Cancels a job. A running one is `cancelling` until its worker has ended it.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn cancel(&self, job: JobId, by: &str) -> Result<State, ControlError> {
+        let evidence = Evidence { by: Some(by.to_owned()), ..Evidence::default() };
+        self.control(Happening { evidence, ..Happening::new(job, Input::Cancel) }).await
+    }
+
+    /// Sends a failed or cancelled job round again.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn redrive(&self, job: JobId, by: &str, reason: Option<&str>) -> Result<State, ControlError> {
+        let evidence =
+            Evidence { by: Some(by.to_owned()), reason: reason.map(str::to_owned), ..Evidence::default() };
+        self.control(Happening { evidence, ..Happening::new(job, Input::Redrive) }).await
+    }
+
+    async fn control(&self, happening: Happening) -> Result<State, ControlError> {
+        let happening = Happening { expires: Some(Instant::now() + CONTROL), ..happening };
+        match tokio::time::timeout(CONTROL, self.apply(happening)).await {
+            Err(_) => Err(ControlError::Unavailable(format!("no answer within {CONTROL:?}"))),
+            Ok(Err(error)) => Err(ControlError::Unavailable(error.to_string())),
+            Ok(Ok(Verdict::Unknown | Verdict::Skipped)) => Err(ControlError::NotFound),
+            Ok(Ok(Verdict::Decided(decided))) => match decided.step {
+                Step::Move(_) | Step::Stale(_) => Ok(decided.state),
+                Step::Refuse(refusal) => Err(ControlError::Refused(refusal)),
+            },
+        }
+    }
+
+    /// Who holds the lease of a job, for whoever wants to ask them. `None` when nobody does, or there is no such job.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn owner_of(&self, job: JobId) -> Result<Option<OwnedAttempt>, Unavailable> {
+        self.bounded(async {
+            let client = self.pool().get().await?;
+            let statement = client.prepare_cached(OWNER).await?;
+            let Some(row) = client.query_opt(&statement, &[&job.0]).await? else { return Ok(None) };
+            let worker: String = row.try_get(0)?;
+            let Ok(worker) = WorkerId::try_from(worker) else { return Ok(None) };
+            let owner = Sender { worker, incarnation: Incarnation(row.try_get(1)?) };
+            Ok(Some(OwnedAttempt { job, attempt: batch::natural(row.try_get(2)?), owner, is_dead: false }))
+        })
+        .await
+    }
+
+    /// Ends a conversation with Postgres outside the writers after [`SIDE`].
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, Unavailable>>) -> Result<T, Unavailable> {
+        let late = || Err(Unavailable(format!("Postgres did not answer within {SIDE:?}")));
+        tokio::time::timeout(SIDE, work).await.unwrap_or_else(|_| late())
+    }
+
+    /// What works, asked now.
+    pub async fn health(&self) -> Health {
+        match tokio::time::timeout(Duration::from_secs(3), self.leader_exists()).await {
+            Ok(Ok(has_leader)) => Health { postgres: Ok(()), has_leader },
+            Ok(Err(error)) => Health { postgres: Err(error), has_leader: false },
+            Err(_) => Health { postgres: Err("no answer within 3 s".to_owned()), has_leader: false },
+        }
+    }
+}
+
+const OWNER: &str = "SELECT owner_worker, owner_incarnation, attempt FROM job \
+     WHERE id = $1 AND state IN ('running', 'cancelling') AND owner_worker IS NOT NULL AND owner_incarnation IS NOT NULL";

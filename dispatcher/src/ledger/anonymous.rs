@@ -1,0 +1,358 @@
+//! Messages without an id. Two equal bodies are two jobs, but either copy may stand for either job, so they are matched
+//! by fingerprint and counted.
+//!
+//! Invariant: every copy that was published makes one job, whether its claim or its tap comes first. Copies that the
+//! ledger itself published carry an id and never come here, so only jobs it has not published are matched. Two
+//! decisions about one fingerprint never run at the same time: each holds an advisory lock on it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{Object, Pool};
+use ffpool_schema::id::{Incarnation, JobId, WorkerId};
+use ffpool_schema::lifecycle::{Input, State};
+use ffpool_schema::message::Sender;
+use uuid::Uuid;
+
+use super::batch::{self, natural};
+use super::fresh::NewJob;
+use super::record::{Count, Effects};
+use super::writer::{discard, is_about_the_data};
+use super::{ApplyError, Decided, Evidence, Happening, Ledger, OnlyIf, Unavailable, Verdict};
+
+/// Between attempts while Postgres is away.
+const RETRY: Duration = Duration::from_millis(200);
+/// Longest that one transaction may take.
+const TRANSACTION: Duration = Duration::from_secs(10);
+/// Running jobs of one fingerprint whose owners are asked at most.
+const OWNERS_MAX: i64 = 32;
+
+/// A claim of a delivery without an id.
+#[derive(Debug, Clone)]
+pub struct AnonymousClaim {
+    /// What is to happen to the job that is found: a claim, or that it does not fit.
+    pub input: Input,
+    /// What is known about it.
+    pub evidence: Evidence,
+    /// Whether the broker delivered it before.
+    pub redelivered: bool,
+    /// The job, for the case that there is none yet. Its fingerprint is set.
+    pub record: Box<NewJob>,
+    /// What the owners answered, once they were asked.
+    pub owners: Option<Vec<OwnedAttempt>>,
+    /// Nobody waits for the answer after this instant.
+    pub expires: Instant,
+}
+
+/// An attempt and whether its owner is dead.
+#[derive(Debug, Clone)]
+pub struct OwnedAttempt {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Who runs it.
+    pub owner: Sender,
+    /// Whether the owner was asked and is known to be dead.
+    pub is_dead: bool,
+}
+
+/// What became of an anonymous claim.
+#[derive(Debug)]
+pub enum AnonymousVerdict {
+    /// It was decided.
+    Decided(Box<Decided>),
+    /// These must be asked first, and then the claim comes again.
+    AskOwners(Vec<OwnedAttempt>),
+}
+
+/// Which job a claim is about.
+enum Choice {
+    Job(JobId, OnlyIf),
+    New,
+    AskOwners(Vec<OwnedAttempt>),
+}
+
+impl Ledger {
+    /// Decides a claim of a delivery without an id.
+    ///
+    /// # Errors
+    /// When it expires, or Postgres refuses it.
+    pub async fn claim_anonymous(&self, claim: &AnonymousClaim) -> Result<AnonymousVerdict, ApplyError> {
+        loop {
+            match self.try_claim(claim).await {
+                Ok((effects, verdict)) => {
+                    self.inner.outlets.release(effects);
+                    return Ok(verdict);
+                }
+                Err(SideTrouble::Refused(reason)) => return Err(ApplyError::Refused(reason)),
+                Err(SideTrouble::Again(reason)) => {
+                    tracing::debug!(%reason, "a claim without an id is decided again");
+                    if claim.expires <= Instant::now() {
+                        return Err(ApplyError::Expired);
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn try_claim(&self, claim: &AnonymousClaim) -> Result<(Effects, AnonymousVerdict), SideTrouble> {
+        timely(async {
+            let locked = Locked::begin(&self.inner.writers, claim.record.fingerprint.as_slice()).await?;
+            let decided = self.decide_anonymous(locked.client(), claim).await?;
+            locked.commit().await?;
+            Ok(decided)
+        })
+        .await
+    }
+
+    async fn decide_anonymous(
+        &self,
+        client: &Object,
+        claim: &AnonymousClaim,
+    ) -> Result<(Effects, AnonymousVerdict), tokio_postgres::Error> {
+        let (job, only_if, record) = match choose(client, claim).await? {
+            Choice::AskOwners(owners) => return Ok((Effects::default(), AnonymousVerdict::AskOwners(owners))),
+            Choice::Job(job, only_if) => (job, only_if, None),
+            Choice::New => (JobId(Uuid::now_v7()), OnlyIf::Always, Some(claim.record.clone())),
+        };
+        let happening = Happening {
+            only_if,
+            record,
+            evidence: claim.evidence.clone(),
+            ..Happening::new(job, claim.input.clone())
+        };
+        let decisions = batch::decide_all(client, &[&happening], self.policy()).await?;
+        decisions.write(client, self.policy()).await?;
+        let (effects, verdicts) = decisions.take();
+        match verdicts.into_iter().next() {
+            Some(Verdict::Decided(decided)) => Ok((effects, AnonymousVerdict::Decided(decided))),
+            Some(Verdict::Unknown | Verdict::Skipped) | None => {
+                unreachable!("the job was locked or has just been recorded, and the claim has no condition that skips it")
+            }
+        }
+    }
+
+    /// Records jobs without an id from the tap. `redelivered` ones may have been recorded before.
+    ///
+    /// # Errors
+    /// [`ApplyError::Expired`] when they may be brought again.
+    pub async fn record_anonymous(&self, arrivals: &[(NewJob, bool)]) -> Result<(), ApplyError> {
+        let mut fingerprints: Vec<String> = arrivals.iter().filter_map(|(new, _)| new.fingerprint.clone()).collect();
+        fingerprints.sort();
+        fingerprints.dedup();
+        let recorded = timely(async {
+            let locked = Locked::begin(&self.inner.writers, &fingerprints).await?;
+            let mut missing = BTreeMap::new();
+            for (new, redelivered) in arrivals {
+                if !is_recorded(locked.client(), new, *redelivered).await? {
+                    missing.insert(JobId(Uuid::now_v7()), new);
+                }
+            }
+            let effects = insert(locked.client(), &missing).await?;
+            locked.commit().await?;
+            Ok(effects)
+        })
+        .await;
+        match recorded {
+            Ok(effects) => {
+                self.inner.outlets.release(effects);
+                Ok(())
+            }
+            Err(SideTrouble::Refused(reason)) => Err(ApplyError::Refused(reason)),
+            Err(SideTrouble::Again(reason)) => {
+                tracing::debug!(%reason, "jobs without an id were not recorded");
+                Err(ApplyError::Expired)
+            }
+        }
+    }
+
+    /// The oldest waiting job of a message without an id.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn find_anonymous(&self, fingerprint: &str) -> Result<Option<JobId>, Unavailable> {
+        self.bounded(async {
+            let client = self.inner.writers.get().await?;
+            let statement = client.prepare_cached(WAITING).await?;
+            let row = client.query_opt(&statement, &[&fingerprint]).await?;
+            row.map(|row| Ok(JobId(row.try_get(0)?))).transpose()
+        })
+        .await
+    }
+}
+
+enum SideTrouble {
+    Again(String),
+    Refused(String),
+}
+
+impl From<deadpool_postgres::PoolError> for SideTrouble {
+    fn from(error: deadpool_postgres::PoolError) -> SideTrouble {
+        SideTrouble::Again(ffpool_runtime::settings::chain(&error))
+    }
+}
+
+impl From<tokio_postgres::Error> for SideTrouble {
+    fn from(error: tokio_postgres::Error) -> SideTrouble {
+        let reason = ffpool_runtime::settings::chain(&error);
+        if is_about_the_data(&error) { SideTrouble::Refused(reason) } else { SideTrouble::Again(reason) }
+    }
+}
+
+/// Ends a transaction after [`TRANSACTION`].
+async fn timely<T>(work: impl Future<Output = Result<T, SideTrouble>>) -> Result<T, SideTrouble> {
+    let late = || Err(SideTrouble::Again(format!("Postgres did not answer within {TRANSACTION:?}")));
+    tokio::time::timeout(TRANSACTION, work).await.unwrap_or_else(|_| late())
+}
+
+/// A transaction that holds the locks of some fingerprints. Dropped without a commit, its connection ends.
+struct Locked {
+    client: Option<Object>,
+}
+
+impl Locked {
+    /// `fingerprints` are sorted, so that two transactions never wait for each other in a circle.
+    async fn begin(pool: &Pool, fingerprints: &[String]) -> Result<Locked, SideTrouble> {
+        let locked = Locked { client: Some(pool.get().await?) };
+        locked.client().batch_execute("BEGIN").await?;
+        let statement = locked.client().prepare_cached(LOCK_FINGERPRINT).await?;
+        for fingerprint in fingerprints {
+            locked.client().execute(&statement, &[fingerprint]).await?;
+        }
+        Ok(locked)
+    }
+
+    fn client(&self) -> &Object {
+        self.client.as_ref().expect("only a commit takes it, and consumes this")
+    }
+
+    async fn commit(mut self) -> Result<(), SideTrouble> {
+        self.client().batch_execute("COMMIT").await?;
+        drop(self.client.take());
+        Ok(())
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            discard(client);
+        }
+    }
+}
+
+/// Finds the job that a claim is about.
+async fn choose(client: &Object, claim: &AnonymousClaim) -> Result<Choice, tokio_postgres::Error> {
+    let fingerprint = &claim.record.fingerprint;
+    if claim.record.spec.is_err() {
+        let statement = client.prepare_cached(REJECTED).await?;
+        let known = client.query_opt(&statement, &[fingerprint]).await?;
+        return known.map_or(Ok(Choice::New), |row| Ok(Choice::Job(JobId(row.try_get(0)?), OnlyIf::Always)));
+    }
+    let statement = client.prepare_cached(WAITING_LOCKED).await?;
+    if let Some(row) = client.query_opt(&statement, &[fingerprint]).await? {
+        return Ok(Choice::Job(JobId(row.try_get(0)?), OnlyIf::Always));
+    }
+    if !claim.redelivered {
+        return Ok(Choice::New);
+    }
+    let running = running(client, claim).await?;
+    match &claim.owners {
+        None if !running.is_empty() => return Ok(Choice::AskOwners(running)),
+        Some(asked) => {
+            let dead = asked.iter().find(|asked| {
+                asked.is_dead && running.iter().any(|now| now.job == asked.job && now.attempt == asked.attempt)
+            });
+            if let Some(OwnedAttempt { job, attempt, owner, .. }) = dead {
+                let only_if = OnlyIf::OwnerDead { owner: owner.clone(), attempt: *attempt };
+                return Ok(Choice::Job(*job, only_if));
+            }
+        }
+        None => {}
+    }
+    // The copy belongs to one of these; the decision on it says that its owner lives, or how it ended.
+    let statement = client.prepare_cached(ANY).await?;
+    let any = client.query_opt(&statement, &[fingerprint]).await?;
+    any.map_or(Ok(Choice::New), |row| Ok(Choice::Job(JobId(row.try_get(0)?), OnlyIf::Always)))
+}
+
+/// The running attempts that a redelivered copy may belong to.
+async fn running(client: &Object, claim: &AnonymousClaim) -> Result<Vec<OwnedAttempt>, tokio_postgres::Error> {
+    let statement = client.prepare_cached(RUNNING).await?;
+    let rows = client.query(&statement, &[&claim.record.fingerprint, &OWNERS_MAX]).await?;
+    let mut running = Vec::with_capacity(rows.len());
+    for row in rows {
+        let worker: String = row.try_get("owner_worker")?;
+        let Ok(worker) = WorkerId::try_from(worker) else { continue };
+        running.push(OwnedAttempt {
+            job: JobId(row.try_get("id")?),
+            attempt: natural(row.try_get("attempt")?),
+            owner: Sender { worker, incarnation: Incarnation(row.try_get("owner_incarnation")?) },
+            is_dead: false,
+        });
+    }
+    Ok(running)
+}
+
+/// Whether the job of an arrival has a row already, made by a claim that overtook it or by an earlier delivery.
+async fn is_recorded(client: &Object, new: &NewJob, redelivered: bool) -> Result<bool, tokio_postgres::Error> {
+    let statement = client.prepare_cached(MARK_TAPPED).await?;
+    if client.execute(&statement, &[&new.fingerprint]).await? > 0 {
+        return Ok(true);
+    }
+    if !redelivered {
+        return Ok(false);
+    }
+    // It was committed before and its acknowledgement was lost, or it was not: a job too many would be an encode too
+    // many, while a job too few is recorded by its claim.
+    let statement = client.prepare_cached(RECENT).await?;
+    Ok(client.query_opt(&statement, &[&new.fingerprint]).await?.is_some())
+}
+
+async fn insert(client: &Object, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Effects, tokio_postgres::Error> {
+    let mut effects = Effects::default();
+    if jobs.is_empty() {
+        return Ok(effects);
+    }
+    let mut events = Vec::new();
+    for row in batch::insert_jobs(client, jobs).await? {
+        let id = JobId(row.try_get("id")?);
+        let state: State = row.try_get::<_, &str>("state")?.parse().expect("we wrote it");
+        batch::note_recorded_row(id, state, jobs[&id], &mut events);
+        effects.counts.push(Count::Recorded { queue: row.try_get("queue")? });
+        if state.is_end() {
+            effects.counts.push(Count::Ended { state, queue: row.try_get("queue")? });
+        }
+    }
+    batch::write_events(client, &events).await?;
+    Ok(effects)
+}
+
+const LOCK_FINGERPRINT: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))";
+
+const WAITING: &str = "SELECT id FROM job WHERE fingerprint = $1 AND state = 'queued' \
+     AND publish_due IS NULL AND published_at IS NULL ORDER BY number LIMIT 1";
+
+const WAITING_LOCKED: &str = "SELECT id FROM job WHERE fingerprint = $1 AND state = 'queued' \
+     AND publish_due IS NULL AND published_at IS NULL ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED";
+
+const REJECTED: &str = "SELECT id FROM job WHERE fingerprint = $1 AND state = 'rejected' ORDER BY number DESC LIMIT 1";
+
+const RUNNING: &str = "SELECT id, attempt, owner_worker, owner_incarnation FROM job \
+     WHERE fingerprint = $1 AND state IN ('running', 'cancelling') AND custody = 'broker' AND published_at IS NULL \
+           AND owner_worker IS NOT NULL AND owner_incarnation IS NOT NULL \
+     ORDER BY number LIMIT $2";
+
+// Unfinished ones first, and of those the ones that the broker answers for.
+const ANY: &str = "SELECT id FROM job WHERE fingerprint = $1 \
+     ORDER BY state IN ('completed', 'failed', 'cancelled', 'rejected'), custody IS DISTINCT FROM 'broker', number DESC \
+     LIMIT 1";
+
+const MARK_TAPPED: &str = "UPDATE job SET tapped = true WHERE id = \
+     (SELECT id FROM job WHERE fingerprint = $1 AND NOT tapped ORDER BY number LIMIT 1)";
+
+const RECENT: &str = "SELECT FROM job WHERE fingerprint = $1 \
+     AND (state NOT IN ('completed', 'failed', 'cancelled', 'rejected') OR created_at > now() - interval '10 minutes') \
+     LIMIT 1";

@@ -1,0 +1,460 @@
+//! One transaction of the ledger: lock the jobs, record the new ones, decide every happening in order, write it all.
+//!
+//! Invariants:
+//! * the number of statements does not depend on the number of happenings;
+//! * rows are locked in the order of their ids, so that two transactions never wait for each other in a circle;
+//! * everything here may be done again: a happening that was decided before is stale, or grants the same again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use deadpool_postgres::ClientWrapper;
+use ffpool_schema::failure::Cause;
+use ffpool_schema::id::{Incarnation, JobId, WorkerId};
+use ffpool_schema::lifecycle::{Custody, Facts, Input, State};
+use ffpool_schema::message::Sender;
+use futures_util::future::try_join;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio_postgres::{Error, Row, Statement};
+use uuid::Uuid;
+
+use super::fresh::NewJob;
+use super::record::{Count, Effects, EventRow, Happening, Outbox, Plan, Policy, Record, Verdict, Writes, decide};
+
+/// What a batch decided, before it is written.
+pub(super) struct Decisions {
+    records: BTreeMap<JobId, Record>,
+    plan: Plan,
+    pub(super) verdicts: Vec<Verdict>,
+}
+
+/// Locks the jobs of `happenings`, records those that are new, and decides. Runs inside a transaction of the caller's.
+pub(super) async fn decide_all(
+    client: &ClientWrapper,
+    happenings: &[&Happening],
+    policy: &Policy,
+) -> Result<Decisions, Error> {
+    let mut records = lock(client, happenings).await?;
+    let mut plan = Plan::default();
+    record_missing(client, happenings, &mut records, &mut plan).await?;
+    let verdicts = happenings
+        .iter()
+        .map(|happening| match records.get_mut(&happening.job) {
+            Some(record) => decide(record, happening, policy, rand::random::<f64>(), &mut plan),
+            None => Verdict::Unknown,
+        })
+        .collect();
+    Ok(Decisions { records, plan, verdicts })
+}
+
+impl Decisions {
+    /// Writes what was decided; the statements go out together and are answered in order.
+    pub(super) async fn write(&self, client: &ClientWrapper, policy: &Policy) -> Result<(), Error> {
+        let records: Vec<&Record> = self.records.values().filter(|record| record.writes.touched).collect();
+        let jobs = async {
+            if records.is_empty() { Ok(()) } else { update_jobs(client, &records, policy).await }
+        };
+        let history = try_join(
+            try_join(self.write_begun(client), self.write_ended(client)),
+            write_events(client, &self.plan.events),
+        );
+        try_join(jobs, history).await?;
+        Ok(())
+    }
+
+    /// What follows once it is committed, and the verdicts, one for each happening.
+    pub(super) fn take(self) -> (Effects, Vec<Verdict>) {
+        (self.plan.effects, self.verdicts)
+    }
+
+    async fn write_begun(&self, client: &ClientWrapper) -> Result<(), Error> {
+        let rows = &self.plan.begun;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let statement = client.prepare_cached(INSERT_ATTEMPTS).await?;
+        let jobs: Vec<Uuid> = rows.iter().map(|row| row.job.0).collect();
+        let attempts: Vec<i32> = rows.iter().map(|row| integer(row.attempt)).collect();
+        let workers: Vec<&str> = rows.iter().map(|row| row.owner.worker.as_str()).collect();
+        let lives: Vec<Uuid> = rows.iter().map(|row| row.owner.incarnation.0).collect();
+        client.execute(&statement, &[&jobs, &attempts, &workers, &lives]).await?;
+        Ok(())
+    }
+
+    async fn write_ended(&self, client: &ClientWrapper) -> Result<(), Error> {
+        let rows = &self.plan.ended;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let statement = client.prepare_cached(END_ATTEMPTS).await?;
+        let jobs: Vec<Uuid> = rows.iter().map(|row| row.job.0).collect();
+        let attempts: Vec<i32> = rows.iter().map(|row| integer(row.attempt)).collect();
+        let ends: Vec<&str> = rows.iter().map(|row| row.end.as_str()).collect();
+        let failures: Vec<Option<String>> = rows.iter().map(|row| row.failure.as_ref().map(json)).collect();
+        let usages: Vec<Option<String>> = rows.iter().map(|row| row.usage.as_ref().map(json)).collect();
+        client.execute(&statement, &[&jobs, &attempts, &ends, &failures, &usages]).await?;
+        Ok(())
+    }
+}
+
+/// Prepares the statements of a batch, so that later they go out in one write and need no round trip.
+pub(super) async fn prepare(client: &ClientWrapper) -> Result<(), Error> {
+    for sql in [LOCK, INSERT_JOBS, UPDATE_JOBS, INSERT_ATTEMPTS, END_ATTEMPTS, INSERT_EVENTS] {
+        client.prepare_cached(sql).await?;
+    }
+    Ok(())
+}
+
+/// The statement that locks jobs, and its arguments' owners.
+async fn lock(client: &ClientWrapper, happenings: &[&Happening]) -> Result<BTreeMap<JobId, Record>, Error> {
+    let ids: BTreeSet<JobId> = happenings.iter().map(|happening| happening.job).collect();
+    let claimed: Vec<Uuid> = happenings
+        .iter()
+        .filter(|happening| matches!(happening.input, Input::Claim { .. }))
+        .map(|happening| happening.job.0)
+        .collect();
+    let statement = client.prepare_cached(LOCK).await?;
+    select_locked(client, &statement, &ids, &claimed).await
+}
+
+async fn select_locked(
+    client: &ClientWrapper,
+    statement: &Statement,
+    ids: &BTreeSet<JobId>,
+    claimed: &[Uuid],
+) -> Result<BTreeMap<JobId, Record>, Error> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = client.query(statement, &[&ids, &claimed]).await?;
+    rows.iter().map(|row| read_record(row).map(|record| (record.id, record))).collect()
+}
+
+/// Records the jobs that are new. One that another dispatcher records at this moment is waited for and locked.
+async fn record_missing(
+    client: &ClientWrapper,
+    happenings: &[&Happening],
+    records: &mut BTreeMap<JobId, Record>,
+    plan: &mut Plan,
+) -> Result<(), Error> {
+    let missing: BTreeMap<JobId, &NewJob> = happenings
+        .iter()
+        .filter(|happening| !records.contains_key(&happening.job))
+        .filter_map(|happening| happening.record.as_deref().map(|record| (happening.job, record)))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let rows = insert_jobs(client, &missing).await?;
+    for row in &rows {
+        let mut record = read_record(row)?;
+        let new = missing[&record.id];
+        record.spec = new.spec.as_ref().ok().map(|spec| json(&with_id(spec, record.id)));
+        record.traceparent.clone_from(&new.traceparent);
+        note_recorded(&record, new, plan);
+        records.insert(record.id, record);
+    }
+    let elsewhere: BTreeSet<JobId> = missing.keys().filter(|id| !records.contains_key(id)).copied().collect();
+    if !elsewhere.is_empty() {
+        let claimed: Vec<Uuid> = elsewhere.iter().map(|id| id.0).collect();
+        let statement = client.prepare_cached(LOCK).await?;
+        records.extend(select_locked(client, &statement, &elsewhere, &claimed).await?);
+    }
+    Ok(())
+}
+
+/// The history and the effects of a job's recording.
+pub(super) fn note_recorded_row(id: JobId, state: State, new: &NewJob, plan_events: &mut Vec<EventRow>) {
+    let mut detail = serde_json::json!({"by": new.origin.as_str()});
+    if let Err(faults) = &new.spec {
+        detail["faults"] = serde_json::json!(faults);
+    }
+    plan_events.push(EventRow { job: id, kind: "recorded", state, attempt: 0, detail });
+}
+
+fn note_recorded(record: &Record, new: &NewJob, plan: &mut Plan) {
+    let state = record.facts.state;
+    note_recorded_row(record.id, state, new, &mut plan.events);
+    plan.effects.counts.push(Count::Recorded { queue: record.queue.clone() });
+    if state.is_end() {
+        plan.effects.counts.push(Count::Ended { state, queue: record.queue.clone() });
+    }
+}
+
+/// Inserts jobs in the order of their ids and returns the rows that were not there before.
+pub(super) async fn insert_jobs(client: &ClientWrapper, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Vec<Row>, Error> {
+    let now = Timestamp::now();
+    let mut columns = JobColumns::default();
+    for (id, new) in jobs {
+        columns.push(*id, new, now);
+    }
+    columns.insert(client).await
+}
+
+/// The columns of new jobs, one vector each, as `unnest` takes them.
+#[derive(Default)]
+struct JobColumns<'a> {
+    ids: Vec<Uuid>,
+    states: Vec<&'static str>,
+    queues: Vec<&'static str>,
+    priorities: Vec<&'static str>,
+    pools: Vec<&'a str>,
+    scenarios: Vec<&'a str>,
+    tenants: Vec<Option<&'a str>>,
+    labels: Vec<String>,
+    specs: Vec<Option<String>>,
+    bodies: Vec<&'a [u8]>,
+    content_types: Vec<String>,
+    traceparents: Vec<Option<&'a str>>,
+    fingerprints: Vec<Option<&'a str>>,
+    tapped: Vec<bool>,
+    max_retries: Vec<i32>,
+    custodies: Vec<Option<&'static str>>,
+    publish_ms: Vec<Option<i64>>,
+    faults: Vec<Option<String>>,
+    reasons: Vec<Option<String>>,
+}
+
+impl<'a> JobColumns<'a> {
+    fn push(&mut self, id: JobId, new: &'a NewJob, now: Timestamp) {
+        let (state, publish_ms) = new.begin(now);
+        let spec = new.spec.as_deref().ok();
+        self.ids.push(id.0);
+        self.states.push(state.as_str());
+        self.queues.push(new.work.queue.as_str());
+        self.priorities.push(new.work.priority.as_str());
+        self.pools.push(new.work.pool.as_str());
+        self.scenarios.push(spec.map_or("", |spec| &spec.scenario));
+        self.tenants.push(spec.and_then(|spec| spec.tenant.as_deref()));
+        self.labels.push(spec.map_or_else(|| "{}".to_owned(), |spec| json(&spec.labels)));
+        self.specs.push(spec.map(|spec| json(&with_id(spec, id))));
+        self.bodies.push(new.kept_body());
+        self.content_types.push(new.content_type.replace('\0', ""));
+        self.traceparents.push(new.traceparent.as_deref());
+        self.fingerprints.push(new.fingerprint.as_deref());
+        self.tapped.push(new.tapped());
+        self.max_retries.push(spec.map_or(0, |spec| integer(spec.max_retries)));
+        self.custodies.push(new.custody(state).map(Custody::as_str));
+        self.publish_ms.push(publish_ms);
+        self.faults.push(new.spec.as_ref().err().map(json));
+        self.reasons.push(new.spec.as_ref().err().and_then(|faults| faults.first()).map(|fault| clean(&fault.to_string())));
+    }
+
+    async fn insert(&self, client: &ClientWrapper) -> Result<Vec<Row>, Error> {
+        let statement = client.prepare_cached(INSERT_JOBS).await?;
+        client
+            .query(
+                &statement,
+                &[
+                    &self.ids,
+                    &self.states,
+                    &self.queues,
+                    &self.priorities,
+                    &self.pools,
+                    &self.scenarios,
+                    &self.tenants,
+                    &self.labels,
+                    &self.specs,
+                    &self.bodies,
+                    &self.content_types,
+                    &self.traceparents,
+                    &self.fingerprints,
+                    &self.tapped,
+                    &self.max_retries,
+                    &self.custodies,
+                    &self.publish_ms,
+                    &self.faults,
+                    &self.reasons,
+                ],
+            )
+            .await
+    }
+}
+
+async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Policy) -> Result<(), Error> {
+    let statement = client.prepare_cached(UPDATE_JOBS).await?;
+    let ids: Vec<Uuid> = records.iter().map(|r| r.id.0).collect();
+    let states: Vec<&str> = records.iter().map(|r| r.facts.state.as_str()).collect();
+    let attempts: Vec<i32> = records.iter().map(|r| integer(r.facts.attempt)).collect();
+    let failures: Vec<i32> = records.iter().map(|r| integer(r.facts.failures)).collect();
+    let losses: Vec<i32> = records.iter().map(|r| integer(r.facts.losses)).collect();
+    let workers: Vec<Option<&str>> = records.iter().map(|r| r.facts.owner.as_ref().map(|o| o.worker.as_str())).collect();
+    let lives: Vec<Option<Uuid>> = records.iter().map(|r| r.facts.owner.as_ref().map(|o| o.incarnation.0)).collect();
+    let consents: Vec<Option<i32>> = records.iter().map(|r| r.facts.consent.map(integer)).collect();
+    let causes: Vec<Option<&str>> = records.iter().map(|r| r.facts.last_cause.map(Cause::as_str)).collect();
+    let custodies: Vec<Option<&str>> = records.iter().map(|r| r.custody.map(Custody::as_str)).collect();
+    let tapped: Vec<bool> = records.iter().map(|r| r.tapped).collect();
+    let reasons: Vec<Option<String>> = records.iter().map(|r| r.reason.as_deref().map(clean)).collect();
+    let renewed: Vec<bool> = records.iter().map(|r| r.writes.renew_lease).collect();
+    let cleared: Vec<bool> = records.iter().map(|r| r.writes.clear_progress).collect();
+    let begun: Vec<bool> = records.iter().map(|r| r.writes.begun).collect();
+    let outboxes: Vec<Option<i64>> = records
+        .iter()
+        .map(|r| match r.writes.outbox {
+            Some(Outbox::Enter(ms)) => Some(ms.max(0)),
+            Some(Outbox::Leave) => Some(-1),
+            None => None,
+        })
+        .collect();
+    let failure_texts: Vec<Option<String>> = records.iter().map(|r| r.writes.failure.as_ref().map(json)).collect();
+    let faults: Vec<Option<String>> = records.iter().map(|r| r.writes.faults.as_ref().map(json)).collect();
+    let manifests: Vec<Option<String>> = records.iter().map(|r| r.writes.manifest.as_ref().map(json)).collect();
+    let lease_ms = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
+    client
+        .execute(
+            &statement,
+            &[
+                &ids, &states, &attempts, &failures, &losses, &workers, &lives, &consents, &causes, &custodies,
+                &tapped, &reasons, &renewed, &cleared, &begun, &outboxes, &failure_texts, &faults, &manifests,
+                &lease_ms,
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Appends to the history.
+pub(super) async fn write_events(client: &ClientWrapper, events: &[EventRow]) -> Result<(), Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let statement = client.prepare_cached(INSERT_EVENTS).await?;
+    let jobs: Vec<Uuid> = events.iter().map(|event| event.job.0).collect();
+    let kinds: Vec<&str> = events.iter().map(|event| event.kind).collect();
+    let states: Vec<&str> = events.iter().map(|event| event.state.as_str()).collect();
+    let attempts: Vec<i32> = events.iter().map(|event| integer(event.attempt)).collect();
+    let details: Vec<String> = events.iter().map(|event| json(&event.detail)).collect();
+    client.execute(&statement, &[&jobs, &kinds, &states, &attempts, &details]).await?;
+    Ok(())
+}
+
+fn read_record(row: &Row) -> Result<Record, Error> {
+    let worker: Option<String> = row.try_get("owner_worker")?;
+    let life: Option<Uuid> = row.try_get("owner_incarnation")?;
+    let owner = worker.zip(life).and_then(|(worker, life)| {
+        Some(Sender { worker: WorkerId::try_from(worker).ok()?, incarnation: Incarnation(life) })
+    });
+    let state: &str = row.try_get("state")?;
+    let cause: Option<&str> = row.try_get("last_cause")?;
+    let custody: Option<&str> = row.try_get("custody")?;
+    Ok(Record {
+        id: JobId(row.try_get("id")?),
+        number: row.try_get("number")?,
+        queue: row.try_get("queue")?,
+        facts: Facts {
+            state: state.parse().expect("the column's check allows the names of the states only"),
+            attempt: natural(row.try_get("attempt")?),
+            failures: natural(row.try_get("failures")?),
+            max_retries: natural(row.try_get("max_retries")?),
+            losses: natural(row.try_get("losses")?),
+            loss_limit: u32::MAX,
+            owner,
+            consent: row.try_get::<_, Option<i32>>("consent")?.map(natural),
+            last_cause: cause.and_then(|name| Cause::ALL.into_iter().find(|cause| cause.as_str() == name)),
+        },
+        custody: custody.and_then(|name| [Custody::Broker, Custody::Ledger].into_iter().find(|c| c.as_str() == name)),
+        tapped: row.try_get("tapped")?,
+        reason: row.try_get("reason")?,
+        traceparent: row.try_get("traceparent")?,
+        spec: row.try_get("spec")?,
+        lease_is_over: row.try_get("lease_is_over")?,
+        is_due: row.try_get("is_due")?,
+        age_secs: row.try_get("age_secs")?,
+        run_secs: row.try_get("run_secs")?,
+        writes: Writes::default(),
+    })
+}
+
+/// JSON for a `jsonb` column, which cannot hold a NUL character.
+pub(super) fn json<T: Serialize>(value: &T) -> String {
+    let text = serde_json::to_string(value).expect("the contract's types are plain data with text keys");
+    if text.contains("\\u0000") { text.replace("\\u0000", "\\ufffd") } else { text }
+}
+
+/// Text for a `text` column, which cannot hold a NUL character.
+pub(super) fn clean(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// A number of ours for an `integer` column.
+pub(super) fn integer(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// A number from an `integer` column that only we write.
+pub(super) fn natural(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+fn with_id(spec: &ffpool_schema::job::JobSpec, id: JobId) -> ffpool_schema::job::JobSpec {
+    ffpool_schema::job::JobSpec { id: Some(id), ..spec.clone() }
+}
+
+macro_rules! record_columns {
+    ($spec:literal) => {
+        concat!(
+            "id, number, state, queue, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
+             last_cause, custody, tapped, reason, ",
+            $spec,
+            " AS spec, traceparent, \
+             coalesce(lease_until < now(), false) AS lease_is_over, coalesce(publish_due <= now(), false) AS is_due, \
+             extract(epoch FROM now() - created_at)::float8 AS age_secs, \
+             extract(epoch FROM now() - started_at)::float8 AS run_secs"
+        )
+    };
+}
+
+const LOCK: &str = concat!(
+    "SELECT ",
+    record_columns!("CASE WHEN id = ANY ($2::uuid[]) THEN spec::text END"),
+    " FROM job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE"
+);
+
+const INSERT_JOBS: &str = concat!(
+    "INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
+                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, ended_at) \
+     SELECT u.id, u.state, u.queue, u.priority, u.pool, u.scenario, u.tenant, u.labels::jsonb, u.spec::jsonb, u.body, \
+            u.content_type, u.traceparent, u.fingerprint, u.tapped, u.max_retries, u.custody, \
+            now() + u.publish_ms * interval '1 millisecond', u.faults::jsonb, u.reason, \
+            CASE WHEN u.state = 'rejected' THEN now() END \
+     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
+                 $9::text[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::boolean[], $15::integer[], \
+                 $16::text[], $17::bigint[], $18::text[], $19::text[]) \
+          AS u(id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
+               fingerprint, tapped, max_retries, custody, publish_ms, faults, reason) \
+     ON CONFLICT (id) DO NOTHING \
+     RETURNING ",
+    record_columns!("NULL::text")
+);
+
+const UPDATE_JOBS: &str = "UPDATE job AS j SET \
+        state = u.state, attempt = u.attempt, failures = u.failures, losses = u.losses, owner_worker = u.worker, \
+        owner_incarnation = u.life, consent = u.consent, last_cause = u.cause, custody = u.custody, \
+        tapped = u.tapped, reason = u.reason, \
+        lease_until = CASE WHEN u.renewed THEN now() + $20::bigint * interval '1 millisecond' \
+                           WHEN u.state IN ('running', 'cancelling') THEN j.lease_until END, \
+        progress = CASE WHEN u.cleared THEN NULL ELSE j.progress END, \
+        publish_due = CASE WHEN u.outbox IS NULL THEN j.publish_due \
+                           WHEN u.outbox >= 0 THEN now() + u.outbox * interval '1 millisecond' END, \
+        failure = coalesce(u.failure::jsonb, j.failure), faults = coalesce(u.faults::jsonb, j.faults), \
+        manifest = coalesce(u.manifest::jsonb, j.manifest), \
+        state_since = CASE WHEN j.state = u.state THEN j.state_since ELSE now() END, \
+        started_at = CASE WHEN u.begun THEN now() ELSE j.started_at END, \
+        ended_at = CASE WHEN u.state IN ('completed', 'failed', 'cancelled', 'rejected') \
+                        THEN coalesce(j.ended_at, now()) END \
+     FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::uuid[], \
+                 $8::integer[], $9::text[], $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::boolean[], \
+                 $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[]) \
+          AS u(id, state, attempt, failures, losses, worker, life, consent, cause, custody, tapped, reason, renewed, \
+               cleared, begun, outbox, failure, faults, manifest) \
+     WHERE j.id = u.id";
+
+const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarnation) \
+     SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[]) ON CONFLICT DO NOTHING";
+
+const END_ATTEMPTS: &str = "UPDATE attempt AS a SET ended_at = coalesce(a.ended_at, now()), outcome = u.outcome, \
+        failure = coalesce(u.failure::jsonb, a.failure), usage = coalesce(u.usage::jsonb, a.usage) \
+     FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[]) AS u(job, attempt, outcome, failure, usage) \
+     WHERE a.job = u.job AND a.attempt = u.attempt";
+
+const INSERT_EVENTS: &str = "INSERT INTO event (job, kind, state, attempt, detail) \
+     SELECT u.job, u.kind, u.state, u.attempt, u.detail::jsonb \
+     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[], $5::text[]) AS u(job, kind, state, attempt, detail)";

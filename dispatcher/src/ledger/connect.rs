@@ -1,0 +1,129 @@
+//! Connections to Postgres: how they are made, and the tables they find.
+//!
+//! Invariant: no wait on Postgres is without a bound; a server that is away or frozen costs an error, never a hang.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use ffpool_schema::migrations;
+use tokio_postgres::{Client, Config, NoTls};
+use tracing::{info, warn};
+
+/// For one connection to be made or handed out.
+const CONNECT: Duration = Duration::from_secs(3);
+/// For one statement of a reader.
+const READ_STATEMENT_MS: u32 = 5_000;
+/// For one statement of a writer: longer, because a failed batch is only done again.
+const WRITE_STATEMENT_MS: u32 = 10_000;
+/// Between attempts to reach a server that is away at the start.
+const RETRY: Duration = Duration::from_secs(1);
+/// Serialises the migrations of several dispatchers. The number is arbitrary.
+const MIGRATION_LOCK: i64 = 0x6666_706f_6f6c_6d31;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Queries of the API.
+    Read,
+    /// Transactions that change jobs.
+    Write,
+}
+
+/// The settings of a connection for `purpose`, from the database's URL.
+pub(super) fn config(url: &str, purpose: Purpose) -> anyhow::Result<Config> {
+    let mut config: Config = url.parse().context("FFPOOL_DATABASE_URL cannot be read")?;
+    let statement_ms = match purpose {
+        Purpose::Read => READ_STATEMENT_MS,
+        Purpose::Write => WRITE_STATEMENT_MS,
+    };
+    let options = format!(
+        "{} -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=15000 -c TimeZone=UTC",
+        config.get_options().unwrap_or_default()
+    );
+    config
+        .options(options.trim())
+        .application_name("ffpool-dispatcher")
+        .connect_timeout(CONNECT)
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(2))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(10));
+    Ok(config)
+}
+
+/// A pool of at most `size` connections.
+pub(super) fn pool(config: &Config, size: usize) -> anyhow::Result<Pool> {
+    let manager =
+        Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    Pool::builder(manager)
+        .max_size(size)
+        .runtime(Runtime::Tokio1)
+        .timeouts(Timeouts { wait: Some(CONNECT), create: Some(CONNECT), recycle: Some(CONNECT) })
+        .build()
+        .context("set up the pool of Postgres connections")
+}
+
+/// One connection outside the pools. Dropping the client ends it.
+pub(super) async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = config.connect(NoTls).await?;
+    // Ends with the client, or with the socket; then every use of the client says so.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to Postgres ended");
+        }
+    });
+    Ok(client)
+}
+
+/// Waits for Postgres and brings its tables up to date.
+///
+/// # Errors
+/// When the tables are of a version that this one cannot work with, or Postgres says that waiting is useless.
+pub(super) async fn migrate(config: &Config) -> anyhow::Result<()> {
+    let mut said = None;
+    let mut client = loop {
+        match connect(config).await {
+            Ok(client) => break client,
+            Err(error) if is_hopeless(&error) => return Err(error).context("connect to Postgres"),
+            Err(error) => {
+                let text = ffpool_runtime::settings::chain(&error);
+                if said.as_ref() != Some(&text) {
+                    warn!(error = %text, "waiting for Postgres");
+                    said = Some(text);
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    };
+    // Another dispatcher may be at it, and a migration may take longer than any other statement.
+    client.batch_execute("SET statement_timeout = 0").await.context("prepare for the migrations")?;
+    client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await.context("wait for another's migrations")?;
+    let migrations = migrations::ALL
+        .iter()
+        .map(|(name, sql)| refinery::Migration::unapplied(name, sql))
+        .collect::<Result<Vec<_>, _>>()
+        .context("read the migrations")?;
+    let report = refinery::Runner::new(&migrations)
+        .run_async(&mut client)
+        .await
+        .context("bring the ledger's tables up to date; they may be of a later version than this program")?;
+    for applied in report.applied_migrations() {
+        info!(migration = %applied, "applied a migration");
+    }
+    client.execute("SELECT make_event_months(2)", &[]).await.context("make the event table's months")?;
+    Ok(())
+}
+
+/// Whether trying again cannot help: a wrong password or name.
+fn is_hopeless(error: &tokio_postgres::Error) -> bool {
+    use tokio_postgres::error::SqlState;
+    error.code().is_some_and(|code| {
+        [
+            &SqlState::INVALID_PASSWORD,
+            &SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            &SqlState::INVALID_CATALOG_NAME,
+        ]
+        .contains(&code)
+    })
+}

@@ -1,0 +1,140 @@
+//! A job that the ledger may not have yet, from a message or from the API, ready to become a row. Pure.
+//!
+//! Invariant: whatever arrives becomes a row: what cannot be read is a rejected job that says why.
+
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::lifecycle::{Custody, State};
+use ffpool_schema::parse::{Fault, Received};
+use ffpool_schema::topology::WorkQueue;
+use jiff::Timestamp;
+
+use super::record::PUBLISH_CLAIM_MS;
+
+/// So much of a rejected body is kept, in bytes.
+const REJECTED_BODY_BYTES: usize = 4096;
+
+/// How a job came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The copy that the exchange sends to the ledger.
+    Tap,
+    /// A claim that overtook the tap.
+    Claim,
+    /// The HTTP API.
+    Api,
+    /// A message that no queue was bound for.
+    Unroutable,
+    /// A message that the broker gave up on.
+    DeadLetter,
+}
+
+impl Origin {
+    /// The name as it stands in events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Origin::Tap => "tap",
+            Origin::Claim => "claim",
+            Origin::Api => "api",
+            Origin::Unroutable => "unroutable",
+            Origin::DeadLetter => "dead_letter",
+        }
+    }
+}
+
+/// A job on its way into the ledger.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// How it came.
+    pub origin: Origin,
+    /// Where it waits.
+    pub work: WorkQueue,
+    /// The job, or what is wrong with it.
+    pub spec: Result<Box<JobSpec>, Vec<Fault>>,
+    /// The body as it came.
+    pub body: Vec<u8>,
+    /// Its content type.
+    pub content_type: String,
+    /// W3C trace context of its publisher.
+    pub traceparent: Option<String>,
+    /// What stands for it, when it came without an id.
+    pub fingerprint: Option<String>,
+}
+
+impl NewJob {
+    /// Reads a message into a job.
+    #[must_use]
+    pub fn read(origin: Origin, received: &Received<'_>, work: WorkQueue, traceparent: Option<String>) -> NewJob {
+        let spec = ffpool_schema::parse::parse(received).map(Box::new);
+        NewJob {
+            origin,
+            work,
+            spec,
+            content_type: content_type(received),
+            body: received.body.to_vec(),
+            traceparent,
+            fingerprint: None,
+        }
+    }
+
+    /// A job that the API has read already.
+    #[must_use]
+    pub(super) fn of_api(spec: JobSpec, received: &Received<'_>, traceparent: Option<String>) -> NewJob {
+        NewJob {
+            origin: Origin::Api,
+            work: spec.work_queue(),
+            spec: Ok(Box::new(spec)),
+            body: received.body.to_vec(),
+            content_type: content_type(received),
+            traceparent,
+            fingerprint: None,
+        }
+    }
+
+    /// The state in which it is recorded, and in how many milliseconds the ledger publishes it.
+    pub(super) fn begin(&self, now: Timestamp) -> (State, Option<i64>) {
+        let Ok(spec) = &self.spec else { return (State::Rejected, None) };
+        let wait_ms = spec.not_before.map_or(0, |at| at.as_millisecond() - now.as_millisecond());
+        match self.origin {
+            Origin::Tap | Origin::Claim | Origin::Api | Origin::DeadLetter if wait_ms > 0 => (State::Delayed, Some(wait_ms)),
+            Origin::Api => (State::Queued, Some(PUBLISH_CLAIM_MS)),
+            Origin::Tap | Origin::Claim | Origin::DeadLetter | Origin::Unroutable => (State::Queued, None),
+        }
+    }
+
+    /// Who answers for it: the broker, while its message waits there.
+    pub(super) fn custody(&self, state: State) -> Option<Custody> {
+        match (state.is_end(), self.origin, state) {
+            (true, _, _) => None,
+            (false, Origin::Api, _) | (false, _, State::Delayed) => Some(Custody::Ledger),
+            (false, Origin::Tap | Origin::Claim | Origin::Unroutable | Origin::DeadLetter, _) => Some(Custody::Broker),
+        }
+    }
+
+    /// Whether the tap has seen it, or never will.
+    pub(super) fn tapped(&self) -> bool {
+        match self.origin {
+            Origin::Tap | Origin::Api | Origin::Unroutable => true,
+            Origin::Claim | Origin::DeadLetter => false,
+        }
+    }
+
+    /// The part of the body that is kept.
+    pub(super) fn kept_body(&self) -> &[u8] {
+        match &self.spec {
+            Ok(_) => &self.body,
+            Err(_) => &self.body[..self.body.len().min(REJECTED_BODY_BYTES)],
+        }
+    }
+}
+
+/// The content type to publish the body with again: the client's own, or what the body looks like.
+fn content_type(received: &Received<'_>) -> String {
+    match received.content_type {
+        Some(given) if !given.is_empty() => given.to_owned(),
+        Some(_) | None => {
+            let is_json = received.body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+            if is_json { "application/json" } else { "application/msgpack" }.to_owned()
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! One job's row as a batch holds it, and what a decision makes of it. Pure: no clock, no randomness, no database.
+//!
+//! Invariant: what is decided here and what is written are the same: a batch writes each touched record as it stands
+//! after its last input, and the rows of history in the order in which they came about.
+
+use std::time::{Duration, Instant};
+
+use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::id::JobId;
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::lifecycle::{Change, Custody, End, Facts, Input, Publish, Refusal, Stale, State, Step, Tell, step};
+use ffpool_schema::message::{Manifest, Sender, Usage};
+use ffpool_schema::parse::Fault;
+use ffpool_schema::retry::Backoff;
+use serde_json::{Value, json};
+
+use super::fresh::NewJob;
+
+/// After this time somebody else may publish a job that a dispatcher has set out to publish.
+pub(super) const PUBLISH_CLAIM_MS: i64 = 10_000;
+/// Pause before a job that did not fit one worker is offered again.
+pub(super) const PLACEMENT_PAUSE_MS: i64 = 2_000;
+
+/// What decisions depend on besides the job.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Length of a lease.
+    pub lease: Duration,
+    /// Wait after failures.
+    pub backoff: Backoff,
+    /// Lost workers after which a job is parked.
+    pub loss_limit: u32,
+}
+
+/// Something that happened to a job, with what is to be recorded of it.
+#[derive(Debug, Clone)]
+pub struct Happening {
+    /// The job.
+    pub job: JobId,
+    /// What happened.
+    pub input: Input,
+    /// Only under this condition, looked at when the job's row is locked.
+    pub only_if: OnlyIf,
+    /// What is known about it.
+    pub evidence: Evidence,
+    /// The job itself, recorded first if the ledger does not have it.
+    pub record: Option<Box<NewJob>>,
+    /// Nobody waits for the answer after this instant: not decided then, unless it was begun.
+    pub expires: Option<Instant>,
+}
+
+impl Happening {
+    /// `input` to `job`, with nothing more known.
+    #[must_use]
+    pub fn new(job: JobId, input: Input) -> Happening {
+        Happening { job, input, only_if: OnlyIf::Always, evidence: Evidence::default(), record: None, expires: None }
+    }
+}
+
+/// A condition that is looked at under the lock of the job's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnlyIf {
+    /// No condition.
+    Always,
+    /// The lease has run out: it may have been renewed since it was seen.
+    LeaseIsOver,
+    /// Its time has come.
+    IsDue,
+    /// The owner is dead, as long as it is still this one in this attempt. Says nothing otherwise, and the claim is
+    /// decided as if nobody had been asked.
+    OwnerDead {
+        /// Who was asked.
+        owner: Sender,
+        /// About which attempt.
+        attempt: u32,
+    },
+}
+
+/// What is known about a happening.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// Why an attempt failed.
+    pub failure: Option<Failure>,
+    /// What is wrong with the job.
+    pub faults: Vec<Fault>,
+    /// The proof of the output.
+    pub manifest: Option<Box<Manifest>>,
+    /// What the attempt used.
+    pub usage: Option<Usage>,
+    /// Why, in words.
+    pub reason: Option<String>,
+    /// Who did it, where that is a person or a worker.
+    pub by: Option<String>,
+}
+
+/// What became of a happening.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// The ledger has no such job.
+    Unknown,
+    /// Its condition did not hold.
+    Skipped,
+    /// It was decided.
+    Decided(Box<Decided>),
+}
+
+/// A decision and the job after it.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// The job.
+    pub job: JobId,
+    /// Its number.
+    pub number: i64,
+    /// The decision.
+    pub step: Step,
+    /// The state after it.
+    pub state: State,
+    /// The last attempt's number after it.
+    pub attempt: u32,
+    /// The job in canonical form; only after a claim.
+    pub spec: Option<Result<JobSpec, String>>,
+    /// The trace it belongs to.
+    pub traceparent: Option<String>,
+}
+
+/// A job's row, locked.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) id: JobId,
+    pub(super) number: i64,
+    pub(super) queue: String,
+    pub(super) facts: Facts,
+    pub(super) custody: Option<Custody>,
+    pub(super) tapped: bool,
+    pub(super) reason: Option<String>,
+    pub(super) traceparent: Option<String>,
+    /// The job in canonical form, as JSON. Only read for claims.
+    pub(super) spec: Option<String>,
+    pub(super) lease_is_over: bool,
+    pub(super) is_due: bool,
+    pub(super) age_secs: f64,
+    pub(super) run_secs: Option<f64>,
+    pub(super) writes: Writes,
+}
+
+/// What of a record is to be written besides its facts.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    pub(super) touched: bool,
+    pub(super) begun: bool,
+    pub(super) renew_lease: bool,
+    pub(super) clear_progress: bool,
+    pub(super) outbox: Option<Outbox>,
+    pub(super) failure: Option<Failure>,
+    pub(super) faults: Option<Vec<Fault>>,
+    pub(super) manifest: Option<Box<Manifest>>,
+}
+
+/// What happens to a job's place in the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outbox {
+    /// Nothing is to be published any more.
+    Leave,
+    /// To be published after so many milliseconds.
+    Enter(i64),
+}
+
+/// What a batch writes besides the records.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) events: Vec<EventRow>,
+    pub(super) begun: Vec<BegunRow>,
+    pub(super) ended: Vec<EndedRow>,
+    pub(super) effects: Effects,
+}
+
+#[derive(Debug)]
+pub(super) struct EventRow {
+    pub(super) job: JobId,
+    pub(super) kind: &'static str,
+    pub(super) state: State,
+    pub(super) attempt: u32,
+    pub(super) detail: Value,
+}
+
+#[derive(Debug)]
+pub(super) struct BegunRow {
+    pub(super) job: JobId,
+    pub(super) attempt: u32,
+    pub(super) owner: Sender,
+}
+
+#[derive(Debug)]
+pub(super) struct EndedRow {
+    pub(super) job: JobId,
+    pub(super) attempt: u32,
+    pub(super) end: End,
+    pub(super) failure: Option<Failure>,
+    pub(super) usage: Option<Usage>,
+}
+
+/// What follows from a batch once it is committed.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// To be published at once by this process.
+    pub(super) publish: Vec<JobId>,
+    /// To be told to owners.
+    pub(super) tell: Vec<TellOwner>,
+    /// To be counted.
+    pub(super) counts: Vec<Count>,
+}
+
+/// A command to whoever runs an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TellOwner {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// What.
+    pub tell: Tell,
+}
+
+/// Something for the metrics.
+#[derive(Debug)]
+pub(super) enum Count {
+    Recorded { queue: String },
+    Ended { state: State, queue: String },
+    AttemptEnded(End),
+    Failed(Cause),
+    Stale(&'static str),
+    Lapsed,
+    Absorbed,
+    Waited { queue: String, secs: f64 },
+    Ran { queue: String, secs: f64 },
+}
+
+/// Decides what `happening` does to `record`, and notes what is to be written. `random` is in 0..1.
+pub(super) fn decide(
+    record: &mut Record,
+    happening: &Happening,
+    policy: &Policy,
+    random: f64,
+    plan: &mut Plan,
+) -> Verdict {
+    let mut input = happening.input.clone();
+    record.facts.loss_limit = policy.loss_limit;
+    match &happening.only_if {
+        OnlyIf::Always => {}
+        OnlyIf::LeaseIsOver if record.lease_is_over => {}
+        OnlyIf::IsDue if record.is_due => {}
+        OnlyIf::LeaseIsOver | OnlyIf::IsDue => return Verdict::Skipped,
+        OnlyIf::OwnerDead { owner, attempt } => {
+            if let Input::Claim { owner_dead, .. } = &mut input {
+                *owner_dead = record.facts.owner.as_ref() == Some(owner) && record.facts.attempt == *attempt;
+            }
+        }
+    }
+    let step = step(&record.facts, &input);
+    match &step {
+        Step::Move(change) => apply(record, &input, happening, change, policy, random, plan),
+        Step::Stale(stale) => {
+            if input == Input::Arrive && !record.tapped {
+                record.tapped = true;
+                record.writes.touched = true;
+            }
+            if *stale != Stale::Repeat || input != Input::Arrive {
+                plan.effects.counts.push(Count::Stale(input.name()));
+            }
+        }
+        Step::Refuse(Refusal::NoConsent) => {
+            tracing::error!(job = %record.id, attempt = record.facts.attempt, by = ?happening.evidence.by, "an attempt reports an output that it had no right to publish");
+        }
+        Step::Refuse(
+            Refusal::Ended
+            | Refusal::NotEnded
+            | Refusal::NotRedrivable
+            | Refusal::Publishing
+            | Refusal::NotOwner
+            | Refusal::Cancelling,
+        ) => {}
+    }
+    let wants_spec = matches!(&step, Step::Move(change) if change.begin || change.grant_again);
+    let spec = record.spec.as_deref().filter(|_| wants_spec);
+    Verdict::Decided(Box::new(Decided {
+        job: record.id,
+        number: record.number,
+        step,
+        state: record.facts.state,
+        attempt: record.facts.attempt,
+        spec: spec.map(|text| serde_json::from_str(text).map_err(|error| error.to_string())),
+        traceparent: record.traceparent.clone().filter(|_| wants_spec),
+    }))
+}
+
+fn apply(
+    record: &mut Record,
+    input: &Input,
+    happening: &Happening,
+    change: &Change,
+    policy: &Policy,
+    random: f64,
+    plan: &mut Plan,
+) {
+    let evidence = &happening.evidence;
+    let about = attempt_of(input).unwrap_or(record.facts.attempt);
+    record.writes.touched = true;
+    end_attempt(record, input, evidence, change, plan);
+    count(record, input, change, plan);
+    explain(record, input, evidence, change, policy);
+    if change.begin {
+        begin(record, input, plan);
+    }
+    if change.grant_again {
+        record.writes.renew_lease = true;
+        record.lease_is_over = false;
+    }
+    if change.consent {
+        record.facts.consent = Some(record.facts.attempt);
+    }
+    if let Some(custody) = change.custody {
+        record.custody = Some(custody);
+    }
+    if change.drop == Some(ffpool_schema::message::DropReason::OwnerAlive) {
+        plan.effects.counts.push(Count::Absorbed);
+    }
+    if let Some(tell) = change.tell {
+        plan.effects.tell.push(TellOwner { job: record.id, attempt: record.facts.attempt, tell });
+    }
+    let was = std::mem::replace(&mut record.facts.state, change.to);
+    place_in_outbox(record, change, policy, random, plan);
+    if change.to.is_end() && !was.is_end() {
+        record.custody = None;
+        record.writes.clear_progress = true;
+        plan.effects.counts.push(Count::Ended { state: change.to, queue: record.queue.clone() });
+        if let (State::Completed, Some(secs)) = (change.to, record.run_secs) {
+            plan.effects.counts.push(Count::Ran { queue: record.queue.clone(), secs });
+        }
+    }
+    let attempt = if change.begin { record.facts.attempt } else { about };
+    plan.events.push(EventRow {
+        job: record.id,
+        kind: input.name(),
+        state: change.to,
+        attempt,
+        detail: detail(record, input, evidence, change),
+    });
+}
+
+/// Writes down how the attempt ended, and that of an older one which turns out to have published after all.
+fn end_attempt(record: &Record, input: &Input, evidence: &Evidence, change: &Change, plan: &mut Plan) {
+    let reported = attempt_of(input);
+    let mut ended = |attempt: u32, end: End| {
+        let own = reported == Some(attempt);
+        plan.ended.push(EndedRow {
+            job: record.id,
+            attempt,
+            end,
+            failure: evidence.failure.clone().filter(|_| own),
+            usage: evidence.usage.clone().filter(|_| own),
+        });
+        plan.effects.counts.push(Count::AttemptEnded(end));
+    };
+    if let Some(end) = change.end {
+        ended(record.facts.attempt, end);
+    }
+    if let Input::Finished { attempt } = input
+        && *attempt != record.facts.attempt
+    {
+        ended(*attempt, End::Finished);
+    }
+}
+
+fn count(record: &mut Record, input: &Input, change: &Change, plan: &mut Plan) {
+    let facts = &mut record.facts;
+    if change.end == Some(End::Lapsed) {
+        facts.losses = facts.losses.saturating_add(1);
+        if matches!(input, Input::Lapse { .. }) {
+            plan.effects.counts.push(Count::Lapsed);
+        }
+    }
+    if let Input::Failed { cause, .. } = input {
+        plan.effects.counts.push(Count::Failed(*cause));
+        if change.count_failure {
+            facts.failures = facts.failures.saturating_add(1);
+            facts.last_cause = Some(*cause);
+        }
+    }
+    if change.reset_counts {
+        facts.failures = 0;
+        facts.losses = 0;
+        facts.last_cause = None;
+    }
+}
+
+/// Sets what a person reads as the reason of the job's state.
+fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Change, policy: &Policy) {
+    let writes = &mut record.writes;
+    writes.failure = evidence.failure.clone().or(writes.failure.take());
+    if !evidence.faults.is_empty() {
+        writes.faults = Some(evidence.faults.clone());
+    }
+    if let Some(manifest) = &evidence.manifest {
+        writes.manifest = Some(manifest.clone());
+    }
+    let owner = record.facts.owner.as_ref().map_or_else(|| "?".to_owned(), |owner| owner.worker.to_string());
+    let by = evidence.by.as_deref();
+    record.reason = match input {
+        Input::Arrive | Input::TakeCustody { .. } | Input::Commit { .. } | Input::Due => record.reason.take(),
+        Input::Claim { .. } if change.begin || change.to.is_end() => None,
+        Input::Claim { .. } => record.reason.take(),
+        Input::Finished { .. } => None,
+        Input::Failed { .. } => {
+            evidence.failure.as_ref().map(|failure| format!("{}: {}", failure.cause, failure.message))
+        }
+        Input::Rejected { .. } => Some(evidence.reason.clone().unwrap_or_else(|| format!("worker {owner} found that it cannot run"))),
+        Input::Released { .. } => Some(match &evidence.reason {
+            Some(reason) => format!("worker {owner} handed it back: {reason}"),
+            None => format!("worker {owner} handed it back"),
+        }),
+        Input::CancelDone { .. } => record.reason.take(),
+        Input::Lapse { attempt } => Some(format!("worker {owner} fell silent in attempt {attempt}")),
+        Input::Cancel => Some(match by {
+            Some(by) => format!("cancelled by {by}"),
+            None => "cancelled".to_owned(),
+        }),
+        Input::Redrive => Some(match (by, &evidence.reason) {
+            (Some(by), Some(reason)) => format!("sent round again by {by}: {reason}"),
+            (Some(by), None) => format!("sent round again by {by}"),
+            (None, Some(reason)) => format!("sent round again: {reason}"),
+            (None, None) => "sent round again".to_owned(),
+        }),
+        Input::Unfit | Input::NeverFits | Input::DeliveryLimit => evidence.reason.clone(),
+    };
+    if change.to != State::Failed || matches!(input, Input::Failed { .. }) {
+        return;
+    }
+    // Parked without a report of its own: what ended it is still a failure with a cause and a cure.
+    let failure = if *input == Input::DeliveryLimit {
+        let reason = evidence.reason.clone();
+        Failure::new(Cause::DeliveryLimit, reason.unwrap_or_else(|| "the broker gave up delivering its message".to_owned()))
+    } else {
+        let lost = record.facts.losses;
+        Failure::new(Cause::WorkerLost, format!("{lost} workers were lost while they ran it, the last was {owner}; the limit is {}", policy.loss_limit))
+    };
+    record.facts.last_cause = Some(failure.cause);
+    record.writes.failure = Some(failure);
+}
+
+fn begin(record: &mut Record, input: &Input, plan: &mut Plan) {
+    let Input::Claim { from, .. } = input else { return };
+    record.facts.attempt += 1;
+    record.facts.owner = Some(from.clone());
+    record.lease_is_over = false;
+    record.run_secs = Some(0.0);
+    record.writes.begun = true;
+    record.writes.renew_lease = true;
+    record.writes.clear_progress = true;
+    plan.begun.push(BegunRow { job: record.id, attempt: record.facts.attempt, owner: from.clone() });
+    if record.facts.attempt == 1 {
+        plan.effects.counts.push(Count::Waited { queue: record.queue.clone(), secs: record.age_secs });
+    }
+}
+
+fn place_in_outbox(record: &mut Record, change: &Change, policy: &Policy, random: f64, plan: &mut Plan) {
+    let outbox = match change.publish {
+        Some(Publish::Now) => {
+            plan.effects.publish.push(record.id);
+            Some(Outbox::Enter(PUBLISH_CLAIM_MS))
+        }
+        Some(Publish::AfterBackoff) => {
+            let wait = policy.backoff.after(record.facts.failures, random);
+            Some(Outbox::Enter(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+        }
+        Some(Publish::AfterPlacementPause) => Some(Outbox::Enter(PLACEMENT_PAUSE_MS)),
+        // A claim proves that the job's message is out; an ended job has nothing to publish.
+        None if change.begin || change.to.is_end() => Some(Outbox::Leave),
+        None => None,
+    };
+    if let Some(outbox) = outbox {
+        record.writes.outbox = Some(outbox);
+        record.is_due = false;
+    }
+}
+
+/// The attempt that an input is about, where it names one.
+fn attempt_of(input: &Input) -> Option<u32> {
+    match input {
+        Input::TakeCustody { attempt, .. }
+        | Input::Commit { attempt, .. }
+        | Input::Finished { attempt }
+        | Input::Failed { attempt, .. }
+        | Input::Rejected { attempt }
+        | Input::Released { attempt }
+        | Input::CancelDone { attempt }
+        | Input::Lapse { attempt } => Some(*attempt),
+        Input::Arrive
+        | Input::Claim { .. }
+        | Input::Due
+        | Input::Cancel
+        | Input::Redrive
+        | Input::Unfit
+        | Input::NeverFits
+        | Input::DeliveryLimit => None,
+    }
+}
+
+/// What an event's row tells besides its kind.
+fn detail(record: &Record, input: &Input, evidence: &Evidence, change: &Change) -> Value {
+    let mut detail = serde_json::Map::new();
+    let mut put = |key: &str, value: Value| {
+        detail.insert(key.to_owned(), value);
+    };
+    match input {
+        Input::Claim { from, .. } | Input::TakeCustody { from, .. } | Input::Commit { from, .. } => {
+            put("worker", json!(from.worker));
+        }
+        Input::Lapse { .. } => put("worker", json!(record.facts.owner.as_ref().map(|owner| &owner.worker))),
+        Input::Failed { cause, .. } => put("cause", json!(cause)),
+        Input::Arrive
+        | Input::Finished { .. }
+        | Input::Rejected { .. }
+        | Input::Released { .. }
+        | Input::CancelDone { .. }
+        | Input::Due
+        | Input::Cancel
+        | Input::Redrive
+        | Input::Unfit
+        | Input::NeverFits
+        | Input::DeliveryLimit => {}
+    }
+    if let Some(failure) = &evidence.failure {
+        put("message", json!(failure.message));
+    }
+    if let Some(reason) = &evidence.reason {
+        put("reason", json!(reason));
+    }
+    if let Some(by) = &evidence.by {
+        put("by", json!(by));
+    }
+    if !evidence.faults.is_empty() {
+        put("faults", json!(evidence.faults));
+    }
+    if let Some(drop) = change.drop {
+        put("answer", json!(drop));
+    }
+    if change.grant_again {
+        put("answer", json!("granted_again"));
+    }
+    if change.end == Some(End::Lapsed) && !matches!(input, Input::Lapse { .. }) {
+        put("ended", json!("lapsed"));
+    }
+    Value::Object(detail)
+}

@@ -1,0 +1,27 @@
+//! `/metrics` and `/health` on an address of their own, open to whoever can reach it.
+
+use std::future::IntoFuture as _;
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use ffpool_runtime::metrics::Exposition;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Serves until `stop`. A scrape under way then is cut.
+pub(crate) async fn serve(listener: TcpListener, exposition: Exposition, stop: CancellationToken) {
+    let metrics = move || async move {
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], exposition.render()).into_response()
+    };
+    let router = Router::new().route("/metrics", get(metrics)).route("/health", get(|| async { "ok" }));
+    tokio::select! {
+        ended = axum::serve(listener, router).into_future() => {
+            if let Err(error) = ended {
+                tracing::error!(%error, "metrics are no longer served");
+            }
+        }
+        () = stop.cancelled() => {}
+    }
+}

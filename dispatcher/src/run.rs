@@ -1,0 +1,234 @@
+//! One dispatcher as a set of tasks: started in order, stopped in order.
+//!
+//! Two handles for two stops: `intake` ends what brings work in; when that has finished what it had in hand, `work` ends
+//! the rest. Dropping a [`Dispatcher`] ends everything on the spot, as a crash would.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Publisher, Signals, declare_topology};
+use ffpool_runtime::metrics::Exposition;
+use ffpool_schema::topology::Topology;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::api::{self, App};
+use crate::claims::Desk;
+use crate::control;
+use crate::fleet::Fleet;
+use crate::heartbeats::{self, Hearing, Renewer};
+use crate::intake::{Intake, Source};
+use crate::ledger::{Leadership, Ledger};
+use crate::metrics_endpoint;
+use crate::outbox::Postman;
+use crate::settings::Settings;
+use crate::timers::Timers;
+
+/// For each of the two parts of a stop.
+const STOP: Duration = Duration::from_secs(10);
+/// Between attempts to reach a server at the start, after which the log says again what is waited for.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// A running dispatcher.
+pub struct Dispatcher {
+    api_addr: SocketAddr,
+    ledger: Ledger,
+    leadership: Leadership,
+    amqp: AmqpLink,
+    intake: CancellationToken,
+    work: CancellationToken,
+    /// Brings work in. Ends at `intake`.
+    bringers: JoinSet<()>,
+    /// Everything else. Ends at `work`.
+    workers: JoinSet<()>,
+}
+
+impl Dispatcher {
+    /// Waits for the three servers, prepares them and starts to work. Without an `exposition` no metrics are served.
+    ///
+    /// # Errors
+    /// When a setting, an address or what stands on a server cannot be used.
+    pub async fn start(settings: &Settings, exposition: Option<Exposition>) -> anyhow::Result<Dispatcher> {
+        let api = bind(settings.api_addr, "the API").await?;
+        let metrics = match &exposition {
+            Some(_) => Some(bind(settings.metrics_addr, "the metrics").await?),
+            None => None,
+        };
+        let api_addr = api.local_addr().context("read the API's own address")?;
+
+        let amqp = AmqpLink::open(AmqpConfig::new(&settings.amqp_url, "ffpool-dispatcher"));
+        let publisher = Publisher::open(AmqpConfig::new(&settings.amqp_url, "ffpool-dispatcher-publish"));
+        let signals = Signals::open(&settings.nats_url, "ffpool-dispatcher").await.context("FFPOOL_NATS_URL")?;
+        let ledger = Ledger::open(&settings.ledger()).await?;
+        install_keys(&ledger, settings.bootstrap_key.as_deref()).await?;
+        prepare_broker(&amqp, settings).await?;
+        until_signals_are_up(&signals).await;
+
+        let (intake, work) = (CancellationToken::new(), CancellationToken::new());
+        let (leadership, standing) = ledger.stand_for_leader(work.clone());
+        let fleet = Arc::new(Fleet::new());
+        let hearing = Hearing::default();
+        let mut bringers = JoinSet::new();
+        let mut workers = JoinSet::new();
+
+        workers.spawn(AbortOnDrop(standing).joined());
+        workers.spawn(control::pass_on(signals.clone(), ledger.tells(), work.clone()));
+        let postman = Postman { ledger: ledger.clone(), publisher, leadership: leadership.clone() };
+        workers.spawn(postman.run(work.clone()));
+        let renewer = Renewer {
+            ledger: ledger.clone(),
+            signals: signals.clone(),
+            fleet: fleet.clone(),
+            leadership: leadership.clone(),
+            hearing: hearing.clone(),
+        };
+        let stop = work.clone();
+        workers.spawn(async move { report("heartbeats", renewer.run(stop).await) });
+        let log = heartbeats::keep_log(ledger.clone(), signals.clone(), work.clone());
+        workers.spawn(async move { report("log lines", log.await) });
+        let timers = Timers {
+            ledger: ledger.clone(),
+            signals: signals.clone(),
+            amqp: amqp.clone(),
+            leadership: leadership.clone(),
+            hearing,
+        };
+        workers.spawn(timers.run(work.clone()));
+        if let (Some(exposition), Some(listener)) = (exposition, metrics) {
+            workers.spawn(metrics_endpoint::serve(listener, exposition, work.clone()));
+        }
+
+        for source in Source::ALL {
+            let one = Intake { ledger: ledger.clone(), source, pools: settings.pools.clone() };
+            bringers.spawn(one.run(amqp.clone(), intake.clone()));
+        }
+        let desk = Desk { ledger: ledger.clone(), signals: signals.clone(), fleet, unfit: settings.unfit };
+        let stop = intake.clone();
+        bringers.spawn(async move { report("claims", Arc::new(desk).serve(stop).await) });
+        let app = App::new(ledger.clone(), amqp.clone(), signals);
+        let served = api::serve(api, app, intake.clone().cancelled_owned());
+        bringers.spawn(async move { report("the API", served.await.map_err(anyhow::Error::from)) });
+
+        info!(api = %api_addr, "the dispatcher works");
+        Ok(Dispatcher { api_addr, ledger, leadership, amqp, intake, work, bringers, workers })
+    }
+
+    /// Where the API listens.
+    #[must_use]
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api_addr
+    }
+
+    /// The ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Whether this dispatcher runs the timers.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leadership.is_held()
+    }
+
+    /// Ends only when a task ends that should not: then the dispatcher is of no more use.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        let ended = tokio::select! {
+            Some(ended) = self.bringers.join_next() => ended,
+            Some(ended) = self.workers.join_next() => ended,
+        };
+        match ended {
+            Ok(()) => anyhow::anyhow!("a part of the dispatcher ended; the log says why"),
+            Err(error) => anyhow::anyhow!("a part of the dispatcher failed: {error}"),
+        }
+    }
+
+    /// Takes no more, finishes what is in hand, gives up the lead and closes the links.
+    pub async fn stop(mut self) {
+        self.intake.cancel();
+        join("intake", &mut self.bringers).await;
+        self.work.cancel();
+        join("work", &mut self.workers).await;
+        self.amqp.close().await;
+        info!("the dispatcher has stopped");
+    }
+}
+
+async fn bind(addr: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("listen on {addr} for {what}"))
+}
+
+async fn install_keys(ledger: &Ledger, bootstrap: Option<&str>) -> anyhow::Result<()> {
+    if let Some(minted) = ledger.install_keys(bootstrap).await.context("prepare the API's keys")? {
+        // The only time that anybody sees it.
+        eprintln!("The first key of the API, an administrator's. Keep it, it is not shown again:\n{}", minted.text());
+    }
+    Ok(())
+}
+
+/// Waits for RabbitMQ and declares what must exist there. An object of other properties is a matter for a person.
+async fn prepare_broker(amqp: &AmqpLink, settings: &Settings) -> anyhow::Result<()> {
+    let topology = Topology::for_pools(&settings.pools);
+    loop {
+        if let Err(error) = amqp.connected(WAIT).await {
+            warn!(error = %ffpool_runtime::settings::chain(&error), "waiting for RabbitMQ");
+            continue;
+        }
+        match declare_topology(amqp, &topology).await {
+            Ok(()) => return Ok(()),
+            Err(error @ (BrokerError::Url { .. } | BrokerError::Inequivalent { .. } | BrokerError::Forbidden { .. })) => {
+                return Err(error).context("declare queues and exchanges on RabbitMQ");
+            }
+            Err(error) => {
+                warn!(error = %ffpool_runtime::settings::chain(&error), "RabbitMQ is not ready, trying again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Waits for NATS for a while only: without it no worker can claim, but jobs are recorded all the same.
+async fn until_signals_are_up(signals: &Signals) {
+    let bound = tokio::time::Instant::now() + WAIT;
+    while !signals.is_up() {
+        if tokio::time::Instant::now() > bound {
+            warn!("NATS does not answer yet; jobs are recorded, but no worker can claim one");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn report(part: &str, ended: anyhow::Result<()>) {
+    if let Err(error) = ended {
+        error!("{part}: {error:#}");
+    }
+}
+
+async fn join(part: &str, tasks: &mut JoinSet<()>) {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP, all).await.is_err() {
+        warn!(part, left = tasks.len(), "not everything stopped within {STOP:?}; what is left is done again by others");
+        tasks.shutdown().await;
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl AbortOnDrop {
+    async fn joined(mut self) {
+        // A panic in it is reported by the runtime; either way it has ended.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

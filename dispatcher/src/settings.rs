@@ -1,0 +1,108 @@
+//! The dispatcher's settings, as flags, `FFPOOL_*` variables or keys of the settings file.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use ffpool_runtime::settings::FileArgs;
+use ffpool_runtime::telemetry::TelemetryArgs;
+use ffpool_schema::job::Pool;
+use ffpool_schema::retry::Backoff;
+
+use crate::ledger::{LedgerSettings, Policy};
+
+/// Keeps the ledger of a media pool: records every job in Postgres, decides which worker may run and publish what, tries
+/// again what failed or fell silent, and answers over HTTP.
+///
+/// Any number of dispatchers may run side by side. It stops on SIGTERM or SIGINT: it takes no more, finishes what it has
+/// begun and exits with 0. A second signal exits on the spot.
+/// Exit codes: 0 stopped as asked, 1 could not run, 2 wrong settings.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "ffpool-dispatcher", version)]
+pub struct Settings {
+    /// Settings file.
+    #[command(flatten)]
+    pub file: FileArgs,
+    /// Logs and traces.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+
+    /// RabbitMQ, `amqp://user:password@host:port/vhost` or `amqps://…`.
+    #[arg(long, env = "FFPOOL_AMQP_URL", value_name = "URL", hide_env_values = true)]
+    pub amqp_url: String,
+    /// NATS, `nats://host:port` or `tls://…`; several servers with commas.
+    #[arg(long, env = "FFPOOL_NATS_URL", value_name = "URL", hide_env_values = true)]
+    pub nats_url: String,
+    /// Postgres 14 or newer, `postgres://user:password@host:port/database`.
+    #[arg(long, env = "FFPOOL_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: String,
+    /// Address of the HTTP API.
+    #[arg(long, env = "FFPOOL_API_ADDR", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub api_addr: SocketAddr,
+    /// Address of `/metrics`.
+    #[arg(long, env = "FFPOOL_METRICS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9090")]
+    pub metrics_addr: SocketAddr,
+    /// Key of an administrator at the API, 16 characters or more. Absent and no key in the ledger: one is made and shown.
+    #[arg(long, env = "FFPOOL_BOOTSTRAP_KEY", value_name = "KEY", hide_env_values = true)]
+    pub bootstrap_key: Option<String>,
+    /// Pools whose queues are declared, besides `cpu`, separated by commas.
+    #[arg(long, env = "FFPOOL_POOLS", value_name = "POOLS", value_delimiter = ',', default_value = "cpu")]
+    pub pools: Vec<Pool>,
+
+    /// Silence of a worker, in seconds, after which its jobs go to others.
+    #[arg(long, env = "FFPOOL_LEASE_SECS", value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=3600))]
+    pub lease_secs: u32,
+    /// Lost workers after which a job is parked, because it may be what kills them.
+    #[arg(long, env = "FFPOOL_LOSS_LIMIT", value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub loss_limit: u32,
+    /// Wait after a job's first failure, in seconds, before jitter.
+    #[arg(long, env = "FFPOOL_BACKOFF_BASE_SECS", value_name = "SECS", default_value_t = 5.0, value_parser = seconds)]
+    pub backoff_base_secs: f64,
+    /// Growth of the wait with each failure.
+    #[arg(long, env = "FFPOOL_BACKOFF_FACTOR", value_name = "FACTOR", default_value_t = 2.0, value_parser = factor)]
+    pub backoff_factor: f64,
+    /// Longest wait after a failure, in seconds, before jitter.
+    #[arg(long, env = "FFPOOL_BACKOFF_CAP_SECS", value_name = "SECS", default_value_t = 300.0, value_parser = seconds)]
+    pub backoff_cap_secs: f64,
+    /// What becomes of a job that fits no worker there is.
+    #[arg(long, env = "FFPOOL_UNFIT", value_enum, default_value = "reject")]
+    pub unfit: Unfit,
+}
+
+/// What becomes of a job that fits no worker there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Unfit {
+    /// It is rejected and says what is missing.
+    Reject,
+    /// It waits for a worker that fits.
+    Wait,
+}
+
+impl Settings {
+    /// How the ledger is reached and decides.
+    #[must_use]
+    pub fn ledger(&self) -> LedgerSettings {
+        LedgerSettings {
+            database_url: self.database_url.clone(),
+            policy: Policy {
+                lease: Duration::from_secs(self.lease_secs.into()),
+                backoff: Backoff {
+                    base: Duration::from_secs_f64(self.backoff_base_secs),
+                    factor: self.backoff_factor,
+                    cap: Duration::from_secs_f64(self.backoff_cap_secs),
+                },
+                loss_limit: self.loss_limit,
+            },
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let secs: f64 = text.parse().map_err(|_| "a number of seconds is expected".to_owned())?;
+    if (0.0..=31_536_000.0).contains(&secs) { Ok(secs) } else { Err("0 to 31536000 seconds are expected".to_owned()) }
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| "a number is expected".to_owned())?;
+    if (1.0..=100.0).contains(&factor) { Ok(factor) } else { Err("1 to 100 is expected".to_owned()) }
+}

@@ -1,0 +1,241 @@
+//! What the leader does without being asked: end leases, repeat commands, rescue jobs whose message is missing, count.
+//!
+//! Invariant: everything is decided again under the lock of the job's row, so two leaders at once do no harm.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ffpool_broker::{AmqpLink, Signals, queue_depth};
+use ffpool_schema::job::Queue;
+use ffpool_schema::lifecycle::State;
+use ffpool_schema::message::WorkerState;
+use ffpool_schema::metrics as names;
+use ffpool_schema::topology::WorkQueue;
+use metrics::gauge;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::control;
+use crate::heartbeats::Hearing;
+use crate::ledger::{Leadership, Ledger, Unavailable};
+
+/// How often leases are looked at.
+const LAPSES: Duration = Duration::from_millis(500);
+/// Added to the length of a lease before its silence is believed.
+const MARGIN: Duration = Duration::from_secs(1);
+/// How often commands to end an attempt are repeated.
+const CANCELS: Duration = Duration::from_secs(1);
+/// How often missing messages are looked for; a queue must be empty at two looks.
+const RESCUE: Duration = Duration::from_secs(10);
+/// How often jobs, workers and links are counted.
+const COUNT: Duration = Duration::from_secs(5);
+/// How often the months to come are made.
+const MONTHS: Duration = Duration::from_secs(3_600);
+
+/// The timers of one dispatcher; they work while it is the leader.
+pub(crate) struct Timers {
+    pub(crate) ledger: Ledger,
+    pub(crate) signals: Signals,
+    pub(crate) amqp: AmqpLink,
+    pub(crate) leadership: Leadership,
+    pub(crate) hearing: Hearing,
+}
+
+impl Timers {
+    /// Works until `stop`.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        tokio::join!(
+            self.end_leases_for_ever(&stop),
+            self.repeat_cancels_for_ever(&stop),
+            self.rescue_for_ever(&stop),
+            self.make_months_for_ever(&stop),
+            self.count_for_ever(&stop),
+        );
+    }
+
+    async fn end_leases_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(LAPSES);
+        while turns.next(&self.leadership, stop).await {
+            turns.done(self.end_leases().await);
+        }
+    }
+
+    async fn repeat_cancels_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(CANCELS);
+        while turns.next(&self.leadership, stop).await {
+            turns.done(self.repeat_cancels().await);
+        }
+    }
+
+    async fn make_months_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(MONTHS);
+        while turns.next(&self.leadership, stop).await {
+            turns.done(self.make_months().await);
+        }
+    }
+
+    async fn end_leases(&self) -> Result<(), Unavailable> {
+        // While we were deaf or could not write, silence says nothing about the workers.
+        if !self.hearing.is_unbroken_for(self.ledger.policy().lease + MARGIN) {
+            return Ok(());
+        }
+        self.ledger.lapse_overdue().await?;
+        for worker in self.ledger.mark_lost_workers().await? {
+            warn!(worker, "a worker fell silent");
+        }
+        Ok(())
+    }
+
+    async fn repeat_cancels(&self) -> Result<(), Unavailable> {
+        for tell in self.ledger.cancelling().await? {
+            control::send(&self.signals, &tell).await;
+        }
+        Ok(())
+    }
+
+    async fn make_months(&self) -> Result<(), Unavailable> {
+        let made = self.ledger.make_months().await?;
+        if made > 0 {
+            info!(months = made, "made partitions for events");
+        }
+        Ok(())
+    }
+
+    /// Publishes jobs again that wait in a queue which the broker calls empty at two looks in a row.
+    async fn rescue_for_ever(&self, stop: &CancellationToken) {
+        let mut empty_before = BTreeSet::new();
+        let mut tick = ticker(RESCUE);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            if !self.leadership.is_held() {
+                empty_before.clear();
+                continue;
+            }
+            match self.empty_queues_with_old_jobs().await {
+                Ok(empty) => {
+                    for work in empty.intersection(&empty_before) {
+                        self.rescue(work).await;
+                    }
+                    empty_before = empty;
+                }
+                Err(error) => {
+                    debug!(%error, "missing messages were not looked for");
+                    empty_before.clear();
+                }
+            }
+        }
+    }
+
+    async fn empty_queues_with_old_jobs(&self) -> anyhow::Result<BTreeSet<WorkQueue>> {
+        let queues = self.ledger.queues_with_old_jobs().await?;
+        if queues.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let queue_names: Vec<String> = queues.iter().map(WorkQueue::name).collect();
+        let depths = queue_depth(&self.amqp, &queue_names).await?;
+        let is_empty = depths.iter().map(|depth| depth.as_ref().is_some_and(|depth| depth.ready == 0));
+        Ok(queues.into_iter().zip(is_empty).filter_map(|(work, is_empty)| is_empty.then_some(work)).collect())
+    }
+
+    async fn rescue(&self, work: &WorkQueue) {
+        match self.ledger.rescue(work).await {
+            Ok(0) => {}
+            Ok(jobs) => warn!(queue = %work.name(), jobs, "jobs wait but their messages are missing, publishing them again"),
+            Err(error) => debug!(%error, "jobs were not rescued"),
+        }
+    }
+
+    async fn count_for_ever(&self, stop: &CancellationToken) {
+        let mut tick = ticker(COUNT);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            let leads = self.leadership.is_held();
+            let counted = if leads { self.count().await } else { Ok((Vec::new(), Vec::new())) };
+            let postgres = counted.is_ok() && (leads || self.ledger.health().await.postgres.is_ok());
+            let up = |server: &'static str, is_up: bool| gauge!(names::LINK_UP, "server" => server).set(f64::from(u8::from(is_up)));
+            up("postgres", postgres);
+            up("amqp", self.amqp.is_up());
+            up("nats", self.signals.is_up());
+            if let Ok((jobs, workers)) = counted {
+                show_jobs(&jobs);
+                show_workers(&workers);
+            }
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "two tables of names and numbers, read once below")]
+    async fn count(&self) -> Result<(Vec<(String, String, i64)>, Vec<(String, i64)>), Unavailable> {
+        Ok((self.ledger.count_open_jobs().await?, self.ledger.count_workers().await?))
+    }
+}
+
+/// Sets every series, so that one without rows falls to zero; only the leader shows other numbers, so that a sum over
+/// dispatchers is right.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn show_jobs(counts: &[(String, String, i64)]) {
+    for state in State::ALL.into_iter().filter(|state| !state.is_end()) {
+        for queue in Queue::ALL {
+            let found = counts.iter().find(|(s, q, _)| s == state.as_str() && q == queue.as_str());
+            let count = found.map_or(0, |(_, _, count)| *count);
+            gauge!(names::JOBS, "state" => state.as_str(), "queue" => queue.as_str()).set(count as f64);
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn show_workers(counts: &[(String, i64)]) {
+    for state in [WorkerState::Ready, WorkerState::Draining, WorkerState::Stopped, WorkerState::Lost] {
+        let count = counts.iter().find(|(s, _)| s == state.as_str()).map_or(0, |(_, count)| *count);
+        gauge!(names::WORKERS, "state" => state.as_str()).set(count as f64);
+    }
+}
+
+/// The turns of one timer while this dispatcher leads.
+struct Turns {
+    tick: Interval,
+    /// Whether the present row of failures has been said.
+    said: bool,
+}
+
+impl Turns {
+    fn every(period: Duration) -> Turns {
+        Turns { tick: ticker(period), said: false }
+    }
+
+    /// Waits for the next turn. False at `stop`.
+    async fn next(&mut self, leadership: &Leadership, stop: &CancellationToken) -> bool {
+        loop {
+            tokio::select! {
+                _ = self.tick.tick() => {}
+                () = stop.cancelled() => return false,
+            }
+            if leadership.is_held() {
+                return true;
+            }
+        }
+    }
+
+    fn done(&mut self, outcome: Result<(), Unavailable>) {
+        match outcome {
+            Ok(()) => self.said = false,
+            Err(error) if !self.said => {
+                warn!(%error, "a timer could not do its work, it goes on trying");
+                self.said = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn ticker(period: Duration) -> Interval {
+    let mut tick = tokio::time::interval_at(Instant::now() + period.min(Duration::from_secs(1)), period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
