@@ -217,13 +217,16 @@ impl AmqpLink {
 /// Connects, watches, reconnects, until told to stop.
 async fn supervise(shared: Arc<Shared>) {
     let mut backoff = BACKOFF_MIN;
+    // The broker logs a warning for each probe, and its version changes only while it is away.
+    let mut ask_version = true;
     while !shared.stop.is_cancelled() {
         let attempt = tokio::select! {
             () = shared.stop.cancelled() => break,
-            attempt = connect(&shared) => attempt,
+            attempt = connect(&shared, ask_version) => attempt,
         };
         match attempt {
             Ok(live) => {
+                ask_version = false;
                 let since = Instant::now();
                 let reason = attend(&shared, &live).await;
                 let stopped = shared.stop.is_cancelled();
@@ -235,7 +238,10 @@ async fn supervise(shared: Arc<Shared>) {
                     backoff = BACKOFF_MIN;
                 }
             }
-            Err(error) => report_failure(&shared, &error),
+            Err(error) => {
+                ask_version = true;
+                report_failure(&shared, &error);
+            }
         }
         let pause = backoff.mul_f64(rand::random_range(0.5..1.0));
         backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -251,7 +257,7 @@ async fn supervise(shared: Arc<Shared>) {
 }
 
 /// Connects once and publishes the new connection.
-async fn connect(shared: &Shared) -> Result<Arc<Live>, BrokerError> {
+async fn connect(shared: &Shared, ask_version: bool) -> Result<Arc<Live>, BrokerError> {
     let name = &shared.config.name;
     let (uri, tls) = place(&shared.config)?;
     let properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
@@ -259,10 +265,10 @@ async fn connect(shared: &Shared) -> Result<Arc<Live>, BrokerError> {
         .map_err(|source| BrokerError::Amqp { doing: "find the Tokio runtime".into(), source })?;
     let (probe_uri, probe_tls) = place(&shared.config)?;
     let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
-    let (connection, version) = tokio::join!(
-        within(CONNECT, || "connect to the AMQP broker".into(), connecting),
-        probe::server_version(&probe_uri, &probe_tls),
-    );
+    let (connection, version) =
+        tokio::join!(within(CONNECT, || "connect to the AMQP broker".into(), connecting), async {
+            if ask_version { probe::server_version(&probe_uri, &probe_tls).await } else { None }
+        },);
     let connection = connection?;
 
     let generation = shared.state.borrow().generation + 1;
@@ -272,7 +278,7 @@ async fn connect(shared: &Shared) -> Result<Arc<Live>, BrokerError> {
         state.generation = generation;
         state.up = true;
         state.blocked = false;
-        // A probe that failed says nothing new.
+        // Not asked, or no answer: nothing new.
         state.server_version = version.or(state.server_version.take());
     });
     info!(link = %name, generation, version = shared.state.borrow().server_version, "connected to the AMQP broker");

@@ -1,6 +1,7 @@
 //! Reads the broker's version from the first frame of the AMQP handshake.
 //!
 //! lapin does not hand out the server properties of `connection.start`, so a second, short connection asks for them.
+//! The broker logs "client unexpectedly closed TCP connection" for it.
 
 use std::time::Duration;
 

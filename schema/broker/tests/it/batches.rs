@@ -1,3 +1,5 @@
+//! The dispatcher's side: batches are settled whole, and consuming goes on by itself.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

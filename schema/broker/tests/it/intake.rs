@@ -1,3 +1,5 @@
+//! The worker's side: order, capacity, waking, and that no message is lost or kept.
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

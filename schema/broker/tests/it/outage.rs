@@ -1,3 +1,5 @@
+//! The broker dies, breaks a queue or raises an alarm; every link goes on by itself.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! What a confirm means, and what each failure says.
+
 use futures_util::future::join_all;
 
 use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, PublishError, queue_depth};

@@ -1,3 +1,5 @@
+//! NATS: questions, subscriptions, and what a lost connection does to them.
+
 use std::time::Duration;
 
 use ffpool_broker::{RequestError, SignalError, Signals};

@@ -1,3 +1,5 @@
+//! Declaring the topology and reading depths.
+
 use ffpool_broker::{BrokerError, declare_topology, definitions_in, queue_depth};
 use ffpool_schema::job::Pool;
 use ffpool_schema::topology::Topology;
