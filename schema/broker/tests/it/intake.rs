@@ -10,7 +10,7 @@ use ffpool_stack::Stack;
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::{Place, message, soon, until};
+use crate::{Place, soon, until};
 
 fn work_queues() -> Vec<WorkQueue> {
     WorkQueue::of_pool(&Pool::cpu())
