@@ -21,7 +21,7 @@ use super::output::Format;
 #[derive(Debug, Parser)]
 #[command(name = "ffpool", version, max_term_width = 110, after_help = epilogue())]
 pub(crate) struct Cli {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Settings")]
     pub(crate) file: FileArgs,
     #[command(flatten)]
     pub(crate) connection: Connection,
@@ -130,7 +130,9 @@ pub(crate) enum Command {
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
     /// Print completions for a shell.
-    #[command(after_help = "Examples:\n  ffpool completions bash > /etc/bash_completion.d/ffpool\n  ffpool completions zsh > ~/.zfunc/_ffpool")]
+    #[command(
+        after_help = "Examples:\n  ffpool completions bash > /etc/bash_completion.d/ffpool\n  ffpool completions zsh > ~/.zfunc/_ffpool"
+    )]
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
@@ -258,7 +260,10 @@ pub(crate) struct Submit {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Jobs {
     /// List jobs, newest first.
-    #[command(visible_alias = "ls", after_help = "Examples:\n  ffpool jobs list --status running --queue live\n  ffpool jobs list --since 2h --label show=news\n  ffpool jobs list --all --output json | jq '.items[].id'")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  ffpool jobs list --status running --queue live\n  ffpool jobs list --since 2h --label show=news\n  ffpool jobs list --all --output json | jq '.items[].id'"
+    )]
     List(List),
     /// Show a job with its attempts, history and result.
     #[command(after_help = "Examples:\n  ffpool jobs show 17\n  ffpool jobs show 17 --output json | jq .manifest")]
@@ -273,7 +278,10 @@ pub(crate) enum Jobs {
         job: JobName,
     },
     /// Print what the tool wrote.
-    #[command(visible_alias = "logs", after_help = "Examples:\n  ffpool jobs log 17\n  ffpool jobs log 17 --follow   # new lines, over NATS")]
+    #[command(
+        visible_alias = "logs",
+        after_help = "Examples:\n  ffpool jobs log 17\n  ffpool jobs log 17 --follow   # new lines, over NATS"
+    )]
     Log(Log),
     /// Say why a job is where it is, and what would move it.
     #[command(after_help = "Examples:\n  ffpool jobs explain 17")]
@@ -382,7 +390,10 @@ pub(crate) enum Workers {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dead {
     /// List the dead letters.
-    #[command(visible_alias = "ls", after_help = "Examples:\n  ffpool dead list --since 1d\n  ffpool dead list --all --output json")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  ffpool dead list --since 1d\n  ffpool dead list --all --output json"
+    )]
     List(Filter),
     /// Show one with its attempts and history.
     #[command(after_help = "Examples:\n  ffpool dead show 17")]
@@ -391,7 +402,9 @@ pub(crate) enum Dead {
         job: JobName,
     },
     /// Send dead letters round again.
-    #[command(after_help = "Examples:\n  ffpool dead redrive 17 18 --reason 'disk was full'\n  ffpool dead redrive --all")]
+    #[command(
+        after_help = "Examples:\n  ffpool dead redrive 17 18 --reason 'disk was full'\n  ffpool dead redrive --all"
+    )]
     Redrive {
         /// Numbers or ids.
         #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -439,7 +452,8 @@ fn since(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }
-    let expected = || "an instant such as 2026-11-25T18:00:00Z, or a time span such as 2h or 1d, is expected".to_owned();
+    let expected =
+        || "an instant such as 2026-11-25T18:00:00Z, or a time span such as 2h or 1d, is expected".to_owned();
     let span: jiff::Span = text.parse().map_err(|_| expected())?;
     let back = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| expected())?;
     Timestamp::now().checked_sub(back.abs()).map_err(|_| expected())

@@ -67,10 +67,33 @@ fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
         ("version", worker.version.clone()),
         ("pools", worker.pools.join(", ")),
         ("slots", format!("{} of {} in use", capacity.used, capacity.slots)),
-        ("capacity", format!("{} % of a core, {} memory, {} disk", capacity.cpu_percent, mib(capacity.memory_mb), mib(capacity.disk_mb))),
-        ("largest job", format!("{} % of a core, {} memory, {} disk", ability.cpu_percent, mib(ability.memory_mb), mib(ability.disk_mb))),
+        (
+            "capacity",
+            format!(
+                "{} % of a core, {} memory, {} disk",
+                capacity.cpu_percent,
+                mib(capacity.memory_mb),
+                mib(capacity.disk_mb)
+            ),
+        ),
+        (
+            "largest job",
+            format!(
+                "{} % of a core, {} memory, {} disk",
+                ability.cpu_percent,
+                mib(ability.memory_mb),
+                mib(ability.disk_mb)
+            ),
+        ),
         ("encoders", ability.encoders.join(" ")),
-        ("limits hold", if ability.cgroups { yes_no(true) } else { "no: it may make no cgroups, and runs one job at a time".into() }),
+        (
+            "limits hold",
+            if ability.cgroups {
+                yes_no(true)
+            } else {
+                "no: it may make no cgroups, and runs one job at a time".into()
+            },
+        ),
         ("noop engine", yes_no(ability.noop)),
         ("running", running.join(" ")),
         ("first heard", format!("{} ({})", format::clock(worker.first_seen), format::ago(worker.first_seen, now))),
@@ -91,11 +114,9 @@ pub(crate) async fn drain(context: &Context, workers: &[WorkerId]) -> Result<Exi
     let mut results = Vec::with_capacity(workers.len());
     for worker in workers {
         match client.drain(worker).await {
-            Ok(accepted) => results.push(Drained {
-                worker: worker.clone(),
-                state: Some(accepted.state),
-                message: accepted.message,
-            }),
+            Ok(accepted) => {
+                results.push(Drained { worker: worker.clone(), state: Some(accepted.state), message: accepted.message })
+            }
             // With one worker the error is the result.
             Err(error) if workers.len() == 1 => return Err(error.into()),
             Err(error) => {

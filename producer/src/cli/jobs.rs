@@ -5,7 +5,9 @@ use std::time::Duration;
 use ffpool::{Client, Heard, JobFilter, JobName};
 use ffpool_broker::Signals;
 use ffpool_runtime::settings::chain;
-use ffpool_schema::api::{AttemptView, EventView, JobDetail, JobView, Page, RedriveReport, RedriveRequest, StreamEvent};
+use ffpool_schema::api::{
+    AttemptView, EventView, JobDetail, JobView, Page, RedriveReport, RedriveRequest, StreamEvent,
+};
 use ffpool_schema::id::JobId;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::LogLine;
@@ -132,7 +134,9 @@ pub(crate) async fn show(context: &Context, job: JobName) -> Result<Exit, Troubl
 
 fn shown(detail: &JobDetail, now: Timestamp) -> String {
     let job = &detail.job;
-    let at = |at: Option<Timestamp>| at.map(|at| format!("{} ({})", format::clock(at), format::ago(at, now))).unwrap_or_default();
+    let at = |at: Option<Timestamp>| {
+        at.map(|at| format!("{} ({})", format::clock(at), format::ago(at, now))).unwrap_or_default()
+    };
     let labels: Vec<String> = job.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let spec = detail.spec.as_ref();
     let address = |text: Option<&String>| text.cloned().unwrap_or_default();
@@ -148,7 +152,10 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
         ("tenant", job.tenant.clone().unwrap_or_default()),
         ("labels", labels.join(" ")),
         ("worker", job.worker.as_ref().map(ToString::to_string).unwrap_or_default()),
-        ("attempts", format!("{}, {} of {} retries used", job.attempt, job.failures.min(job.max_retries), job.max_retries)),
+        (
+            "attempts",
+            format!("{}, {} of {} retries used", job.attempt, job.failures.min(job.max_retries), job.max_retries),
+        ),
         ("recorded", at(Some(job.created_at))),
         ("due", job.due_at.filter(|_| job.state == State::Delayed).map(format::clock).unwrap_or_default()),
         ("started", at(job.started_at)),
@@ -217,7 +224,13 @@ fn history(events: &[EventView]) -> String {
             }
             other => other.to_string(),
         };
-        [format::clock(event.at), event.kind.clone(), event.state.to_string(), event.attempt.to_string(), format::cut(&detail, 2 * COLUMN)]
+        [
+            format::clock(event.at),
+            event.kind.clone(),
+            event.state.to_string(),
+            event.attempt.to_string(),
+            format::cut(&detail, 2 * COLUMN),
+        ]
     });
     table(["at", "what", "state", "attempt", "more"], rows)
 }
@@ -259,6 +272,7 @@ async fn follow_log(context: &Context, client: &Client, args: &Log) -> Result<Ex
         print_log_line(context, &said);
         printed = (said.attempt, said.seq);
     }
+    let mut interrupts = watching::interrupts()?;
     let mut events = client.events(job);
     let mut has_ended = false;
     loop {
@@ -283,7 +297,7 @@ async fn follow_log(context: &Context, client: &Client, args: &Log) -> Result<Ex
                 }
             }
             () = tail => break,
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+            _ = interrupts.recv() => return Ok(Exit::Interrupted),
         }
     }
     Ok(Exit::Success)
@@ -351,10 +365,20 @@ pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) 
     Ok(exit)
 }
 
-pub(crate) async fn redrive(context: &Context, jobs: &[JobName], all: bool, reason: Option<String>) -> Result<Exit, Trouble> {
+pub(crate) async fn redrive(
+    context: &Context,
+    jobs: &[JobName],
+    all: bool,
+    reason: Option<String>,
+) -> Result<Exit, Trouble> {
     let client = context.client()?;
     let ids = if all {
-        every_dead(&client, JobFilter { limit: Some(PAGE_MAX), ..JobFilter::default() }).await?.items.into_iter().map(|job| job.id).collect()
+        every_dead(&client, JobFilter { limit: Some(PAGE_MAX), ..JobFilter::default() })
+            .await?
+            .items
+            .into_iter()
+            .map(|job| job.id)
+            .collect()
     } else {
         ids(&client, jobs).await?
     };

@@ -22,7 +22,9 @@ impl Format {
         match text {
             "table" => Ok(Format::Table),
             "json" => Ok(Format::Json),
-            other => Err(format!("`{other}` is no format: `table` or `json` is expected; where a job's output goes is said with --to")),
+            other => Err(format!(
+                "`{other}` is no format: `table` or `json` is expected; where a job's output goes is said with --to"
+            )),
         }
     }
 

@@ -37,8 +37,11 @@ pub(crate) async fn submit(context: &Context, args: Submit) -> Result<Exit, Trou
     }
 
     let span = info_span!("submit", jobs = specs.len());
-    let submitted =
-        if args.amqp { publish(context, &specs, &args).instrument(span).await? } else { post(context, &specs).instrument(span).await? };
+    let submitted = if args.amqp {
+        publish(context, &specs, &args).instrument(span).await?
+    } else {
+        post(context, &specs).instrument(span).await?
+    };
     if !args.watch {
         context.format.print(&submitted, |list| list.iter().map(line).collect());
         return Ok(Exit::Success);
@@ -51,7 +54,11 @@ pub(crate) async fn submit(context: &Context, args: Submit) -> Result<Exit, Trou
 
 fn line(job: &Submitted) -> String {
     let follow = format!("follow it with `ffpool jobs watch {}`", job.id);
-    if job.number > 0 { format!("job #{} {} ({}): {follow}\n", job.number, job.id, job.state) } else { format!("job {} published: {follow}\n", job.id) }
+    if job.number > 0 {
+        format!("job #{} {} ({}): {follow}\n", job.number, job.id, job.state)
+    } else {
+        format!("job {} published: {follow}\n", job.id)
+    }
 }
 
 async fn post(context: &Context, specs: &[JobSpec]) -> Result<Vec<Submitted>, Trouble> {
@@ -128,8 +135,11 @@ fn specs(bodies: Vec<Value>, args: &Submit) -> Result<Vec<JobSpec>, Trouble> {
     for (index, body) in bodies.into_iter().enumerate() {
         let name = if many { format!("job {}", index + 1) } else { "the job".to_owned() };
         let text = overlay(body, args).to_string();
-        let received =
-            Received { body: text.as_bytes(), content_type: Some(Encoding::Json.content_type()), ..Received::default() };
+        let received = Received {
+            body: text.as_bytes(),
+            content_type: Some(Encoding::Json.content_type()),
+            ..Received::default()
+        };
         let mut spec = parse::parse(&received).map_err(|faults| Trouble::rejected(&name, &faults))?;
         spec.id.get_or_insert_with(|| JobId(Uuid::now_v7()));
         specs.push(spec);
@@ -214,8 +224,26 @@ mod tests {
     #[test]
     fn flags_alone_make_a_job() {
         let args = args(&[
-            "-s", "1080p30-h264", "-i", "/media/in.mov", "-o", "/media/out.mp4", "-q", "live", "-p", "high", "--param",
-            "bitrate=6M", "--param", "duration=2.5", "-l", "show=x", "--max-cpu-percent", "150", "--timeout-sec", "60",
+            "-s",
+            "1080p30-h264",
+            "-i",
+            "/media/in.mov",
+            "-o",
+            "/media/out.mp4",
+            "-q",
+            "live",
+            "-p",
+            "high",
+            "--param",
+            "bitrate=6M",
+            "--param",
+            "duration=2.5",
+            "-l",
+            "show=x",
+            "--max-cpu-percent",
+            "150",
+            "--timeout-sec",
+            "60",
         ]);
         let spec = specs(vec![json!({})], &args).unwrap().remove(0);
         assert_eq!((spec.queue, spec.priority), (Queue::Live, Priority::High));
@@ -261,7 +289,10 @@ mod tests {
     #[test]
     fn a_parameter_is_a_number_only_when_all_of_it_is() {
         assert_eq!((scalar("5"), scalar("2.5"), scalar("true")), (json!(5), json!(2.5), json!(true)));
-        assert_eq!((scalar("6M"), scalar("30000/1001"), scalar("fast")), (json!("6M"), json!("30000/1001"), json!("fast")));
+        assert_eq!(
+            (scalar("6M"), scalar("30000/1001"), scalar("fast")),
+            (json!("6M"), json!("30000/1001"), json!("fast"))
+        );
         assert_eq!(scalar("[1]"), json!("[1]"));
     }
 }

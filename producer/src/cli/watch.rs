@@ -11,6 +11,7 @@ use ffpool_schema::id::JobId;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::{Artifact, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{Exit, Trouble};
 use super::{Context, format, output};
@@ -23,9 +24,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The bar counts tenths of a percent.
 const BAR_LENGTH: u64 = 1000;
 
+/// Ctrl-C from now on, none lost between two waits.
+pub(crate) fn interrupts() -> Result<Signal, Trouble> {
+    signal(SignalKind::interrupt()).map_err(|error| Trouble::new(Exit::Trouble, format!("listen for Ctrl-C: {error}")))
+}
+
 /// Waits until the ledger knows a job.
 pub(crate) async fn until_known(context: &Context, job: JobId) -> Result<(), Trouble> {
     let client = context.client()?;
+    let mut interrupts = interrupts()?;
     let since = Instant::now();
     loop {
         match client.job(job).await {
@@ -33,7 +40,7 @@ pub(crate) async fn until_known(context: &Context, job: JobId) -> Result<(), Tro
             Err(error) if error.status() == Some(404) && since.elapsed() < APPEARS => {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK_EVERY) => {}
-                    _ = tokio::signal::ctrl_c() => return Err(interrupted(job)),
+                    _ = interrupts.recv() => return Err(interrupted(job)),
                 }
             }
             Err(error) if error.status() == Some(404) => {
@@ -51,27 +58,29 @@ pub(crate) async fn until_known(context: &Context, job: JobId) -> Result<(), Tro
 /// Follows a job to its end and prints the outcome.
 pub(crate) async fn watch(context: &Context, job: JobId) -> Result<Exit, Trouble> {
     let client = context.client()?;
+    let mut interrupts = interrupts()?;
     let mut events = client.events(job);
     let mut display = Display::open();
-    loop {
+    let end = loop {
         let heard = tokio::select! {
             heard = events.next() => heard.map_err(|error| gone(error, job))?,
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupts.recv() => {
                 display.close();
                 return Err(interrupted(job));
             }
         };
         match heard {
-            Heard::Event(StreamEvent::Job(view)) if view.state.is_end() => break,
+            Heard::Event(StreamEvent::Job(view)) if view.state.is_end() => break view.state,
             Heard::Event(StreamEvent::Job(view)) => display.job(&view),
             Heard::Event(StreamEvent::Progress(progress)) => display.progress(&progress),
             Heard::Interrupted(reason) => display.interrupted(&reason),
         }
-    }
+    };
     display.close();
     let detail = client.job(job).await?;
     context.format.print(&detail, outcome);
-    Ok(Exit::of(detail.job.state))
+    // The end that was seen: somebody may have sent the job round again since.
+    Ok(Exit::of(end))
 }
 
 fn interrupted(job: JobId) -> Trouble {
@@ -82,7 +91,11 @@ fn interrupted(job: JobId) -> Trouble {
 fn gone(error: ApiError, job: JobId) -> Trouble {
     let unreachable = matches!(error, ApiError::Unreachable { .. });
     let trouble = Trouble::from(error);
-    if unreachable { trouble.next(format!("The job goes on without it; later: `ffpool jobs show {job}`.")) } else { trouble }
+    if unreachable {
+        trouble.next(format!("The job goes on without it; later: `ffpool jobs show {job}`."))
+    } else {
+        trouble
+    }
 }
 
 /// What is shown on the way.
@@ -275,7 +288,8 @@ pub(crate) mod tests {
     #[test]
     fn a_completed_job_says_where_its_output_is() {
         let mut detail = job(State::Completed);
-        let video = VideoProbe { codec: "h264".into(), width: 1280, height: 720, fps: Some(30.0), ..VideoProbe::default() };
+        let video =
+            VideoProbe { codec: "h264".into(), width: 1280, height: 720, fps: Some(30.0), ..VideoProbe::default() };
         let probe = Probe { video: Some(video), duration_secs: Some(10.0), ..Probe::default() };
         detail.manifest = Some(Manifest {
             job: detail.job.id,
@@ -285,7 +299,12 @@ pub(crate) mod tests {
             version: "0".into(),
             tool: "ffmpeg".into(),
             arguments: Vec::new(),
-            artifacts: vec![Artifact { url: "file:///media/out.mp4".into(), size_bytes: 2048, sha256: "00".into(), probe }],
+            artifacts: vec![Artifact {
+                url: "file:///media/out.mp4".into(),
+                size_bytes: 2048,
+                sha256: "00".into(),
+                probe,
+            }],
             source: None,
             usage: Usage::default(),
         });

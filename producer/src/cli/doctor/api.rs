@@ -39,7 +39,11 @@ pub(super) async fn check(context: &Context) -> Vec<Check> {
 }
 
 fn failed(name: &'static str, error: &ApiError) -> Check {
-    Check::fail(name, error.to_string(), error.next_step())
+    let remedy = match error {
+        ApiError::Unreachable { .. } => "Start the dispatcher, or say where it is with FFPOOL_API_URL.",
+        ApiError::Setup { .. } | ApiError::Problem(_) | ApiError::Strange { .. } => error.next_step(),
+    };
+    Check::fail(name, error.to_string(), remedy)
 }
 
 async fn ready(client: &Client) -> Check {
@@ -51,7 +55,11 @@ async fn ready(client: &Client) -> Check {
     if readiness.ready {
         Check::ok("dispatcher", format!("ready ({})", parts.join(", ")))
     } else {
-        Check::fail("dispatcher", format!("not ready ({})", parts.join(", ")), "Repair the part that is not ok; the dispatcher finds it again by itself.")
+        Check::fail(
+            "dispatcher",
+            format!("not ready ({})", parts.join(", ")),
+            "Repair the part that is not ok; the dispatcher finds it again by itself.",
+        )
     }
 }
 

@@ -34,7 +34,11 @@ pub(super) async fn check(url: Option<String>, pools: &[Pool]) -> Vec<Check> {
 
 fn reachable(version: Option<&str>, is_blocked: bool) -> Check {
     let Some(version) = version else {
-        return Check::warn("rabbitmq", "reachable, but it does not tell its version", "Check that it is RabbitMQ 3.10 or newer.");
+        return Check::warn(
+            "rabbitmq",
+            "reachable, but it does not tell its version",
+            "Check that it is RabbitMQ 3.10 or newer.",
+        );
     };
     if is_blocked {
         return Check::fail(
@@ -55,7 +59,11 @@ fn reachable(version: Option<&str>, is_blocked: bool) -> Check {
             "Nothing, as long as the tests pass on it.",
         ),
         Some(_) => Check::ok("rabbitmq", format!("{version}, reachable")),
-        None => Check::warn("rabbitmq", format!("calls its version `{version}`"), "Check that it is RabbitMQ 3.10 or newer."),
+        None => Check::warn(
+            "rabbitmq",
+            format!("calls its version `{version}`"),
+            "Check that it is RabbitMQ 3.10 or newer.",
+        ),
     }
 }
 
@@ -69,7 +77,11 @@ async fn topology(link: &AmqpLink, pools: &[Pool]) -> Vec<Check> {
     let found = match presence(link, &topology).await {
         Ok(found) => found,
         Err(error) => {
-            return vec![Check::fail("topology", format!("cannot be looked at: {error}"), "Repeat; if it stays, look at RabbitMQ's log.")];
+            return vec![Check::fail(
+                "topology",
+                format!("cannot be looked at: {error}"),
+                "Repeat; if it stays, look at RabbitMQ's log.",
+            )];
         }
     };
     let mut work: Vec<String> = pools.iter().flat_map(WorkQueue::of_pool).map(|queue| queue.name()).collect();
@@ -126,7 +138,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let check = summary("topology", "queues", &[("queue a".into(), Presence::There), ("queue b".into(), Presence::Missing)]);
+        let check = summary(
+            "topology",
+            "queues",
+            &[("queue a".into(), Presence::There), ("queue b".into(), Presence::Missing)],
+        );
         assert_eq!(check.status, Status::Fail);
         assert!(check.found.contains("1 of 2") && check.found.contains("queue b"), "{}", check.found);
     }

@@ -42,7 +42,11 @@ fn ask(url: &str) -> Vec<Check> {
     };
     match questions(&mut client) {
         Ok(checks) => checks,
-        Err(error) => vec![Check::fail("postgres", chain(&error), "Give the account of FFPOOL_DATABASE_URL the right to read the ledger.")],
+        Err(error) => vec![Check::fail(
+            "postgres",
+            chain(&error),
+            "Give the account of FFPOOL_DATABASE_URL the right to read the ledger.",
+        )],
     }
 }
 
@@ -60,11 +64,8 @@ fn questions(client: &mut Client) -> Result<Vec<Check>, postgres::Error> {
         &[],
     )?;
     let after = Timestamp::now();
-    let applied: i64 = if row.get(3) {
-        client.query_one("SELECT count(*) FROM refinery_schema_history", &[])?.get(0)
-    } else {
-        0
-    };
+    let applied: i64 =
+        if row.get(3) { client.query_one("SELECT count(*) FROM refinery_schema_history", &[])?.get(0) } else { 0 };
     Ok(vec![
         version(row.get(1), row.get(2)),
         schema(usize::try_from(applied).unwrap_or(0)),

@@ -39,9 +39,12 @@ async fn ffmpeg(worker: bool, program: &str) -> Check {
         Ok(text) => {
             let line = first_line(&text);
             match major(line) {
-                Some(found) if found < OLDEST_FFMPEG => {
-                    Check::lacking(worker, "ffmpeg", format!("{line} is older than {OLDEST_FFMPEG}"), "Upgrade FFmpeg to 5.1 or newer.")
-                }
+                Some(found) if found < OLDEST_FFMPEG => Check::lacking(
+                    worker,
+                    "ffmpeg",
+                    format!("{line} is older than {OLDEST_FFMPEG}"),
+                    "Upgrade FFmpeg to 5.1 or newer.",
+                ),
                 // A build from FFmpeg's main branch has no number.
                 Some(_) | None => Check::ok("ffmpeg", line),
             }
@@ -70,7 +73,12 @@ fn judge_encoders(worker: bool, text: &str) -> Check {
     if missing.is_empty() {
         Check::ok("encoders", said)
     } else if missing.contains(&VideoCodec::H264.as_str()) {
-        Check::lacking(worker, "encoders", format!("{said}; none for {}", missing.join(", ")), "Install an FFmpeg built with libx264, as Debian's is.")
+        Check::lacking(
+            worker,
+            "encoders",
+            format!("{said}; none for {}", missing.join(", ")),
+            "Install an FFmpeg built with libx264, as Debian's is.",
+        )
     } else {
         Check::warn(
             "encoders",
@@ -83,9 +91,12 @@ fn judge_encoders(worker: bool, text: &str) -> Check {
 async fn ffprobe(worker: bool, program: &str) -> Check {
     match run(program, &["-hide_banner", "-version"]).await {
         Ok(text) => Check::ok("ffprobe", first_line(&text)),
-        Err(error) => {
-            Check::lacking(worker, "ffprobe", error, "Install FFmpeg (Debian's package: ffmpeg), or name it with FFPOOL_FFPROBE.")
-        }
+        Err(error) => Check::lacking(
+            worker,
+            "ffprobe",
+            error,
+            "Install FFmpeg (Debian's package: ffmpeg), or name it with FFPOOL_FFPROBE.",
+        ),
     }
 }
 
@@ -122,7 +133,14 @@ fn cgroups(worker: bool) -> Check {
     };
     let place = find(&own, &mounts);
     let (version, directories) = match &place {
-        Place::None => return Check::lacking(worker, "cgroups", "the controllers cpu, memory and pids are not all mounted", remedy),
+        Place::None => {
+            return Check::lacking(
+                worker,
+                "cgroups",
+                "the controllers cpu, memory and pids are not all mounted",
+                remedy,
+            );
+        }
         Place::V2(directory) => ("version 2", std::slice::from_ref(directory)),
         Place::V1(directories) => ("version 1", directories.as_slice()),
     };
@@ -131,7 +149,8 @@ fn cgroups(worker: bool) -> Check {
         let lacking: Vec<&str> =
             CONTROLLERS.into_iter().filter(|wanted| !offered.split_whitespace().any(|name| name == *wanted)).collect();
         if !lacking.is_empty() {
-            let found = format!("version 2 at {}, but without the controllers {}", directory.display(), lacking.join(", "));
+            let found =
+                format!("version 2 at {}, but without the controllers {}", directory.display(), lacking.join(", "));
             return Check::lacking(worker, "cgroups", found, remedy);
         }
     }
@@ -196,14 +215,19 @@ fn below((root, point): &(String, PathBuf), path: &str) -> PathBuf {
     let inner = path.strip_prefix(root.trim_end_matches('/')).unwrap_or("");
     let directory = point.join(inner.trim_start_matches('/'));
     // A path from outside our namespace does not exist in it: then the top of what is visible is ours.
-    if directory.is_dir() { directory } else { point.clone() }
+    if !inner.trim_start_matches('/').is_empty() && directory.is_dir() { directory } else { point.clone() }
 }
 
 fn scratch(worker: bool, directory: &Path) -> Check {
     let place = existing(directory);
     let remedy = "Name another directory with FFPOOL_SCRATCH, or give the worker the right to write there.";
     if let Err(error) = access(place, AccessFlags::W_OK) {
-        return Check::lacking(worker, "scratch", format!("{} cannot be written: {}", place.display(), error.desc()), remedy);
+        return Check::lacking(
+            worker,
+            "scratch",
+            format!("{} cannot be written: {}", place.display(), error.desc()),
+            remedy,
+        );
     }
     let free = match statvfs(place) {
         Ok(found) => u64::from(found.blocks_available()).saturating_mul(u64::from(found.fragment_size())),
@@ -230,7 +254,8 @@ fn existing(directory: &Path) -> &Path {
 }
 
 fn media_root(worker: bool, root: &Path) -> Check {
-    let remedy = "Make or mount it, and give the worker the right to read and write there; FFPOOL_MEDIA_ROOTS names the roots.";
+    let remedy =
+        "Make or mount it, and give the worker the right to read and write there; FFPOOL_MEDIA_ROOTS names the roots.";
     match access(root, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) if root.is_dir() => Check::ok("media root", root.display().to_string()),
         Ok(()) => Check::lacking(worker, "media root", format!("{} is no directory", root.display()), remedy),
@@ -274,7 +299,8 @@ mod tests {
 
         let names = ["cpu,cpuacct", "memory", "pids"];
         let own: String = names.iter().map(|name| format!("3:{name}:/docker/abc\n")).collect();
-        let mounts: String = names.iter().map(|name| format!("1 2 0:3 /docker/abc {point} rw - cgroup cgroup rw,{name}\n")).collect();
+        let mounts: String =
+            names.iter().map(|name| format!("1 2 0:3 /docker/abc {point} rw - cgroup cgroup rw,{name}\n")).collect();
         assert_eq!(find(&own, &mounts), Place::V1(vec![top.path().to_owned(); 3]));
         assert_eq!(find(&own, ""), Place::None);
     }

@@ -124,7 +124,13 @@ pub(crate) async fn doctor(context: &Context, args: &Doctor) -> Result<Exit, Tro
 
 /// Compares another clock with ours, which read `before` and `after` around the question. `resolution_secs` is how
 /// finely the other one tells the time.
-fn compare_clocks(name: &'static str, theirs: Timestamp, before: Timestamp, after: Timestamp, resolution_secs: f64) -> Check {
+fn compare_clocks(
+    name: &'static str,
+    theirs: Timestamp,
+    before: Timestamp,
+    after: Timestamp,
+    resolution_secs: f64,
+) -> Check {
     let secs = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64();
     // Theirs was read at some time between our two readings: only what lies outside is certain.
     let ahead = secs(after, theirs).max(0.0);

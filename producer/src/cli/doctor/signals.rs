@@ -28,7 +28,8 @@ struct Info {
 
 pub(super) async fn check(url: Option<String>) -> Vec<Check> {
     let Some(url) = url else { return vec![Check::skipped("nats", "FFPOOL_NATS_URL")] };
-    let remedy = "Start NATS (Debian's package: nats-server), or correct FFPOOL_NATS_URL: host, port, and user or token.";
+    let remedy =
+        "Start NATS (Debian's package: nats-server), or correct FFPOOL_NATS_URL: host, port, and user or token.";
     let signals = match Signals::open(&url, "ffpool doctor").await {
         Ok(signals) => signals,
         Err(error) => return vec![Check::fail("nats", chain(&error), remedy)],
@@ -63,9 +64,11 @@ fn judge(info: Option<Info>, version: Option<String>) -> Check {
         );
     }
     match major_minor(&version) {
-        Some(found) if found < OLDEST => {
-            Check::warn("nats", format!("{version} is older than 2.9, the oldest that was tried"), "Upgrade it when you can.")
-        }
+        Some(found) if found < OLDEST => Check::warn(
+            "nats",
+            format!("{version} is older than 2.9, the oldest that was tried"),
+            "Upgrade it when you can.",
+        ),
         Some(_) | None => Check::ok("nats", format!("{version}, reachable, takes messages of {max_payload} bytes")),
     }
 }
