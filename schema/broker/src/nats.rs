@@ -109,7 +109,7 @@ impl Signals {
             .map_err(|error| nats(error.into()))?;
         let counts = Arc::new(Counts::default());
         let for_events = counts.clone();
-        let client = ConnectOptions::new()
+        let client = with_credentials(ConnectOptions::new(), &servers)
             .name(name)
             .retry_on_initial_connect()
             .max_reconnects(None)
@@ -332,6 +332,31 @@ impl<T> Request<T> {
     }
 }
 
+/// Takes the credentials out of the first address that has some: the client itself (async-nats 0.51) ignores them there.
+/// A name without a password is a token, as in every NATS client.
+fn with_credentials(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
+    let Some((user, server)) = servers.iter().find_map(|server| Some((server.username()?, server))) else {
+        return options;
+    };
+    match server.password() {
+        Some(password) => options.user_and_password(percent_decoded(user), percent_decoded(password)),
+        None => options.token(percent_decoded(user)),
+    }
+}
+
+/// `p@ss` of `p%40ss`. What is no escape stays as it is.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut left = text.as_bytes();
+    while let [first, tail @ ..] = left {
+        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = digits.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        left = if escaped.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 fn report(event: &Event, counts: &Counts) {
     match event {
         Event::Connected => info!("connected to NATS"),
@@ -344,5 +369,32 @@ fn report(event: &Event, counts: &Counts) {
         Event::ClientError(error) => debug!(%error, "NATS client error"),
         Event::LameDuckMode => info!("the NATS server is shutting down"),
         Event::Draining | Event::Closed => debug!(%event, "NATS connection closing"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_an_address_is_decoded() {
+        for (text, decoded) in [("plain", "plain"), ("p%40ss%2fw", "p@ss/w"), ("100%", "100%"), ("%zz%4", "%zz%4")] {
+            assert_eq!(percent_decoded(text), decoded);
+        }
+    }
+
+    /// Asks a listener what a client says to a server that wants credentials.
+    #[tokio::test]
+    async fn credentials_of_an_address_reach_the_server() {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://pool:p%40ss@{}", listener.local_addr().unwrap());
+        let _signals = Signals::open(&url, "test").await.unwrap();
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let info = r#"INFO {"server_id":"x","version":"2.10.0","host":"h","port":1,"max_payload":1024,"proto":1,"auth_required":true}"#;
+        socket.write_all(format!("{info}\r\n").as_bytes()).await.unwrap();
+        let mut connect = String::new();
+        BufReader::new(socket).read_line(&mut connect).await.unwrap();
+        assert!(connect.contains(r#""user":"pool","pass":"p@ss""#), "{connect}");
     }
 }
