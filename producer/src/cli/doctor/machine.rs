@@ -230,7 +230,7 @@ fn scratch(worker: bool, directory: &Path) -> Check {
         );
     }
     let free = match statvfs(place) {
-        Ok(found) => u64::from(found.blocks_available()).saturating_mul(u64::from(found.fragment_size())),
+        Ok(found) => found.blocks_available().saturating_mul(found.fragment_size()),
         Err(error) => {
             return Check::lacking(worker, "scratch", format!("{}: {}", place.display(), error.desc()), remedy);
         }
