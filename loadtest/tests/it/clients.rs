@@ -96,7 +96,7 @@ fn the_command_line_submits_follows_and_ends_with_the_jobs_outcome() {
             "--watch",
             "--scenario",
             "240p15-h264",
-            "--output",
+            "--to",
             &output,
             "--param",
             "duration=1",
