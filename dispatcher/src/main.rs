@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use ffpool_dispatcher::Dispatcher;
-use ffpool_dispatcher::settings::Settings;
+use ffpool_dispatcher::ledger::Ledger;
+use ffpool_dispatcher::settings::{Command, Settings};
 use ffpool_runtime::{install_crypto, metrics, settings, stop, telemetry};
 use tokio::sync::watch;
 use tracing::error;
@@ -36,6 +37,11 @@ fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> anyhow::Result<()> {
+    if let Some(Command::Keys(command)) = &settings.command {
+        let ledger = Ledger::open(&settings.ledger()).await?;
+        print!("{}", command.run(&ledger).await?);
+        return Ok(());
+    }
     let mut signals = stop::signals().context("listen for stop signals")?;
     tokio::spawn(leave_at_second(signals.clone()));
     let exposition = metrics::install(env!("CARGO_PKG_VERSION")).context("set up metrics")?;

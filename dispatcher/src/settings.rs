@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use ffpool_runtime::settings::FileArgs;
 use ffpool_runtime::telemetry::TelemetryArgs;
 use ffpool_schema::job::Pool;
 use ffpool_schema::retry::Backoff;
 
+use crate::api::KeyCommand;
 use crate::ledger::{LedgerSettings, Policy};
 
 /// Keeps the ledger of a media pool: records every job in Postgres, decides which worker may run and publish what, tries
@@ -20,6 +21,9 @@ use crate::ledger::{LedgerSettings, Policy};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "ffpool-dispatcher", version)]
 pub struct Settings {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Settings file.
     #[command(flatten)]
     pub file: FileArgs,
@@ -67,6 +71,14 @@ pub struct Settings {
     /// What becomes of a job that fits no worker there is.
     #[arg(long, env = "FFPOOL_UNFIT", value_enum, default_value = "reject")]
     pub unfit: Unfit,
+}
+
+/// What to do instead of running the dispatcher.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Make, list or revoke keys of the API, and end. Takes the settings of the running dispatcher.
+    #[command(subcommand)]
+    Keys(KeyCommand),
 }
 
 /// What becomes of a job that fits no worker there is.
