@@ -1,6 +1,6 @@
 //! The HTTP API: what people and clients ask of the pool, over JSON.
 //!
-//! One table ([`routes`]) makes the router, the rights and `/openapi.json`. Handlers translate: what a job becomes is
+//! One table (`api/routes.rs`) makes the router, the rights and `/openapi.json`. Handlers translate: what a job becomes is
 //! decided by the ledger, and a handler never writes a job's row.
 //!
 //! Invariant: every request is answered within a bound, if need be with a problem that says what does not answer.
