@@ -420,6 +420,8 @@ fn confined(invocation: &Invocation<'_>) -> io::Result<Command> {
         .env("HOME", invocation.directory)
         .env("LC_ALL", "C.UTF-8")
         .env("AV_LOG_FORCE_NOCOLOR", "1")
+        // One encoder talks past FFmpeg's log: errors only.
+        .env("SVT_LOG", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

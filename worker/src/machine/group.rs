@@ -159,16 +159,23 @@ impl Dirs {
         }
     }
 
-    /// Sends every process to its end. Kernels from 5.14 have one file for it; elsewhere nobody may be born first.
+    /// Sends every process to its end. Version 2 has one file for it from Linux 5.14 on; elsewhere nobody may be born
+    /// while we go down the list.
     fn kill(&self) {
         if let Dirs::V2(dir) = self
             && write_if_there(&dir.join("cgroup.kill"), "1").is_ok_and(|there| there)
         {
             return;
         }
-        let _ = write_if_there(&self.roll().join("pids.max"), "0");
+        let limit = self.roll().join("pids.max");
+        let before = fs::read_to_string(&limit);
+        let _ = write_if_there(&limit, "0");
         for pid in self.members() {
             let _ = kill(pid, Signal::SIGKILL);
+        }
+        // The next tool of the attempt lives in the same group.
+        if let Ok(before) = before {
+            let _ = fs::write(&limit, before.trim());
         }
     }
 

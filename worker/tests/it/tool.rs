@@ -1,0 +1,8 @@
+//! Attempts with real tools: what is asked for comes out, limits hold, and whatever happens nothing is left behind.
+
+mod bench;
+mod confinement;
+mod encodes;
+mod endings;
+mod limits;
+mod paths;
