@@ -23,7 +23,7 @@ const BETWEEN: Duration = Duration::from_millis(200);
 /// row, or another life of it answers. Silence is not death.
 pub(crate) async fn is_dead(signals: &Signals, owned: &OwnedAttempt) -> bool {
     match ask(signals, owned).await {
-        Life::OtherLife => true,
+        Life::Reborn => true,
         Life::Present => false,
         Life::Absent => {
             tokio::time::sleep(BETWEEN).await;
@@ -48,7 +48,7 @@ pub(crate) async fn ask_all(signals: &Signals, owned: Vec<OwnedAttempt>) -> Vec<
 #[derive(Debug, PartialEq, Eq)]
 enum Life {
     Present,
-    OtherLife,
+    Reborn,
     Absent,
 }
 
@@ -57,7 +57,7 @@ async fn ask(signals: &Signals, owned: &OwnedAttempt) -> Life {
     let question = WorkerCommand::Ping { job: owned.job, attempt: owned.attempt };
     match signals.request::<_, WorkerAnswer>(&subject, &question, ANSWER).await {
         Ok(answer) if answer.from == owned.owner => Life::Present,
-        Ok(_) => Life::OtherLife,
+        Ok(_) => Life::Reborn,
         Err(RequestError::NoResponders { .. }) => Life::Absent,
         Err(RequestError::Timeout { .. } | RequestError::Decode { .. } | RequestError::Link { .. }) => Life::Present,
     }

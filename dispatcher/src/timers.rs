@@ -170,7 +170,6 @@ impl Timers {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "two tables of names and numbers, read once below")]
     async fn count(&self) -> Result<(Vec<(String, String, i64)>, Vec<(String, i64)>), Unavailable> {
         Ok((self.ledger.count_open_jobs().await?, self.ledger.count_workers().await?))
     }

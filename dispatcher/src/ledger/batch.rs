@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio_postgres::{Error, Row, Statement};
 use uuid::Uuid;
 
-use super::fresh::NewJob;
+use super::fresh::{Due, NewJob, Origin};
 use super::record::{Count, Effects, EventRow, Happening, Outbox, Plan, Policy, Record, Verdict, Writes, decide};
 
 /// What a batch decided, before it is written.
@@ -177,6 +177,10 @@ fn note_recorded(record: &Record, new: &NewJob, plan: &mut Plan) {
     if state.is_end() {
         plan.effects.counts.push(Count::Ended { state, queue: record.queue.clone() });
     }
+    // No broker has it yet. Left to the sweep, it would wait until this process counts as gone.
+    if state == State::Queued && new.origin == Origin::Api {
+        plan.effects.publish.push(record.id);
+    }
 }
 
 /// Inserts jobs in the order of their ids and returns the rows that were not there before.
@@ -209,13 +213,14 @@ struct JobColumns<'a> {
     max_retries: Vec<i32>,
     custodies: Vec<Option<&'static str>>,
     publish_ms: Vec<Option<i64>>,
+    publish_at: Vec<Option<Timestamp>>,
     faults: Vec<Option<String>>,
     reasons: Vec<Option<String>>,
 }
 
 impl<'a> JobColumns<'a> {
     fn push(&mut self, id: JobId, new: &'a NewJob, now: Timestamp) {
-        let (state, publish_ms) = new.begin(now);
+        let (state, due) = new.begin(now);
         let spec = new.spec.as_deref().ok();
         self.ids.push(id.0);
         self.states.push(state.as_str());
@@ -233,7 +238,8 @@ impl<'a> JobColumns<'a> {
         self.tapped.push(new.tapped());
         self.max_retries.push(spec.map_or(0, |spec| integer(spec.max_retries)));
         self.custodies.push(new.custody(state).map(Custody::as_str));
-        self.publish_ms.push(publish_ms);
+        self.publish_ms.push(due.and_then(|due| if let Due::In(ms) = due { Some(ms) } else { None }));
+        self.publish_at.push(due.and_then(|due| if let Due::At(at) = due { Some(at) } else { None }));
         self.faults.push(new.spec.as_ref().err().map(json));
         self.reasons.push(new.spec.as_ref().err().and_then(|faults| faults.first()).map(|fault| clean(&fault.to_string())));
     }
@@ -261,6 +267,7 @@ impl<'a> JobColumns<'a> {
                     &self.max_retries,
                     &self.custodies,
                     &self.publish_ms,
+                    &self.publish_at,
                     &self.faults,
                     &self.reasons,
                 ],
@@ -413,13 +420,13 @@ const INSERT_JOBS: &str = concat!(
                       fingerprint, tapped, max_retries, custody, publish_due, faults, reason, ended_at) \
      SELECT u.id, u.state, u.queue, u.priority, u.pool, u.scenario, u.tenant, u.labels::jsonb, u.spec::jsonb, u.body, \
             u.content_type, u.traceparent, u.fingerprint, u.tapped, u.max_retries, u.custody, \
-            now() + u.publish_ms * interval '1 millisecond', u.faults::jsonb, u.reason, \
+            coalesce(u.publish_at, now() + u.publish_ms * interval '1 millisecond'), u.faults::jsonb, u.reason, \
             CASE WHEN u.state = 'rejected' THEN now() END \
      FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
                  $9::text[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::boolean[], $15::integer[], \
-                 $16::text[], $17::bigint[], $18::text[], $19::text[]) \
+                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[]) \
           AS u(id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-               fingerprint, tapped, max_retries, custody, publish_ms, faults, reason) \
+               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason) \
      ON CONFLICT (id) DO NOTHING \
      RETURNING ",
     record_columns!("NULL::text")

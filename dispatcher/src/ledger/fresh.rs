@@ -42,6 +42,15 @@ impl Origin {
     }
 }
 
+/// When a new job is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// At an instant of the client's.
+    At(Timestamp),
+    /// After so many milliseconds.
+    In(i64),
+}
+
 /// A job on its way into the ledger.
 #[derive(Debug, Clone)]
 pub struct NewJob {
@@ -91,14 +100,13 @@ impl NewJob {
         }
     }
 
-    /// The state in which it is recorded, and in how many milliseconds the ledger publishes it.
-    pub(super) fn begin(&self, now: Timestamp) -> (State, Option<i64>) {
+    /// The state in which it is recorded, and when the ledger publishes it.
+    pub(super) fn begin(&self, now: Timestamp) -> (State, Option<Due>) {
         let Ok(spec) = &self.spec else { return (State::Rejected, None) };
-        let wait_ms = spec.not_before.map_or(0, |at| at.as_millisecond() - now.as_millisecond());
-        match self.origin {
-            Origin::Tap | Origin::Claim | Origin::Api | Origin::DeadLetter if wait_ms > 0 => (State::Delayed, Some(wait_ms)),
-            Origin::Api => (State::Queued, Some(PUBLISH_CLAIM_MS)),
-            Origin::Tap | Origin::Claim | Origin::DeadLetter | Origin::Unroutable => (State::Queued, None),
+        match (spec.not_before.filter(|at| *at > now), self.origin) {
+            (Some(at), _) => (State::Delayed, Some(Due::At(at))),
+            (None, Origin::Api) => (State::Queued, Some(Due::In(PUBLISH_CLAIM_MS))),
+            (None, Origin::Tap | Origin::Claim | Origin::DeadLetter | Origin::Unroutable) => (State::Queued, None),
         }
     }
 

@@ -1,0 +1,96 @@
+//! What the broker brings becomes rows, whatever it is.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_published_job_has_a_row() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+
+    let (plain, body) = job();
+    scene.publish("jobs.default", "", Some(plain), &body).await;
+    let (later, body) = job_with(|spec| {
+        spec.queue = "batch".parse().unwrap();
+        spec.priority = "low".parse().unwrap();
+        spec.not_before = Some("2999-01-01T00:00:00Z".parse().unwrap());
+    });
+    scene.publish("jobs.batch", "low", Some(later), &body).await;
+    let broken = JobId(Uuid::now_v7());
+    scene.publish("jobs.live", "high", Some(broken), b"{\"scenario\": 7, \"colour\": \"red\"}").await;
+    let (lost, body) = job();
+    scene.publish("jobs.default", "urgent", Some(lost), &body).await;
+    scene.publish("jobs.default", "medium", None, b"no json at all").await;
+
+    scene.until_column(plain, "state", "queued").await;
+    assert_eq!(scene.column(plain, "queue || priority || custody || tapped").await.as_deref(), Some("defaultmediumbrokertrue"));
+    scene.until_column(later, "state", "delayed").await;
+    assert_eq!(scene.column(later, "publish_due AT TIME ZONE 'UTC'").await.as_deref().map(|at| &at[..4]), Some("2999"));
+    scene.until_column(broken, "state", "rejected").await;
+    let faults = scene.column(broken, "faults").await.unwrap();
+    assert!(faults.contains("colour") && faults.contains("scenario"), "{faults}");
+    scene.until_column(lost, "state", "rejected").await;
+    let faults = scene.column(lost, "faults").await.unwrap();
+    assert!(faults.contains("routing_key") && faults.contains("urgent") && faults.contains("medium"), "{faults}");
+    scene.until_count("SELECT count(*) FROM job WHERE state = 'rejected' AND fingerprint IS NOT NULL", 1).await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_nobody_understands_holds_up_nothing() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let worker = Worker::new(&scene, "w");
+    let (id, body) = job();
+    let grant = worker.run(&delivery(Some(id), &body)).await;
+    assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);
+
+    scene.publish(EVENTS_EXCHANGE, "attempt.finished", None, b"\xff\x00 no event").await;
+    let unknown = Grant { job: JobId(Uuid::now_v7()), ..grant.clone() };
+    scene.report(&worker, &unknown, Outcome::Finished { manifest: None }).await;
+    scene.report(&worker, &grant, Outcome::Finished { manifest: None }).await;
+
+    scene.until_column(id, "state", "completed").await;
+    scene.until_count("SELECT count(*) FROM stray WHERE source = 'jobs.events'", 2).await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_postgres_cannot_hold_fails_alone() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let worker = Worker::new(&scene, "w");
+    let mut grants = Vec::new();
+    for _ in 0..20 {
+        let (id, body) = job();
+        grants.push(worker.run(&delivery(Some(id), &body)).await);
+    }
+    for (index, grant) in grants.iter().enumerate() {
+        let message = if index == 7 { "a NUL \0 in the tool's words" } else { "plain" };
+        let failure = ffpool_schema::failure::Failure::new(ffpool_schema::failure::Cause::InputBad, message);
+        scene.report(&worker, grant, Outcome::Failed { failure }).await;
+    }
+    scene.until_count("SELECT count(*) FROM job WHERE state = 'failed'", 20).await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_parks_its_job() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let (id, body) = job();
+    scene.publish("jobs.default", "medium", Some(id), &body).await;
+    scene.until_column(id, "state", "queued").await;
+
+    // What a broker does that gives up: here by an order, for the limit is a million deliveries away.
+    let intake = ffpool_broker::Intake::new(scene.link.clone(), vec![medium()], 1);
+    let taken = tokio::time::timeout(BOUND, intake.next()).await.expect("the job is in its queue");
+    let _ = taken.dead_letter().await;
+
+    scene.until_column(id, "state", "failed").await;
+    assert_eq!(scene.column(id, "failure->>'cause'").await.as_deref(), Some("delivery_limit"));
+    dispatcher.ledger().redrive(id, "test", Some("try once more")).await.unwrap();
+    let again = scene.take("jobs.default.medium").await;
+    assert_eq!(again.message_id, Some(id.to_string()));
+    assert_eq!(again.body, body);
+    dispatcher.stop().await;
+}
