@@ -99,7 +99,11 @@ impl Attempts {
         let books = self.books();
         let leased = books.running.iter().filter(|(_, running)| running.leased);
         leased
-            .map(|(&(job, attempt), running)| RunningAttempt { job, attempt, progress: running.progress.borrow().clone() })
+            .map(|(&(job, attempt), running)| RunningAttempt {
+                job,
+                attempt,
+                progress: running.progress.borrow().clone(),
+            })
             .collect()
     }
 

@@ -6,6 +6,7 @@
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ffpool_broker::{Delivery, Settled, Signals};
@@ -63,6 +64,8 @@ pub struct Carrier {
     pub custody_after: Duration,
     /// Whether an attempt takes the whole worker, because it cannot be held to its limits.
     pub one_at_a_time: bool,
+    /// Processor time of all ended attempts; the counter made of it has whole seconds.
+    pub cpu_ms: AtomicU64,
 }
 
 /// What the worker knows of the lease of an attempt.
@@ -318,7 +321,7 @@ impl Errand<'_> {
     /// we die between the two, the redelivery is stale and nothing is lost. An attempt without an outcome lost its
     /// lease: whoever took it answers for the job, and there is nothing to report.
     async fn conclude(self, held: Option<Delivery>, ended: Ended) {
-        count(&ended);
+        self.count(&ended);
         let Ended { outcome, usage } = ended;
         match outcome {
             Some(outcome) => {
@@ -339,6 +342,19 @@ impl Errand<'_> {
         self.entry.ended();
         if let Some(delivery) = held {
             acknowledge(delivery).await;
+        }
+    }
+
+    fn count(&self, ended: &Ended) {
+        let outcome = ended.outcome.as_ref().map_or("abandoned", Outcome::name);
+        metrics::counter!(names::WORKER_ATTEMPTS, "outcome" => outcome).increment(1);
+        let wall = Duration::from_millis(ended.usage.wall_ms);
+        metrics::histogram!(names::WORKER_ATTEMPT_SECONDS, "outcome" => outcome).record(wall);
+        let before = self.carrier.cpu_ms.fetch_add(ended.usage.cpu_ms, Ordering::Relaxed);
+        let whole_seconds = (before + ended.usage.cpu_ms) / 1000 - before / 1000;
+        metrics::counter!(names::WORKER_CPU_SECONDS).increment(whole_seconds);
+        if matches!(ended.outcome, Some(Outcome::Finished { .. })) {
+            metrics::counter!(names::WORKER_OUTPUT_BYTES).increment(ended.usage.output_bytes.unwrap_or(0));
         }
     }
 }
@@ -393,17 +409,5 @@ fn log_end(event: &Event) {
         }
         Outcome::Rejected { faults } => info!(outcome, faults = faults.len(), "the attempt ended"),
         Outcome::Released { reason } => info!(outcome, reason, "the attempt ended"),
-    }
-}
-
-fn count(ended: &Ended) {
-    let outcome = ended.outcome.as_ref().map_or("abandoned", Outcome::name);
-    metrics::counter!(names::WORKER_ATTEMPTS, "outcome" => outcome).increment(1);
-    let wall = Duration::from_millis(ended.usage.wall_ms);
-    metrics::histogram!(names::WORKER_ATTEMPT_SECONDS, "outcome" => outcome).record(wall);
-    // A counter counts whole seconds, so half a second counts as one.
-    metrics::counter!(names::WORKER_CPU_SECONDS).increment(ended.usage.cpu_ms.div_ceil(1000));
-    if matches!(ended.outcome, Some(Outcome::Finished { .. })) {
-        metrics::counter!(names::WORKER_OUTPUT_BYTES).increment(ended.usage.output_bytes.unwrap_or(0));
     }
 }

@@ -188,7 +188,8 @@ mod tests {
     fn what_the_ledger_may_hold_back_waits_for_it() {
         let later = r#"{"scenario": "720p30-h264", "engine": "noop", "not_before": "2026-12-01T00:00:00Z"}"#;
         assert_eq!(begins(&delivered(later), None), None);
-        let behind = format!(r#"{{"scenario": "720p30-h264", "engine": "noop", "depends_on": ["{}"]}}"#, ID.replace('0', "1"));
+        let behind =
+            format!(r#"{{"scenario": "720p30-h264", "engine": "noop", "depends_on": ["{}"]}}"#, ID.replace('0', "1"));
         assert_eq!(begins(&delivered(&behind), None), None);
     }
 

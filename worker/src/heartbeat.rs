@@ -22,7 +22,9 @@ use crate::slots::Slots;
 /// Between two heartbeats. A lease lapses after several times this.
 pub const PERIOD: Duration = Duration::from_secs(1);
 /// Between two heartbeats when attempts begin one after the other.
-const GAP: Duration = Duration::from_millis(200);
+const GAP: Duration = Duration::from_millis(500);
+/// How often a connection that is down is looked at, to beat as soon as it stands.
+const LOOK: Duration = Duration::from_millis(20);
 /// The last heartbeat may take so long to leave.
 const LAST: Duration = Duration::from_secs(1);
 /// How the kernel prefers the thread to the tools, where we may ask for it.
@@ -117,8 +119,9 @@ impl Pulse {
                     }
                     return;
                 }
-                () = tokio::time::sleep_until(began + if sent { PERIOD } else { GAP }) => {}
+                () = tokio::time::sleep_until(began + PERIOD) => {}
                 () = news => {}
+                () = connected(signals), if !sent => {}
             }
         }
     }
@@ -162,6 +165,12 @@ impl Pulse {
             ability: self.ability.clone(),
             running: self.attempts.leases(),
         }
+    }
+}
+
+async fn connected(signals: &Signals) {
+    while !signals.is_up() {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -61,8 +61,7 @@ impl Health {
         };
         let nats = (!self.links.nats.is_up()).then(|| "no connection".to_owned());
         let draining = (self.drain.stage() != Stage::Serving).then(|| "the worker drains".to_owned());
-        let found =
-            [("amqp", amqp), ("nats", nats), ("intake", self.intake_trouble()), ("state", draining)];
+        let found = [("amqp", amqp), ("nats", nats), ("intake", self.intake_trouble()), ("state", draining)];
         let ready = found.iter().all(|(_, trouble)| trouble.is_none());
         let say = |(part, trouble): (&str, Option<String>)| (part.to_owned(), trouble.unwrap_or_else(|| "ok".into()));
         Readiness { ready, parts: found.into_iter().map(say).collect::<BTreeMap<_, _>>() }

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Intake, Publisher, Signals, declare_topology};
@@ -139,6 +140,7 @@ impl Worker {
             drain: drain.clone(),
             custody_after: Duration::from_secs(settings.custody_after_secs),
             one_at_a_time: one_at_a_time.is_some(),
+            cpu_ms: AtomicU64::new(0),
         });
         let links = Arc::new(Links { amqp: link, nats: signals, intake: OnceCell::new() });
         let service = Service {

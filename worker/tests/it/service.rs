@@ -1,0 +1,419 @@
+//! The life of deliveries in a worker: claimed, run, reported, acknowledged, in every weather.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use ffpool_schema::id::JobId;
+use ffpool_schema::message::{
+    CommitReply, DropReason, JobAnswer, JobCommand, Outcome, WorkerAnswer, WorkerCommand, WorkerState,
+};
+use ffpool_schema::subjects;
+use ffpool_stack::Stack;
+use ffpool_worker::drain::Stage;
+use ffpool_worker::service::{Finish, Worker};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::pool::{Pool, Say, until};
+
+const NOOP: &str = r#"{"scenario": "480p30-h264", "engine": "noop"}"#;
+/// Longer than any test: it ends because somebody ends it.
+const ENDLESS: &str = r#"{"scenario": "480p30-h264", "parameters": {"duration": 86400, "preset": "ultrafast"},
+    "resource_limits": {"max_cpu_percent": 50, "timeout_sec": 3600, "max_memory_mb": 512, "max_disk_mb": 2000}}"#;
+
+async fn stop(worker: Worker) -> Finish {
+    worker.drain.advance(Stage::FinishingInTime, "the test is over");
+    worker.finished().await
+}
+
+async fn until_running(pool: &Pool, job: JobId) {
+    until("a heartbeat that names the job", async || {
+        let beats = pool.dispatcher.heartbeats();
+        let named = beats.last().is_some_and(|beat| beat.running.iter().any(|running| running.job == job));
+        if named { Ok(()) } else { Err(beats.last().cloned()) }
+    })
+    .await;
+}
+
+/// Holds back the answers to commits, so that a `noop` attempt lasts until `open` is set.
+fn gate_commits(pool: &Pool) -> Arc<AtomicBool> {
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    pool.dispatcher.on_commit(move |_| gate.load(Ordering::SeqCst).then_some(CommitReply::Granted));
+    open
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_claimed_run_reported_and_then_acknowledged() {
+    let pool = Pool::new("flow").await;
+    let worker = pool.start(&["--slots=4"]).await;
+    let job = pool.publish(NOOP).await;
+    pool.until_ends(&[(job, 1, "finished")]).await;
+
+    let claims = pool.dispatcher.claims();
+    assert_eq!(claims.len(), 1, "{claims:?}");
+    assert_eq!(claims[0].from, worker.me);
+    assert_eq!(claims[0].delivery.message_id, Some(job.to_string()));
+    assert_eq!(claims[0].delivery.body, NOOP.as_bytes());
+    assert!(!claims[0].delivery.redelivered && claims[0].running_unanswered.is_none());
+    let event = &pool.events()[0];
+    assert_eq!(event.from, worker.me);
+    assert!(event.usage.is_some());
+
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+    until("the last heartbeat", async || {
+        let beats = pool.dispatcher.heartbeats();
+        let states: Vec<WorkerState> = beats.iter().map(|beat| beat.state).collect();
+        if states.last() == Some(&WorkerState::Stopped) { Ok(()) } else { Err(states) }
+    })
+    .await;
+    let beats = pool.dispatcher.heartbeats();
+    assert_eq!((beats[0].state, beats[0].capacity.slots), (WorkerState::Ready, 4));
+    assert!(beats.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_ledger_drops_is_gone_and_what_it_holds_back_comes_again() {
+    let pool = Pool::new("verdicts").await;
+    let (dropped, held) = (JobId(uuid::Uuid::now_v7()), JobId(uuid::Uuid::now_v7()));
+    let asked = AtomicU32::new(0);
+    pool.dispatcher.on_claim(move |claim| {
+        if claim.delivery.message_id == Some(dropped.to_string()) {
+            Say::Drop(DropReason::Cancelled)
+        } else if asked.fetch_add(1, Ordering::SeqCst) < 2 {
+            Say::Hold(50)
+        } else {
+            Say::Run(1)
+        }
+    });
+    let worker = pool.start(&["--slots=4"]).await;
+    pool.publish_as(dropped, NOOP, None).await;
+    pool.publish_as(held, NOOP, None).await;
+    pool.until_ends(&[(held, 1, "finished")]).await;
+
+    let id = held.to_string();
+    let claims = pool.dispatcher.claims();
+    let of_held: Vec<bool> = claims
+        .iter()
+        .filter(|claim| claim.delivery.message_id.as_ref() == Some(&id))
+        .map(|claim| claim.delivery.redelivered)
+        .collect();
+    assert_eq!(of_held, [false, true, true]);
+    assert_eq!(claims.len(), 4, "the dropped one is asked about once: {claims:?}");
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_two_slots_never_has_more_than_two_of_eight_jobs() {
+    let pool = Pool::new("capacity").await;
+    let open = gate_commits(&pool);
+    let mut jobs = BTreeSet::new();
+    for _ in 0..8 {
+        jobs.insert(pool.publish(NOOP).await);
+    }
+    let worker = pool.start(&["--slots=2"]).await;
+    until("two jobs in hand", async || {
+        let commits = pool.dispatcher.commits().len();
+        if commits >= 2 { Ok(()) } else { Err(commits) }
+    })
+    .await;
+    // Both slots wait for consent. Were a third delivery taken, its claim would come within milliseconds.
+    until("three more heartbeats", async || {
+        let beats = pool.dispatcher.heartbeats();
+        let full = beats.iter().filter(|beat| beat.capacity.used == 2).count();
+        if full >= 3 { Ok(()) } else { Err(beats.last().cloned()) }
+    })
+    .await;
+    assert_eq!(pool.dispatcher.claims().len(), 2);
+    assert_eq!(pool.ready().await, 6);
+
+    open.store(true, Ordering::SeqCst);
+    until("eight ends", async || {
+        let ends = pool.ends();
+        if ends.len() == 8 { Ok(()) } else { Err(ends) }
+    })
+    .await;
+    let finished: BTreeSet<JobId> = pool.events().iter().map(|event| event.job).collect();
+    assert_eq!((finished, pool.events().len()), (jobs, 8));
+    let beats = pool.dispatcher.heartbeats();
+    assert!(beats.iter().all(|beat| beat.running.len() <= 2 && beat.capacity.used <= 2), "{beats:?}");
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_delivery_of_a_running_job_passes_into_custody_and_starts_nothing() {
+    let pool = Pool::new("twice").await;
+    let open = gate_commits(&pool);
+    let worker = pool.start(&["--slots=4"]).await;
+    let job = pool.publish(NOOP).await;
+    until_running(&pool, job).await;
+
+    pool.publish_as(job, NOOP, None).await;
+    until("custody", async || {
+        let custodies = pool.dispatcher.custodies();
+        if custodies.iter().any(|custody| custody.job == job && custody.attempt == 1) { Ok(()) } else { Err(custodies) }
+    })
+    .await;
+    open.store(true, Ordering::SeqCst);
+    pool.until_ends(&[(job, 1, "finished")]).await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+    assert_eq!(pool.ends().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_neither_restarts_nor_loses_what_runs() {
+    let pool = Pool::new("link").await;
+    let open = gate_commits(&pool);
+    let worker = pool.start(&["--slots=4"]).await;
+    let job = pool.publish(NOOP).await;
+    until_running(&pool, job).await;
+
+    let vhost = pool.vhost();
+    let close = move || Stack::shared().rabbit.ctl(["close_all_connections", "-p", &vhost, "test"]).unwrap();
+    tokio::task::spawn_blocking(close).await.unwrap();
+    until("the redelivery", async || {
+        let claims = pool.dispatcher.claims();
+        let again = claims.iter().any(|claim| claim.delivery.redelivered);
+        // Once for the delivery that is lost, once for the one that came instead.
+        let custodies = pool.dispatcher.custodies().len();
+        if again && custodies >= 2 { Ok(()) } else { Err((claims.len(), custodies)) }
+    })
+    .await;
+    open.store(true, Ordering::SeqCst);
+    pool.until_ends(&[(job, 1, "finished")]).await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_held_for_long_passes_into_custody_before_the_end() {
+    let pool = Pool::new("custody").await;
+    let open = gate_commits(&pool);
+    let worker = pool.start(&["--slots=1", "--custody-after-secs=0"]).await;
+    let job = pool.publish(NOOP).await;
+    until("custody", async || {
+        let custodies = pool.dispatcher.custodies();
+        if custodies.is_empty() { Err(custodies) } else { Ok(()) }
+    })
+    .await;
+    open.store(true, Ordering::SeqCst);
+    pool.until_ends(&[(job, 1, "finished")]).await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_reaches_the_tool() {
+    let pool = Pool::new("cancel").await;
+    let worker = pool.start(&["--slots=2"]).await;
+    let job = pool.publish(ENDLESS).await;
+    until_running(&pool, job).await;
+
+    let subject = subjects::control_job(job);
+    let ask = async |command: JobCommand| {
+        until("an answer to the command", async || {
+            pool.signals.request::<_, JobAnswer>(&subject, &command, Duration::from_secs(5)).await
+        })
+        .await
+    };
+    let wrong = ask(JobCommand::Cancel { attempt: 2 }).await;
+    assert!(!wrong.accepted && wrong.reason.is_some(), "{wrong:?}");
+    let right = ask(JobCommand::Cancel { attempt: 1 }).await;
+    assert!(right.accepted, "{right:?}");
+    pool.until_ends(&[(job, 1, "cancelled")]).await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_lease_ends_the_attempt_without_a_report() {
+    let pool = Pool::new("abandon").await;
+    let worker = pool.start(&["--slots=2"]).await;
+    let job = pool.publish(ENDLESS).await;
+    until_running(&pool, job).await;
+    let subject = subjects::control_job(job);
+    until("the command is accepted", async || {
+        let command = JobCommand::Abandon { attempt: 1 };
+        pool.signals.request::<_, JobAnswer>(&subject, &command, Duration::from_secs(5)).await
+    })
+    .await;
+    until("nothing runs", async || {
+        let last = pool.dispatcher.heartbeats().pop().unwrap();
+        if last.running.is_empty() && last.capacity.used == 0 { Ok(()) } else { Err(last) }
+    })
+    .await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+    assert_eq!(pool.events().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_hands_back_what_does_not_fit_and_takes_no_more() {
+    let pool = Pool::new("drain").await;
+    let worker = pool.start(&["--slots=1"]).await;
+    let job = pool.publish(ENDLESS).await;
+    until_running(&pool, job).await;
+    let waiting = pool.publish(NOOP).await;
+
+    let ping = WorkerCommand::Ping { job, attempt: 1 };
+    let subject = subjects::control_worker(&pool.worker);
+    let answer: WorkerAnswer = pool.signals.request(&subject, &ping, Duration::from_secs(10)).await.unwrap();
+    assert_eq!((answer.from, answer.yes), (worker.me.clone(), true));
+    let drain = WorkerCommand::Drain;
+    let answer: WorkerAnswer = pool.signals.request(&subject, &drain, Duration::from_secs(10)).await.unwrap();
+    assert!(answer.yes);
+    until("a heartbeat that says so", async || {
+        let last = pool.dispatcher.heartbeats().pop().unwrap();
+        // Asked to by a dispatcher, it finishes what runs, however long that takes.
+        if last.state == WorkerState::Draining && last.running.len() == 1 { Ok(()) } else { Err(last) }
+    })
+    .await;
+
+    assert_eq!(stop(worker).await, Finish::Clean);
+    pool.until_ends(&[(job, 1, "released")]).await;
+    assert!(matches!(&pool.events()[0].outcome, Outcome::Released { reason } if reason.contains("drain")));
+    assert_eq!(pool.ready().await, 1, "{waiting} waits for somebody else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_dispatcher_a_first_delivery_begins_but_publishes_nothing_before_the_answer() {
+    let pool = Pool::new("unanswered").await;
+    let answering = Arc::new(AtomicBool::new(false));
+    let refused = JobId(uuid::Uuid::now_v7());
+    let answers = answering.clone();
+    pool.dispatcher.on_claim(move |claim| {
+        if !answers.load(Ordering::SeqCst) {
+            Say::Nothing
+        } else if claim.delivery.message_id == Some(refused.to_string()) {
+            Say::Drop(DropReason::Superseded)
+        } else {
+            Say::Run(3)
+        }
+    });
+    let worker = pool.start(&["--slots=4"]).await;
+    let job = JobId(uuid::Uuid::now_v7());
+    pool.publish_as(job, NOOP, Some(3)).await;
+    pool.publish_as(refused, NOOP, None).await;
+    until("the repeated claims", async || {
+        let claims = pool.dispatcher.claims();
+        let begun: BTreeSet<u32> = claims.iter().filter_map(|claim| claim.running_unanswered).collect();
+        if begun == BTreeSet::from([1, 3]) { Ok(()) } else { Err(begun) }
+    })
+    .await;
+    assert!(pool.dispatcher.commits().is_empty() && pool.events().is_empty());
+    assert!(pool.dispatcher.heartbeats().iter().all(|beat| beat.running.is_empty()), "there is no lease to renew");
+
+    answering.store(true, Ordering::SeqCst);
+    pool.until_ends(&[(job, 3, "finished")]).await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+    assert_eq!(pool.dispatcher.commits().iter().filter(|commit| commit.job == refused).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_cannot_be_reported_is_reported_when_the_broker_is_back() {
+    let stack = tokio::task::spawn_blocking(|| Stack::builder().postgres(false).start().unwrap()).await.unwrap();
+    let stack = Arc::new(stack);
+    let pool = Pool::on(&stack.rabbit, &stack.nats, "outage").await;
+    let open = gate_commits(&pool);
+    let worker = pool.start(&["--slots=1"]).await;
+    let job = pool.publish(NOOP).await;
+    until_running(&pool, job).await;
+
+    let killed = stack.clone();
+    tokio::task::spawn_blocking(move || killed.rabbit.kill()).await.unwrap();
+    open.store(true, Ordering::SeqCst);
+    let committed = pool.dispatcher.commits().len();
+    until("a commit that is granted", async || {
+        let commits = pool.dispatcher.commits().len();
+        if commits > committed { Ok(()) } else { Err(commits) }
+    })
+    .await;
+    let beats = pool.dispatcher.heartbeats().len();
+    until("the lease is still renewed", async || {
+        let all = pool.dispatcher.heartbeats();
+        if all.len() >= beats + 3 && all.last().unwrap().running.len() == 1 { Ok(()) } else { Err(all.len()) }
+    })
+    .await;
+    assert!(pool.events().is_empty());
+
+    let restarted = stack.clone();
+    tokio::task::spawn_blocking(move || restarted.rabbit.restart().unwrap()).await.unwrap();
+    pool.until_ends(&[(job, 1, "finished")]).await;
+    // The redelivery: the ledger, which has read the end, says that it is not needed.
+    pool.dispatcher.on_claim(|_| Say::Drop(DropReason::Finished));
+    until("the queue is empty", async || {
+        let (ready, running) = (pool.ready().await, pool.dispatcher.heartbeats().pop().unwrap().capacity.used);
+        if (ready, running) == (0, 0) { Ok(()) } else { Err((ready, running)) }
+    })
+    .await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+    assert_eq!(pool.ends().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_serves_health_and_metrics_and_ends_well_on_a_signal() {
+    let pool = Pool::new("process").await;
+    let program = env!("CARGO_BIN_EXE_ffpool-worker");
+    let flags = pool.flags(&["--slots=3", "--log-format=json"]);
+    let command = Command::new(program).args(&flags[1..]).stderr(Stdio::piped()).spawn();
+    let mut child = KilledOnDrop(command.expect("cargo built the program"));
+    let lines = BufReader::new(child.0.stderr.take().unwrap()).lines();
+    let starts = lines.map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    let mut starts = starts.filter(|line| line.get("http_addr").is_some());
+    let address: SocketAddr = starts.next().unwrap()["http_addr"].as_str().unwrap().parse().unwrap();
+    // The child must not block on a full pipe.
+    let drained = std::thread::spawn(move || starts.count());
+
+    until("ready", async || {
+        let answer = get(address, "/ready");
+        if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    assert!(get(address, "/health").starts_with("HTTP/1.1 200"));
+    until("the metrics", async || {
+        let metrics = get(address, "/metrics");
+        let expected =
+            ["ffpool_worker_slots 3", "ffpool_link_up{server=\"nats\"} 1", "# HELP ffpool_worker_heartbeats_total"];
+        if expected.iter().all(|line| metrics.contains(line)) { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+
+    kill(Pid::from_raw(i32::try_from(child.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+    let status = until("the exit", async || child.0.try_wait().unwrap().ok_or("still running")).await;
+    assert!(status.success(), "{status}");
+    drained.join().unwrap();
+    until("the last heartbeat", async || {
+        let last = pool.dispatcher.heartbeats().pop();
+        if last.as_ref().is_some_and(|beat| beat.state == WorkerState::Stopped) { Ok(()) } else { Err(last) }
+    })
+    .await;
+}
+
+struct KilledOnDrop(Child);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        // Fails when it has ended already, as it should have.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
