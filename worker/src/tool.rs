@@ -33,8 +33,10 @@ const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(500);
 /// How long the pipes of a dead tool may take to run dry.
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
-/// How long killed processes of an earlier life may take to be gone.
+/// How long killed processes may take to be gone.
 const KILL_WAIT: Duration = Duration::from_secs(5);
+/// How long a killed tool is waited for. Longer, it hangs in the kernel, on a dead mount say, and no signal reaches it.
+const UNKILLABLE_AFTER: Duration = Duration::from_secs(60);
 /// Files that a tool may have open.
 const OPEN_FILES: rlim_t = 1024;
 
@@ -207,6 +209,7 @@ pub async fn run(
     let mut sample = Sample::default();
     let mut ended_by = EndedBy::Itself;
     let mut kill_at: Option<Instant> = None;
+    let mut give_up_at: Option<Instant> = None;
     let mut advanced = Instant::now();
     let mut tick = tokio::time::interval(TICK);
     let mut orders_end = false;
@@ -221,7 +224,11 @@ pub async fn run(
             },
             () = tokio::time::sleep_until(kill_at.unwrap_or(advanced)), if kill_at.is_some() => {
                 kill_all(invocation.group, pid);
-                kill_at = Some(Instant::now() + watch.grace.max(TICK));
+                let now = Instant::now();
+                if now >= *give_up_at.get_or_insert(now + UNKILLABLE_AFTER) {
+                    return Err(io::Error::other("it was killed and does not die: the kernel holds it, on a dead mount say"));
+                }
+                kill_at = Some(now + TICK);
             },
             () = tokio::time::sleep_until(watch.deadline), if kill_at.is_none() => ending = Some(EndedBy::Timeout),
             more = stdout.read(), if stdout.is_open() => if more {
@@ -255,6 +262,9 @@ pub async fn run(
 
     // Whoever the tool started holds its pipes open.
     kill_all(invocation.group, pid);
+    if invocation.group.is_none() {
+        kill_inside(invocation.directory).await;
+    }
     let rest = async {
         while stdout.read().await {
             stdout.lines(|line| {
@@ -320,14 +330,15 @@ fn kill_all(group: Option<&Group>, pid: Option<Pid>) {
     }
 }
 
-/// Kills every process whose working directory lies inside `directory`: tools of a worker that died without its cgroups.
+/// Kills every process whose working directory is `directory` or lies below it. So the family of a tool is found without
+/// a cgroup: it inherits the directory, whatever session it makes for itself.
 pub async fn kill_inside(directory: &Path) {
     let inside = || {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         entries.filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let cwd = std::fs::read_link(entry.path().join("cwd")).ok()?;
-            (cwd.starts_with(directory) && cwd != directory).then_some(Pid::from_raw(pid))
+            cwd.starts_with(directory).then_some(Pid::from_raw(pid))
         })
     };
     let until = Instant::now() + KILL_WAIT;
@@ -337,7 +348,6 @@ pub async fn kill_inside(directory: &Path) {
             return;
         }
         for pid in found {
-            tracing::info!(%pid, "killing a tool that an earlier life left");
             let _ = kill(pid, Signal::SIGKILL);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -492,15 +502,10 @@ impl<R: AsyncRead + Unpin> Pipe<R> {
 
     /// The lines that the last reading completed. Longer ones than the bound are cut.
     fn lines(&mut self, mut each: impl FnMut(&str)) {
-        for byte in &self.chunk[..self.filled] {
-            match byte {
-                b'\n' | b'\r' => {
-                    if !self.line.is_empty() {
-                        each(&String::from_utf8_lossy(&self.line));
-                        self.line.clear();
-                    }
-                }
-                byte if self.line.len() < LINE_BYTES => self.line.push(*byte),
+        for index in 0..self.filled {
+            match self.chunk[index] {
+                b'\n' | b'\r' => self.last_line(&mut each),
+                byte if self.line.len() < LINE_BYTES => self.line.push(byte),
                 _ => {}
             }
         }

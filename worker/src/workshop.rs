@@ -209,8 +209,10 @@ impl Workshop {
         let ffprobe = encoders::find_program(&settings.ffprobe)
             .ok_or_else(|| OpenError::ToolMissing { name: settings.ffprobe.display().to_string() })?;
         let user = ToolUser::choose(settings.tool_user).ok_or(OpenError::NoToolUser)?;
-        let scratch = settings.scratch.join(settings.worker.as_str());
-        let lock = open_scratch(&scratch, &settings.worker).await?;
+        if user == ToolUser::Own && settings.tool_user.is_some() {
+            tracing::warn!("tool_user is set, but only root can run tools as another user: they run as this one");
+        }
+        let (scratch, lock) = open_scratch(&settings.scratch, &settings.worker).await?;
         let groups = match settings.cgroups {
             CgroupMode::Off => Err("cgroups are switched off".to_owned()),
             CgroupMode::Auto | CgroupMode::Require => {
@@ -354,10 +356,12 @@ impl Shop {
     }
 }
 
-/// Makes the worker's scratch and locks it, waiting for an earlier life that is just ending.
-async fn open_scratch(scratch: &Path, worker: &WorkerId) -> Result<std::fs::File, OpenError> {
-    let fail = |source| OpenError::Scratch { path: scratch.to_owned(), source };
-    std::fs::create_dir_all(scratch).map_err(fail)?;
+/// Makes the worker's own part of the scratch and locks it, waiting for an earlier life that is just ending.
+async fn open_scratch(parent: &Path, worker: &WorkerId) -> Result<(PathBuf, std::fs::File), OpenError> {
+    let fail = |source| OpenError::Scratch { path: parent.join(worker.as_str()), source };
+    std::fs::create_dir_all(parent.join(worker.as_str())).map_err(fail)?;
+    // The kernel names working directories by their real paths.
+    let scratch = std::fs::canonicalize(parent.join(worker.as_str())).map_err(fail)?;
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -367,12 +371,12 @@ async fn open_scratch(scratch: &Path, worker: &WorkerId) -> Result<std::fs::File
     let until = Instant::now() + LOCK_WAIT;
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok((scratch, file)),
             Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(OpenError::ScratchInUse { path: scratch.to_owned(), worker: worker.clone() });
+                return Err(OpenError::ScratchInUse { path: scratch, worker: worker.clone() });
             }
             Err(std::fs::TryLockError::Error(source)) => return Err(fail(source)),
         }
@@ -381,11 +385,11 @@ async fn open_scratch(scratch: &Path, worker: &WorkerId) -> Result<std::fs::File
 
 /// Kills what still runs inside the scratch and deletes what lies there. Only the holder of the lock may.
 async fn sweep_scratch(scratch: &Path) -> std::io::Result<()> {
-    crate::tool::kill_inside(scratch).await;
     for entry in std::fs::read_dir(scratch)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             tracing::info!(path = %entry.path().display(), "deleting scratch that an earlier life left");
+            crate::tool::kill_inside(&entry.path()).await;
             std::fs::remove_dir_all(entry.path())?;
         }
     }

@@ -25,6 +25,8 @@ const END_WAIT: Duration = Duration::from_secs(5);
 const END_POLL: Duration = Duration::from_millis(10);
 /// The controllers that limits need.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// How often the list of processes is gone through when they move.
+const MOVE_ROUNDS: u32 = 3;
 /// Where the worker itself moves on version 2: a cgroup with processes cannot hand controllers to its children.
 const SUPERVISOR: &str = "supervisor";
 
@@ -371,8 +373,7 @@ fn own_v2(root: &Path, place: &Place) -> Result<PathBuf, String> {
     if own.file_name().is_some_and(|name| name == SUPERVISOR) && own != &place.top {
         return Ok(own.parent().unwrap_or(own).to_owned());
     }
-    let members = processes(own);
-    if members.iter().any(|pid| !is_family(root, *pid)) {
+    if processes(own).into_iter().any(|pid| !is_family(root, pid)) {
         // A login session, say: others live here too, and it is not ours to rearrange. Without a limit of its own nothing is
         // escaped by going under the top instead.
         let unlimited = |file: &str| fs::read_to_string(own.join(file)).is_ok_and(|text| text.starts_with("max"));
@@ -381,19 +382,27 @@ fn own_v2(root: &Path, place: &Place) -> Result<PathBuf, String> {
         }
         return Err(format!("{} has processes of others: set cgroup_parent, or run under systemd with Delegate=yes", own.display()));
     }
+    move_to_leaf(own)?;
+    Ok(own.clone())
+}
+
+/// Moves every process of a cgroup to a leaf below it. Those born meanwhile are found in a second round.
+fn move_to_leaf(own: &Path) -> Result<(), String> {
     let leaf = own.join(SUPERVISOR);
     fs::create_dir_all(&leaf).map_err(|error| {
         format!("{} cannot be made ({error}): run the worker under systemd with Delegate=yes", leaf.display())
     })?;
-    for pid in members {
-        match fs::write(leaf.join("cgroup.procs"), pid.to_string()) {
-            Ok(()) => {}
-            // It ended meanwhile.
-            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
-            Err(error) => return Err(format!("process {pid} cannot be moved to {}: {error}", leaf.display())),
+    for _ in 0..MOVE_ROUNDS {
+        for pid in processes(own) {
+            match fs::write(leaf.join("cgroup.procs"), pid.to_string()) {
+                Ok(()) => {}
+                // It ended meanwhile.
+                Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+                Err(error) => return Err(format!("process {pid} cannot be moved to {}: {error}", leaf.display())),
+            }
         }
     }
-    Ok(own.clone())
+    Ok(())
 }
 
 fn hand_down(dir: &Path) -> Result<(), String> {

@@ -423,8 +423,10 @@ impl<'a> Attempt<'a> {
 
     /// Counts what a run used, and ends the attempt where the run was ended from outside.
     fn account(&mut self, finished: std::io::Result<Finished>, name: &str) -> Result<Finished, End> {
-        let finished =
-            finished.map_err(|error| End::failure(Cause::Platform, format!("{name} cannot be run: {error}")))?;
+        let finished = finished.map_err(|error| match self.stop.borrow().clone() {
+            Some(order) => order.into(),
+            None => End::failure(Cause::Platform, format!("{name} cannot be run: {error}")),
+        })?;
         self.usage.cpu_ms += finished.cpu_ms;
         self.usage.peak_memory_bytes = self.usage.peak_memory_bytes.max(finished.peak_memory_bytes);
         let limits = &self.grant.spec.resource_limits;

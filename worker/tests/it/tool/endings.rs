@@ -32,17 +32,24 @@ const STUBBORN_FAMILY: &str = "trap '' INT TERM\nsleep 600 &\nsetsid sleep 600 &
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_ends_the_whole_tree_of_a_stubborn_tool() {
-    let bench = Bench::with(|settings, dir| settings.ffmpeg = stand_in(dir, STUBBORN_FAMILY)).await;
-    let running = bench.start(&bench.grant(&endless(&bench)), Ledger::Grants);
-    until("the tool and its two children", || {
-        let processes = bench.processes();
-        if processes.iter().filter(|line| line.starts_with("sleep 600")).count() == 2 { Ok(()) } else { Err(format!("{processes:?}")) }
-    })
-    .await;
-    running.stop.send_replace(Some(Stop::Cancel));
-    let ended = running.ended.await.unwrap();
-    assert_eq!(ended.outcome, Some(Outcome::Cancelled));
-    bench.assert_clean();
+    for cgroups in [CgroupMode::Auto, CgroupMode::Off] {
+        let bench = Bench::with(|settings, dir| {
+            settings.ffmpeg = stand_in(dir, STUBBORN_FAMILY);
+            settings.cgroups = cgroups;
+        })
+        .await;
+        let running = bench.start(&bench.grant(&endless(&bench)), Ledger::Grants);
+        until("the tool and its two children", || {
+            let processes = bench.processes();
+            let children = processes.iter().filter(|line| line.starts_with("sleep 600")).count();
+            if children == 2 { Ok(()) } else { Err(format!("{processes:?}")) }
+        })
+        .await;
+        running.stop.send_replace(Some(Stop::Cancel));
+        let ended = running.ended.await.unwrap();
+        assert_eq!(ended.outcome, Some(Outcome::Cancelled));
+        bench.assert_clean();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
