@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ffpool_broker::{Request, Signals, Subscription};
+use ffpool_runtime::telemetry;
 use ffpool_schema::encode::Encode;
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::{Input, Step};
-use ffpool_schema::message::{
-    ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Grant, MAX_BODY_BYTES,
-};
+use ffpool_schema::message::{ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Grant, MAX_BODY_BYTES};
 use ffpool_schema::metrics as names;
 use ffpool_schema::parse::{self, Fault, Received};
 use ffpool_schema::{scenario, subjects};
@@ -22,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error, warn};
+use tracing::{Instrument as _, Span, debug, error, info_span, warn};
 
 use crate::control;
 use crate::fleet::Fleet;
@@ -60,12 +59,15 @@ impl Desk {
             }),
             each(commits, &stop, move |request| {
                 let desk = b.clone();
-                async move { desk.answer_owner(&request, |ask| Input::Commit { from: ask.from, attempt: ask.attempt }).await }
+                async move {
+                    desk.answer_owner(&request, |ask| Input::Commit { from: ask.from, attempt: ask.attempt }).await
+                }
             }),
             each(custody, &stop, move |request| {
                 let desk = c.clone();
                 async move {
-                    desk.answer_owner(&request, |ask| Input::TakeCustody { from: ask.from, attempt: ask.attempt }).await;
+                    desk.answer_owner(&request, |ask| Input::TakeCustody { from: ask.from, attempt: ask.attempt })
+                        .await;
                 }
             }),
         );
@@ -74,7 +76,10 @@ impl Desk {
 
     async fn answer_claim(&self, request: &Request<ClaimRequest>) {
         let began = Instant::now();
-        let reply = self.claim(&request.value).await;
+        let claim = &request.value;
+        let span = info_span!("claim", worker = %claim.from.worker, queue = %claim.delivery.work.name());
+        telemetry::continue_trace(&span, claim.delivery.traceparent.as_deref());
+        let reply = self.claim(claim).instrument(span).await;
         histogram!(names::CLAIM_SECONDS).record(began.elapsed().as_secs_f64());
         let verdict = match &reply {
             Some(ClaimReply::Run(_)) => "run",
@@ -97,8 +102,7 @@ impl Desk {
             message_id: delivery.message_id.as_deref(),
             work: Some(&delivery.work),
         };
-        let mut record =
-            NewJob::read(Origin::Claim, &received, delivery.work.clone(), delivery.traceparent.clone());
+        let mut record = NewJob::read(Origin::Claim, &received, delivery.work.clone(), delivery.traceparent.clone());
         if delivery.body_len > MAX_BODY_BYTES {
             record.spec = Err(vec![parse::oversize(delivery.body_len)]);
         }
@@ -123,11 +127,8 @@ impl Desk {
 
     /// A claim, or that the job does not fit this worker, or none.
     fn place(&self, claim: &ClaimRequest, record: &NewJob) -> (Input, Evidence) {
-        let run = Input::Claim {
-            from: claim.from.clone(),
-            owner_dead: false,
-            running_unanswered: claim.running_unanswered,
-        };
+        let run =
+            Input::Claim { from: claim.from.clone(), owner_dead: false, running_unanswered: claim.running_unanswered };
         let ability = claim.ability.clone().or_else(|| self.fleet.ability(&claim.from));
         let (Ok(spec), Some(ability), None) = (&record.spec, ability, claim.running_unanswered) else {
             return (run, Evidence::default());
@@ -232,9 +233,7 @@ impl Desk {
         let job = Some(decided.job);
         match &decided.step {
             Step::Move(change) if change.begin || change.grant_again => self.grant(claim, decided).await,
-            Step::Move(change) => {
-                ClaimReply::Drop { job, reason: change.drop.unwrap_or(DropReason::Superseded) }
-            }
+            Step::Move(change) => ClaimReply::Drop { job, reason: change.drop.unwrap_or(DropReason::Superseded) },
             Step::Stale(stale) => ClaimReply::Drop { job, reason: stale.drop_reason() },
             Step::Refuse(refusal) => ClaimReply::Hold { retry_after_ms: HOLD_MS, reason: refusal.to_string() },
         }
@@ -254,7 +253,7 @@ impl Desk {
                 lease_ms: u64::try_from(self.ledger.policy().lease.as_millis()).unwrap_or(u64::MAX),
                 spec: JobSpec { id: Some(job), ..spec },
                 encode,
-                traceparent: decided.traceparent,
+                traceparent: telemetry::traceparent(&Span::current(), decided.traceparent.as_deref()),
             })),
             // Recorded by another version of this program, which knew what this one does not.
             Err(faults) => {
@@ -273,8 +272,7 @@ impl Desk {
     async fn answer_owner(&self, request: &Request<CommitRequest>, input: impl FnOnce(CommitRequest) -> Input) {
         let ask = request.value.clone();
         let (job, attempt) = (ask.job, ask.attempt);
-        let happening =
-            Happening { expires: Some(Instant::now() + PATIENCE), ..Happening::new(job, input(ask)) };
+        let happening = Happening { expires: Some(Instant::now() + PATIENCE), ..Happening::new(job, input(ask)) };
         let refused = |reason: String| CommitReply::Refused { reason };
         let reply = match self.ledger.apply(happening).await {
             Ok(Verdict::Decided(decided)) => match decided.step {
@@ -293,11 +291,8 @@ impl Desk {
 }
 
 /// Handles each question in a task of its own until `stop`, then waits for those in hand.
-async fn each<T, F>(
-    mut questions: Subscription<Request<T>>,
-    stop: &CancellationToken,
-    handle: impl Fn(Request<T>) -> F,
-) where
+async fn each<T, F>(mut questions: Subscription<Request<T>>, stop: &CancellationToken, handle: impl Fn(Request<T>) -> F)
+where
     T: DeserializeOwned + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {

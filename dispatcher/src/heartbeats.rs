@@ -131,8 +131,7 @@ impl Renewer {
 
 /// Writes the tools' log lines down until `stop`, best effort.
 pub(crate) async fn keep_log(ledger: Ledger, signals: Signals, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut lines: Subscription<LogLine> =
-        signals.queue_subscribe(subjects::LOGS, subjects::DISPATCHERS).await?;
+    let mut lines: Subscription<LogLine> = signals.queue_subscribe(subjects::LOGS, subjects::DISPATCHERS).await?;
     loop {
         let first = tokio::select! {
             line = lines.next() => line,

@@ -286,8 +286,7 @@ impl Ledger {
     /// # Errors
     /// See [`ControlError`].
     pub async fn redrive(&self, job: JobId, by: &str, reason: Option<&str>) -> Result<State, ControlError> {
-        let evidence =
-            Evidence { by: Some(by.to_owned()), reason: reason.map(str::to_owned), ..Evidence::default() };
+        let evidence = Evidence { by: Some(by.to_owned()), reason: reason.map(str::to_owned), ..Evidence::default() };
         self.control(Happening { evidence, ..Happening::new(job, Input::Redrive) }).await
     }
 

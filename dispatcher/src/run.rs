@@ -180,7 +180,9 @@ async fn prepare_broker(amqp: &AmqpLink, settings: &Settings) -> anyhow::Result<
         }
         match declare_topology(amqp, &topology).await {
             Ok(()) => return Ok(()),
-            Err(error @ (BrokerError::Url { .. } | BrokerError::Inequivalent { .. } | BrokerError::Forbidden { .. })) => {
+            Err(
+                error @ (BrokerError::Url { .. } | BrokerError::Inequivalent { .. } | BrokerError::Forbidden { .. }),
+            ) => {
                 return Err(error).context("declare queues and exchanges on RabbitMQ");
             }
             Err(error) => {

@@ -144,7 +144,9 @@ impl Timers {
     async fn rescue(&self, work: &WorkQueue) {
         match self.ledger.rescue(work).await {
             Ok(0) => {}
-            Ok(jobs) => warn!(queue = %work.name(), jobs, "jobs wait but their messages are missing, publishing them again"),
+            Ok(jobs) => {
+                warn!(queue = %work.name(), jobs, "jobs wait but their messages are missing, publishing them again")
+            }
             Err(error) => debug!(%error, "jobs were not rescued"),
         }
     }
@@ -159,7 +161,9 @@ impl Timers {
             let leads = self.leadership.is_held();
             let counted = if leads { self.count().await } else { Ok((Vec::new(), Vec::new())) };
             let postgres = counted.is_ok() && (leads || self.ledger.health().await.postgres.is_ok());
-            let up = |server: &'static str, is_up: bool| gauge!(names::LINK_UP, "server" => server).set(f64::from(u8::from(is_up)));
+            let up = |server: &'static str, is_up: bool| {
+                gauge!(names::LINK_UP, "server" => server).set(f64::from(u8::from(is_up)))
+            };
             up("postgres", postgres);
             up("amqp", self.amqp.is_up());
             up("nats", self.signals.is_up());

@@ -117,19 +117,17 @@ impl Ledger {
             Choice::Job(job, only_if) => (job, only_if, None),
             Choice::New => (JobId(Uuid::now_v7()), OnlyIf::Always, Some(claim.record.clone())),
         };
-        let happening = Happening {
-            only_if,
-            record,
-            evidence: claim.evidence.clone(),
-            ..Happening::new(job, claim.input.clone())
-        };
+        let happening =
+            Happening { only_if, record, evidence: claim.evidence.clone(), ..Happening::new(job, claim.input.clone()) };
         let decisions = batch::decide_all(client, &[&happening], self.policy()).await?;
         decisions.write(client, self.policy()).await?;
         let (effects, verdicts) = decisions.take();
         match verdicts.into_iter().next() {
             Some(Verdict::Decided(decided)) => Ok((effects, AnonymousVerdict::Decided(decided))),
             Some(Verdict::Unknown | Verdict::Skipped) | None => {
-                unreachable!("the job was locked or has just been recorded, and the claim has no condition that skips it")
+                unreachable!(
+                    "the job was locked or has just been recorded, and the claim has no condition that skips it"
+                )
             }
         }
     }

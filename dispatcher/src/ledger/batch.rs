@@ -51,9 +51,7 @@ impl Decisions {
     /// Writes what was decided; the statements go out together and are answered in order.
     pub(super) async fn write(&self, client: &ClientWrapper, policy: &Policy) -> Result<(), Error> {
         let records: Vec<&Record> = self.records.values().filter(|record| record.writes.touched).collect();
-        let jobs = async {
-            if records.is_empty() { Ok(()) } else { update_jobs(client, &records, policy).await }
-        };
+        let jobs = async { if records.is_empty() { Ok(()) } else { update_jobs(client, &records, policy).await } };
         let history = try_join(
             try_join(self.write_begun(client), self.write_ended(client)),
             write_events(client, &self.plan.events),
@@ -241,7 +239,8 @@ impl<'a> JobColumns<'a> {
         self.publish_ms.push(due.and_then(|due| if let Due::In(ms) = due { Some(ms) } else { None }));
         self.publish_at.push(due.and_then(|due| if let Due::At(at) = due { Some(at) } else { None }));
         self.faults.push(new.spec.as_ref().err().map(json));
-        self.reasons.push(new.spec.as_ref().err().and_then(|faults| faults.first()).map(|fault| clean(&fault.to_string())));
+        self.reasons
+            .push(new.spec.as_ref().err().and_then(|faults| faults.first()).map(|fault| clean(&fault.to_string())));
     }
 
     async fn insert(&self, client: &ClientWrapper) -> Result<Vec<Row>, Error> {
@@ -283,7 +282,8 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
     let attempts: Vec<i32> = records.iter().map(|r| integer(r.facts.attempt)).collect();
     let failures: Vec<i32> = records.iter().map(|r| integer(r.facts.failures)).collect();
     let losses: Vec<i32> = records.iter().map(|r| integer(r.facts.losses)).collect();
-    let workers: Vec<Option<&str>> = records.iter().map(|r| r.facts.owner.as_ref().map(|o| o.worker.as_str())).collect();
+    let workers: Vec<Option<&str>> =
+        records.iter().map(|r| r.facts.owner.as_ref().map(|o| o.worker.as_str())).collect();
     let lives: Vec<Option<Uuid>> = records.iter().map(|r| r.facts.owner.as_ref().map(|o| o.incarnation.0)).collect();
     let consents: Vec<Option<i32>> = records.iter().map(|r| r.facts.consent.map(integer)).collect();
     let causes: Vec<Option<&str>> = records.iter().map(|r| r.facts.last_cause.map(Cause::as_str)).collect();
@@ -309,8 +309,25 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
         .execute(
             &statement,
             &[
-                &ids, &states, &attempts, &failures, &losses, &workers, &lives, &consents, &causes, &custodies,
-                &tapped, &reasons, &renewed, &cleared, &begun, &outboxes, &failure_texts, &faults, &manifests,
+                &ids,
+                &states,
+                &attempts,
+                &failures,
+                &losses,
+                &workers,
+                &lives,
+                &consents,
+                &causes,
+                &custodies,
+                &tapped,
+                &reasons,
+                &renewed,
+                &cleared,
+                &begun,
+                &outboxes,
+                &failure_texts,
+                &faults,
+                &manifests,
                 &lease_ms,
             ],
         )

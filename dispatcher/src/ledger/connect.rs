@@ -119,11 +119,7 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<()> {
 fn is_hopeless(error: &tokio_postgres::Error) -> bool {
     use tokio_postgres::error::SqlState;
     error.code().is_some_and(|code| {
-        [
-            &SqlState::INVALID_PASSWORD,
-            &SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-            &SqlState::INVALID_CATALOG_NAME,
-        ]
-        .contains(&code)
+        [&SqlState::INVALID_PASSWORD, &SqlState::INVALID_AUTHORIZATION_SPECIFICATION, &SqlState::INVALID_CATALOG_NAME]
+            .contains(&code)
     })
 }

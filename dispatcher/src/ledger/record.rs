@@ -413,7 +413,9 @@ fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Cha
         Input::Failed { .. } => {
             evidence.failure.as_ref().map(|failure| format!("{}: {}", failure.cause, failure.message))
         }
-        Input::Rejected { .. } => Some(evidence.reason.clone().unwrap_or_else(|| format!("worker {owner} found that it cannot run"))),
+        Input::Rejected { .. } => {
+            Some(evidence.reason.clone().unwrap_or_else(|| format!("worker {owner} found that it cannot run")))
+        }
         Input::Released { .. } => Some(match &evidence.reason {
             Some(reason) => format!("worker {owner} handed it back: {reason}"),
             None => format!("worker {owner} handed it back"),
@@ -438,10 +440,19 @@ fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Cha
     // Parked without a report of its own: what ended it is still a failure with a cause and a cure.
     let failure = if *input == Input::DeliveryLimit {
         let reason = evidence.reason.clone();
-        Failure::new(Cause::DeliveryLimit, reason.unwrap_or_else(|| "the broker gave up delivering its message".to_owned()))
+        Failure::new(
+            Cause::DeliveryLimit,
+            reason.unwrap_or_else(|| "the broker gave up delivering its message".to_owned()),
+        )
     } else {
         let lost = record.facts.losses;
-        Failure::new(Cause::WorkerLost, format!("{lost} workers were lost while they ran it, the last was {owner}; the limit is {}", policy.loss_limit))
+        Failure::new(
+            Cause::WorkerLost,
+            format!(
+                "{lost} workers were lost while they ran it, the last was {owner}; the limit is {}",
+                policy.loss_limit
+            ),
+        )
     };
     record.facts.last_cause = Some(failure.cause);
     record.writes.failure = Some(failure);
@@ -551,4 +562,127 @@ fn detail(record: &Record, input: &Input, evidence: &Evidence, change: &Change) 
         put("ended", json!("lapsed"));
     }
     Value::Object(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use ffpool_schema::id::Incarnation;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 2 }
+    }
+
+    fn sender(name: &str) -> Sender {
+        Sender { worker: name.parse().expect("a plain name"), incarnation: Incarnation(Uuid::nil()) }
+    }
+
+    fn queued() -> Record {
+        Record {
+            id: JobId(Uuid::nil()),
+            number: 1,
+            queue: "default".into(),
+            facts: Facts {
+                state: State::Queued,
+                attempt: 0,
+                failures: 0,
+                max_retries: 3,
+                losses: 0,
+                loss_limit: 0,
+                owner: None,
+                consent: None,
+                last_cause: None,
+            },
+            custody: Some(Custody::Broker),
+            tapped: true,
+            reason: None,
+            traceparent: None,
+            spec: None,
+            lease_is_over: false,
+            is_due: false,
+            age_secs: 1.0,
+            run_secs: None,
+            writes: Writes::default(),
+        }
+    }
+
+    fn claim(from: &str) -> Input {
+        Input::Claim { from: sender(from), owner_dead: false, running_unanswered: None }
+    }
+
+    fn take(record: &mut Record, plan: &mut Plan, input: Input) -> Verdict {
+        decide(record, &Happening::new(record.id, input), &policy(), 0.5, plan)
+    }
+
+    #[test]
+    fn several_happenings_of_one_batch_are_decided_in_their_order() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("w"));
+        take(&mut record, &mut plan, Input::Commit { from: sender("w"), attempt: 1 });
+        take(&mut record, &mut plan, Input::Finished { attempt: 1 });
+        take(&mut record, &mut plan, Input::Finished { attempt: 1 });
+        assert_eq!(record.facts.state, State::Completed);
+        assert_eq!(plan.begun.len(), 1);
+        assert_eq!(plan.ended.iter().map(|row| row.end).collect::<Vec<_>>(), [End::Finished]);
+        let kinds: Vec<_> = plan.events.iter().map(|event| (event.kind, event.state)).collect();
+        assert_eq!(kinds, [("claim", State::Running), ("commit", State::Running), ("finished", State::Completed)]);
+        assert_eq!(record.writes.outbox, Some(Outbox::Leave));
+    }
+
+    #[test]
+    fn the_last_loss_parks_the_job_with_a_cause_and_the_one_before_publishes_it() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("first"));
+        take(&mut record, &mut plan, Input::Lapse { attempt: 1 });
+        assert_eq!(record.facts.state, State::Queued);
+        assert_eq!(record.writes.outbox, Some(Outbox::Enter(PUBLISH_CLAIM_MS)));
+        assert_eq!(plan.effects.publish, [record.id]);
+        take(&mut record, &mut plan, claim("second"));
+        take(&mut record, &mut plan, Input::Lapse { attempt: 2 });
+        assert_eq!(record.facts.state, State::Failed);
+        let failure = record.writes.failure.expect("a parked job says why");
+        assert_eq!(failure.cause, Cause::WorkerLost);
+        assert!(failure.message.contains("second"), "{}", failure.message);
+        assert_eq!(record.writes.outbox, Some(Outbox::Leave));
+    }
+
+    #[test]
+    fn an_older_attempt_that_published_completes_the_job_and_ends_the_present_one() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("old"));
+        take(&mut record, &mut plan, Input::Commit { from: sender("old"), attempt: 1 });
+        take(&mut record, &mut plan, Input::Lapse { attempt: 1 });
+        take(&mut record, &mut plan, claim("new"));
+        take(&mut record, &mut plan, Input::Finished { attempt: 1 });
+        assert_eq!(record.facts.state, State::Completed);
+        let ends: Vec<_> = plan.ended.iter().map(|row| (row.attempt, row.end)).collect();
+        assert_eq!(ends, [(1, End::Lapsed), (2, End::Lapsed), (1, End::Finished)]);
+        assert_eq!(plan.effects.tell, [TellOwner { job: record.id, attempt: 2, tell: Tell::Abandon }]);
+    }
+
+    #[test]
+    fn a_dead_owner_counts_only_while_it_is_still_the_owner() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("owner"));
+        let asked = |attempt| OnlyIf::OwnerDead { owner: sender("owner"), attempt };
+        let late = Happening { only_if: asked(7), ..Happening::new(record.id, claim("heir")) };
+        decide(&mut record, &late, &policy(), 0.5, &mut plan);
+        assert_eq!((record.facts.attempt, record.custody), (1, Some(Custody::Ledger)));
+        let timely = Happening { only_if: asked(1), ..Happening::new(record.id, claim("heir")) };
+        decide(&mut record, &timely, &policy(), 0.5, &mut plan);
+        assert_eq!((record.facts.attempt, record.facts.owner.clone()), (2, Some(sender("heir"))));
+    }
+
+    #[test]
+    fn a_renewed_lease_does_not_lapse() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("w"));
+        let lapse =
+            Happening { only_if: OnlyIf::LeaseIsOver, ..Happening::new(record.id, Input::Lapse { attempt: 1 }) };
+        let verdict = decide(&mut record, &lapse, &policy(), 0.5, &mut plan);
+        assert!(matches!(verdict, Verdict::Skipped), "{verdict:?}");
+        assert_eq!(record.facts.state, State::Running);
+    }
 }

@@ -37,7 +37,8 @@ impl Ledger {
             let statement = client.prepare_cached(KEEP_STRAYS).await?;
             let sources: Vec<&str> = strays.iter().map(|stray| stray.source).collect();
             let ids: Vec<Option<String>> = strays.iter().map(|stray| stray.message_id.as_deref().map(clean)).collect();
-            let bodies: Vec<&[u8]> = strays.iter().map(|stray| &stray.body[..stray.body.len().min(STRAY_BYTES)]).collect();
+            let bodies: Vec<&[u8]> =
+                strays.iter().map(|stray| &stray.body[..stray.body.len().min(STRAY_BYTES)]).collect();
             let errors: Vec<String> = strays.iter().map(|stray| clean(&stray.error)).collect();
             client.execute(&statement, &[&sources, &ids, &bodies, &errors]).await?;
             Ok(())

@@ -47,11 +47,8 @@ impl Ledger {
             let mut queues = Vec::with_capacity(rows.len());
             for row in &rows {
                 let pool: String = row.try_get(2)?;
-                let parsed = (
-                    row.try_get::<_, &str>(0)?.parse(),
-                    row.try_get::<_, &str>(1)?.parse(),
-                    Pool::try_from(pool),
-                );
+                let parsed =
+                    (row.try_get::<_, &str>(0)?.parse(), row.try_get::<_, &str>(1)?.parse(), Pool::try_from(pool));
                 if let (Ok(queue), Ok(priority), Ok(pool)) = parsed {
                     queues.push(WorkQueue { queue, priority, pool });
                 }

@@ -251,7 +251,10 @@ impl Worker {
             state: WorkerState::Ready,
             capacity: Capacity { slots: 4, used: 0, cpu_percent: 400, memory_mb: 8192, disk_mb: 50_000 },
             ability: ability(),
-            running: running.into_iter().map(|(job, attempt)| RunningAttempt { job, attempt, progress: None }).collect(),
+            running: running
+                .into_iter()
+                .map(|(job, attempt)| RunningAttempt { job, attempt, progress: None })
+                .collect(),
         };
         // A signal may be lost; the next one says the same.
         let _ = self.signals.publish(&subjects::heartbeat(&self.sender.worker), &beat).await;
@@ -263,7 +266,14 @@ impl Worker {
 }
 
 fn ability() -> Ability {
-    Ability { cpu_percent: 400, memory_mb: 8192, disk_mb: 50_000, encoders: vec!["libx264".into()], noop: true, cgroups: true }
+    Ability {
+        cpu_percent: 400,
+        memory_mb: 8192,
+        disk_mb: 50_000,
+        encoders: vec!["libx264".into()],
+        noop: true,
+        cgroups: true,
+    }
 }
 
 /// A job that runs nothing, for a fresh id.

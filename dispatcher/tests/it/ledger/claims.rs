@@ -52,11 +52,9 @@ async fn equal_bodies_without_an_id_are_as_many_jobs_each_claimed_once() {
     // A copy comes back although its worker lives: nobody runs it twice.
     let _alive: Vec<_> = workers.iter().map(Worker::live).collect();
     let stranger = Worker::new(&scene, "stranger");
-    until("the workers answer", async || {
-        match stranger.claim(&redelivery(None, &body)).await {
-            ClaimReply::Drop { reason: DropReason::OwnerAlive, .. } => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+    until("the workers answer", async || match stranger.claim(&redelivery(None, &body)).await {
+        ClaimReply::Drop { reason: DropReason::OwnerAlive, .. } => Ok(()),
+        other => Err(format!("{other:?}")),
     })
     .await;
     assert_eq!(scene.count("SELECT count(*) FROM job").await, 5);

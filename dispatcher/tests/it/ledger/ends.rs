@@ -140,7 +140,14 @@ async fn a_job_from_the_api_is_published_and_one_that_lost_its_message_again() {
     scene.until_column(id, "publish_due IS NULL AND published_at IS NOT NULL", "true").await;
 
     // The message is gone, as after a broker that lost its disk. The ledger notices when the job has waited for long.
-    scene.sql.execute("UPDATE job SET published_at = now() - interval '1 hour', state_since = now() - interval '1 hour'", &[]).await.unwrap();
+    scene
+        .sql
+        .execute(
+            "UPDATE job SET published_at = now() - interval '1 hour', state_since = now() - interval '1 hour'",
+            &[],
+        )
+        .await
+        .unwrap();
     let message = scene.take("jobs.live.medium").await;
     assert_eq!(message.message_id, Some(id.to_string()));
     dispatcher.stop().await;

@@ -22,7 +22,10 @@ async fn every_published_job_has_a_row() {
     scene.publish("jobs.default", "medium", None, b"no json at all").await;
 
     scene.until_column(plain, "state", "queued").await;
-    assert_eq!(scene.column(plain, "queue || priority || custody || tapped").await.as_deref(), Some("defaultmediumbrokertrue"));
+    assert_eq!(
+        scene.column(plain, "queue || priority || custody || tapped").await.as_deref(),
+        Some("defaultmediumbrokertrue")
+    );
     scene.until_column(later, "state", "delayed").await;
     assert_eq!(scene.column(later, "publish_due AT TIME ZONE 'UTC'").await.as_deref().map(|at| &at[..4]), Some("2999"));
     scene.until_column(broken, "state", "rejected").await;

@@ -37,7 +37,12 @@ async fn nothing_is_lost_when_postgres_restarts_in_the_middle() {
     scene.sql = sql;
     scene.until_count("SELECT count(*) FROM job WHERE state = 'queued'", JOBS).await;
     // Its lease ran out while nobody could renew it, and that is not its worker's fault.
-    scene.until_count("SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'", 1).await;
+    scene
+        .until_count(
+            "SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'",
+            1,
+        )
+        .await;
     assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);
     scene.report(&worker, &grant, Outcome::Finished { manifest: None }).await;
     scene.until_column(kept, "state || attempt", "completed1").await;
@@ -55,9 +60,19 @@ async fn an_outage_of_nats_ends_no_lease() {
     scene.until_count("SELECT count(*) FROM worker WHERE state = 'ready'", 1).await;
 
     tokio::task::block_in_place(|| scene.nats.nats.kill());
-    scene.until_count("SELECT count(*) FROM job WHERE state = 'running' AND lease_until < now() - interval '2 seconds'", 1).await;
+    scene
+        .until_count(
+            "SELECT count(*) FROM job WHERE state = 'running' AND lease_until < now() - interval '2 seconds'",
+            1,
+        )
+        .await;
     tokio::task::block_in_place(|| scene.nats.nats.restart()).unwrap();
-    scene.until_count("SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'", 1).await;
+    scene
+        .until_count(
+            "SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'",
+            1,
+        )
+        .await;
     assert_eq!(scene.column(id, "state || attempt").await.as_deref(), Some("running1"));
     dispatcher.stop().await;
 }

@@ -25,9 +25,16 @@ async fn two_dispatchers_answer_both_and_one_leads_whoever_dies() {
     let (id, body) = job();
     worker.run(&delivery(Some(id), &body)).await;
     // The new leader renews, and ends what falls silent.
-    scene.until_count("SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'", 41).await;
+    scene
+        .until_count(
+            "SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'",
+            41,
+        )
+        .await;
     drop(alive);
-    scene.until_count("SELECT count(*) FROM job WHERE state = 'queued' AND attempt = 1 AND published_at IS NOT NULL", 41).await;
+    scene
+        .until_count("SELECT count(*) FROM job WHERE state = 'queued' AND attempt = 1 AND published_at IS NOT NULL", 41)
+        .await;
     second.stop().await;
 }
 
