@@ -70,13 +70,13 @@ pub(crate) struct Connection {
     pub(crate) database_url: Option<String>,
 }
 
-/// The program's own log. Quiet unless asked: what a command has to say it prints itself.
+/// The program's own log. Silent unless asked: what a command has to say it prints itself.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Log")]
 pub(crate) struct Logs {
     /// What is logged to standard error: a level, or directives such as `warn,ffpool_broker=debug`.
-    #[arg(long, env = "FFPOOL_LOG", default_value = "error", global = true)]
-    log: String,
+    #[arg(long, env = "FFPOOL_LOG", global = true, value_name = "LEVEL")]
+    log: Option<String>,
     /// How logs look.
     #[arg(long, env = "FFPOOL_LOG_FORMAT", value_enum, default_value = "text", global = true)]
     log_format: LogFormat,
@@ -89,13 +89,16 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
-    pub(crate) fn telemetry(&self) -> TelemetryArgs {
-        TelemetryArgs {
-            log: self.log.clone(),
+    /// What to set up; `None` when neither logs nor traces are wanted.
+    pub(crate) fn telemetry(&self) -> Option<TelemetryArgs> {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let (log, otlp_endpoint) = (given(&self.log), given(&self.otlp_endpoint));
+        (log.is_some() || otlp_endpoint.is_some()).then(|| TelemetryArgs {
+            log: log.unwrap_or_else(|| "off".to_owned()),
             log_format: self.log_format,
-            otlp_endpoint: self.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty()),
+            otlp_endpoint,
             trace_ratio: self.trace_ratio,
-        }
+        })
     }
 }
 

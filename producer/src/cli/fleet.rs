@@ -13,16 +13,17 @@ use super::{Context, format};
 
 pub(crate) async fn workers(context: &Context, all: bool) -> Result<Exit, Trouble> {
     let mut workers = context.client()?.workers().await?;
-    let stopped = workers.len();
+    let known = workers.len();
     if !all {
         workers.retain(|worker| worker.state != WorkerState::Stopped);
     }
-    let hidden = stopped - workers.len();
+    let hidden = known - workers.len();
     context.format.print(&workers, |workers| {
-        if workers.is_empty() {
-            return "No worker is there. Start one: `ffpool-worker`.".to_owned();
-        }
-        let text = worker_table(workers, Timestamp::now());
+        let text = if workers.is_empty() {
+            "No worker is there. Start one: `ffpool-worker`.".to_owned()
+        } else {
+            worker_table(workers, Timestamp::now())
+        };
         if hidden > 0 { format!("{text}\n{hidden} stopped, see --all.") } else { text }
     });
     Ok(Exit::Success)

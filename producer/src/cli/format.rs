@@ -63,12 +63,20 @@ pub(crate) fn percent(progress: &Progress) -> String {
     progress.percent.map_or_else(|| "    -%".to_owned(), |percent| format!("{percent:>5.1}%"))
 }
 
-/// What stands beside the bar: frame, rate, speed, time left, phase.
+/// Phase, rate, speed, time left and frame.
 pub(crate) fn progress(progress: &Progress) -> String {
-    let mut parts = Vec::new();
-    if let Some(frame) = progress.frame {
-        parts.push(format!("frame {frame}"));
+    let rates = rates(progress);
+    let separator = if rates.is_empty() { "" } else { "  " };
+    format!("{}{separator}{rates}", phase(progress.phase))
+}
+
+/// Rate, speed, time left and frame: as much of it as is known, the most telling first, in case the line is cut.
+pub(crate) fn rates(progress: &Progress) -> String {
+    // Outside the encode the numbers are those of another tool run, and would look like a fall back to the start.
+    if progress.phase != Phase::Encode {
+        return String::new();
     }
+    let mut parts = Vec::new();
     if let Some(fps) = progress.fps {
         parts.push(format!("{fps:.1} fps"));
     }
@@ -80,7 +88,9 @@ pub(crate) fn progress(progress: &Progress) -> String {
     } else if let Some(us) = progress.out_time_us.filter(|_| progress.percent.is_none()) {
         parts.push(format!("at {}", duration(us as f64 / 1e6)));
     }
-    parts.push(phase(progress.phase).to_owned());
+    if let Some(frame) = progress.frame {
+        parts.push(format!("frame {frame}"));
+    }
     parts.join("  ")
 }
 
@@ -135,12 +145,14 @@ mod tests {
             eta_secs: Some(75.2),
         };
         assert_eq!(percent(&known), " 42.0%");
-        assert_eq!(progress(&known), "frame 1234  59.9 fps  1.50x  ETA 1m 15s  encode");
+        assert_eq!(progress(&known), "encode  59.9 fps  1.50x  ETA 1m 15s  frame 1234");
         known.percent = None;
         known.eta_secs = None;
         known.frame = None;
         assert_eq!(percent(&known), "    -%");
-        assert_eq!(progress(&known), "59.9 fps  1.50x  at 20s  encode");
+        assert_eq!(progress(&known), "encode  59.9 fps  1.50x  at 20s");
+        known.phase = Phase::Verify;
+        assert_eq!(progress(&known), "verify");
     }
 
     #[test]

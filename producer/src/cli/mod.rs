@@ -58,7 +58,7 @@ pub(crate) fn main() -> ExitCode {
         eprint!("{}", Cli::command().render_help());
         return ExitCode::from(Exit::Usage.code());
     };
-    let telemetry = match telemetry::init("ffpool", &cli.logs.telemetry()) {
+    let telemetry = match cli.logs.telemetry().map(|args| telemetry::init("ffpool", &args)).transpose() {
         Ok(telemetry) => telemetry,
         Err(error) => return end(Err(Trouble::usage(settings::chain(&error)))),
     };
@@ -69,7 +69,9 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return end(Err(Trouble::new(Exit::Trouble, format!("start the runtime: {error}")))),
     };
     let outcome = runtime.block_on(run(&context, command));
-    telemetry.shut_down();
+    if let Some(telemetry) = telemetry {
+        telemetry.shut_down();
+    }
     // A check that hangs in a blocking call must not keep the program.
     runtime.shutdown_background();
     end(outcome)

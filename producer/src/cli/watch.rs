@@ -100,8 +100,8 @@ fn gone(error: ApiError, job: JobId) -> Trouble {
 
 /// What is shown on the way.
 enum Display {
-    /// Somebody looks.
-    Bar(ProgressBar),
+    /// Somebody looks: one line that changes, laid out for 80 columns.
+    Bar { bar: ProgressBar, number: i64 },
     /// Nobody looks: lines, not too many.
     Lines { last_state: Option<(State, u32)>, last_line: Option<Instant> },
 }
@@ -112,25 +112,25 @@ impl Display {
             return Display::Lines { last_state: None, last_line: None };
         }
         let bar = ProgressBar::with_draw_target(Some(BAR_LENGTH), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{spinner} {prefix} [{bar:30}] {wide_msg}")
+        let style = ProgressStyle::with_template("{spinner} #{prefix} [{bar:16}] {wide_msg}")
             .expect("the template is a constant")
             .progress_chars("=> ");
         bar.set_style(style);
         bar.enable_steady_tick(Duration::from_millis(120));
-        Display::Bar(bar)
+        Display::Bar { bar, number: 0 }
     }
 
     fn job(&mut self, job: &JobView) {
         match self {
-            Display::Bar(bar) => {
-                bar.set_prefix(format!("#{} {:<9}", job.number, job.state));
-                if job.state == State::Running {
-                    if let Some(progress) = &job.progress {
-                        show(bar, progress);
+            Display::Bar { bar, number } => {
+                *number = job.number;
+                match job.progress.as_ref().filter(|_| job.state == State::Running) {
+                    Some(progress) => show(bar, *number, progress),
+                    None => {
+                        bar.set_prefix(format!("{number} {}", job.state));
+                        bar.set_position(0);
+                        bar.set_message(waiting(job));
                     }
-                } else {
-                    bar.set_position(0);
-                    bar.set_message(waiting(job));
                 }
             }
             Display::Lines { last_state, last_line } => {
@@ -144,7 +144,7 @@ impl Display {
 
     fn progress(&mut self, progress: &Progress) {
         match self {
-            Display::Bar(bar) => show(bar, progress),
+            Display::Bar { bar, number } => show(bar, *number, progress),
             Display::Lines { last_line, .. } => {
                 if last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
                     eprintln!("{}  {}", format::percent(progress).trim_start(), format::progress(progress));
@@ -156,21 +156,22 @@ impl Display {
 
     fn interrupted(&mut self, reason: &str) {
         match self {
-            Display::Bar(bar) => bar.set_message(format!("connecting again: {reason}")),
+            Display::Bar { bar, .. } => bar.set_message(format!("connecting again: {reason}")),
             Display::Lines { .. } => eprintln!("connecting again: {reason}"),
         }
     }
 
     fn close(&mut self) {
-        if let Display::Bar(bar) = self {
+        if let Display::Bar { bar, .. } = self {
             bar.finish_and_clear();
         }
     }
 }
 
-fn show(bar: &ProgressBar, progress: &Progress) {
+fn show(bar: &ProgressBar, number: i64, progress: &Progress) {
+    bar.set_prefix(format!("{number} {}", format::phase(progress.phase)));
     bar.set_position(progress.percent.map_or(0, |percent| (percent.clamp(0.0, 100.0) * 10.0) as u64));
-    bar.set_message(format!("{}  {}", format::percent(progress), format::progress(progress)));
+    bar.set_message(format!("{}  {}", format::percent(progress), format::rates(progress)));
 }
 
 fn lead(separator: &str, text: &str) -> String {

@@ -80,23 +80,23 @@ fn workers(workers: &[WorkerView]) -> Check {
         .map(|worker| worker.id.as_str())
         .collect();
     if ready == 0 {
-        return Check::warn("workers", "none takes work", "Start one: `ffpool-worker`.");
+        return Check::warn("workers", "none is ready", "Start one: `ffpool-worker`.");
     }
     if lost > 0 {
         return Check::warn(
             "workers",
-            format!("{ready} take work, {lost} fell silent"),
+            format!("{ready} ready, {lost} fell silent"),
             "`ffpool workers list` names them; their jobs run elsewhere by now.",
         );
     }
     if !unlimited.is_empty() {
         return Check::warn(
             "workers",
-            format!("{ready} take work, but limits do not hold on {}", unlimited.join(", ")),
+            format!("{ready} ready, but limits do not hold on {}", unlimited.join(", ")),
             "Let the worker make cgroups: `Delegate=yes` in its systemd unit, or a writable cgroup in its container.",
         );
     }
-    Check::ok("workers", format!("{ready} take work"))
+    Check::ok("workers", format!("{ready} ready"))
 }
 
 #[cfg(test)]

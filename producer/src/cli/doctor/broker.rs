@@ -117,9 +117,9 @@ fn summary(name: &'static str, what: &str, objects: &[(String, Presence)]) -> Ch
 fn acknowledgement_timeout() -> Check {
     Check::ok(
         "ack timeout",
-        "no client can read it (RabbitMQ's default: 30 minutes); harmless, because a worker hands every delivery that it \
-         holds for 5 minutes over to the ledger. Only a timeout under 5 minutes would cost redeliveries; RabbitMQ's \
-         machine tells it with `rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'`",
+        "harmless: a worker hands each delivery that it holds for 5 minutes over to the ledger. RabbitMQ's default is 30 \
+         minutes; no client can read what is set. `rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'` \
+         tells it, in milliseconds; under 300000 would cost redeliveries",
     )
 }
 
