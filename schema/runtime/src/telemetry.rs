@@ -94,7 +94,7 @@ impl Telemetry {
 pub fn init(service: &'static str, args: &TelemetryArgs) -> Result<Telemetry, TelemetryError> {
     // Libraries are quiet: a link that breaks is logged by our own supervisor, once.
     let filter =
-        format!("{},lapin=error,async_nats=error,tokio_postgres=warn,postgres=warn,refinery_core=warn", args.log);
+        format!("{},lapin=off,async_nats=error,tokio_postgres=warn,postgres=warn,refinery_core=warn", args.log);
     let filter =
         EnvFilter::try_new(&filter).map_err(|source| TelemetryError::Filter { filter: args.log.clone(), source })?;
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
