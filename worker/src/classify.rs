@@ -1,7 +1,7 @@
 //! Why a tool failed, from how it ended and what it said.
 //!
 //! Invariant: pure, and in one order: the kernel's word (memory, signals), then the tool's last errors against the table,
-//! then its exit code, then unknown. That we ended it ourselves is known before, and never asked here.
+//! then its exit code or its silence, then unknown. That we ended it ourselves is known before, and never asked here.
 //! Source of table and codes: FFmpeg 5.1 and 9.0 measured, 7.1 and 8.1 read; lines carry `[error]` by `-loglevel level+warning`.
 
 use ffpool_schema::failure::{Cause, Failure};
@@ -89,6 +89,7 @@ const TABLE: &[(Cause, &[&str])] = &[
             "partial file",
             "file ended prematurely",
             "corrupt input packet",
+            "error while decoding",
             "error splitting the input into nal units",
             "format not on whitelist",
         ],
@@ -150,7 +151,7 @@ const CODES: &[(i32, Cause)] = &[
 /// The failure of a tool that we did not end. `log` is the end of what it said.
 #[must_use]
 pub fn classify(tool: &str, exit: Exit, log: &[String]) -> Failure {
-    let verdict = by_kernel(exit).or_else(|| by_log(log)).or_else(|| by_code(exit));
+    let verdict = by_kernel(exit).or_else(|| by_log(log)).or_else(|| by_code(exit)).or_else(|| by_silence(exit, log));
     let (cause, evidence) = verdict.unwrap_or((Cause::Unknown, None));
     let evidence = evidence.or_else(|| last_error(log)).map(clean);
     let how = match (exit.code, exit.signal) {
@@ -160,6 +161,7 @@ pub fn classify(tool: &str, exit: Exit, log: &[String]) -> Failure {
     };
     let message = match cause {
         Cause::Oom => format!("{tool} ran into the attempt's memory limit and was killed"),
+        Cause::InputBad if log.is_empty() => format!("{tool} {how} without a word: part of the input does not decode"),
         Cause::DiskFull if exit.signal == Some(SIGXFSZ) => format!("{tool} wrote more than the attempt's disk limit"),
         _ => format!("{tool} {how}"),
     };
@@ -202,6 +204,11 @@ fn by_log(log: &[String]) -> Option<Verdict<'_>> {
 fn by_code(exit: Exit) -> Option<Verdict<'static>> {
     let code = exit.code?;
     CODES.iter().find(|(known, _)| *known == code).map(|(_, cause)| (*cause, None))
+}
+
+/// Under `-xerror` FFmpeg 5.1 leaves without a word when a packet does not decode, and only then.
+fn by_silence(exit: Exit, log: &[String]) -> Option<Verdict<'static>> {
+    (exit.code == Some(1) && log.is_empty()).then_some((Cause::InputBad, None))
 }
 
 fn is_error(line: &str) -> bool {
@@ -318,7 +325,7 @@ mod tests {
         assert_eq!(cause(Exit { code: Some(183), ..FAILED }, &[]), Cause::InputBad);
         assert_eq!(cause(Exit { code: Some(228), ..FAILED }, &[]), Cause::DiskFull);
         assert_eq!(cause(Exit { code: Some(255), ..FAILED }, &[]), Cause::Unknown);
-        assert_eq!(cause(FAILED, &[]), Cause::Unknown);
+        assert_eq!(cause(FAILED, &[]), Cause::InputBad);
     }
 
     #[test]

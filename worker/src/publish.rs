@@ -117,6 +117,7 @@ pub fn stage(
                 .mode(MODE)
                 .open(&path)
                 .map_err(fail("create", &path))?;
+            own(&copy).map_err(fail("take over", &path))?;
             let sha256 = copy_hashing(file, Some(&copy), is_stopped, &path)?;
             copy.sync_all().map_err(fail("sync", &path))?;
             sha256
@@ -358,6 +359,18 @@ mod tests {
         assert_eq!(bench.names(), [format!(".ffpool-{}.1.part", bench.job)]);
         drop(bench.staged(2, "again"));
         assert_eq!(bench.names(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_file_made_on_another_file_system_is_copied() {
+        let bench = Bench::new();
+        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+        let made = elsewhere.path().join("made");
+        fs::write(&made, "x".repeat(3 * CHUNK / 2)).unwrap();
+        let staged = stage(&made, &bench.output(), bench.job, 1, GO_ON).unwrap();
+        assert_eq!(publish(staged, &bench.output(), bench.job, 1).unwrap(), Published::Done);
+        assert_eq!(fs::read(bench.output()).unwrap(), fs::read(&made).unwrap());
+        assert_eq!(bench.names(), ["out.mp4"]);
     }
 
     #[test]
