@@ -4,8 +4,9 @@
 //! no second job.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use ffpool_broker::{AmqpConfig, Outgoing, PublishError, Publisher};
+use ffpool_broker::{AmqpConfig, BrokerError, Outgoing, PublishError, Publisher};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::MAX_BODY_BYTES;
@@ -32,6 +33,13 @@ pub enum ProduceError {
         /// Its length.
         bytes: usize,
     },
+    /// The broker cannot be reached.
+    #[error("{}", chain(source))]
+    Connect {
+        /// Why.
+        #[source]
+        source: BrokerError,
+    },
     /// The broker did not confirm it.
     #[error("job {job} was not published: {}", chain(source))]
     Publish {
@@ -49,6 +57,9 @@ impl ProduceError {
     pub fn next_step(&self) -> &'static str {
         match self {
             ProduceError::Encode { .. } | ProduceError::TooLarge { .. } => "Make the job smaller or simpler.",
+            ProduceError::Connect { .. } => {
+                "Start RabbitMQ, or say where it is with --amqp-url (FFPOOL_AMQP_URL); `ffpool doctor` looks closer."
+            }
             ProduceError::Publish { source, .. } => match source {
                 PublishError::Unroutable { .. } => {
                     "Start a worker of the job's pool, which declares its queues, or choose another pool."
@@ -94,6 +105,15 @@ impl AmqpProducer {
         // A second installation is refused and does no harm: TLS needs one provider for the whole process.
         let _ = rustls::crypto::ring::default_provider().install_default();
         AmqpProducer { publisher: Publisher::open(AmqpConfig::new(url, "ffpool producer")) }
+    }
+
+    /// Waits until the connection stands. Not needed before [`AmqpProducer::publish`], which waits longer: for those who
+    /// want to know soon.
+    ///
+    /// # Errors
+    /// [`ProduceError::Connect`] with the reason of the last attempt.
+    pub async fn connected(&self, within: Duration) -> Result<(), ProduceError> {
+        self.publisher.link().connected(within).await.map_err(|source| ProduceError::Connect { source })
     }
 
     /// Publishes a job and waits for the broker's confirm. A job without an id is given one.

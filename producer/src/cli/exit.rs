@@ -149,6 +149,7 @@ impl From<ProduceError> for Trouble {
     fn from(error: ProduceError) -> Trouble {
         let exit = match &error {
             ProduceError::Encode { .. } | ProduceError::TooLarge { .. } => Exit::JobRejected,
+            ProduceError::Connect { .. } => Exit::Unreachable,
             ProduceError::Publish { source, .. } if source.is_transient() => Exit::Unreachable,
             ProduceError::Publish { .. } => Exit::Trouble,
         };

@@ -3,6 +3,7 @@
 //! Invariant: every job of a call is checked before the first is sent.
 
 use std::io::Read;
+use std::time::Duration;
 
 use ffpool::{AmqpProducer, fresh_traceparent};
 use ffpool_runtime::telemetry;
@@ -19,6 +20,9 @@ use super::args::Submit;
 use super::exit::{Exit, Trouble};
 use super::output::Format;
 use super::{Context, watch};
+
+/// Somebody waits at the terminal for the connection to RabbitMQ.
+const CONNECT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn submit(context: &Context, args: Submit) -> Result<Exit, Trouble> {
     let bodies = match &args.source {
@@ -80,6 +84,7 @@ async fn publish(context: &Context, specs: &[JobSpec], args: &Submit) -> Result<
     let encoding = if args.msgpack { Encoding::MessagePack } else { Encoding::Json };
     let received = std::env::var("TRACEPARENT").ok();
     let producer = AmqpProducer::open(url);
+    producer.connected(CONNECT).await?;
     let mut submitted = Vec::with_capacity(specs.len());
     for spec in specs {
         let traceparent = telemetry::traceparent(&tracing::Span::current(), received.as_deref());

@@ -1,10 +1,11 @@
 //! Jobs published straight to a real RabbitMQ.
 
+use std::time::Duration;
+
 use ffpool_broker::{AmqpConfig, AmqpLink, BatchConsumer, Incoming, declare_topology};
 use ffpool_schema::parse::{Received, parse};
 use ffpool_schema::topology::{LEDGER_QUEUE, Topology};
-use ffpool_stack::Stack;
-use std::time::Duration;
+use ffpool_stack::{Stack, free_port};
 
 use crate::{ffpool, in_async, json, run, stderr};
 
@@ -64,4 +65,13 @@ fn publishing_without_the_exchanges_says_who_declares_them() {
     let output = run(1, &mut ffpool(&["submit", "-s", "720p30-h264", "--amqp", "--amqp-url", &url]));
     let said = stderr(&output);
     assert!(said.contains("was not published") && said.contains("Start a dispatcher"), "{said}");
+}
+
+#[test]
+fn a_broker_that_is_away_is_told_and_its_password_is_not() {
+    let url = format!("amqp://guest:hidden@127.0.0.1:{}/%2f", free_port());
+    let output = run(6, &mut ffpool(&["submit", "-s", "720p30-h264", "--amqp", "--amqp-url", &url]));
+    let said = stderr(&output);
+    assert!(said.contains("no connection to the AMQP broker") && said.contains("FFPOOL_AMQP_URL"), "{said}");
+    assert!(!said.contains("hidden"), "{said}");
 }
