@@ -173,21 +173,30 @@ async fn latency(
 
 /// The ledger as it is: counted in the database itself, not in what the API says of it.
 struct Ledger {
-    client: Arc<std::sync::Mutex<postgres::Client>>,
+    /// `None` only while it is dropped.
+    client: Option<Arc<std::sync::Mutex<postgres::Client>>>,
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // The blocking client waits for its own runtime, which is not allowed inside another.
+        let client = self.client.take();
+        std::thread::spawn(move || drop(client));
+    }
 }
 
 impl Ledger {
     async fn open(pool: &Pool) -> anyhow::Result<Ledger> {
         let url = pool.database_url.clone();
         let client = tokio::task::spawn_blocking(move || postgres::Client::connect(&url, postgres::NoTls)).await??;
-        Ok(Ledger { client: Arc::new(std::sync::Mutex::new(client)) })
+        Ok(Ledger { client: Some(Arc::new(std::sync::Mutex::new(client))) })
     }
 
     async fn with<T: Send + 'static>(
         &mut self,
         ask: impl FnOnce(&mut postgres::Client) -> Result<T, postgres::Error> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let client = Arc::clone(&self.client);
+        let client = self.client.clone().expect("only a drop takes it");
         let answer = tokio::task::spawn_blocking(move || {
             let mut client = client.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             ask(&mut client)
