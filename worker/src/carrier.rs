@@ -203,6 +203,9 @@ impl Errand<'_> {
             };
             return Ended { outcome, usage: Usage::default() };
         }
+        if !noop {
+            info!(scenario = self.grant.spec.scenario, "the attempt begins");
+        }
         let consent = Arc::new(AskTheLedger {
             ledger: self.carrier.ledger.clone(),
             job: self.grant.job,

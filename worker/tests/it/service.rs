@@ -362,6 +362,33 @@ async fn an_end_that_cannot_be_reported_is_reported_when_the_broker_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_nats_delays_the_consent_and_ends_nothing() {
+    let stack = tokio::task::spawn_blocking(|| Stack::builder().postgres(false).start().unwrap()).await.unwrap();
+    let stack = Arc::new(stack);
+    let pool = Pool::on(&stack.rabbit, &stack.nats, "silence").await;
+    let open = gate_commits(&pool);
+    let worker = pool.start(&["--slots=1"]).await;
+    let job = pool.publish(NOOP).await;
+    until_running(&pool, job).await;
+
+    let killed = stack.clone();
+    tokio::task::spawn_blocking(move || killed.nats.kill()).await.unwrap();
+    open.store(true, Ordering::SeqCst);
+    let beats = pool.dispatcher.heartbeats().len();
+    let restarted = stack.clone();
+    tokio::task::spawn_blocking(move || restarted.nats.restart().unwrap()).await.unwrap();
+    pool.until_ends(&[(job, 1, "finished")]).await;
+    until("heartbeats again", async || {
+        let now = pool.dispatcher.heartbeats().len();
+        if now > beats { Ok(()) } else { Err(now) }
+    })
+    .await;
+    assert_eq!(pool.dispatcher.claims().len(), 1, "the attempt was claimed once");
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_process_serves_health_and_metrics_and_ends_well_on_a_signal() {
     let pool = Pool::new("process").await;
     let program = env!("CARGO_BIN_EXE_ffpool-worker");
