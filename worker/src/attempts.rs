@@ -96,9 +96,19 @@ impl Attempts {
     /// The leases to renew, with progress.
     #[must_use]
     pub fn leases(&self) -> Vec<RunningAttempt> {
+        self.listed(|running| running.leased)
+    }
+
+    /// All that runs here, with or without a lease, with progress.
+    #[must_use]
+    pub fn running(&self) -> Vec<RunningAttempt> {
+        self.listed(|_| true)
+    }
+
+    fn listed(&self, wanted: impl Fn(&Running) -> bool) -> Vec<RunningAttempt> {
         let books = self.books();
-        let leased = books.running.iter().filter(|(_, running)| running.leased);
-        leased
+        let listed = books.running.iter().filter(|(_, running)| wanted(running));
+        listed
             .map(|(&(job, attempt), running)| RunningAttempt {
                 job,
                 attempt,

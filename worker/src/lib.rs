@@ -20,6 +20,7 @@ pub mod heartbeat;
 mod http;
 pub mod ledger;
 pub mod machine;
+pub mod notice;
 pub mod plan;
 pub mod probe;
 pub mod progress;

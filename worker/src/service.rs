@@ -34,6 +34,7 @@ use crate::events::Events;
 use crate::heartbeat::{Heart, Pulse};
 use crate::http;
 use crate::ledger::Ledger;
+use crate::notice::leave::Leaving;
 use crate::settings::{Settings, host};
 use crate::slots::Slots;
 use crate::workshop::{OpenError, Workshop};
@@ -128,6 +129,8 @@ impl Worker {
         let heart = Heart::start(&settings.nats_url, pulse)?;
         info!(worker = %me.worker, incarnation = %me.incarnation, slots = slots.total(), %http_addr, "the worker starts");
 
+        let stop_grace = Duration::from_secs(settings.stop_grace_secs);
+        let leaving = Leaving::start((&settings.eviction).into(), attempts.clone(), drain.clone(), stop_grace);
         let ledger = Ledger::new(signals.clone(), me.clone());
         let carrier = Arc::new(Carrier {
             me: me.clone(),
@@ -151,9 +154,9 @@ impl Worker {
             room,
             capacity,
             in_time: settings.drain(),
-            release: Duration::from_secs(settings.stop_grace_secs) + RELEASE,
+            release: stop_grace + RELEASE,
         };
-        let serving = tokio::spawn(service.run(heart, listener, exposition));
+        let serving = tokio::spawn(service.run(heart, leaving, listener, exposition));
         Ok(Worker { drain, me, http_addr, serving })
     }
 
@@ -204,7 +207,13 @@ struct Service {
 }
 
 impl Service {
-    async fn run(self, heart: Heart, listener: tokio::net::TcpListener, exposition: Exposition) -> Finish {
+    async fn run(
+        self,
+        heart: Heart,
+        leaving: Leaving,
+        listener: tokio::net::TcpListener,
+        exposition: Exposition,
+    ) -> Finish {
         let service = Arc::new(self);
         let readiness = http::Health {
             links: service.links.clone(),
@@ -223,6 +232,7 @@ impl Service {
         heart.stop().await;
         service.carrier.events.close().await;
         service.links.amqp.close().await;
+        leaving.end(finish == Finish::Clean).await;
         helpers.shutdown().await;
         finish
     }

@@ -10,6 +10,7 @@ use ffpool_runtime::telemetry::TelemetryArgs;
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::Pool;
 
+use crate::notice::EvictionArgs;
 use crate::workshop::{CgroupMode, Workload, WorkshopSettings};
 
 /// Runs encodes of a media pool: takes jobs from RabbitMQ as long as it has room, runs each in a cgroup of its own,
@@ -92,6 +93,10 @@ pub struct Settings {
     /// Must stay under the broker's acknowledgement timeout (30 minutes by default).
     #[arg(long, env = "FFPOOL_CUSTODY_AFTER_SECS", value_name = "SECONDS", default_value_t = 300)]
     pub custody_after_secs: u64,
+
+    /// Eviction notices of the cloud.
+    #[command(flatten)]
+    pub eviction: EvictionArgs,
 }
 
 /// What the jobs are bound by.

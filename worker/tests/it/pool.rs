@@ -231,6 +231,7 @@ impl Pool {
             "--metrics-addr=127.0.0.1:0".into(),
             "--allow-noop".into(),
             "--drain-secs=0".into(),
+            "--eviction=off".into(),
         ];
         flags.extend(more.iter().map(ToString::to_string));
         flags
