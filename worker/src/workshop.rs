@@ -60,7 +60,7 @@ pub struct WorkshopSettings {
     pub stop_grace: Duration,
     /// This worker.
     pub worker: WorkerId,
-    /// Cgroup directory under which the attempts' cgroups are made. `None`: below the worker's own.
+    /// Cgroup under which the attempts' cgroups are made, by its path within the hierarchy. `None`: the worker's own.
     pub cgroup_parent: Option<PathBuf>,
 }
 

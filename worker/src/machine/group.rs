@@ -20,6 +20,8 @@ use super::hierarchy::{Hierarchy, Place};
 pub const PIDS_MAX: u64 = 512;
 /// Period over which processor time is dealt out, in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
+/// The weight of a thread on version 1: the kernel's default.
+const V1_SHARES: usize = 1024;
 /// How long killed processes may take to be gone, and a group to become removable.
 const END_WAIT: Duration = Duration::from_secs(5);
 const END_POLL: Duration = Duration::from_millis(10);
@@ -204,6 +206,8 @@ impl Dirs {
 #[derive(Debug)]
 pub struct Groups {
     base: Dirs,
+    /// Held for life: whoever sweeps the base must be the only one of its name.
+    _lock: File,
 }
 
 impl Groups {
@@ -220,22 +224,20 @@ impl Groups {
         } else {
             v1_dirs(&hierarchy, parent, worker)?
         };
-        let groups = Groups { base };
-        groups.try_out()?;
-        Ok(groups)
-    }
-
-    fn try_out(&self) -> Result<(), String> {
-        let trial = self.base.join("trial");
-        let limits = GroupLimits { cpu_percent: Some(100), memory_bytes: 1 << 30, pids: PIDS_MAX };
-        let made = trial.create().and_then(|()| trial.limit(&limits));
-        let _ = trial.remove();
-        made.map_err(|error| {
+        let refused = |error: io::Error| {
             format!(
                 "cgroups cannot be made in {} ({error}): run the worker as root, or under systemd with Delegate=yes",
-                self.base.roll().display()
+                base.roll().display()
             )
-        })
+        };
+        base.create().map_err(refused)?;
+        let lock = File::open(base.roll()).map_err(refused)?;
+        if lock.try_lock().is_err() {
+            return Err(format!("another worker named {worker} runs on this machine: give each a name of its own"));
+        }
+        try_out(&base).map_err(refused)?;
+        weigh(&base);
+        Ok(Groups { base, _lock: lock })
     }
 
     /// Ends what an earlier life of this worker left.
@@ -329,6 +331,26 @@ impl Drop for Group {
             let _ = self.dirs.remove();
         }
     }
+}
+
+/// On version 1 all attempts together would weigh no more than any single thread beside them: they weigh as one for each
+/// processor. On version 2 nothing but the worker itself is beside them, and it must not starve.
+fn weigh(base: &Dirs) {
+    if let Dirs::V1 { cpu, .. } = base {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        for dir in cpu.ancestors().take(2) {
+            let _ = write_if_there(&dir.join("cpu.shares"), &(V1_SHARES * processors).to_string());
+        }
+    }
+}
+
+/// Makes a group with limits and removes it.
+fn try_out(base: &Dirs) -> io::Result<()> {
+    let trial = base.join("trial");
+    let limits = GroupLimits { cpu_percent: Some(100), memory_bytes: 1 << 30, pids: PIDS_MAX };
+    let made = trial.create().and_then(|()| trial.limit(&limits));
+    let _ = trial.remove();
+    made
 }
 
 fn v1_dirs(hierarchy: &Hierarchy, parent: Option<&Path>, worker: &str) -> Result<Dirs, String> {
@@ -541,6 +563,8 @@ mod tests {
     async fn a_real_group_limits_counts_and_is_gone_afterwards() {
         let groups = Groups::open(Path::new("/"), "unit-test-groups", None)
             .unwrap_or_else(|why| panic!("this test needs root or a delegated cgroup: {why}"));
+        let second = Groups::open(Path::new("/"), "unit-test-groups", None).unwrap_err();
+        assert!(second.contains("another worker named unit-test-groups"), "{second}");
         let group = groups.create("job.1", &LIMITS).unwrap();
         let dirs = group.dirs.clone();
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();

@@ -179,7 +179,7 @@ impl<'a> Attempt<'a> {
         let user = self.user(paths.input.as_deref())?;
         self.make_room(user)?;
         let source = match &paths.input {
-            Some(input) => Some((input.as_path(), self.probe(input, user, "the input").await?)),
+            Some(input) => Some((input.as_path(), self.probe(input, user).await?)),
             None => None,
         };
         let made = self.encode_source(encode, source.as_ref().map(|(path, probed)| (*path, probed)), user).await?;
@@ -266,13 +266,19 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    async fn probe(&mut self, file: &Path, user: ToolUser, what: &str) -> Result<Probed, End> {
+    /// What ffprobe finds in a file; a relative path is one in the scratch.
+    async fn probe(&mut self, file: &Path, user: ToolUser) -> Result<Probed, End> {
+        let arguments = probe::arguments(file);
         let mut answer = Answer::default();
-        let program = self.shop.ffprobe.clone();
-        let finished = self.tool(&program, &probe::arguments(file), user, None, &mut answer).await?;
+        let invocation = self.invocation(&self.shop.ffprobe, &arguments, user);
+        let finished = tool::run(&self.shop.launcher, invocation, self.watch(None), &mut answer).await;
+        let finished = self.account(finished, "ffprobe")?;
+        for line in &finished.log {
+            self.reporter.log(line);
+        }
         self.check(&finished, "ffprobe")?;
         probe::parse(&answer.text)
-            .map_err(|error| End::failure(Cause::Unknown, format!("ffprobe's answer about {what} cannot be read: {error}")))
+            .map_err(|error| End::failure(Cause::Unknown, format!("ffprobe's answer cannot be read: {error}")))
     }
 
     async fn encode_source(
@@ -319,7 +325,7 @@ impl<'a> Attempt<'a> {
             return Err(broken("ffmpeg reported success and wrote no file".to_owned()));
         }
         // Whatever these two say against the file, the tool that made it said that all went well.
-        let mut probed = self.probe(name, user, "the output").await.map_err(as_verify)?;
+        let mut probed = self.probe(name, user).await.map_err(as_verify)?;
         let differences = verify::differences(expected, &probed);
         if !differences.is_empty() {
             return Err(broken(differences.join("; ")));
@@ -353,7 +359,6 @@ impl<'a> Attempt<'a> {
             Queue::Live => self.shop.settings.stall_after.min(WorkshopSettings::LIVE_STALL),
             Queue::Default | Queue::Batch => self.shop.settings.stall_after,
         };
-        let program = self.shop.ffmpeg.clone();
         let mut follower = Follower {
             reporter: &self.reporter,
             phase,
@@ -362,34 +367,12 @@ impl<'a> Attempt<'a> {
             meter: Meter::new(duration_secs),
             last: None,
         };
-        let run = tool::run(
-            &self.shop.launcher,
-            self.invocation(&program, arguments, user),
-            self.watch(Some(stall_after)),
-            &mut follower,
-        );
-        let finished = run.await;
+        let invocation = self.invocation(&self.shop.ffmpeg, arguments, user);
+        let finished = tool::run(&self.shop.launcher, invocation, self.watch(Some(stall_after)), &mut follower).await;
         let last = follower.last;
         let finished = self.account(finished, "ffmpeg")?;
         self.check(&finished, "ffmpeg")?;
         Ok(last)
-    }
-
-    async fn tool(
-        &mut self,
-        program: &Path,
-        arguments: &[OsString],
-        user: ToolUser,
-        stall_after: Option<Duration>,
-        listener: &mut dyn Listener,
-    ) -> Result<Finished, End> {
-        let invocation = self.invocation(program, arguments, user);
-        let finished = tool::run(&self.shop.launcher, invocation, self.watch(stall_after), listener).await;
-        let finished = self.account(finished, "ffprobe")?;
-        for line in &finished.log {
-            self.reporter.log(line);
-        }
-        Ok(finished)
     }
 
     fn invocation<'i>(&'i self, program: &'i Path, arguments: &'i [OsString], user: ToolUser) -> Invocation<'i> {
