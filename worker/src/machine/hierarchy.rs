@@ -1,7 +1,7 @@
 //! Where this process stands in the cgroup hierarchies: version 2, version 1, or both side by side.
 //!
 //! Invariant: a directory that is returned lies below a mounted hierarchy; a cgroup that is not visible from here (outside
-//! our namespace) reads as the top of what is visible. Source: cgroups(7), "/proc/[pid]/cgroup" and mountinfo.
+//! our namespace) reads as the top of what is visible. Source: cgroups(7), `/proc/<pid>/cgroup` and mountinfo.
 
 use std::collections::BTreeMap;
 use std::io;
