@@ -63,6 +63,15 @@ pub struct JobView {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// Whether somebody has paused it.
+    pub paused: bool,
+    /// Since when its tool is frozen, while it runs: by a pause, or to make room for a live job.
+    pub frozen_since: Option<Timestamp>,
+    /// Useless after this instant.
+    pub deadline: Option<Timestamp>,
+    /// The jobs it waits for.
+    #[serde(default)]
+    pub depends_on: Vec<JobId>,
     /// How far it is, while it runs.
     pub progress: Option<Progress>,
     /// The last failure.
@@ -171,6 +180,8 @@ pub struct QueueView {
     pub pool: String,
     /// Messages ready in the broker; absent when the broker could not be asked.
     pub ready: Option<u64>,
+    /// Whether somebody has paused its queue.
+    pub paused: bool,
     /// Jobs in state `queued`, by the ledger.
     pub queued: i64,
     /// Jobs in state `running` or `cancelling`.
@@ -181,12 +192,71 @@ pub struct QueueView {
     pub oldest: Option<Timestamp>,
 }
 
+/// Dead letters of one kind: answer to `GET /v1/dead-letters/groups`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DeadLetterGroup {
+    /// Names the kind: the same cause with the same evidence, numbers and paths left out.
+    pub fingerprint: String,
+    /// The cause.
+    pub cause: String,
+    /// What happened to one of them, in words.
+    pub example: String,
+    /// One of them.
+    pub example_job: JobId,
+    /// How many.
+    pub count: i64,
+    /// The first.
+    pub first: Timestamp,
+    /// The last.
+    pub last: Timestamp,
+}
+
+/// Body of `POST /v1/dead-letters/purge`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PurgeRequest {
+    /// These jobs.
+    #[serde(default)]
+    pub ids: Vec<JobId>,
+    /// All dead letters of this kind.
+    #[serde(default)]
+    pub fingerprint: Option<String>,
+    /// Why; it goes into the audit.
+    pub reason: String,
+}
+
+/// Answer to `POST /v1/dead-letters/purge`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PurgeReport {
+    /// Dead letters that are gone with their history.
+    pub purged: i64,
+}
+
+/// One entry of the audit: answer to `GET /v1/audit`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditView {
+    /// When.
+    pub at: Timestamp,
+    /// Whose key.
+    pub who: String,
+    /// What, such as `redrive`.
+    pub action: String,
+    /// On what: a job's id, a worker, a queue.
+    pub target: String,
+    /// More, such as the reason.
+    pub detail: serde_json::Value,
+}
+
 /// Body of `POST /v1/dead-letters/redrive`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedriveRequest {
     /// The jobs to send round again.
+    #[serde(default)]
     pub ids: Vec<JobId>,
+    /// All dead letters of this kind, see [`DeadLetterGroup`].
+    #[serde(default)]
+    pub fingerprint: Option<String>,
     /// Why; it goes into the history.
     #[serde(default)]
     pub reason: Option<String>,

@@ -40,6 +40,10 @@ pub enum Cause {
     Timeout,
     /// It made no progress for too long.
     Stall,
+    /// Its deadline passed.
+    Deadline,
+    /// A job it depends on has ended without completing.
+    ParentFailed,
     /// The tool succeeded but its output is not what was asked for.
     VerifyFailed,
     /// The worker fell silent.
@@ -86,7 +90,7 @@ pub enum RetryPolicy {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 20] = [
+    pub const ALL: [Cause; 22] = [
         Cause::InputMissing,
         Cause::InputAuth,
         Cause::InputBad,
@@ -102,6 +106,8 @@ impl Cause {
         Cause::Killed,
         Cause::Timeout,
         Cause::Stall,
+        Cause::Deadline,
+        Cause::ParentFailed,
         Cause::VerifyFailed,
         Cause::WorkerLost,
         Cause::DeliveryLimit,
@@ -128,6 +134,8 @@ impl Cause {
             Cause::Killed => 6002,
             Cause::Timeout => 7001,
             Cause::Stall => 7002,
+            Cause::Deadline => 7003,
+            Cause::ParentFailed => 7004,
             Cause::VerifyFailed => 8001,
             Cause::WorkerLost => 9001,
             Cause::DeliveryLimit => 9002,
@@ -155,6 +163,8 @@ impl Cause {
             Cause::Killed => "killed",
             Cause::Timeout => "timeout",
             Cause::Stall => "stall",
+            Cause::Deadline => "deadline",
+            Cause::ParentFailed => "parent_failed",
             Cause::VerifyFailed => "verify_failed",
             Cause::WorkerLost => "worker_lost",
             Cause::DeliveryLimit => "delivery_limit",
@@ -168,7 +178,9 @@ impl Cause {
     pub fn blame(self) -> Blame {
         match self {
             Cause::InputMissing | Cause::InputAuth | Cause::InputBad => Blame::Input,
-            Cause::ConfigBad | Cause::Policy | Cause::Oom | Cause::Timeout => Blame::Request,
+            Cause::ConfigBad | Cause::Policy | Cause::Oom | Cause::Timeout | Cause::Deadline | Cause::ParentFailed => {
+                Blame::Request
+            }
             Cause::NetTransient => Blame::Network,
             Cause::Device => Blame::Device,
             Cause::DiskFull | Cause::Resource => Blame::Operator,
@@ -193,6 +205,8 @@ impl Cause {
             | Cause::ConfigBad
             | Cause::Policy
             | Cause::Timeout
+            | Cause::Deadline
+            | Cause::ParentFailed
             | Cause::DeliveryLimit => RetryPolicy::Never,
             Cause::InputMissing | Cause::Oom | Cause::Unknown | Cause::VerifyFailed => RetryPolicy::Once,
             Cause::NetTransient
@@ -227,6 +241,8 @@ impl Cause {
             Cause::Killed => "Find out who killed the tool: the kernel's log on the worker tells.",
             Cause::Timeout => "Raise resource_limits.timeout_sec, or choose a faster preset.",
             Cause::Stall => "Look at the input: the tool waits for it, or loops.",
+            Cause::Deadline => "Publish earlier, in a queue served sooner, or with a later deadline.",
+            Cause::ParentFailed => "Look at the parent named in the message; redrive it, then this job.",
             Cause::VerifyFailed => "Compare the evidence with the job: the tool made something else.",
             Cause::WorkerLost => "Nothing, unless it stays: then look at the worker named in the attempt.",
             Cause::DeliveryLimit => "Find out which workers died on it, then redrive it.",

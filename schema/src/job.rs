@@ -118,6 +118,18 @@ impl Engine {
     }
 }
 
+/// What happens when a hardware encoder is named and fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HardwarePolicy {
+    /// Hardware or nothing.
+    Require,
+    /// Hardware; software for the same codec once the device has failed, or where no worker has it.
+    Prefer,
+    /// Never hardware: naming a hardware encoder is a contradiction.
+    Forbid,
+}
+
 /// What the original called classification: kept with the job, changes nothing about the encode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -274,9 +286,12 @@ pub struct ResourceLimits {
     /// Scratch and output together, in MiB. Default 5000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_disk_mb: Option<u64>,
-    /// Wall time of one attempt in seconds. Default 3600.
+    /// Wall time of one attempt in seconds, without the time in which it is paused. Default 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_sec: Option<u64>,
+    /// Seconds without progress after which an attempt is ended. Default: the worker's setting for the queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_sec: Option<u64>,
 }
 
 impl ResourceLimits {
@@ -343,6 +358,9 @@ pub struct Parameters {
     /// Frames per second: a number, or a fraction such as `30000/1001`. Also spelled `frame_rate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fps: Option<Fps>,
+    /// What happens when a hardware encoder is named and fails. Default `require`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw: Option<HardwarePolicy>,
     /// Pixel format, such as `yuv420p10le`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pixel_format: Option<PixelFormat>,

@@ -141,6 +141,8 @@ pub struct Facts {
     pub consent: Option<u32>,
     /// The cause of the last failure.
     pub last_cause: Option<Cause>,
+    /// Whether somebody has paused it.
+    pub paused: bool,
 }
 
 /// What happened to a job.
@@ -205,6 +207,19 @@ pub enum Input {
     },
     /// Its time has come.
     Due,
+    /// Every job it waited for has completed.
+    ParentsDone,
+    /// A job it waits for has ended otherwise; children are skipped or failed with it.
+    ParentFailed {
+        /// Whether the child counts as cancelled instead of failed.
+        skip: bool,
+    },
+    /// It has become useless.
+    DeadlinePassed,
+    /// Somebody pauses it.
+    Pause,
+    /// Somebody lets it go on.
+    Resume,
     /// Somebody cancels it.
     Cancel,
     /// Somebody sends it round again.
@@ -233,6 +248,11 @@ impl Input {
             Input::CancelDone { .. } => "cancel_done",
             Input::Lapse { .. } => "lapse",
             Input::Due => "due",
+            Input::ParentsDone => "parents_done",
+            Input::ParentFailed { .. } => "parent_failed",
+            Input::DeadlinePassed => "deadline_passed",
+            Input::Pause => "pause",
+            Input::Resume => "resume",
             Input::Cancel => "cancel",
             Input::Redrive => "redrive",
             Input::Unfit => "unfit",
@@ -269,6 +289,8 @@ pub struct Change {
     pub count_failure: bool,
     /// Whether failures and losses start again from zero.
     pub reset_counts: bool,
+    /// Whether the job is paused from now on, if that changes.
+    pub pause: Option<bool>,
     /// Whether the current attempt may publish from now on.
     pub consent: bool,
     /// Whether the ledger publishes the job, and when.
@@ -290,6 +312,7 @@ impl Change {
             grant_again: false,
             count_failure: false,
             reset_counts: false,
+            pause: None,
             consent: false,
             publish: None,
             custody: None,
@@ -357,6 +380,8 @@ pub enum Publish {
     AfterBackoff,
     /// After the pause in which a job that fits nobody is offered again.
     AfterPlacementPause,
+    /// At its `not_before`, or at once where it has none.
+    WhenDue,
 }
 
 /// What the owner of an attempt must be told. Repeated until the attempt is gone.
@@ -366,6 +391,10 @@ pub enum Tell {
     Cancel,
     /// The lease is lost.
     Abandon,
+    /// Freeze.
+    Pause,
+    /// Thaw.
+    Resume,
 }
 
 /// Why an input changes nothing.
@@ -381,6 +410,8 @@ pub enum Stale {
     NotYet,
     /// The job is being cancelled.
     Cancelling,
+    /// Somebody has paused the job; its resumption publishes it.
+    Paused,
 }
 
 impl Stale {
@@ -391,7 +422,7 @@ impl Stale {
             Stale::Ended(State::Cancelled) | Stale::Cancelling => DropReason::Cancelled,
             Stale::Ended(State::Rejected) => DropReason::Rejected,
             Stale::Ended(_) => DropReason::Finished,
-            Stale::Repeat | Stale::OldAttempt | Stale::NotYet => DropReason::Superseded,
+            Stale::Repeat | Stale::OldAttempt | Stale::NotYet | Stale::Paused => DropReason::Superseded,
         }
     }
 }
@@ -454,10 +485,38 @@ pub fn step(facts: &Facts, input: &Input) -> Step {
             | State::Cancelled
             | State::Rejected => Step::Stale(Stale::Repeat),
         },
+        Input::ParentsDone => match facts.state {
+            // Not straight to the queue: it may have a time to wait for besides. The timer publishes it.
+            State::Blocked => Step::Move(Change::to(State::Delayed).publish(Publish::WhenDue)),
+            State::Delayed | State::Queued | State::Running | State::Cancelling => Step::Stale(Stale::Repeat),
+            State::Completed | State::Failed | State::Cancelled | State::Rejected => {
+                Step::Stale(Stale::Ended(facts.state))
+            }
+        },
+        Input::ParentFailed { skip } => match facts.state {
+            State::Blocked if *skip => Step::Move(Change::to(State::Cancelled)),
+            State::Blocked => Step::Move(Change::to(State::Failed)),
+            State::Delayed | State::Queued | State::Running | State::Cancelling => Step::Stale(Stale::Repeat),
+            State::Completed | State::Failed | State::Cancelled | State::Rejected => {
+                Step::Stale(Stale::Ended(facts.state))
+            }
+        },
+        Input::DeadlinePassed => match facts.state {
+            State::Blocked | State::Delayed | State::Queued => Step::Move(Change::to(State::Failed)),
+            State::Running if facts.consent == Some(facts.attempt) => Step::Stale(Stale::Repeat),
+            State::Running => Step::Move(Change { tell: Some(Tell::Cancel), ..Change::to(State::Cancelling) }),
+            State::Cancelling => Step::Stale(Stale::Cancelling),
+            State::Completed | State::Failed | State::Cancelled | State::Rejected => {
+                Step::Stale(Stale::Ended(facts.state))
+            }
+        },
+        Input::Pause => pause(facts),
+        Input::Resume => resume(facts),
         Input::Cancel => cancel(facts),
         Input::Redrive => match facts.state {
             State::Failed | State::Cancelled => {
-                Step::Move(Change { reset_counts: true, ..Change::to(State::Queued).publish(Publish::Now) })
+                let fresh = Change { reset_counts: true, pause: Some(false), ..Change::to(State::Queued) };
+                Step::Move(fresh.publish(Publish::Now))
             }
             State::Completed | State::Rejected => Step::Refuse(Refusal::NotRedrivable),
             State::Blocked | State::Delayed | State::Queued | State::Running | State::Cancelling => {
@@ -491,6 +550,7 @@ pub fn step(facts: &Facts, input: &Input) -> Step {
 fn claim(facts: &Facts, from: &Sender, owner_dead: bool, running_unanswered: Option<u32>) -> Step {
     match facts.state {
         State::Blocked | State::Delayed => Step::Stale(Stale::NotYet),
+        State::Queued if facts.paused => Step::Stale(Stale::Paused),
         State::Queued => match running_unanswered {
             Some(running) if running != facts.attempt + 1 => Step::Stale(Stale::OldAttempt),
             Some(_) | None => Step::Move(Change { begin: true, ..Change::to(State::Running).custody(Custody::Broker) }),
@@ -591,6 +651,33 @@ fn lost(facts: &Facts) -> Change {
         Change::to(State::Failed).end(End::Lapsed)
     } else {
         Change::to(State::Queued).end(End::Lapsed).publish(Publish::Now)
+    }
+}
+
+/// A job that waits keeps its place in the ledger but is not granted; one that runs is frozen where it is.
+fn pause(facts: &Facts) -> Step {
+    let paused = |state| Change { pause: Some(true), ..Change::to(state) };
+    match facts.state {
+        State::Completed | State::Failed | State::Cancelled | State::Rejected => Step::Refuse(Refusal::Ended),
+        State::Cancelling => Step::Refuse(Refusal::Cancelling),
+        State::Running if facts.consent == Some(facts.attempt) => Step::Refuse(Refusal::Publishing),
+        State::Blocked | State::Delayed | State::Queued | State::Running if facts.paused => Step::Stale(Stale::Repeat),
+        State::Running => Step::Move(Change { tell: Some(Tell::Pause), ..paused(State::Running) }),
+        State::Queued => Step::Move(paused(State::Queued)),
+        State::Blocked | State::Delayed => Step::Move(paused(facts.state)),
+    }
+}
+
+fn resume(facts: &Facts) -> Step {
+    let resumed = |state| Change { pause: Some(false), ..Change::to(state) };
+    match facts.state {
+        State::Completed | State::Failed | State::Cancelled | State::Rejected => Step::Refuse(Refusal::Ended),
+        State::Cancelling => Step::Refuse(Refusal::Cancelling),
+        State::Blocked | State::Delayed | State::Queued | State::Running if !facts.paused => Step::Stale(Stale::Repeat),
+        State::Running => Step::Move(Change { tell: Some(Tell::Resume), ..resumed(State::Running) }),
+        // Its message was dropped while it was paused, or is claimed once more than needed.
+        State::Queued => Step::Move(resumed(State::Queued).publish(Publish::Now)),
+        State::Blocked | State::Delayed => Step::Move(resumed(facts.state)),
     }
 }
 

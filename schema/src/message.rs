@@ -97,6 +97,8 @@ pub struct ClaimRequest {
     pub delivery: DeliveredJob,
     /// What the worker can run. `None`: as in its last heartbeat.
     pub ability: Option<Ability>,
+    /// Whether nothing else runs on the worker: only then it may be given a job that must run alone.
+    pub idle: bool,
     /// The attempt was started already because no dispatcher answered in time; this is its number.
     pub running_unanswered: Option<u32>,
 }
@@ -119,9 +121,21 @@ pub enum ClaimReply {
     Hold {
         /// How long, in milliseconds.
         retry_after_ms: u64,
+        /// What is held back.
+        scope: HoldScope,
         /// Why, in words.
         reason: String,
     },
+}
+
+/// What a worker does not take for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldScope {
+    /// This delivery.
+    Delivery,
+    /// Anything of its queue (`live`, `default` or `batch`): somebody has paused it.
+    Queue,
 }
 
 /// The right to run one attempt.
@@ -137,6 +151,8 @@ pub struct Grant {
     pub spec: JobSpec,
     /// The encode that the job resolves to. `None` for the `noop` engine.
     pub encode: Option<Encode>,
+    /// Whether nothing else may run on the worker meanwhile: the job may be what kills its workers.
+    pub alone: bool,
     /// W3C trace context to continue.
     pub traceparent: Option<String>,
 }
@@ -268,6 +284,8 @@ pub struct RunningAttempt {
     pub attempt: u32,
     /// How far it is; absent before the first report.
     pub progress: Option<Progress>,
+    /// Whether it is frozen, by a pause or to make room for a live job.
+    pub frozen: bool,
 }
 
 /// What a worker may take and has taken.

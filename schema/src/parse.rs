@@ -354,6 +354,7 @@ fn read_parameters(spec: &mut JobSpec, object: Map<String, Value>, faults: &mut 
         duration: fields.take_either("duration", "duration_seconds"),
         resolution: fields.take("resolution"),
         fps: fields.take_either("fps", "frame_rate"),
+        hw: fields.take("hw"),
         pixel_format: fields.take("pixel_format"),
         audio_codec: fields.take("audio_codec"),
         audio_bitrate: fields.take("audio_bitrate"),
@@ -373,7 +374,7 @@ fn read_parameters(spec: &mut JobSpec, object: Map<String, Value>, faults: &mut 
         }
     }
     let nested = fields.take_object("resource_limits");
-    let flat: Map<String, Value> = ["max_cpu_percent", "max_memory_mb", "max_disk_mb", "timeout_sec"]
+    let flat: Map<String, Value> = ["max_cpu_percent", "max_memory_mb", "max_disk_mb", "timeout_sec", "stall_sec"]
         .into_iter()
         .filter_map(|name| {
             fields.known.push(name);
@@ -414,6 +415,7 @@ fn read_limits(prefix: &'static str, object: Map<String, Value>, faults: &mut Ve
         max_memory_mb: fields.take("max_memory_mb"),
         max_disk_mb: fields.take("max_disk_mb"),
         timeout_sec: fields.take("timeout_sec"),
+        stall_sec: fields.take("stall_sec"),
     };
     fields.finish();
     limits
@@ -437,6 +439,7 @@ fn merge_limits(into: &mut ResourceLimits, other: ResourceLimits, faults: &mut V
     merge(&mut into.max_memory_mb, other.max_memory_mb, "max_memory_mb", faults);
     merge(&mut into.max_disk_mb, other.max_disk_mb, "max_disk_mb", faults);
     merge(&mut into.timeout_sec, other.timeout_sec, "timeout_sec", faults);
+    merge(&mut into.stall_sec, other.stall_sec, "stall_sec", faults);
 }
 
 /// The JSON Schema (draft 2020-12) of a job, with every spelling that [`parse`] takes.

@@ -7,7 +7,7 @@ use crate::encode::{
     AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fps, OutputMode, PixelFormat,
     RateControl, Resolution, Source, VideoCodec, VideoEncode,
 };
-use crate::job::{Engine, JobSpec, ResourceLimits};
+use crate::job::{Engine, HardwarePolicy, JobSpec, ResourceLimits};
 use crate::message::Ability;
 use crate::parse::Fault;
 
@@ -115,6 +115,7 @@ pub fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
     checks.limits(spec);
     checks.unsupported(spec);
     checks.labels(spec);
+    checks.parents(spec);
     if spec.engine != Engine::Noop || !spec.scenario.is_empty() {
         checks.encode(spec);
     }
@@ -148,6 +149,7 @@ impl Checks<'_> {
         self.range("resource_limits.max_memory_mb", limits.max_memory_mb, 16, 16 * 1024 * 1024, "MiB");
         self.range("resource_limits.max_disk_mb", limits.max_disk_mb, 1, 1024 * 1024 * 1024, "MiB");
         self.range("resource_limits.timeout_sec", limits.timeout_sec, 1, 30 * 86_400, "seconds");
+        self.range("resource_limits.stall_sec", limits.stall_sec, 1, 30 * 86_400, "seconds");
         self.range("max_retries", Some(spec.max_retries), 0, 100, "retries");
     }
 
@@ -158,20 +160,6 @@ impl Checks<'_> {
                 "outputs",
                 "unsupported",
                 "several outputs of one job are not supported: publish one job for each",
-            );
-        }
-        if !spec.depends_on.is_empty() {
-            self.fault(
-                "depends_on",
-                "unsupported",
-                "dependencies are not supported: publish the job when its parents have completed",
-            );
-        }
-        if spec.deadline.is_some() {
-            self.fault(
-                "deadline",
-                "unsupported",
-                "deadlines are not supported: cancel the job when it has become useless",
             );
         }
         if spec.callback_url.is_some() {
@@ -193,6 +181,22 @@ impl Checks<'_> {
         }
         if spec.engine == Engine::Gstreamer {
             self.fault("engine", "unsupported", "`gstreamer` is not supported; use `auto` or `ffmpeg`");
+        }
+    }
+
+    /// Whether the parents exist and make no circle only the ledger can tell.
+    fn parents(&mut self, spec: &JobSpec) {
+        const MOST: usize = 64;
+        if spec.depends_on.len() > MOST {
+            self.fault("depends_on", "too_many", format!("{} parents: {MOST} at most", spec.depends_on.len()));
+        }
+        if spec.id.is_some_and(|id| spec.depends_on.contains(&id)) {
+            self.fault("depends_on", "cycle", "a job cannot wait for itself");
+        }
+        if let (Some(deadline), Some(not_before)) = (spec.deadline, spec.not_before)
+            && deadline <= not_before
+        {
+            self.fault("deadline", "contradiction", "the deadline is not after `not_before`: the job could never run");
         }
     }
 
@@ -301,6 +305,15 @@ impl Checks<'_> {
             VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1 => 63,
         };
         self.range("parameters.crf", p.crf, 0, max_crf, "for this codec");
+        if let (CodecChoice::Encoder(encoder), Some(HardwarePolicy::Forbid)) = (codec, p.hw)
+            && encoder.is_hardware()
+        {
+            self.fault(
+                "parameters.hw",
+                "contradiction",
+                format!("`forbid` and the hardware encoder {encoder} exclude each other"),
+            );
+        }
         if let Some(preset) = &p.preset {
             let allowed = presets(codec);
             if !allowed.contains(&preset.as_str()) {
@@ -549,6 +562,10 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
         Some(encode) => {
             let has = |encoder: Encoder| ability.encoders.iter().any(|name| name == encoder.as_str());
             match encode.video.encoder {
+                Some(encoder)
+                    if !has(encoder)
+                        && spec.parameters.hw == Some(HardwarePolicy::Prefer)
+                        && encode.video.codec.encoders().iter().copied().any(has) => {}
                 Some(encoder) if !has(encoder) => {
                     need("parameters.codec", format!("no worker here has a working encoder {encoder}"));
                 }

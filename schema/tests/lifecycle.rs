@@ -27,6 +27,7 @@ fn facts(state: State) -> Facts {
         owner: leased.then(owner),
         consent: None,
         last_cause: None,
+        paused: false,
     }
 }
 
@@ -42,6 +43,12 @@ fn inputs() -> Vec<(String, Input)> {
         ("claim, begun unanswered as 2".into(), claim(sender("other", 2), false, Some(2))),
         ("claim, begun unanswered as 3".into(), claim(sender("other", 2), false, Some(3))),
         ("due".into(), Input::Due),
+        ("parents done".into(), Input::ParentsDone),
+        ("parent failed".into(), Input::ParentFailed { skip: false }),
+        ("parent failed, skipping".into(), Input::ParentFailed { skip: true }),
+        ("deadline passed".into(), Input::DeadlinePassed),
+        ("pause".into(), Input::Pause),
+        ("resume".into(), Input::Resume),
         ("cancel".into(), Input::Cancel),
         ("redrive".into(), Input::Redrive),
         ("unfit here".into(), Input::Unfit),
@@ -73,7 +80,9 @@ fn every_world() -> Vec<Facts> {
             for failures in [0, 3] {
                 for losses in [0, 4] {
                     for last_cause in [None, Some(Cause::Oom)] {
-                        worlds.push(Facts { consent, failures, losses, last_cause, ..facts(state) });
+                        for paused in [false, true] {
+                            worlds.push(Facts { consent, failures, losses, last_cause, paused, ..facts(state) });
+                        }
                     }
                 }
             }
@@ -116,9 +125,10 @@ fn whoever_leaves_a_job_waiting_publishes_it_again() {
     for world in every_world() {
         for (name, input) in inputs() {
             let Step::Move(change) = step(&world, &input) else { continue };
-            if matches!(change.to, State::Queued | State::Delayed) {
+            let stays = change.to == world.state && change.end.is_none();
+            if matches!(change.to, State::Queued | State::Delayed) && !stays {
                 assert!(change.publish.is_some(), "{name}: nobody would publish {world:?} -> {change:?}");
-            } else {
+            } else if !stays {
                 assert!(change.publish.is_none(), "{name}: {world:?} -> {change:?} publishes a job that does not wait");
             }
         }
@@ -219,6 +229,15 @@ fn a_lost_answer_to_a_claim_is_given_again() {
     assert!(change.grant_again && !change.begin);
 }
 
+#[test]
+fn a_paused_job_is_not_granted_and_its_resumption_publishes_it() {
+    let paused = Facts { paused: true, ..facts(State::Queued) };
+    let claim = Input::Claim { from: sender("other", 2), owner_dead: false, running_unanswered: None };
+    assert_eq!(step(&paused, &claim), Step::Stale(Stale::Paused));
+    let Step::Move(change) = step(&paused, &Input::Resume) else { panic!("a paused job can go on") };
+    assert_eq!((change.to, change.publish, change.pause), (State::Queued, Some(Publish::Now), Some(false)));
+}
+
 fn cell(state: State, input: &Input) -> String {
     match step(&facts(state), input) {
         Step::Move(change) => {
@@ -235,10 +254,13 @@ fn cell(state: State, input: &Input) -> String {
             note(change.count_failure, "counts");
             note(change.tell.is_some(), "owner told");
             note(change.drop.is_some_and(|_| !change.begin), "delivery dropped");
+            note(change.pause == Some(true), "paused");
+            note(change.pause == Some(false) && matches!(input, Input::Resume), "goes on");
             match change.publish {
                 Some(Publish::Now) => note(true, "published now"),
                 Some(Publish::AfterBackoff) => note(true, "published after backoff"),
                 Some(Publish::AfterPlacementPause) => note(true, "published after a pause"),
+                Some(Publish::WhenDue) => note(true, "published when due"),
                 None => {}
             }
             text
@@ -248,6 +270,7 @@ fn cell(state: State, input: &Input) -> String {
         Step::Stale(Stale::OldAttempt) => "·  old".into(),
         Step::Stale(Stale::NotYet) => "·  not yet".into(),
         Step::Stale(Stale::Cancelling) => "·  cancelling".into(),
+        Step::Stale(Stale::Paused) => "·  paused".into(),
         Step::Refuse(refusal) => format!("✗ {refusal}"),
     }
 }

@@ -131,6 +131,7 @@ impl World {
             owner: self.owner.map(|(worker, life)| sender(worker, life)),
             consent: self.consent,
             last_cause: self.last_cause,
+            paused: false,
         }
     }
 

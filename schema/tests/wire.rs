@@ -8,8 +8,9 @@ use ffpool_schema::id::{Incarnation, JobId};
 use ffpool_schema::job::{JobSpec, Pool, Priority, Queue};
 use ffpool_schema::message::{
     Ability, Artifact, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob,
-    DropReason, Event, Grant, Heartbeat, JobAnswer, JobCommand, LogLine, Manifest, Outcome, Phase, Probe, Progress,
-    RunningAttempt, Sender, SourceIdentity, Usage, VideoProbe, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
+    DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LogLine, Manifest, Outcome, Phase, Probe,
+    Progress, RunningAttempt, Sender, SourceIdentity, Usage, VideoProbe, WorkerAnswer, WorkerCommand, WorkerState,
+    fingerprint,
 };
 use ffpool_schema::parse::Fault;
 use ffpool_schema::scenario::resolve;
@@ -110,13 +111,17 @@ fn a_claim_and_its_answers() {
         delivery_count: 1,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
     };
-    golden("claim", &ClaimRequest { from: from(), delivery, ability: Some(ability()), running_unanswered: None });
+    golden(
+        "claim",
+        &ClaimRequest { from: from(), delivery, ability: Some(ability()), idle: true, running_unanswered: None },
+    );
     let spec = JobSpec::new("480p30-h264");
     let encode = resolve(&spec).unwrap();
-    let grant = Grant { job: job(), attempt: 2, lease_ms: 5000, spec, encode, traceparent: None };
+    let grant = Grant { job: job(), attempt: 2, lease_ms: 5000, spec, encode, alone: false, traceparent: None };
     golden("claim_run", &ClaimReply::Run(Box::new(grant)));
     golden("claim_drop", &ClaimReply::Drop { job: Some(job()), reason: DropReason::OwnerAlive });
-    golden("claim_hold", &ClaimReply::Hold { retry_after_ms: 500, reason: "the ledger is away".into() });
+    let reason = "the queue is paused".to_owned();
+    golden("claim_hold", &ClaimReply::Hold { retry_after_ms: 500, scope: HoldScope::Queue, reason });
 }
 
 #[test]
@@ -140,7 +145,7 @@ fn signals() {
             state: WorkerState::Ready,
             capacity: Capacity { slots: 2, used: 1, cpu_percent: 200, memory_mb: 4096, disk_mb: 20_000 },
             ability: ability(),
-            running: vec![RunningAttempt { job: job(), attempt: 1, progress: Some(progress()) }],
+            running: vec![RunningAttempt { job: job(), attempt: 1, progress: Some(progress()), frozen: false }],
         },
     );
     golden("progress", &progress());
