@@ -12,7 +12,9 @@ use ffpool_schema::encode::Encode;
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::{Input, Step};
-use ffpool_schema::message::{ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Grant, MAX_BODY_BYTES};
+use ffpool_schema::message::{
+    ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Grant, HoldScope, MAX_BODY_BYTES,
+};
 use ffpool_schema::metrics as names;
 use ffpool_schema::parse::{self, Fault, Received};
 use ffpool_schema::{scenario, subjects};
@@ -121,7 +123,7 @@ impl Desk {
         match decided {
             Ok(decided) => Some(self.reply(claim, *decided).await),
             Err(ApplyError::Expired | ApplyError::Closed) => None,
-            Err(ApplyError::Refused(reason)) => Some(ClaimReply::Hold { retry_after_ms: HOLD_MS, reason }),
+            Err(ApplyError::Refused(reason)) => Some(hold(reason)),
         }
     }
 
@@ -235,7 +237,7 @@ impl Desk {
             Step::Move(change) if change.begin || change.grant_again => self.grant(claim, decided).await,
             Step::Move(change) => ClaimReply::Drop { job, reason: change.drop.unwrap_or(DropReason::Superseded) },
             Step::Stale(stale) => ClaimReply::Drop { job, reason: stale.drop_reason() },
-            Step::Refuse(refusal) => ClaimReply::Hold { retry_after_ms: HOLD_MS, reason: refusal.to_string() },
+            Step::Refuse(refusal) => hold(refusal.to_string()),
         }
     }
 
@@ -253,6 +255,7 @@ impl Desk {
                 lease_ms: u64::try_from(self.ledger.policy().lease.as_millis()).unwrap_or(u64::MAX),
                 spec: JobSpec { id: Some(job), ..spec },
                 encode,
+                alone: false,
                 traceparent: telemetry::traceparent(&Span::current(), decided.traceparent.as_deref()),
             })),
             // Recorded by another version of this program, which knew what this one does not.
@@ -262,7 +265,7 @@ impl Desk {
                 let rejection = Happening { evidence, ..Happening::new(job, Input::Rejected { attempt }) };
                 match self.ledger.apply(rejection).await {
                     Ok(_) => ClaimReply::Drop { job: Some(job), reason: DropReason::Rejected },
-                    Err(error) => ClaimReply::Hold { retry_after_ms: HOLD_MS, reason: error.to_string() },
+                    Err(error) => hold(error.to_string()),
                 }
             }
         }
@@ -319,4 +322,9 @@ async fn answer<T, A: serde::Serialize>(request: &Request<T>, reply: &A) {
     if let Err(error) = request.answer(reply).await {
         debug!(%error, subject = %request.subject, "an answer was not sent; the question comes again");
     }
+}
+
+/// The answer for a delivery that nobody can decide about now.
+fn hold(reason: String) -> ClaimReply {
+    ClaimReply::Hold { retry_after_ms: HOLD_MS, scope: HoldScope::Delivery, reason }
 }

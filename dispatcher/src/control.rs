@@ -84,6 +84,8 @@ pub(crate) async fn send(signals: &Signals, tell: &TellOwner) {
     let command = match tell.tell {
         Tell::Cancel => JobCommand::Cancel { attempt: tell.attempt },
         Tell::Abandon => JobCommand::Abandon { attempt: tell.attempt },
+        Tell::Pause => JobCommand::Pause { attempt: tell.attempt },
+        Tell::Resume => JobCommand::Resume { attempt: tell.attempt },
     };
     if let Err(error) = signals.publish(&subjects::control_job(tell.job), &command).await {
         debug!(job = %tell.job, attempt = tell.attempt, %error, "a command to an owner was not sent");

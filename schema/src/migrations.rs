@@ -4,4 +4,7 @@
 //! its start, forward only.
 
 /// Every migration: its name as `V<number>__<what>`, and its SQL.
-pub const ALL: &[(&str, &str)] = &[("V1__ledger", include_str!("../migrations/V1__ledger.sql"))];
+pub const ALL: &[(&str, &str)] = &[
+    ("V1__ledger", include_str!("../migrations/V1__ledger.sql")),
+    ("V2__pausing_and_depending", include_str!("../migrations/V2__pausing_and_depending.sql")),
+];

@@ -113,6 +113,7 @@ impl Attempts {
                 job,
                 attempt,
                 progress: running.progress.borrow().clone(),
+                frozen: false,
             })
             .collect()
     }

@@ -42,7 +42,7 @@ impl From<ClaimReply> for Claim {
         match reply {
             ClaimReply::Run(grant) => Claim::Granted(grant),
             ClaimReply::Drop { job: _, reason } => Claim::Drop(reason),
-            ClaimReply::Hold { retry_after_ms, reason } => {
+            ClaimReply::Hold { retry_after_ms, scope: _, reason } => {
                 Claim::Hold { pause: Duration::from_millis(retry_after_ms), reason }
             }
         }
@@ -107,6 +107,7 @@ impl Claims {
             },
             // Said each time: the dispatcher that answers need not be the one that heard the heartbeat.
             ability: Some(self.ability.clone()),
+            idle: false,
             running_unanswered: None,
         }
     }
@@ -134,7 +135,15 @@ fn provisional(delivery: &DeliveredJob, number: Option<&str>, ability: &Ability,
         return None;
     }
     // No lease yet, so it lasts for nothing.
-    Some(Grant { job: spec.id?, attempt, lease_ms: 0, spec, encode, traceparent: delivery.traceparent.clone() })
+    Some(Grant {
+        job: spec.id?,
+        attempt,
+        lease_ms: 0,
+        spec,
+        encode,
+        alone: false,
+        traceparent: delivery.traceparent.clone(),
+    })
 }
 
 #[cfg(test)]

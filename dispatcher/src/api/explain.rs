@@ -228,6 +228,10 @@ mod tests {
     fn job(state: State) -> JobDetail {
         JobDetail {
             job: JobView {
+            paused: false,
+            frozen_since: None,
+            deadline: None,
+            depends_on: Vec::new(),
                 id: JobId(Uuid::nil()),
                 number: 7,
                 state,

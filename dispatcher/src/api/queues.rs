@@ -57,6 +57,7 @@ fn view(work: WorkQueue, counts: &[QueueCount], ready: &BTreeMap<String, u64>) -
     let count = counts.iter().find(|count| count.work == work);
     QueueView {
         ready: ready.get(&name).copied(),
+        paused: false,
         name,
         queue: work.queue.to_string(),
         priority: work.priority.to_string(),

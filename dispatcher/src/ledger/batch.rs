@@ -304,6 +304,7 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
     let failure_texts: Vec<Option<String>> = records.iter().map(|r| r.writes.failure.as_ref().map(json)).collect();
     let faults: Vec<Option<String>> = records.iter().map(|r| r.writes.faults.as_ref().map(json)).collect();
     let manifests: Vec<Option<String>> = records.iter().map(|r| r.writes.manifest.as_ref().map(json)).collect();
+    let paused: Vec<bool> = records.iter().map(|r| r.facts.paused).collect();
     let lease_ms = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
     client
         .execute(
@@ -329,6 +330,7 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
                 &faults,
                 &manifests,
                 &lease_ms,
+                &paused,
             ],
         )
         .await?;
@@ -373,6 +375,7 @@ fn read_record(row: &Row) -> Result<Record, Error> {
             owner,
             consent: row.try_get::<_, Option<i32>>("consent")?.map(natural),
             last_cause: cause.and_then(|name| Cause::ALL.into_iter().find(|cause| cause.as_str() == name)),
+            paused: row.try_get("paused")?,
         },
         custody: custody.and_then(|name| [Custody::Broker, Custody::Ledger].into_iter().find(|c| c.as_str() == name)),
         tapped: row.try_get("tapped")?,
@@ -416,7 +419,7 @@ macro_rules! record_columns {
     ($spec:literal) => {
         concat!(
             "id, number, state, queue, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
-             last_cause, custody, tapped, reason, ",
+             last_cause, paused, custody, tapped, reason, ",
             $spec,
             " AS spec, traceparent, \
              coalesce(lease_until < now(), false) AS lease_is_over, coalesce(publish_due <= now(), false) AS is_due, \
@@ -451,7 +454,7 @@ const INSERT_JOBS: &str = concat!(
 
 const UPDATE_JOBS: &str = "UPDATE job AS j SET \
         state = u.state, attempt = u.attempt, failures = u.failures, losses = u.losses, owner_worker = u.worker, \
-        owner_incarnation = u.life, consent = u.consent, last_cause = u.cause, custody = u.custody, \
+        owner_incarnation = u.life, consent = u.consent, last_cause = u.cause, paused = u.paused, custody = u.custody, \
         tapped = u.tapped, reason = u.reason, \
         lease_until = CASE WHEN u.renewed THEN now() + $20::bigint * interval '1 millisecond' \
                            WHEN u.state IN ('running', 'cancelling') THEN j.lease_until END, \
@@ -466,9 +469,9 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
                         THEN coalesce(j.ended_at, now()) END \
      FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::uuid[], \
                  $8::integer[], $9::text[], $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::boolean[], \
-                 $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[]) \
+                 $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[]) \
           AS u(id, state, attempt, failures, losses, worker, life, consent, cause, custody, tapped, reason, renewed, \
-               cleared, begun, outbox, failure, faults, manifest) \
+               cleared, begun, outbox, failure, faults, manifest, paused) \
      WHERE j.id = u.id";
 
 const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarnation) \

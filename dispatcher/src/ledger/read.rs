@@ -30,7 +30,8 @@ const HISTORY_MAX: i64 = 1000;
 const WORKERS_MAX: i64 = 1000;
 
 const JOB_COLUMNS: &str = "id, number, state, queue, priority, pool, scenario, tenant, labels, attempt, failures, \
-     max_retries, owner_worker, custody, created_at, publish_due, started_at, ended_at, progress, failure, reason, faults";
+     max_retries, owner_worker, custody, created_at, publish_due, started_at, ended_at, progress, failure, reason, faults, \
+     paused, frozen_since, deadline, (SELECT array_agg(parent) FROM dependency WHERE child = job.id) AS parents";
 
 /// Why the ledger could not tell.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +187,8 @@ impl Ledger {
         bounded(async {
             let limit = usize::from(filter.limit);
             let query = list_query(filter);
-            let values: Vec<&(dyn ToSql + Sync)> = query.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
+            let values: Vec<&(dyn ToSql + Sync)> =
+                query.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
             let client = self.pool().get().await?;
             let rows = client.query(&query.sql, &values).await?;
             let jobs = rows.iter().take(limit).map(job_view).collect::<Result<_, _>>()?;
@@ -276,7 +278,8 @@ const SUBMITTED: &str = "SELECT number, state, spec FROM job WHERE id = $1";
 const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage FROM attempt \
      WHERE job = $1 ORDER BY attempt DESC LIMIT $2";
 
-const EVENTS: &str = "SELECT at, kind, state, attempt, detail FROM event WHERE job = $1 ORDER BY at DESC, seq DESC LIMIT $2";
+const EVENTS: &str =
+    "SELECT at, kind, state, attempt, detail FROM event WHERE job = $1 ORDER BY at DESC, seq DESC LIMIT $2";
 
 const LOG: &str = "SELECT attempt, seq, line FROM log_line WHERE job = $1 AND ($2::integer IS NULL OR attempt = $2) \
      ORDER BY attempt DESC, seq DESC LIMIT $3";
@@ -382,11 +385,20 @@ fn job_view(row: &Row) -> Result<JobView, ReadError> {
         due_at: if delayed { row.try_get("publish_due")? } else { None },
         started_at: row.try_get("started_at")?,
         ended_at: row.try_get("ended_at")?,
+        paused: row.try_get("paused")?,
+        frozen_since: if running { row.try_get("frozen_since")? } else { None },
+        deadline: row.try_get("deadline")?,
+        depends_on: parents(row)?,
         progress: if running { json(row, "progress")? } else { None },
         failure: json(row, "failure")?,
         reason: row.try_get("reason")?,
         faults: json(row, "faults")?.unwrap_or_default(),
     })
+}
+
+fn parents(row: &Row) -> Result<Vec<JobId>, ReadError> {
+    let ids: Option<Vec<uuid::Uuid>> = row.try_get("parents")?;
+    Ok(ids.unwrap_or_default().into_iter().map(JobId).collect())
 }
 
 fn attempt_view(row: &Row) -> Result<AttemptView, ReadError> {

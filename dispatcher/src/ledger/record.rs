@@ -386,6 +386,9 @@ fn count(record: &mut Record, input: &Input, change: &Change, plan: &mut Plan) {
             facts.last_cause = Some(*cause);
         }
     }
+    if let Some(paused) = change.pause {
+        facts.paused = paused;
+    }
     if change.reset_counts {
         facts.failures = 0;
         facts.losses = 0;
@@ -406,7 +409,17 @@ fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Cha
     let owner = record.facts.owner.as_ref().map_or_else(|| "?".to_owned(), |owner| owner.worker.to_string());
     let by = evidence.by.as_deref();
     record.reason = match input {
-        Input::Arrive | Input::TakeCustody { .. } | Input::Commit { .. } | Input::Due => record.reason.take(),
+        Input::Arrive
+        | Input::TakeCustody { .. }
+        | Input::Commit { .. }
+        | Input::Due
+        | Input::ParentsDone
+        | Input::Resume => record.reason.take(),
+        Input::Pause => Some(match by {
+            Some(by) => format!("paused by {by}"),
+            None => "paused".to_owned(),
+        }),
+        Input::ParentFailed { .. } | Input::DeadlinePassed => evidence.reason.clone(),
         Input::Claim { .. } if change.begin || change.to.is_end() => None,
         Input::Claim { .. } => record.reason.take(),
         Input::Finished { .. } => None,
@@ -438,12 +451,13 @@ fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Cha
         return;
     }
     // Parked without a report of its own: what ended it is still a failure with a cause and a cure.
+    let told = |otherwise: &str| evidence.reason.clone().unwrap_or_else(|| otherwise.to_owned());
     let failure = if *input == Input::DeliveryLimit {
-        let reason = evidence.reason.clone();
-        Failure::new(
-            Cause::DeliveryLimit,
-            reason.unwrap_or_else(|| "the broker gave up delivering its message".to_owned()),
-        )
+        Failure::new(Cause::DeliveryLimit, told("the broker gave up delivering its message"))
+    } else if *input == Input::DeadlinePassed {
+        Failure::new(Cause::Deadline, told("its deadline passed before it could run"))
+    } else if matches!(input, Input::ParentFailed { .. }) {
+        Failure::new(Cause::ParentFailed, told("a job that it depends on has ended without completing"))
     } else {
         let lost = record.facts.losses;
         Failure::new(
@@ -484,6 +498,7 @@ fn place_in_outbox(record: &mut Record, change: &Change, policy: &Policy, random
             Some(Outbox::Enter(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
         }
         Some(Publish::AfterPlacementPause) => Some(Outbox::Enter(PLACEMENT_PAUSE_MS)),
+        Some(Publish::WhenDue) => Some(Outbox::Enter(0)),
         // A claim proves that the job's message is out; an ended job has nothing to publish.
         None if change.begin || change.to.is_end() => Some(Outbox::Leave),
         None => None,
@@ -508,6 +523,11 @@ fn attempt_of(input: &Input) -> Option<u32> {
         Input::Arrive
         | Input::Claim { .. }
         | Input::Due
+        | Input::ParentsDone
+        | Input::ParentFailed { .. }
+        | Input::DeadlinePassed
+        | Input::Pause
+        | Input::Resume
         | Input::Cancel
         | Input::Redrive
         | Input::Unfit
@@ -534,6 +554,11 @@ fn detail(record: &Record, input: &Input, evidence: &Evidence, change: &Change) 
         | Input::Released { .. }
         | Input::CancelDone { .. }
         | Input::Due
+        | Input::ParentsDone
+        | Input::ParentFailed { .. }
+        | Input::DeadlinePassed
+        | Input::Pause
+        | Input::Resume
         | Input::Cancel
         | Input::Redrive
         | Input::Unfit
@@ -594,6 +619,7 @@ mod tests {
                 owner: None,
                 consent: None,
                 last_cause: None,
+                paused: false,
             },
             custody: Some(Custody::Broker),
             tapped: true,

@@ -183,6 +183,7 @@ impl Worker {
     /// Claims a delivery; asks again while nobody answers, as workers do.
     async fn claim(&self, delivery: &DeliveredJob) -> ClaimReply {
         let request = ClaimRequest {
+            idle: true,
             from: self.sender.clone(),
             delivery: delivery.clone(),
             ability: Some(ability()),
@@ -253,7 +254,7 @@ impl Worker {
             ability: ability(),
             running: running
                 .into_iter()
-                .map(|(job, attempt)| RunningAttempt { job, attempt, progress: None })
+                .map(|(job, attempt)| RunningAttempt { job, attempt, progress: None, frozen: false })
                 .collect(),
         };
         // A signal may be lost; the next one says the same.

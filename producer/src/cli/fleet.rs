@@ -189,6 +189,7 @@ pub(crate) mod tests {
     fn queue(name: &str, queued: i64) -> QueueView {
         let mut parts = name.split('.').skip(1);
         QueueView {
+            paused: false,
             name: name.into(),
             queue: parts.next().unwrap().into(),
             priority: parts.next().unwrap().into(),

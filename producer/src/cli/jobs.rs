@@ -384,7 +384,7 @@ pub(crate) async fn redrive(
     };
     let mut report = RedriveReport { redriven: Vec::new(), refused: Default::default() };
     for ids in ids.chunks(REDRIVE_BATCH) {
-        let part = client.redrive(&RedriveRequest { ids: ids.to_vec(), reason: reason.clone() }).await?;
+        let part = client.redrive(&RedriveRequest { ids: ids.to_vec(), fingerprint: None, reason: reason.clone() }).await?;
         report.redriven.extend(part.redriven);
         report.refused.extend(part.refused);
     }

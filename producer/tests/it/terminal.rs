@@ -22,6 +22,10 @@ fn job(state: State) -> JobDetail {
     let at = Timestamp::from_second(1_700_000_000).unwrap();
     JobDetail {
         job: JobView {
+            paused: false,
+            frozen_since: None,
+            deadline: None,
+            depends_on: Vec::new(),
             id: ID.parse::<JobId>().unwrap(),
             number: 17,
             state,

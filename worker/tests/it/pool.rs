@@ -97,7 +97,11 @@ impl Dispatcher {
         match (*self.to_claim.lock().unwrap())(request) {
             Say::Run(attempt) => Some(ClaimReply::Run(Box::new(grant(request, attempt)))),
             Say::Drop(reason) => Some(ClaimReply::Drop { job: None, reason }),
-            Say::Hold(retry_after_ms) => Some(ClaimReply::Hold { retry_after_ms, reason: "test".into() }),
+            Say::Hold(retry_after_ms) => Some(ClaimReply::Hold {
+                retry_after_ms,
+                scope: ffpool_schema::message::HoldScope::Delivery,
+                reason: "test".into(),
+            }),
             Say::Nothing => None,
         }
     }
@@ -123,7 +127,7 @@ fn grant(request: &ClaimRequest, attempt: u32) -> Grant {
     };
     let spec = parse(&received).unwrap();
     let encode = scenario::resolve(&spec).unwrap();
-    Grant { job: spec.id.unwrap(), attempt, lease_ms: 5000, spec, encode, traceparent: None }
+    Grant { job: spec.id.unwrap(), attempt, lease_ms: 5000, spec, encode, alone: false, traceparent: None }
 }
 
 /// One worker's surroundings.

@@ -115,6 +115,7 @@ async fn a_job_that_fits_nobody_is_rejected_and_one_that_fits_another_waits_for_
     let tiny = Ability { memory_mb: 512, ..ability() };
     let claim = async |id: JobId, body: &[u8]| {
         let request = ClaimRequest {
+            idle: true,
             from: small.sender.clone(),
             delivery: delivery(Some(id), body),
             ability: Some(tiny.clone()),

@@ -119,6 +119,7 @@ impl Bench {
 
     pub fn grant(&self, spec: &JobSpec) -> Grant {
         Grant {
+            alone: false,
             job: JobId(Uuid::new_v4()),
             attempt: 1,
             lease_ms: 5000,
