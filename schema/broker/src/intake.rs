@@ -6,10 +6,11 @@
 //!
 //! Invariant: every message in hand is in a [`Delivery`] that holds one of `capacity` slots, or is on its way back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ffpool_schema::job::Queue;
 use ffpool_schema::topology::WorkQueue;
 use futures_util::future::join_all;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -42,14 +43,21 @@ const RENEW: Duration = Duration::from_secs(60);
 /// So many checks in a row may find messages that no consumer was given.
 const VERIFY_FAILED_MAX: u32 = 2;
 
+/// No hold is longer: an instant cannot be moved for ever.
+const HOLD_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The source of deliveries of one worker.
 pub struct Intake {
     waiters: mpsc::Sender<Waiter>,
     slots: Arc<Semaphore>,
     ageing: watch::Sender<Option<Duration>>,
+    holds: watch::Sender<Holds>,
     shared: Arc<Shared>,
     search: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// Until when nothing is taken from a queue.
+type Holds = BTreeMap<Queue, Instant>;
 
 struct Shared {
     /// A waiter may have gone away.
@@ -84,11 +92,13 @@ impl Intake {
         let (waiters, incoming) = mpsc::channel(usize::from(capacity));
         let shared = Arc::new(Shared { nudge: Notify::new(), stop: CancellationToken::new(), proof: Mutex::new(None) });
         let ageing = watch::Sender::new(None);
+        let holds = watch::Sender::new(Holds::new());
         let search = Search {
             state: link.watch(),
             pool: Arc::new(ChannelPool::new(link, capacity)),
             ladder: Ladder::new(queues),
             ageing: ageing.subscribe(),
+            holds: holds.subscribe(),
             incoming,
             waiters: VecDeque::new(),
             fetches: JoinSet::new(),
@@ -104,6 +114,7 @@ impl Intake {
             waiters,
             slots: Arc::new(Semaphore::new(usize::from(capacity))),
             ageing,
+            holds,
             shared,
             search: Mutex::new(Some(tokio::spawn(search.run()))),
         }
@@ -131,6 +142,16 @@ impl Intake {
     /// `live.high` 103). `None`, the default, serves strictly by score.
     pub fn set_ageing(&self, interval: Option<Duration>) {
         self.ageing.send_replace(interval);
+    }
+
+    /// Takes nothing from the three work queues of `queue` for so long: they are neither picked nor armed, and what is
+    /// on its way from them goes back. Deliveries already handed out by [`Intake::next`] stay with their holders.
+    ///
+    /// The last call counts: another one moves the end, and zero ends the hold.
+    pub fn hold(&self, queue: Queue, for_: Duration) {
+        self.holds.send_modify(|holds| {
+            holds.insert(queue, Instant::now() + for_.min(HOLD_MAX));
+        });
     }
 
     /// When the intake last proved that it can take work: it saw the depths of all queues it needed to.
@@ -162,6 +183,7 @@ struct Search {
     state: watch::Receiver<crate::link::LinkState>,
     ladder: Ladder,
     ageing: watch::Receiver<Option<Duration>>,
+    holds: watch::Receiver<Holds>,
     incoming: mpsc::Receiver<Waiter>,
     /// Slots without a fetch under way.
     waiters: VecDeque<Waiter>,
@@ -185,6 +207,8 @@ enum Fetched {
     Stray { rung: usize, remaining: u32, delivery: Box<Delivery> },
     /// Somebody else was faster.
     Empty { rung: usize, waiter: Waiter },
+    /// The queue was held meanwhile, and the message went back.
+    Held { waiter: Waiter },
     /// The broker or the link failed.
     Failed { waiter: Waiter, error: BrokerError },
 }
@@ -193,7 +217,7 @@ impl Search {
     async fn run(mut self) {
         while !self.shared.stop.is_cancelled() {
             let wake_at = self.advance().await;
-            self.wait(wake_at).await;
+            self.wait(wake_at.into_iter().chain(self.ladder.next_hold_end()).min()).await;
         }
         self.finish().await;
     }
@@ -204,8 +228,11 @@ impl Search {
         self.ladder.set_ageing(*self.ageing.borrow_and_update());
         self.drop_what_is_stale();
 
-        if self.waiters.is_empty() {
+        // Armed are the queues that were free before; the harvest gives back what a held one brought.
+        if self.heed_holds() || self.waiters.is_empty() {
             self.harvest().await;
+        }
+        if self.waiters.is_empty() {
             return None;
         }
         if let Some(paused_until) = self.paused_until {
@@ -255,6 +282,7 @@ impl Search {
             },
             () = self.shared.nudge.notified() => {}
             _ = self.ageing.changed() => {}
+            _ = self.holds.changed() => {}
             _ = self.state.changed() => {}
             () = wake => {}
         }
@@ -269,7 +297,7 @@ impl Search {
             let Some(rung) = self.ladder.pick(Instant::now()) else { break };
             let waiter = self.waiters.pop_front().expect("the loop condition");
             let (work, queue) = (self.ladder.rung(rung).work.clone(), self.ladder.rung(rung).name.clone());
-            self.fetches.spawn(fetch(self.pool.clone(), rung, work, queue, waiter));
+            self.fetches.spawn(fetch(self.pool.clone(), self.holds.clone(), rung, work, queue, waiter));
         }
         if self.waiters.is_empty() {
             return None;
@@ -411,6 +439,7 @@ impl Search {
         let Some(arms) = self.arms.take() else { return };
         let mut disarmed = arms.disarm(self.pool.prefetch()).await;
         self.ladder.forget();
+        self.heed_holds();
         let mut order: Vec<usize> = disarmed.iter().map(|arm| arm.rung).collect();
         self.ladder.sort(&mut order, Instant::now());
         disarmed.sort_by_key(|arm| order.iter().position(|&rung| rung == arm.rung));
@@ -431,9 +460,11 @@ impl Search {
         }
     }
 
-    /// Gives a delivery to the first waiter that is still there, else back to the broker.
+    /// Gives a delivery to the first waiter that is still there, else back to the broker; a held queue's goes back.
     async fn hand(&mut self, mut delivery: Delivery) {
-        while let Some(waiter) = self.waiters.pop_front() {
+        while !self.ladder.is_held(delivery.work.queue)
+            && let Some(waiter) = self.waiters.pop_front()
+        {
             delivery.occupy(waiter.slot);
             match waiter.reply.send(delivery) {
                 Ok(()) => return,
@@ -460,6 +491,7 @@ impl Search {
                 self.ladder.lower(rung, 0);
                 self.waiters.push_front(waiter);
             }
+            Ok(Fetched::Held { waiter }) => self.waiters.push_front(waiter),
             Ok(Fetched::Failed { waiter, error }) => {
                 debug!(%error, "cannot fetch work");
                 self.waiters.push_front(waiter);
@@ -468,6 +500,12 @@ impl Search {
             }
             Err(error) => warn!(%error, "a fetch ended without an answer; its waiter asks again"),
         }
+    }
+
+    /// Takes in the holds as they are now. Answers whether any began or ended.
+    fn heed_holds(&mut self) -> bool {
+        let holds = self.holds.borrow_and_update().clone();
+        self.ladder.set_holds(holds, Instant::now())
     }
 
     fn pause(&mut self) {
@@ -504,7 +542,14 @@ impl Search {
 }
 
 /// Fetches one message for one waiter, on a channel that becomes the delivery's own.
-async fn fetch(pool: Arc<ChannelPool>, rung: usize, work: WorkQueue, queue: String, waiter: Waiter) -> Fetched {
+async fn fetch(
+    pool: Arc<ChannelPool>,
+    holds: watch::Receiver<Holds>,
+    rung: usize,
+    work: WorkQueue,
+    queue: String,
+    waiter: Waiter,
+) -> Fetched {
     let attempt = async {
         let channel = pool.take().await?;
         let message = channel.get(&queue).await?;
@@ -519,7 +564,13 @@ async fn fetch(pool: Arc<ChannelPool>, rung: usize, work: WorkQueue, queue: Stri
         return Fetched::Empty { rung, waiter };
     };
     let remaining = message.message_count;
+    let held = holds.borrow().get(&work.queue).is_some_and(|until| *until > Instant::now());
     let mut delivery = Delivery::new(work, message.delivery, channel, pool);
+    if held {
+        // Lost is fine too: then the broker has it already.
+        let _ = delivery.release().await;
+        return Fetched::Held { waiter };
+    }
     delivery.occupy(waiter.slot);
     match waiter.reply.send(delivery) {
         Ok(()) => Fetched::Handed { rung, remaining },

@@ -3,8 +3,10 @@
 //! Invariant: of the queues known to hold work, the one with the best score is taken first; a queue whose depth was not
 //! looked at in the last scan counts as unknown, never as empty.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use ffpool_schema::job::Queue;
 use ffpool_schema::topology::WorkQueue;
 
 /// How long the counts of a scan may steer further picks. Within it a better job may be passed over by a lower one.
@@ -34,6 +36,8 @@ pub(crate) struct Ladder {
     rungs: Vec<Rung>,
     scanned_at: Option<Instant>,
     ageing: Option<Duration>,
+    /// Queues of which nothing is taken, and until when.
+    holds: BTreeMap<Queue, Instant>,
 }
 
 impl Ladder {
@@ -49,11 +53,28 @@ impl Ladder {
                 broken_since: None,
             })
             .collect();
-        Ladder { rungs, scanned_at: None, ageing: None }
+        Ladder { rungs, scanned_at: None, ageing: None, holds: BTreeMap::new() }
     }
 
     pub(crate) fn set_ageing(&mut self, ageing: Option<Duration>) {
         self.ageing = ageing;
+    }
+
+    /// Takes in which queues are held. Answers whether any hold began or ended with that.
+    pub(crate) fn set_holds(&mut self, mut holds: BTreeMap<Queue, Instant>, now: Instant) -> bool {
+        holds.retain(|_, until| *until > now);
+        let changed = !holds.keys().eq(self.holds.keys());
+        self.holds = holds;
+        changed
+    }
+
+    pub(crate) fn is_held(&self, queue: Queue) -> bool {
+        self.holds.contains_key(&queue)
+    }
+
+    /// When the next hold ends.
+    pub(crate) fn next_hold_end(&self) -> Option<Instant> {
+        self.holds.values().min().copied()
     }
 
     pub(crate) fn rung(&self, at: usize) -> &Rung {
@@ -77,9 +98,10 @@ impl Ladder {
         groups
     }
 
-    /// The rungs that are not known to be missing, best first.
+    /// The rungs that are neither held nor known to be missing, best first.
     pub(crate) fn present(&self, now: Instant) -> Vec<usize> {
         let mut present: Vec<usize> = (0..self.rungs.len())
+            .filter(|&at| !self.is_held(self.rungs[at].work.queue))
             .filter(|&at| self.rungs[at].missing_since.is_none_or(|since| now.duration_since(since) >= MISSING_FOR))
             .collect();
         self.sort(&mut present, now);
@@ -241,6 +263,24 @@ mod tests {
         assert_eq!(ladder.rung(after).name, "jobs.live.high");
         let last = ladder.pick(start + Duration::from_secs(19 * 60)).unwrap();
         assert_eq!(ladder.rung(last).name, "jobs.batch.low", "live.high 103 + 10 against 11 + 190");
+    }
+
+    #[test]
+    fn a_held_queue_is_passed_over_until_its_hold_ends() {
+        let now = Instant::now();
+        let until = now + Duration::from_secs(5);
+        let mut ladder = ladder();
+        assert!(ladder.set_holds(BTreeMap::from([(Queue::Live, until)]), now));
+        assert!(!ladder.set_holds(BTreeMap::from([(Queue::Live, until)]), now), "the second time is no news");
+        assert_eq!(ladder.next_hold_end(), Some(until));
+        ladder.begin_scan(now);
+        for at in 0..9 {
+            ladder.observe(at, u32::from(at % 4 == 0), now);
+        }
+        assert_eq!(picks(&mut ladder, now), ["jobs.default.medium", "jobs.batch.low"]);
+        assert!(ladder.is_empty(now), "what is held is nobody's work");
+        assert!(ladder.set_holds(BTreeMap::from([(Queue::Live, until)]), until));
+        assert_eq!(picks(&mut ladder, until), ["jobs.live.high"]);
     }
 
     #[test]

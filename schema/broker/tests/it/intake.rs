@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ffpool_broker::{Delivery, Intake, Settled, queue_depth};
-use ffpool_schema::job::Pool;
+use ffpool_schema::job::{Pool, Queue};
 use ffpool_schema::topology::WorkQueue;
 use ffpool_stack::Stack;
 use futures_util::future::join_all;
@@ -138,6 +138,88 @@ async fn an_idle_intake_is_woken_by_a_message() {
     waits.sort();
     println!("publish to delivery of an idle intake: p50 {:?}, worst {:?}", waits[10], waits[19]);
     assert!(waits[10] < Duration::from_secs(2), "{waits:?}");
+}
+
+/// Waits until just these queue classes have an armed consumer on each of their work queues.
+async fn armed_only(place: &Place, classes: &[Queue]) {
+    until("consumers are armed on what is not held", || async {
+        let depths = queue_depth(&place.link, &names()).await.expect("depths");
+        let wrong = work_queues().iter().zip(&depths).any(|(work, depth)| {
+            depth.as_ref().is_none_or(|depth| depth.consumers != u32::from(classes.contains(&work.queue)))
+        });
+        if wrong { Err(depths) } else { Ok(()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_queue_is_neither_picked_nor_armed_until_its_hold_ends() {
+    let place = Place::new("held").await;
+    let intake = intake(&place, 1);
+    intake.hold(Queue::Live, Duration::from_secs(3600));
+    place.publish("jobs.live", "high", "live").await;
+    place.publish("jobs.batch", "low", "batch").await;
+    let delivery = soon("the job that is not held", intake.next()).await;
+    assert_eq!(id(&delivery), "batch");
+    assert_eq!(delivery.ack().await, Settled::Done);
+
+    // Idle with the best job in sight: the other queues are armed.
+    let next = intake.next();
+    tokio::pin!(next);
+    tokio::select! {
+        _ = &mut next => panic!("only the held queue has a job"),
+        () = armed_only(&place, &[Queue::Default, Queue::Batch]) => {}
+    }
+    // A hold takes an armed consumer away, and its end, reached or called, arms the queue again.
+    intake.hold(Queue::Batch, Duration::from_secs(3600));
+    tokio::select! {
+        _ = &mut next => panic!("only the held queue has a job"),
+        () = armed_only(&place, &[Queue::Default]) => {}
+    }
+    intake.hold(Queue::Batch, Duration::ZERO);
+    tokio::select! {
+        _ = &mut next => panic!("only the held queue has a job"),
+        () = armed_only(&place, &[Queue::Default, Queue::Batch]) => {}
+    }
+    let until = Instant::now() + Duration::from_millis(300);
+    intake.hold(Queue::Live, Duration::from_millis(300));
+    let delivery = soon("the job after its hold", next).await;
+    assert!(Instant::now() >= until, "the hold was cut short");
+    assert_eq!((id(&delivery).as_str(), delivery.redelivered), ("live", false));
+    assert_eq!(delivery.ack().await, Settled::Done);
+    all_done(&place, &intake).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_that_race_with_arrivals_lose_nothing_and_hold() {
+    let place = Place::new("held races").await;
+    let intake = intake(&place, 2);
+    let mut done = BTreeMap::new();
+    let mut handed_back = 0;
+    for number in 0..30 {
+        let next = intake.next();
+        tokio::pin!(next);
+        tokio::select! {
+            _ = &mut next => panic!("nothing was published"),
+            () = armed(&place) => {}
+        }
+        // The job may be on its way when the hold begins: then it goes back, or its waiter has it already.
+        let name = number.to_string();
+        let publish = place.publish("jobs.default", "medium", &name);
+        let hold = async {
+            tokio::time::sleep(Duration::from_micros(number * 300)).await;
+            intake.hold(Queue::Default, Duration::from_millis(50));
+        };
+        let ((), (), delivery) = tokio::join!(publish, hold, async { soon("the job", next).await });
+        handed_back += u32::from(delivery.redelivered);
+        *done.entry(id(&delivery)).or_insert(0) += 1;
+        assert_eq!(delivery.ack().await, Settled::Done);
+        intake.hold(Queue::Default, Duration::ZERO);
+    }
+    println!("{handed_back} of 30 jobs met a hold on their way and went back");
+    assert_eq!(done.len(), 30);
+    assert!(done.values().all(|&times| times == 1), "{done:?}");
+    all_done(&place, &intake).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
