@@ -6,6 +6,7 @@
 //! Invariant: every request is answered within a bound, if need be with a problem that says what does not answer.
 
 mod access;
+mod audit;
 mod body;
 mod catalog;
 mod dead_letters;
@@ -101,7 +102,7 @@ fn router(app: App) -> Router {
     for route in routes::all() {
         let handler = match route.right {
             Right::Open => route.handler,
-            Right::Read | Right::Submit | Right::Control => {
+            Right::Read | Right::Submit | Right::Control | Right::Administer => {
                 route.handler.route_layer(from_fn_with_state((app.clone(), route.right), access::check))
             }
         };

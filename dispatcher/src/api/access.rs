@@ -22,6 +22,8 @@ pub(crate) enum Right {
     Submit,
     /// Changing what happens to jobs and workers.
     Control,
+    /// Destroying records, and seeing who did what.
+    Administer,
 }
 
 impl Right {
@@ -32,6 +34,7 @@ impl Right {
             Right::Read => "read",
             Right::Submit => "submit",
             Right::Control => "control",
+            Right::Administer => "administer",
         }
     }
 }
@@ -51,6 +54,10 @@ pub(crate) fn allows(role: Role, right: Right) -> bool {
             Role::Operator | Role::Admin => true,
             Role::Viewer | Role::Submitter => false,
         },
+        Right::Administer => match role {
+            Role::Admin => true,
+            Role::Viewer | Role::Submitter | Role::Operator => false,
+        },
     }
 }
 
@@ -68,7 +75,10 @@ pub(crate) async fn check(State((app, right)): State<(App, Right)>, mut request:
 async fn authorise(app: &App, right: Right, headers: &HeaderMap) -> Answer<Caller> {
     let key = presented_key(headers)?;
     let caller = app.ledger.caller(key).await?.ok_or_else(|| {
-        ApiError::new(Kind::Unauthenticated, "this API key is not known here, or was revoked; ask an administrator for a new one")
+        ApiError::new(
+            Kind::Unauthenticated,
+            "this API key is not known here, or was revoked; ask an administrator for a new one",
+        )
     })?;
     if !allows(caller.role, right) {
         return Err(ApiError::new(
@@ -108,18 +118,17 @@ mod tests {
 
     #[test]
     fn every_role_has_all_rights_of_the_roles_before_it() {
-        let rights = [Right::Open, Right::Read, Right::Submit, Right::Control];
+        let rights = [Right::Open, Right::Read, Right::Submit, Right::Control, Right::Administer];
         let counts = Role::ALL.map(|role| rights.iter().filter(|right| allows(role, **right)).count());
-        assert_eq!(counts, [2, 3, 4, 4]);
+        assert_eq!(counts, [2, 3, 4, 5]);
         assert_eq!(least_role(Right::Submit), Role::Submitter);
     }
 
     #[test]
     fn both_headers_carry_a_key_and_nothing_else_does() {
-        let headers = |name: &'static str, value: &'static str| HeaderMap::from_iter([(
-            header::HeaderName::from_static(name),
-            header::HeaderValue::from_static(value),
-        )]);
+        let headers = |name: &'static str, value: &'static str| {
+            HeaderMap::from_iter([(header::HeaderName::from_static(name), header::HeaderValue::from_static(value))])
+        };
         assert_eq!(presented_key(&headers("authorization", "Bearer abc")).unwrap(), "abc");
         assert_eq!(presented_key(&headers("authorization", "bearer abc")).unwrap(), "abc");
         assert_eq!(presented_key(&headers("x-api-key", "abc")).unwrap(), "abc");

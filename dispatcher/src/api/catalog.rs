@@ -14,15 +14,16 @@ use crate::api::openapi;
 
 /// `GET /v1/scenarios`
 pub(crate) async fn scenarios() -> Json<Vec<ScenarioView>> {
-    let named = NAMED.iter().map(|named| ScenarioView {
-        name: named.name.to_owned(),
-        description: named.description.to_owned(),
-    });
+    let named = NAMED
+        .iter()
+        .map(|named| ScenarioView { name: named.name.to_owned(), description: named.description.to_owned() });
     let sizes = Resolution::NAMED.map(|(name, width, height)| format!("{name} ({width}x{height})")).join(", ");
     let codecs = VideoCodec::ALL.map(VideoCodec::as_str).join(", ");
     let pattern = ScenarioView {
         name: "<size>[fps]-<codec>".to_owned(),
-        description: format!("such as 1080p60-h264; size: {sizes}; codec: {codecs}; without fps the source's frame rate"),
+        description: format!(
+            "such as 1080p60-h264; size: {sizes}; codec: {codecs}; without fps the source's frame rate"
+        ),
     };
     Json(named.chain([pattern]).collect())
 }

@@ -6,11 +6,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::{Extension, Json};
-use ffpool_schema::api::{JobView, Page, RedriveReport, RedriveRequest};
+use ffpool_schema::api::{DeadLetterGroup, JobView, Page, RedriveReport, RedriveRequest};
 
-use crate::api::{App, body};
 use crate::api::problem::{Answer, ApiError};
 use crate::api::query::{self, Query};
+use crate::api::{App, body};
 use crate::ledger::ControlError;
 use crate::ledger::keys::Caller;
 
@@ -21,6 +21,11 @@ const REDRIVEN_MAX: usize = 1000;
 pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Answer<Json<Page<JobView>>> {
     let filter = Query::read(&uri, query::DEAD_LETTERS)?.job_filter()?;
     Ok(Json(query::page(app.ledger.dead_letters(&filter).await?)))
+}
+
+/// `GET /v1/dead-letters/groups`
+pub(crate) async fn groups(State(app): State<App>) -> Answer<Json<Vec<DeadLetterGroup>>> {
+    Ok(Json(app.ledger.dead_letter_groups().await?))
 }
 
 /// `POST /v1/dead-letters/redrive`

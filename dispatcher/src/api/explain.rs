@@ -46,7 +46,10 @@ fn delayed(job: &JobView, now: Timestamp) -> String {
     };
     let why = match &job.failure {
         Some(failure) if job.failures > 0 => {
-            format!(": the pause after failure {} ({}), of which {} are forgiven", job.failures, failure.cause, job.max_retries)
+            format!(
+                ": the pause after failure {} ({}), of which {} are forgiven",
+                job.failures, failure.cause, job.max_retries
+            )
         }
         Some(_) | None => because(job),
     };
@@ -78,7 +81,9 @@ fn room(job: &JobView, workers: &[WorkerView]) -> String {
     let used: u32 = ready.iter().map(|worker| worker.capacity.used.min(worker.capacity.slots)).sum();
     let workers = if ready.len() == 1 { "1 worker".to_owned() } else { format!("{} workers", ready.len()) };
     if used >= slots {
-        format!("All {slots} slots of {workers} are in use: it is taken when one becomes free and nothing more urgent waits.")
+        format!(
+            "All {slots} slots of {workers} are in use: it is taken when one becomes free and nothing more urgent waits."
+        )
     } else {
         format!("{} of {slots} slots of {workers} are free: it should be taken within a moment.", slots - used)
     }
@@ -147,7 +152,8 @@ fn attempt_ended(attempt: &AttemptView) -> Option<String> {
     let head = format!("Attempt {number} on worker {worker} ended after {ran}");
     Some(match (attempt.outcome.as_deref()?, failure) {
         ("failed", Some(failure)) => {
-            let cost = if failure.cause.policy() == RetryPolicy::Free { "It cost nothing" } else { "It counts as a failure" };
+            let cost =
+                if failure.cause.policy() == RetryPolicy::Free { "It cost nothing" } else { "It counts as a failure" };
             format!("{head}. {} {cost}.", told(failure))
         }
         ("lapsed", _) => format!("{head}, because the worker fell silent; it cost no failure."),
@@ -228,10 +234,10 @@ mod tests {
     fn job(state: State) -> JobDetail {
         JobDetail {
             job: JobView {
-            paused: false,
-            frozen_since: None,
-            deadline: None,
-            depends_on: Vec::new(),
+                paused: false,
+                frozen_since: None,
+                deadline: None,
+                depends_on: Vec::new(),
                 id: JobId(Uuid::nil()),
                 number: 7,
                 state,
@@ -270,7 +276,14 @@ mod tests {
             state: WorkerState::Ready,
             pools: vec!["cpu".into()],
             capacity: Capacity { slots, used, cpu_percent: 200, memory_mb: 4096, disk_mb: 9000 },
-            ability: Ability { cpu_percent: 200, memory_mb: 4096, disk_mb: 9000, encoders: vec![], noop: false, cgroups: true },
+            ability: Ability {
+                cpu_percent: 200,
+                memory_mb: 4096,
+                disk_mb: 9000,
+                encoders: vec![],
+                noop: false,
+                cgroups: true,
+            },
             running: Vec::new(),
             first_seen: at(0),
             last_seen: at(0),
@@ -302,8 +315,11 @@ mod tests {
             failure,
             usage: None,
         };
-        failed.attempts =
-            vec![attempt(1, "failed", Some(failure.clone())), attempt(2, "lapsed", None), attempt(3, "failed", Some(failure))];
+        failed.attempts = vec![
+            attempt(1, "failed", Some(failure.clone())),
+            attempt(2, "lapsed", None),
+            attempt(3, "failed", Some(failure)),
+        ];
         failed.events = vec![EventView {
             at: at(18),
             kind: "redrive".into(),

@@ -37,7 +37,8 @@ impl KeyCommand {
         match self {
             KeyCommand::Create { name, role } => Ok(format!("{}\n", ledger.create_key(name, *role).await?.text())),
             KeyCommand::List => {
-                let mut table = format!("{:<24} {:<10} {:<10} {:<8} {}\n", "NAME", "ROLE", "PREFIX", "STATE", "LAST USED");
+                let mut table =
+                    format!("{:<24} {:<10} {:<10} {:<8} {}\n", "NAME", "ROLE", "PREFIX", "STATE", "LAST USED");
                 for key in ledger.keys().await? {
                     let state = if key.is_valid { "valid" } else { "revoked" };
                     let used = key.last_used_at.map_or_else(|| "never".to_owned(), |at| format!("{at:.0}"));

@@ -27,7 +27,9 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
 
     let status = response.status();
     let elapsed = began.elapsed();
-    span.in_scope(|| tracing::debug!(status = status.as_u16(), ms = elapsed.as_secs_f64() * 1000.0, "request answered"));
+    span.in_scope(|| {
+        tracing::debug!(status = status.as_u16(), ms = elapsed.as_secs_f64() * 1000.0, "request answered")
+    });
     metrics::counter!(HTTP_REQUESTS, "route" => route.clone(), "status" => status.as_u16().to_string()).increment(1);
     metrics::histogram!(HTTP_SECONDS, "route" => route).record(elapsed.as_secs_f64());
 

@@ -1,6 +1,7 @@
 //! `/openapi.json`: the route table as an OpenAPI 3.1 document.
 
 use ffpool_schema::api::Problem;
+use ffpool_schema::job::Queue;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -47,7 +48,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         "responses": responses(route, generator),
         "security": match route.right {
             Right::Open => json!([]),
-            Right::Read | Right::Submit | Right::Control => json!([{"bearer": []}, {"header": []}]),
+            Right::Read | Right::Submit | Right::Control | Right::Administer => json!([{"bearer": []}, {"header": []}]),
         },
     });
     if let Some(body) = &route.takes {
@@ -59,18 +60,22 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
 fn needed_role(right: Right) -> String {
     match right {
         Right::Open => "Needs no key.".to_owned(),
-        Right::Read | Right::Submit | Right::Control => {
+        Right::Read | Right::Submit | Right::Control | Right::Administer => {
             format!("Needs a key of the role {} or higher.", least_role(right))
         }
     }
 }
 
 fn parameters(route: &Route) -> Vec<Value> {
-    let meaning = if route.path.starts_with("/v1/jobs/") { "The job's id, or its number." } else { "The worker's name." };
-    let in_path = route
-        .path
-        .contains("{id}")
-        .then(|| json!({"name": "id", "in": "path", "required": true, "description": meaning, "schema": {"type": "string"}}));
+    let in_path =
+        route.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}')).map(|name| {
+            let (meaning, schema) = match name {
+                "queue" => ("The queue.", json!({"type": "string", "enum": Queue::ALL.map(Queue::as_str)})),
+                _ if route.path.starts_with("/v1/jobs/") => ("The job's id, or its number.", json!({"type": "string"})),
+                _ => ("The worker's name.", json!({"type": "string"})),
+            };
+            json!({"name": name, "in": "path", "required": true, "description": meaning, "schema": schema})
+        });
     let in_query = route.query.iter().map(|parameter| {
         json!({
             "name": parameter.name,
@@ -79,17 +84,18 @@ fn parameters(route: &Route) -> Vec<Value> {
             "schema": parameter.shape.schema(),
         })
     });
-    in_path.into_iter().chain(in_query).collect()
+    in_path.chain(in_query).collect()
 }
 
 fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let mut responses = Map::new();
     for (status, meaning, body) in &route.answers {
-        responses.insert(status.as_str().to_owned(), json!({"description": meaning, "content": content(body, generator)}));
+        responses
+            .insert(status.as_str().to_owned(), json!({"description": meaning, "content": content(body, generator)}));
     }
     let of_right: &[Kind] = match route.right {
         Right::Open => &[],
-        Right::Read | Right::Submit | Right::Control => {
+        Right::Read | Right::Submit | Right::Control | Right::Administer => {
             &[Kind::Unauthenticated, Kind::Forbidden, Kind::Internal, Kind::Unavailable]
         }
     };

@@ -53,7 +53,9 @@ impl Kind {
     pub(crate) fn entry(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Kind::BadRequest => ("/problems/bad-request", StatusCode::BAD_REQUEST, "The request is malformed"),
-            Kind::Unauthenticated => ("/problems/unauthenticated", StatusCode::UNAUTHORIZED, "A valid API key is needed"),
+            Kind::Unauthenticated => {
+                ("/problems/unauthenticated", StatusCode::UNAUTHORIZED, "A valid API key is needed")
+            }
             Kind::Forbidden => ("/problems/forbidden", StatusCode::FORBIDDEN, "The key lacks the right"),
             Kind::NotFound => ("/problems/not-found", StatusCode::NOT_FOUND, "There is no such thing"),
             Kind::MethodNotAllowed => {
@@ -122,7 +124,9 @@ impl ApiError {
     pub(crate) fn invalid_job(faults: Vec<Fault>) -> ApiError {
         let detail = match faults.len() {
             1 => "1 fault, see `faults`; nothing was recorded. Correct it and submit the job again.".to_owned(),
-            count => format!("{count} faults, see `faults`; nothing was recorded. Correct them and submit the job again."),
+            count => {
+                format!("{count} faults, see `faults`; nothing was recorded. Correct them and submit the job again.")
+            }
         };
         let mut error = ApiError::new(Kind::InvalidJob, detail);
         error.problem.faults = faults;
@@ -159,7 +163,10 @@ impl From<ReadError> for ApiError {
                  `since`, or ask again when it has less to do.",
             ),
             ReadError::Row { .. } => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the ledger holds what this version cannot read");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the ledger holds what this version cannot read"
+                );
                 ApiError::new(
                     Kind::Internal,
                     "the ledger holds what this version cannot read; the dispatcher's log names it. \
@@ -189,7 +196,9 @@ impl From<SubmitError> for ApiError {
 impl From<ControlError> for ApiError {
     fn from(error: ControlError) -> ApiError {
         match error {
-            ControlError::NotFound => ApiError::new(Kind::NotFound, "there is no such job; GET /v1/jobs lists what there is"),
+            ControlError::NotFound => {
+                ApiError::new(Kind::NotFound, "there is no such job; GET /v1/jobs lists what there is")
+            }
             ControlError::Refused(refusal) => {
                 ApiError::new(Kind::Conflict, format!("{refusal}; GET /v1/jobs/{{id}}/explain says how it stands"))
             }

@@ -34,7 +34,10 @@ pub(crate) struct Parameter {
 pub(crate) enum Shape {
     Text,
     OneOf(fn() -> Vec<&'static str>),
-    Integer { low: u32, high: u32 },
+    Integer {
+        low: u32,
+        high: u32,
+    },
     Instant,
     /// `name:value`; may be given several times.
     Label,
@@ -83,7 +86,11 @@ pub(crate) const JOBS: &[Parameter] = &[
 ];
 
 /// Parameters of the list of dead letters: those of jobs, whose state is given.
-pub(crate) const DEAD_LETTERS: &[Parameter] = &[QUEUE, PRIORITY, WORKER, LABEL, TENANT, SINCE, LIMIT, CURSOR];
+pub(crate) const DEAD_LETTERS: &[Parameter] =
+    &[QUEUE, PRIORITY, WORKER, LABEL, TENANT, SINCE, FINGERPRINT, LIMIT, CURSOR];
+
+/// Parameters of the audit.
+pub(crate) const AUDIT: &[Parameter] = &[LIMIT, CURSOR];
 
 /// Parameters of a job's log.
 pub(crate) const LOG: &[Parameter] = &[
@@ -100,6 +107,8 @@ const LABEL: Parameter =
     parameter("label", Shape::Label, "Only jobs with this label; given several times, with all of them.");
 const TENANT: Parameter = parameter("tenant", Shape::Text, "Only jobs of this tenant.");
 const SINCE: Parameter = parameter("since", Shape::Instant, "Only jobs recorded at this instant or later.");
+const FINGERPRINT: Parameter =
+    parameter("fingerprint", Shape::Text, "Only dead letters of this kind, see /v1/dead-letters/groups.");
 const LIMIT: Parameter = parameter("limit", Shape::Integer { low: 1, high: 500 }, "Rows of one page. Default 50.");
 const CURSOR: Parameter = parameter("cursor", Shape::Cursor, "Where the page begins: `next` of the page before.");
 
@@ -117,7 +126,8 @@ impl Query {
         for (index, (name, _)) in pairs.iter().enumerate() {
             let known = allowed.iter().find(|known| known.name == name).ok_or_else(|| {
                 let names: Vec<&str> = allowed.iter().map(|known| known.name).collect();
-                let expected = if names.is_empty() { "none is".to_owned() } else { format!("{} are", names.join(", ")) };
+                let expected =
+                    if names.is_empty() { "none is".to_owned() } else { format!("{} are", names.join(", ")) };
                 ApiError::bad_parameter(name, format!("unknown here; {expected} allowed"))
             })?;
             let repeats = matches!(known.shape, Shape::Label);
@@ -164,9 +174,11 @@ impl Query {
             .map(|text| label(text).ok_or_else(|| self.refused("label", text)))
             .collect::<Answer<Vec<_>>>()?;
         if labels.len() > LABELS_MAX {
-            return Err(ApiError::bad_parameter("label", format!("given {} times; {LABELS_MAX} are allowed", labels.len())));
+            return Err(ApiError::bad_parameter(
+                "label",
+                format!("given {} times; {LABELS_MAX} are allowed", labels.len()),
+            ));
         }
-        let limit = self.integer("limit")?.and_then(|limit| u16::try_from(limit).ok());
         Ok(JobFilter {
             state: self.parsed("status")?,
             queue: self.parsed("queue")?,
@@ -175,9 +187,21 @@ impl Query {
             labels,
             tenant: self.value("tenant", |text| (!text.is_empty()).then(|| text.to_owned()))?,
             since: self.parsed("since")?,
-            before: self.value("cursor", read_cursor)?,
-            limit: limit.unwrap_or(LIMIT_DEFAULT),
+            fingerprint: self.value("fingerprint", |text| (!text.is_empty()).then(|| text.to_owned()))?,
+            before: self.before()?,
+            limit: self.limit()?,
         })
+    }
+
+    /// Where the page before ended.
+    pub(crate) fn before(&self) -> Answer<Option<i64>> {
+        self.value("cursor", read_cursor)
+    }
+
+    /// Rows of one page.
+    pub(crate) fn limit(&self) -> Answer<u16> {
+        let limit = self.integer("limit")?.and_then(|limit| u16::try_from(limit).ok());
+        Ok(limit.unwrap_or(LIMIT_DEFAULT))
     }
 }
 
@@ -192,8 +216,9 @@ pub(crate) fn page((items, more): (Vec<JobView>, bool)) -> Page<JobView> {
     Page { items, next }
 }
 
+/// What a client gives to have the rows below `number`.
 // Opaque, so that clients do not depend on what it is made of; the letter leaves room for another kind.
-fn cursor(number: i64) -> String {
+pub(crate) fn cursor(number: i64) -> String {
     URL_SAFE_NO_PAD.encode(format!("n{number}"))
 }
 

@@ -38,9 +38,7 @@ fn queues_of(served: impl Iterator<Item = String>, counts: &[QueueCount]) -> Vec
 async fn ready_messages(app: &App, queues: &[WorkQueue]) -> BTreeMap<String, u64> {
     let names: Vec<String> = queues.iter().map(WorkQueue::name).collect();
     match tokio::time::timeout(BROKER_BOUND, ffpool_broker::queue_depth(&app.amqp, &names)).await {
-        Ok(Ok(depths)) => {
-            depths.into_iter().flatten().map(|depth| (depth.name, u64::from(depth.ready))).collect()
-        }
+        Ok(Ok(depths)) => depths.into_iter().flatten().map(|depth| (depth.name, u64::from(depth.ready))).collect(),
         Ok(Err(error)) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "the broker's queues cannot be counted");
             BTreeMap::new()

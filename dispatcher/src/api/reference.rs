@@ -76,7 +76,8 @@ mod tests {
     fn a_job_is_named_by_the_whole_segment_or_not_at_all() {
         assert_eq!(job_ref("7").unwrap(), JobRef::Number(7));
         assert!(matches!(job_ref("01920f3a-7c1e-7d2a-8a6e-3f0c5b1d9e42").unwrap(), JobRef::Id(_)));
-        for text in ["7abc", "+7", "-7", " 7", "7 ", "7.0", "1e3", "9999999999999999999", "", "01920f3a-7c1e-7d2a-8a6e"] {
+        for text in ["7abc", "+7", "-7", " 7", "7 ", "7.0", "1e3", "9999999999999999999", "", "01920f3a-7c1e-7d2a-8a6e"]
+        {
             let error = job_ref(text).unwrap_err();
             assert_eq!(error.status(), 400, "{text}");
             assert!(error.detail().starts_with("parameter `id`"), "{text}: {}", error.detail());

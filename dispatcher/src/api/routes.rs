@@ -5,8 +5,8 @@
 use axum::http::{Method, StatusCode};
 use axum::routing::{MethodRouter, get, post};
 use ffpool_schema::api::{
-    Accepted, Explanation, JobDetail, JobView, Page, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView,
-    StreamEvent, Submitted, WorkerView,
+    Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, QueueView, Readiness, RedriveReport,
+    RedriveRequest, ScenarioView, StreamEvent, Submitted, WorkerView,
 };
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::LogLine;
@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::api::access::Right;
 use crate::api::problem::Kind;
 use crate::api::query::{self, Parameter};
-use crate::api::{App, catalog, dead_letters, health, jobs, queues, stream, submit, workers};
+use crate::api::{App, audit, catalog, dead_letters, health, jobs, queues, stream, submit, workers};
 
 /// One route.
 pub(crate) struct Route {
@@ -164,11 +164,19 @@ pub(crate) fn all() -> Vec<Route> {
             .query(query::DEAD_LETTERS)
             .answers(OK, "One page.", json::<Page<JobView>>())
             .problems(&[Kind::BadRequest]),
+        Route::get("/v1/dead-letters/groups", Right::Read, "groupDeadLetters", get(dead_letters::groups))
+            .summary("Counts the dead letters by kind: the same cause with the same evidence.")
+            .answers(OK, "The kinds, the most frequent first.", json::<Vec<DeadLetterGroup>>()),
         Route::post("/v1/dead-letters/redrive", Right::Control, "redriveDeadLetters", post(dead_letters::redrive))
             .summary("Sends several jobs round again; says for each that it cannot why.")
             .takes(json::<RedriveRequest>())
             .answers(OK, "What was sent round again and what was not.", json::<RedriveReport>())
             .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::TooLarge]),
+        Route::get("/v1/audit", Right::Administer, "listAudit", get(audit::list))
+            .summary("Lists who changed what through the API, newest first.")
+            .query(query::AUDIT)
+            .answers(OK, "One page.", json::<Page<AuditView>>())
+            .problems(&[Kind::BadRequest]),
         Route::get("/v1/scenarios", Right::Read, "listScenarios", get(catalog::scenarios))
             .summary("Lists the scenarios a job may name.")
             .answers(OK, "The scenarios.", json::<Vec<ScenarioView>>()),

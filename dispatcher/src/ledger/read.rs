@@ -6,7 +6,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use deadpool_postgres::PoolError;
-use ffpool_schema::api::{AttemptView, EventView, JobDetail, JobView, Submitted, WorkerView};
+use ffpool_schema::api::{
+    AttemptView, AuditView, DeadLetterGroup, EventView, JobDetail, JobView, Submitted, WorkerView,
+};
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
@@ -28,6 +30,8 @@ pub const READ_BOUND: Duration = Duration::from_secs(8);
 const HISTORY_MAX: i64 = 1000;
 /// Workers that are shown at most, the last seen.
 const WORKERS_MAX: i64 = 1000;
+/// Kinds of dead letters that are shown at most, the most frequent.
+const KINDS_MAX: i64 = 1000;
 
 const JOB_COLUMNS: &str = "id, number, state, queue, priority, pool, scenario, tenant, labels, attempt, failures, \
      max_retries, owner_worker, custody, created_at, publish_due, started_at, ended_at, progress, failure, reason, faults, \
@@ -90,6 +94,8 @@ pub struct JobFilter {
     pub tenant: Option<String>,
     /// Recorded at or after.
     pub since: Option<Timestamp>,
+    /// Dead letters of this kind.
+    pub fingerprint: Option<String>,
     /// With a number below: where the page before ended.
     pub before: Option<i64>,
     /// So many at most.
@@ -205,6 +211,52 @@ impl Ledger {
         self.jobs(&JobFilter { state: Some(State::Failed), ..filter.clone() }).await
     }
 
+    /// The kinds of dead letters, the most frequent first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn dead_letter_groups(&self) -> Result<Vec<DeadLetterGroup>, ReadError> {
+        bounded(async {
+            let client = self.pool().get().await?;
+            let rows = client.query(&client.prepare_cached(KINDS).await?, &[&KINDS_MAX]).await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(DeadLetterGroup {
+                        fingerprint: row.try_get("fingerprint")?,
+                        cause: row.try_get("cause")?,
+                        example: row.try_get("example")?,
+                        example_job: JobId(row.try_get("example_job")?),
+                        count: row.try_get("count")?,
+                        first: row.try_get("first")?,
+                        last: row.try_get("last")?,
+                    })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// Entries of the audit with their numbers, newest first, and whether more follow; those below `before`, if given.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn audit_entries(
+        &self,
+        before: Option<i64>,
+        limit: u16,
+    ) -> Result<(Vec<(i64, AuditView)>, bool), ReadError> {
+        bounded(async {
+            let client = self.pool().get().await?;
+            // One more than asked for tells whether there is a next page.
+            let wanted = i64::from(limit) + 1;
+            let rows = client.query(&client.prepare_cached(AUDIT).await?, &[&before, &wanted]).await?;
+            let limit = usize::from(limit);
+            let entries = rows.iter().take(limit).map(audit_view).collect::<Result<_, _>>()?;
+            Ok((entries, rows.len() > limit))
+        })
+        .await
+    }
+
     /// The last `lines` lines of a job's tool, first to last; of all attempts, or of one.
     ///
     /// # Errors
@@ -284,6 +336,20 @@ const EVENTS: &str =
 const LOG: &str = "SELECT attempt, seq, line FROM log_line WHERE job = $1 AND ($2::integer IS NULL OR attempt = $2) \
      ORDER BY attempt DESC, seq DESC LIMIT $3";
 
+// A dead letter is grouped by its fingerprint; the newest of a kind stands for it.
+const KINDS: &str = "WITH kind AS ( \
+        SELECT dead_fingerprint AS fingerprint, count(*) AS count, max(number) AS example, \
+               min(coalesce(ended_at, state_since)) AS first, max(coalesce(ended_at, state_since)) AS last \
+        FROM job WHERE state = 'failed' AND dead_fingerprint IS NOT NULL \
+        GROUP BY dead_fingerprint ORDER BY count(*) DESC, max(number) DESC LIMIT $1) \
+     SELECT kind.fingerprint, kind.count, kind.first, kind.last, job.id AS example_job, \
+            coalesce(job.failure ->> 'cause', job.last_cause, 'unknown') AS cause, \
+            coalesce(job.failure ->> 'message', job.reason, '') AS example \
+     FROM kind JOIN job ON job.number = kind.example ORDER BY kind.count DESC, kind.example DESC";
+
+const AUDIT: &str = "SELECT id, at, actor, action, subject, detail FROM audit \
+     WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2";
+
 const WORKERS: &str = "SELECT id, host, version, state, pools, capacity, ability, running, first_seen, last_seen FROM worker \
      ORDER BY last_seen DESC LIMIT $1";
 
@@ -326,7 +392,7 @@ impl Query {
 }
 
 fn list_query(filter: &JobFilter) -> Query {
-    let JobFilter { state, queue, priority, worker, labels, tenant, since, before, limit } = filter;
+    let JobFilter { state, queue, priority, worker, labels, tenant, since, fingerprint, before, limit } = filter;
     let mut query = Query { sql: format!("SELECT {JOB_COLUMNS} FROM job WHERE true"), values: Vec::new() };
     if let Some(state) = state {
         // As a literal, so that the planner sees which partial index applies. The names are a closed set of plain words.
@@ -353,6 +419,9 @@ fn list_query(filter: &JobFilter) -> Query {
     }
     if let Some(since) = since {
         query.and("created_at >=", *since);
+    }
+    if let Some(fingerprint) = fingerprint {
+        query.and("dead_fingerprint =", fingerprint.clone());
     }
     if let Some(before) = before {
         query.and("number <", *before);
@@ -421,6 +490,17 @@ fn event_view(row: &Row) -> Result<EventView, ReadError> {
         attempt: count(row, "attempt")?,
         detail: row.try_get("detail")?,
     })
+}
+
+fn audit_view(row: &Row) -> Result<(i64, AuditView), ReadError> {
+    let view = AuditView {
+        at: row.try_get("at")?,
+        who: row.try_get("actor")?,
+        action: row.try_get("action")?,
+        target: row.try_get("subject")?,
+        detail: row.try_get("detail")?,
+    };
+    Ok((row.try_get("id")?, view))
 }
 
 fn worker_view(row: &Row) -> Result<WorkerView, ReadError> {

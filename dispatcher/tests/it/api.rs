@@ -1,5 +1,7 @@
 //! The HTTP API over real servers: one dispatcher's API for each test, on a database of its own.
 
+mod audit;
+mod dead_letters;
 mod jobs;
 mod keys;
 mod outage;

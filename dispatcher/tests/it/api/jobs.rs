@@ -22,7 +22,8 @@ async fn one_id_is_one_job_however_often_it_is_handed_in() {
     let again = answer(api.post("/v1/jobs").json(&job), 200).await;
     assert_eq!(again["number"], created["number"]);
     // The same job in another spelling is the same job.
-    let spelled = json!({"labels": {"show": "x"}, "parameters": {"duration_seconds": 1.5}, "scenario": "720p30-h264", "id": id});
+    let spelled =
+        json!({"labels": {"show": "x"}, "parameters": {"duration_seconds": 1.5}, "scenario": "720p30-h264", "id": id});
     answer(api.post("/v1/jobs").json(&spelled), 200).await;
 
     let other = json!({"id": id, "scenario": "1080p-h264"});
@@ -48,11 +49,14 @@ async fn both_encodings_are_taken_and_a_bad_body_is_refused_with_every_fault() {
 
     let bad = json!({"scenario": "nonsense", "parameters": {"duration": -1}, "colour": "red"});
     let refused = answer(api.post("/v1/jobs").json(&bad), 422).await;
-    let faults: Vec<&str> = refused["faults"].as_array().unwrap().iter().map(|fault| fault["path"].as_str().unwrap()).collect();
+    let faults: Vec<&str> =
+        refused["faults"].as_array().unwrap().iter().map(|fault| fault["path"].as_str().unwrap()).collect();
     for path in ["scenario", "parameters.duration", "colour"] {
         assert!(faults.contains(&path), "{refused}");
     }
-    for (body, content_type) in [("{", "application/json"), ("{}", "text/html"), ("[]", "application/json"), ("\u{1}", "application/msgpack")] {
+    for (body, content_type) in
+        [("{", "application/json"), ("{}", "text/html"), ("[]", "application/json"), ("\u{1}", "application/msgpack")]
+    {
         problem(api.post("/v1/jobs").header("content-type", content_type).body(body), 422).await;
     }
     for length in [MAX_BODY_BYTES + 1, 10 * 1024 * 1024] {
@@ -83,30 +87,5 @@ async fn a_job_is_cancelled_and_sent_round_again_by_name() {
 
     problem(api.post("/v1/jobs/99/cancel"), 404).await;
     problem(api.post(&format!("/v1/jobs/{}/cancel", Uuid::nil())), 404).await;
-    api.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_are_sent_round_again_and_the_rest_says_why_not() {
-    let api = Api::start().await;
-    let failed = api.insert_job("failed").await;
-    api.update_job(failed, "spec = '{\"scenario\": \"720p-h264\"}', failures = 4, ended_at = now()").await;
-    let queued = api.insert_job("queued").await;
-    let missing = Uuid::now_v7();
-
-    let listed = api.show("/v1/dead-letters").await;
-    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
-    assert_eq!(listed["items"][0]["id"], json!(failed));
-
-    let request = json!({"ids": [failed, queued, missing], "reason": "disk replaced"});
-    let report = answer(api.post("/v1/dead-letters/redrive").json(&request), 200).await;
-    assert_eq!(report["redriven"], json!([failed]));
-    assert!(report["refused"][queued.to_string()].as_str().unwrap().contains("not ended"), "{report}");
-    assert!(report["refused"][missing.to_string()].as_str().unwrap().contains("no such job"), "{report}");
-
-    let job = api.show(&format!("/v1/jobs/{failed}")).await;
-    assert_eq!((&job["state"], &job["failures"]), (&json!("queued"), &json!(0)), "{job}");
-    assert!(problem(api.post("/v1/dead-letters/redrive").json(&json!({"ids": []})), 400).await.contains("`ids`"));
-    assert!(problem(api.post("/v1/dead-letters/redrive").body("ids"), 400).await.contains("`body`"));
     api.stop().await;
 }

@@ -49,7 +49,8 @@ async fn a_key_is_stored_as_its_hash_and_ends_when_it_is_revoked() {
     let secret = key.text().rsplit('_').next().unwrap();
     let rows = api.sql.query("SELECT api_key::text FROM api_key", &[]).await.unwrap();
     assert!(rows.iter().all(|row| !row.get::<_, &str>(0).contains(secret)));
-    let used = api.sql.query_one("SELECT last_used_at IS NOT NULL FROM api_key WHERE name = 'watcher'", &[]).await.unwrap();
+    let used =
+        api.sql.query_one("SELECT last_used_at IS NOT NULL FROM api_key WHERE name = 'watcher'", &[]).await.unwrap();
     assert!(used.get::<_, bool>(0));
 
     let with_another_secret = format!("{}0", &key.text()[..key.text().len() - 1]);

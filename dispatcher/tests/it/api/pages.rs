@@ -93,7 +93,8 @@ async fn a_job_tells_its_attempts_its_events_and_its_log() {
     assert_eq!(shown["attempts"][1]["worker"], "w-2");
     assert_eq!(shown["events"][0]["detail"]["worker"], "w-1");
     assert_eq!(shown["events"][1]["state"], "delayed");
-    let detail: ffpool_schema::api::JobDetail = serde_json::from_value(shown).expect("clients read it with the same type");
+    let detail: ffpool_schema::api::JobDetail =
+        serde_json::from_value(shown).expect("clients read it with the same type");
     assert_eq!(detail.job.attempt, 2);
 
     let lines = async |query: &str| -> Vec<String> {

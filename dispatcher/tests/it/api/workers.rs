@@ -1,8 +1,8 @@
 //! Workers and queues.
 
+use ffpool_schema::id::{Incarnation, WorkerId};
 use ffpool_schema::message::{Sender, WorkerAnswer, WorkerCommand};
 use ffpool_schema::subjects;
-use ffpool_schema::id::{Incarnation, WorkerId};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -28,7 +28,11 @@ async fn a_drain_reaches_the_worker_and_says_what_came_of_it() {
     // Until the subscription has reached the server, nobody answers.
     let accepted = super::until("the worker is asked", async || {
         let response = api.post(&drain).send().await.unwrap();
-        if response.status() == 200 { Ok(response.json::<Value>().await.unwrap()) } else { Err(response.text().await.unwrap()) }
+        if response.status() == 200 {
+            Ok(response.json::<Value>().await.unwrap())
+        } else {
+            Err(response.text().await.unwrap())
+        }
     })
     .await;
     assert_eq!(accepted["state"], "draining");
@@ -59,7 +63,10 @@ async fn queues_show_the_ledgers_counts_beside_the_brokers() {
     );
     assert!(busy["oldest"].is_string());
     // No worker serves this pool, so the broker has no queue for it.
-    assert_eq!((&queue("jobs.default.medium.gpu")["queued"], &queue("jobs.default.medium.gpu")["ready"]), (&json!(1), &Value::Null));
+    assert_eq!(
+        (&queue("jobs.default.medium.gpu")["queued"], &queue("jobs.default.medium.gpu")["ready"]),
+        (&json!(1), &Value::Null)
+    );
     assert_eq!(queues.as_array().unwrap().len(), 18);
     api.stop().await;
 }
