@@ -9,6 +9,9 @@ use std::time::Duration;
 const PERCENT_CAP: f64 = 99.9;
 /// Time over which the speed is smoothed.
 const SMOOTHING: Duration = Duration::from_secs(15);
+/// Before either of these an estimate of the time left would say how long the tool took to start.
+const ETA_PERCENT: f64 = 2.0;
+const ETA_AFTER: Duration = Duration::from_secs(3);
 
 /// One block. Fields that the tool does not know are absent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -93,9 +96,11 @@ impl Meter {
             return Estimate { percent: None, speed: self.speed, eta_secs: None, has_advanced };
         };
         self.smooth(elapsed.as_secs_f64(), media);
-        let left = self.duration_secs.map(|duration| (duration - media).max(0.0));
+        let percent = self.duration_secs.map(|duration| (media / duration * 100.0).clamp(0.0, PERCENT_CAP));
+        let is_settled = elapsed >= ETA_AFTER || percent.is_some_and(|percent| percent >= ETA_PERCENT);
+        let left = self.duration_secs.map(|duration| (duration - media).max(0.0)).filter(|_| is_settled);
         Estimate {
-            percent: self.duration_secs.map(|duration| (media / duration * 100.0).clamp(0.0, PERCENT_CAP)),
+            percent,
             speed: self.speed,
             eta_secs: left.zip(self.speed.filter(|speed| *speed > 0.0)).map(|(left, speed)| left / speed),
             has_advanced,
@@ -116,7 +121,9 @@ impl Meter {
             return;
         }
         let now = ((media - last_media) / step).max(0.0);
-        let weight = 1.0 - (-step / SMOOTHING.as_secs_f64()).exp();
+        // Over what is known so far: a slow first block does not count for more than its share of the time.
+        let share = |secs: f64| 1.0 - (-secs / SMOOTHING.as_secs_f64()).exp();
+        let weight = share(step) / share(wall);
         self.speed = Some(self.speed.map_or(now, |speed| speed + weight * (now - speed)));
         self.last = Some((wall, media));
     }
@@ -165,6 +172,22 @@ mod tests {
         assert_eq!((early.percent, early.speed, early.eta_secs), (Some(20.0), Some(2.0), Some(4.0)));
         let late = meter.observe(&at(12), Duration::from_secs(6));
         assert_eq!((late.percent, late.eta_secs), (Some(PERCENT_CAP), Some(0.0)));
+    }
+
+    #[test]
+    fn a_slow_start_makes_no_absurd_time_left() {
+        let mut meter = Meter::new(Some(600.0));
+        let mut at = |wall_ms: u64, media_ms: i64| {
+            let block = Block { out_time_us: Some(media_ms * 1000), ..Block::default() };
+            meter.observe(&block, Duration::from_millis(wall_ms)).eta_secs
+        };
+        assert_eq!(at(500, 1), None);
+        // Then twice as fast as it plays.
+        for block in 1..5 {
+            assert_eq!(at(500 + block * 500, block as i64 * 1000), None);
+        }
+        let left = at(3000, 5000).expect("after three seconds there is an estimate");
+        assert!((300.0..400.0).contains(&left), "{left}");
     }
 
     #[test]
