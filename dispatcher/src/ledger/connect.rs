@@ -16,6 +16,11 @@ const CONNECT: Duration = Duration::from_secs(3);
 const READ_STATEMENT_MS: u32 = 5_000;
 /// For one statement of a writer: longer, because a failed batch is only done again.
 const WRITE_STATEMENT_MS: u32 = 10_000;
+/// A writer's statements are few, prepared, and find rows by their keys. Planning them anew each time took two thirds of
+/// Postgres' time (measured: 4.8 s against 1.6 s for 6,000 jobs), and a plan made while the tables are empty must not be
+/// a scan of the whole table. Without sequential scans their nominal cost would start the JIT compiler.
+const WRITE_PLANNER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off \
+     -c enable_mergejoin=off -c jit=off";
 /// Between attempts to reach a server that is away at the start.
 const RETRY: Duration = Duration::from_secs(1);
 /// Serialises the migrations of several dispatchers. The number is arbitrary.
@@ -33,12 +38,12 @@ pub(super) enum Purpose {
 /// The settings of a connection for `purpose`, from the database's URL.
 pub(super) fn config(url: &str, purpose: Purpose) -> anyhow::Result<Config> {
     let mut config: Config = url.parse().context("FFPOOL_DATABASE_URL cannot be read")?;
-    let statement_ms = match purpose {
-        Purpose::Read => READ_STATEMENT_MS,
-        Purpose::Write => WRITE_STATEMENT_MS,
+    let (statement_ms, planner) = match purpose {
+        Purpose::Read => (READ_STATEMENT_MS, ""),
+        Purpose::Write => (WRITE_STATEMENT_MS, WRITE_PLANNER),
     };
     let options = format!(
-        "{} -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=15000 -c TimeZone=UTC",
+        "{} {planner} -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=15000 -c TimeZone=UTC",
         config.get_options().unwrap_or_default()
     );
     config
