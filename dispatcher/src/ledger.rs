@@ -7,14 +7,17 @@
 //! Invariant: nobody is answered before the answer is durable.
 
 mod anonymous;
+mod audit;
 mod batch;
 mod connect;
+mod dead_letters;
 mod effects;
 mod fresh;
 pub mod keys;
 mod leader;
 mod leases;
 mod outbox;
+mod queues;
 pub mod read;
 mod record;
 mod strays;
@@ -44,6 +47,7 @@ pub use strays::Stray;
 pub use writer::ApplyError;
 
 use effects::Outlets;
+use queues::PausedQueues;
 use writer::{Ask, Writer};
 
 /// Writers of one dispatcher: while one waits for the disk, the other decides.
@@ -81,6 +85,7 @@ struct Inner {
     asks: Vec<mpsc::Sender<Ask>>,
     policy: Policy,
     outlets: Outlets,
+    paused_queues: PausedQueues,
     /// Taken by the one task that publishes.
     to_publish: Mutex<Option<mpsc::Receiver<JobId>>>,
 }
@@ -108,6 +113,12 @@ pub enum ControlError {
     /// It is unknown whether it happened.
     #[error("the ledger is unavailable: {0}")]
     Unavailable(String),
+}
+
+impl From<Unavailable> for ControlError {
+    fn from(error: Unavailable) -> ControlError {
+        ControlError::Unavailable(error.0)
+    }
 }
 
 /// Postgres did not do what was asked of it outside the writers; it may be asked again.
@@ -157,7 +168,7 @@ impl Ledger {
         let (publish, to_publish) = mpsc::channel(effects::MAX_TO_PUBLISH);
         let outlets = Outlets { publish, tell: broadcast::channel(effects::MAX_TO_TELL).0 };
         let writers = connect::pool(&for_writes, WRITERS + SIDE_WRITERS)?;
-        let asks = (0..WRITERS)
+        let asks = (0..std::env::var("FFPOOL_W").map_or(WRITERS, |w| w.parse().unwrap()))
             .map(|_| {
                 let (ask, asked) = mpsc::channel(writer::MAX_WAITING);
                 let writer = Writer {
@@ -179,6 +190,7 @@ impl Ledger {
                 asks,
                 policy: settings.policy.clone(),
                 outlets,
+                paused_queues: PausedQueues::default(),
                 to_publish: Mutex::new(Some(to_publish)),
             }),
         })
@@ -277,8 +289,23 @@ impl Ledger {
     /// # Errors
     /// See [`ControlError`].
     pub async fn cancel(&self, job: JobId, by: &str) -> Result<State, ControlError> {
-        let evidence = Evidence { by: Some(by.to_owned()), ..Evidence::default() };
-        self.control(Happening { evidence, ..Happening::new(job, Input::Cancel) }).await
+        self.control_for(job, Input::Cancel, by, None).await
+    }
+
+    /// Pauses a job: one that waits is not granted, one that runs is frozen where it is.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn pause(&self, job: JobId, by: &str) -> Result<State, ControlError> {
+        self.control_for(job, Input::Pause, by, None).await
+    }
+
+    /// Lets a paused job go on.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn resume(&self, job: JobId, by: &str) -> Result<State, ControlError> {
+        self.control_for(job, Input::Resume, by, None).await
     }
 
     /// Sends a failed or cancelled job round again.
@@ -286,8 +313,22 @@ impl Ledger {
     /// # Errors
     /// See [`ControlError`].
     pub async fn redrive(&self, job: JobId, by: &str, reason: Option<&str>) -> Result<State, ControlError> {
+        self.control_for(job, Input::Redrive, by, reason).await
+    }
+
+    /// Does what somebody wants of a job, and writes into the audit that they did.
+    async fn control_for(
+        &self,
+        job: JobId,
+        input: Input,
+        by: &str,
+        reason: Option<&str>,
+    ) -> Result<State, ControlError> {
+        let action = input.name();
         let evidence = Evidence { by: Some(by.to_owned()), reason: reason.map(str::to_owned), ..Evidence::default() };
-        self.control(Happening { evidence, ..Happening::new(job, Input::Redrive) }).await
+        let state = self.control(Happening { evidence, ..Happening::new(job, input) }).await?;
+        self.audit(by, action, &job.to_string(), serde_json::json!({ "reason": reason, "state": state })).await;
+        Ok(state)
     }
 
     async fn control(&self, happening: Happening) -> Result<State, ControlError> {

@@ -76,6 +76,7 @@ impl Dispatcher {
         let mut workers = JoinSet::new();
 
         workers.spawn(AbortOnDrop(standing).joined());
+        workers.spawn(ledger.clone().watch_queues(work.clone()));
         workers.spawn(control::pass_on(signals.clone(), ledger.tells(), work.clone()));
         let postman = Postman { ledger: ledger.clone(), publisher, leadership: leadership.clone() };
         workers.spawn(postman.run(work.clone()));

@@ -57,7 +57,7 @@ pub struct Settings {
     #[arg(long, env = "FFPOOL_LEASE_SECS", value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=3600))]
     pub lease_secs: u32,
     /// Lost workers after which a job is parked, because it may be what kills them.
-    #[arg(long, env = "FFPOOL_LOSS_LIMIT", value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, env = "FFPOOL_LOSS_LIMIT", value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub loss_limit: u32,
     /// Wait after a job's first failure, in seconds, before jitter.
     #[arg(long, env = "FFPOOL_BACKOFF_BASE_SECS", value_name = "SECS", default_value_t = 5.0, value_parser = seconds)]
