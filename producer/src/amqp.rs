@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ffpool_broker::{AmqpConfig, BrokerError, Outgoing, PublishError, Publisher};
+use ffpool_broker::{AmqpConfig, BrokerError, Outgoing, PublishError, PublishPool, Publisher};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::MAX_BODY_BYTES;
@@ -93,27 +93,52 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Publishes jobs over one supervised connection of its own, with confirms.
+/// The connection's name in `rabbitmqctl list_connections`.
+const NAME: &str = "ffpool producer";
+
+/// Publishes jobs with confirms: over one supervised connection of its own ([`AmqpProducer::open`]), or over a pool of
+/// connections that are made when they are needed ([`AmqpProducer::pooled`]).
 pub struct AmqpProducer {
-    publisher: Publisher,
+    route: Route,
+}
+
+enum Route {
+    Link(Box<Publisher>),
+    Pool(PublishPool),
 }
 
 impl AmqpProducer {
-    /// Starts to connect in the background. Must be called inside a Tokio runtime.
+    /// Starts to connect in the background. Must be called inside a Tokio runtime. The way to publish much, or for long:
+    /// the connection is kept, and rebuilt when it is lost.
     #[must_use]
     pub fn open(url: impl Into<String>) -> AmqpProducer {
-        // A second installation is refused and does no harm: TLS needs one provider for the whole process.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        AmqpProducer { publisher: Publisher::open(AmqpConfig::new(url, "ffpool producer")) }
+        install_crypto();
+        AmqpProducer { route: Route::Link(Box::new(Publisher::open(AmqpConfig::new(url, NAME)))) }
     }
 
-    /// Waits until the connection stands. Not needed before [`AmqpProducer::publish`], which waits longer: for those who
+    /// Connects when a job is published, at most `size` times at once, and keeps the connections for the next job. The
+    /// way for a program of many short-lived tasks that now and then publish: nothing runs between two jobs. Each
+    /// connection carries one publish at a time, so `size` is also how many are in flight.
+    ///
+    /// # Errors
+    /// [`ProduceError::Connect`] when the URL cannot be used; certificate files in it are for [`AmqpProducer::open`].
+    pub fn pooled(url: impl Into<String>, size: u16) -> Result<AmqpProducer, ProduceError> {
+        install_crypto();
+        let pool = PublishPool::open(AmqpConfig::new(url, NAME), size);
+        Ok(AmqpProducer { route: Route::Pool(pool.map_err(|source| ProduceError::Connect { source })?) })
+    }
+
+    /// Waits until a connection stands. Not needed before [`AmqpProducer::publish`], which waits longer: for those who
     /// want to know soon.
     ///
     /// # Errors
     /// [`ProduceError::Connect`] with the reason of the last attempt.
     pub async fn connected(&self, within: Duration) -> Result<(), ProduceError> {
-        self.publisher.link().connected(within).await.map_err(|source| ProduceError::Connect { source })
+        let connected = match &self.route {
+            Route::Link(publisher) => publisher.link().connected(within).await,
+            Route::Pool(pool) => pool.connected(within).await,
+        };
+        connected.map_err(|source| ProduceError::Connect { source })
     }
 
     /// Publishes a job and waits for the broker's confirm. A job without an id is given one.
@@ -128,14 +153,26 @@ impl AmqpProducer {
     ) -> Result<JobId, ProduceError> {
         let job = spec.id.unwrap_or_else(|| JobId(Uuid::now_v7()));
         let message = outgoing(&JobSpec { id: Some(job), ..spec.clone() }, job, encoding, traceparent)?;
-        self.publisher.publish(message).await.map_err(|source| ProduceError::Publish { job, source })?;
+        let published = match &self.route {
+            Route::Link(publisher) => publisher.publish(message).await,
+            Route::Pool(pool) => pool.publish(message).await,
+        };
+        published.map_err(|source| ProduceError::Publish { job, source })?;
         Ok(job)
     }
 
-    /// Ends the connection in good order.
+    /// Ends the connections in good order.
     pub async fn close(&self) {
-        self.publisher.close().await;
+        match &self.route {
+            Route::Link(publisher) => publisher.close().await,
+            Route::Pool(pool) => pool.close().await,
+        }
     }
+}
+
+fn install_crypto() {
+    // A second installation is refused and does no harm: TLS needs one provider for the whole process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 fn outgoing(

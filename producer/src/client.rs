@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ffpool_schema::api::{
-    Accepted, Explanation, JobDetail, JobView, Page, Problem, QueueView, Readiness, RedriveReport, RedriveRequest,
-    ScenarioView, Submitted, WorkerView,
+    Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, Problem, PurgeReport,
+    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, Submitted, WorkerView,
 };
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
@@ -205,6 +205,8 @@ pub struct JobFilter {
     pub tenant: Option<String>,
     /// Recorded since.
     pub since: Option<Timestamp>,
+    /// Dead letters of this kind; only for [`Client::dead_letters`].
+    pub fingerprint: Option<String>,
     /// Rows at most.
     pub limit: Option<u32>,
     /// From a page's `next`.
@@ -318,6 +320,16 @@ impl Client {
         self.post_empty(&format!("/v1/jobs/{}/retry", job.into())).await
     }
 
+    /// `POST /v1/jobs/{id}/pause`: a running job is frozen, one that waits is not started.
+    pub async fn pause(&self, job: impl Into<JobName>) -> Result<Accepted, ApiError> {
+        self.post_empty(&format!("/v1/jobs/{}/pause", job.into())).await
+    }
+
+    /// `POST /v1/jobs/{id}/resume`.
+    pub async fn resume(&self, job: impl Into<JobName>) -> Result<Accepted, ApiError> {
+        self.post_empty(&format!("/v1/jobs/{}/resume", job.into())).await
+    }
+
     /// `GET /v1/workers`.
     pub async fn workers(&self) -> Result<Vec<WorkerView>, ApiError> {
         self.get("/v1/workers").await
@@ -333,6 +345,16 @@ impl Client {
         self.get("/v1/queues").await
     }
 
+    /// `POST /v1/queues/{queue}/pause`: nothing of it is started; what runs goes on.
+    pub async fn pause_queue(&self, queue: Queue, request: &PauseRequest) -> Result<Accepted, ApiError> {
+        self.post(&format!("/v1/queues/{queue}/pause"), request).await
+    }
+
+    /// `POST /v1/queues/{queue}/resume`.
+    pub async fn resume_queue(&self, queue: Queue) -> Result<Accepted, ApiError> {
+        self.post_empty(&format!("/v1/queues/{queue}/resume")).await
+    }
+
     /// `GET /v1/dead-letters`: one page of the jobs parked after their last failure. Leave `status` out.
     pub async fn dead_letters(&self, filter: &JobFilter) -> Result<Page<JobView>, ApiError> {
         self.get_query("/v1/dead-letters", filter).await
@@ -341,6 +363,26 @@ impl Client {
     /// `POST /v1/dead-letters/redrive`.
     pub async fn redrive(&self, request: &RedriveRequest) -> Result<RedriveReport, ApiError> {
         self.post("/v1/dead-letters/redrive", request).await
+    }
+
+    /// `GET /v1/dead-letters/groups`: how many dead letters there are of each kind.
+    pub async fn dead_letter_groups(&self) -> Result<Vec<DeadLetterGroup>, ApiError> {
+        self.get("/v1/dead-letters/groups").await
+    }
+
+    /// `POST /v1/dead-letters/purge`: does away with dead letters and their history.
+    pub async fn purge(&self, request: &PurgeRequest) -> Result<PurgeReport, ApiError> {
+        self.post("/v1/dead-letters/purge", request).await
+    }
+
+    /// `GET /v1/audit`: one page of who changed what, newest first.
+    pub async fn audit(&self, limit: Option<u32>, cursor: Option<String>) -> Result<Page<AuditView>, ApiError> {
+        #[derive(Serialize)]
+        struct Query {
+            limit: Option<u32>,
+            cursor: Option<String>,
+        }
+        self.get_query("/v1/audit", &Query { limit, cursor }).await
     }
 
     /// `GET /v1/scenarios`.

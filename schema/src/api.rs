@@ -192,6 +192,15 @@ pub struct QueueView {
     pub oldest: Option<Timestamp>,
 }
 
+/// Body of `POST /v1/queues/{queue}/pause`; may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PauseRequest {
+    /// Why; it is shown to whoever asks why a job waits.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
 /// Dead letters of one kind: answer to `GET /v1/dead-letters/groups`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterGroup {

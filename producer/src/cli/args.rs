@@ -113,16 +113,15 @@ pub(crate) enum Command {
     /// List, show and drain workers.
     #[command(subcommand, visible_alias = "worker", after_help = WORKERS)]
     Workers(Workers),
-    /// Show what waits in the work queues.
-    #[command(visible_alias = "queue", after_help = "Examples:\n  ffpool queues\n  ffpool queues --all --output json")]
-    Queues {
-        /// Also those in which nothing waits or runs.
-        #[arg(long)]
-        all: bool,
-    },
-    /// List, show and redrive dead letters: jobs parked after their last failure.
+    /// Show what waits in the work queues, pause and resume queues.
+    #[command(visible_alias = "queue", args_conflicts_with_subcommands = true, after_help = QUEUES)]
+    Queues(Queues),
+    /// List, show, redrive and purge dead letters: jobs parked after their last failure.
     #[command(subcommand, after_help = DEAD)]
     Dead(Dead),
+    /// List who changed what through the API, newest first. Needs a key of the role admin.
+    #[command(after_help = "Examples:\n  ffpool audit\n  ffpool audit --all --output json")]
+    Audit(Audit),
     /// List the named scenarios.
     #[command(visible_alias = "scenario", after_help = "Examples:\n  ffpool scenarios")]
     Scenarios,
@@ -157,6 +156,7 @@ Examples:
   ffpool jobs list --status running
   ffpool jobs watch 17
   ffpool jobs explain 17
+  ffpool jobs pause 17
 
 A job is named by its number (17 or '#17') or by its id.";
 
@@ -165,11 +165,19 @@ Examples:
   ffpool workers list
   ffpool workers drain encode-3";
 
+const QUEUES: &str = "\
+Examples:
+  ffpool queues
+  ffpool queues --all --output json
+  ffpool queues pause batch --reason 'the archive is full'
+  ffpool queues resume batch";
+
 const DEAD: &str = "\
 Examples:
-  ffpool dead list
+  ffpool dead list --groups
   ffpool dead redrive 17 --reason 'input was restored'
-  ffpool dead redrive --all";
+  ffpool dead redrive --group 5d1c0b7e --reason 'disk was replaced'
+  ffpool dead purge --group 5d1c0b7e --reason 'test jobs'";
 
 const DOCTOR: &str = "\
 Examples:
@@ -299,6 +307,22 @@ pub(crate) enum Jobs {
         #[arg(required = true)]
         jobs: Vec<JobName>,
     },
+    /// Freeze running jobs where they are; those that wait are not started.
+    #[command(
+        after_help = "Examples:\n  ffpool jobs pause 17\n\nA frozen job keeps its slot and its memory; `jobs resume` lets it go on."
+    )]
+    Pause {
+        /// Numbers or ids.
+        #[arg(required = true)]
+        jobs: Vec<JobName>,
+    },
+    /// Let paused jobs go on.
+    #[command(after_help = "Examples:\n  ffpool jobs resume 17")]
+    Resume {
+        /// Numbers or ids.
+        #[arg(required = true)]
+        jobs: Vec<JobName>,
+    },
     /// Send ended jobs round again.
     #[command(after_help = "Examples:\n  ffpool jobs retry 17")]
     Retry {
@@ -390,14 +414,72 @@ pub(crate) enum Workers {
     },
 }
 
+/// What waits, or a queue to pause or resume.
+#[derive(Debug, Args)]
+pub(crate) struct Queues {
+    /// Also those in which nothing waits or runs.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(subcommand)]
+    pub(crate) change: Option<QueueChange>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueChange {
+    /// Start nothing more of a queue, of any priority and pool. What runs goes on.
+    #[command(after_help = "Examples:\n  ffpool queues pause batch --reason 'the archive is full'")]
+    Pause {
+        /// Which.
+        #[arg(value_parser = PossibleValuesParser::new(Queue::ALL.map(Queue::as_str)))]
+        queue: String,
+        /// Why; it is shown to whoever asks why a job waits.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a paused queue go on.
+    #[command(after_help = "Examples:\n  ffpool queues resume batch")]
+    Resume {
+        /// Which.
+        #[arg(value_parser = PossibleValuesParser::new(Queue::ALL.map(Queue::as_str)))]
+        queue: String,
+    },
+}
+
+/// Which entries of the audit.
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Rows on a page.
+    #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) limit: u32,
+    /// Go on behind this place; a list that was cut names it.
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+    /// Every page.
+    #[arg(long, short = 'a', conflicts_with = "cursor")]
+    pub(crate) all: bool,
+}
+
+/// Which dead letters to list.
+#[derive(Debug, Args)]
+pub(crate) struct DeadList {
+    /// Count them by kind instead: the same cause with the same evidence, numbers and paths left out.
+    #[arg(long, short = 'g')]
+    pub(crate) groups: bool,
+    /// Of this kind, see --groups.
+    #[arg(long, value_name = "KIND", conflicts_with = "groups")]
+    pub(crate) fingerprint: Option<String>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dead {
     /// List the dead letters.
     #[command(
         visible_alias = "ls",
-        after_help = "Examples:\n  ffpool dead list --since 1d\n  ffpool dead list --all --output json"
+        after_help = "Examples:\n  ffpool dead list --groups\n  ffpool dead list --since 1d\n  ffpool dead list --all --output json"
     )]
-    List(Filter),
+    List(DeadList),
     /// Show one with its attempts and history.
     #[command(after_help = "Examples:\n  ffpool dead show 17")]
     Show {
@@ -406,12 +488,15 @@ pub(crate) enum Dead {
     },
     /// Send dead letters round again.
     #[command(
-        after_help = "Examples:\n  ffpool dead redrive 17 18 --reason 'disk was full'\n  ffpool dead redrive --all"
+        after_help = "Examples:\n  ffpool dead redrive 17 18 --reason 'disk was full'\n  ffpool dead redrive --group 5d1c0b7e\n  ffpool dead redrive --all"
     )]
     Redrive {
         /// Numbers or ids.
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(required_unless_present_any = ["all", "group"], conflicts_with = "all")]
         jobs: Vec<JobName>,
+        /// Every dead letter of this kind, see `dead list --groups`.
+        #[arg(long, value_name = "KIND", conflicts_with = "all")]
+        group: Option<String>,
         /// Every dead letter there is.
         #[arg(long)]
         all: bool,
@@ -419,6 +504,28 @@ pub(crate) enum Dead {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Do away with dead letters and their history, for ever. Needs a key of the role admin.
+    #[command(
+        after_help = "Examples:\n  ffpool dead purge 17 --reason 'a test job'\n  ffpool dead purge --group 5d1c0b7e --reason 'test jobs' --yes"
+    )]
+    Purge(Purge),
+}
+
+/// Which dead letters to do away with.
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    /// Numbers or ids.
+    #[arg(required_unless_present = "group")]
+    pub(crate) jobs: Vec<JobName>,
+    /// Every dead letter of this kind, see `dead list --groups`.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) group: Option<String>,
+    /// Why; it goes into the audit.
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Do not ask.
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
 }
 
 /// What `doctor` looks at.

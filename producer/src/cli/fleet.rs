@@ -1,7 +1,7 @@
-//! `workers`, `queues` and `scenarios`: look at the pool and drain its workers.
+//! `workers`, `queues` and `scenarios`: look at the pool, drain its workers, pause its queues.
 
 use ffpool::Client;
-use ffpool_schema::api::{QueueView, WorkerView};
+use ffpool_schema::api::{Accepted, PauseRequest, QueueView, WorkerView};
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::message::WorkerState;
 use jiff::Timestamp;
@@ -10,6 +10,9 @@ use serde::Serialize;
 use super::exit::{Exit, Trouble};
 use super::output::{fields, table};
 use super::{Context, format};
+
+/// Why parsing an option's value cannot fail.
+const KNOWN: &str = "clap accepts known names only";
 
 pub(crate) async fn workers(context: &Context, all: bool) -> Result<Exit, Trouble> {
     let mut workers = context.client()?.workers().await?;
@@ -155,7 +158,7 @@ pub(crate) async fn queues(context: &Context, all: bool) -> Result<Exit, Trouble
 }
 
 fn is_idle(queue: &QueueView) -> bool {
-    queue.ready.unwrap_or(0) == 0 && queue.queued == 0 && queue.running == 0 && queue.delayed == 0
+    !queue.paused && queue.ready.unwrap_or(0) == 0 && queue.queued == 0 && queue.running == 0 && queue.delayed == 0
 }
 
 fn queue_table(queues: &[QueueView], now: Timestamp) -> String {
@@ -167,9 +170,27 @@ fn queue_table(queues: &[QueueView], now: Timestamp) -> String {
             queue.running.to_string(),
             queue.delayed.to_string(),
             queue.oldest.map(|oldest| format::ago(oldest, now)).unwrap_or_default(),
+            if queue.paused { "paused" } else { "" }.to_owned(),
         ]
     });
-    table(["queue", "in broker", "queued", "running", "delayed", "oldest"], rows)
+    table(["queue", "in broker", "queued", "running", "delayed", "oldest", "more"], rows)
+}
+
+pub(crate) async fn pause_queue(context: &Context, queue: &str, reason: Option<String>) -> Result<Exit, Trouble> {
+    let request = PauseRequest { reason };
+    let accepted = context.client()?.pause_queue(queue.parse().expect(KNOWN), &request).await?;
+    print_queue(context, queue, &accepted);
+    Ok(Exit::Success)
+}
+
+pub(crate) async fn resume_queue(context: &Context, queue: &str) -> Result<Exit, Trouble> {
+    let accepted = context.client()?.resume_queue(queue.parse().expect(KNOWN)).await?;
+    print_queue(context, queue, &accepted);
+    Ok(Exit::Success)
+}
+
+fn print_queue(context: &Context, queue: &str, accepted: &Accepted) {
+    context.format.print(accepted, |accepted| format!("queue {queue}: {}. {}", accepted.state, accepted.message));
 }
 
 pub(crate) async fn scenarios(context: &Context) -> Result<Exit, Trouble> {

@@ -94,6 +94,23 @@ pub(crate) fn rates(progress: &Progress) -> String {
     parts.join("  ")
 }
 
+/// `name=value` of everything that a JSON object says.
+pub(crate) fn facts(said: &serde_json::Value) -> String {
+    let value = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match said {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::Object(facts) => {
+            let told = facts.iter().filter(|(_, fact)| !fact.is_null());
+            let told: Vec<String> = told.map(|(name, fact)| format!("{name}={}", value(fact))).collect();
+            told.join(" ")
+        }
+        other => other.to_string(),
+    }
+}
+
 /// A text cut to `width` characters.
 pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {

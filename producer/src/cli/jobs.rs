@@ -1,14 +1,11 @@
-//! `jobs` and `dead`: look at jobs and change them.
+//! `jobs`: look at jobs and change them.
 
 use std::time::Duration;
 
 use ffpool::{Client, Heard, JobFilter, JobName};
 use ffpool_broker::Signals;
 use ffpool_runtime::settings::chain;
-use ffpool_schema::api::{
-    AttemptView, EventView, JobDetail, JobView, Page, RedriveReport, RedriveRequest, StreamEvent,
-};
-use ffpool_schema::id::JobId;
+use ffpool_schema::api::{AttemptView, EventView, JobDetail, JobView, Page, StreamEvent};
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::LogLine;
 use ffpool_schema::subjects;
@@ -21,11 +18,7 @@ use super::output::{Format, fields, line, table};
 use super::{Context, format, watch as watching};
 
 /// Widest text of one column.
-const COLUMN: usize = 40;
-/// Dead letters sent round in one request; the API takes ten times as many.
-const REDRIVE_BATCH: usize = 100;
-/// The largest page that the API gives.
-const PAGE_MAX: u32 = 500;
+pub(crate) const COLUMN: usize = 40;
 /// Why parsing an option's value cannot fail.
 const KNOWN: &str = "clap accepts known names only";
 /// After a job's end, for the last lines of its log to arrive.
@@ -45,43 +38,8 @@ pub(crate) async fn list(context: &Context, list: List) -> Result<Exit, Trouble>
     Ok(Exit::Success)
 }
 
-pub(crate) async fn dead(context: &Context, list: Filter) -> Result<Exit, Trouble> {
-    let client = context.client()?;
-    let all = list.all;
-    let filter = filter(list);
-    let page = if all { every_dead(&client, filter).await? } else { client.dead_letters(&filter).await? };
-    context.format.print(&page, |page| {
-        let rows = page.items.iter().map(|job| {
-            let (cause, message) = job.failure.as_ref().map_or_else(
-                || ("-".to_owned(), job.reason.clone().unwrap_or_default()),
-                |failure| (failure.cause.to_string(), failure.message.clone()),
-            );
-            [
-                format!("#{}", job.number),
-                job.id.to_string(),
-                format!("{}/{}", job.queue, job.priority),
-                job.scenario.clone(),
-                job.attempt.to_string(),
-                cause,
-                format::cut(&message, COLUMN),
-            ]
-        });
-        let text = table(["no", "id", "queue", "scenario", "attempts", "cause", "what happened"], rows);
-        with_rest(text, page, "There are no dead letters.")
-    });
-    Ok(Exit::Success)
-}
-
-async fn every_dead(client: &Client, mut filter: JobFilter) -> Result<Page<JobView>, Trouble> {
-    let mut page = client.dead_letters(&filter).await?;
-    while page.next.is_some() {
-        filter.cursor = page.next.take();
-        append(&mut page, client.dead_letters(&filter).await?);
-    }
-    Ok(page)
-}
-
-fn filter(given: Filter) -> JobFilter {
+/// What the options say.
+pub(crate) fn filter(given: Filter) -> JobFilter {
     JobFilter {
         status: None,
         queue: given.queue.map(|text| text.parse().expect(KNOWN)),
@@ -90,12 +48,14 @@ fn filter(given: Filter) -> JobFilter {
         label: given.label.map(|(key, value)| format!("{key}:{value}")),
         tenant: given.tenant,
         since: given.since,
+        fingerprint: None,
         limit: Some(given.limit),
         cursor: given.cursor,
     }
 }
 
-fn append(page: &mut Page<JobView>, more: Page<JobView>) {
+/// Adds the next page.
+pub(crate) fn append(page: &mut Page<JobView>, more: Page<JobView>) {
     page.items.extend(more.items);
     page.next = more.next;
 }
@@ -106,7 +66,7 @@ fn listed(page: &Page<JobView>, now: Timestamp) -> String {
         [
             format!("#{}", job.number),
             job.id.to_string(),
-            job.state.to_string(),
+            state(job),
             format!("{}/{}", job.queue, job.priority),
             format::cut(&job.scenario, COLUMN),
             percent.map(|progress| format::percent(progress).trim().to_owned()).unwrap_or_default(),
@@ -118,7 +78,17 @@ fn listed(page: &Page<JobView>, now: Timestamp) -> String {
     with_rest(text, page, "No job fits.")
 }
 
-fn with_rest(text: String, page: &Page<JobView>, none: &str) -> String {
+/// The state, and whether the job is paused or frozen in it.
+fn state(job: &JobView) -> String {
+    match (job.paused, job.frozen_since) {
+        (true, _) => format!("{}, paused", job.state),
+        (false, Some(_)) => format!("{}, frozen", job.state),
+        (false, None) => job.state.to_string(),
+    }
+}
+
+/// A list with how to see more of it, or what to say when it is empty.
+pub(crate) fn with_rest<T>(text: String, page: &Page<T>, none: &str) -> String {
     match &page.next {
         _ if page.items.is_empty() => none.to_owned(),
         None => text,
@@ -143,7 +113,7 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
     let mut list = vec![
         ("job", format!("#{}", job.number)),
         ("id", job.id.to_string()),
-        ("state", job.state.to_string()),
+        ("state", state(job)),
         ("reason", job.reason.clone().unwrap_or_default()),
         ("scenario", job.scenario.clone()),
         ("input", address(spec.and_then(|spec| spec.input.as_ref()))),
@@ -158,6 +128,9 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
         ),
         ("recorded", at(Some(job.created_at))),
         ("due", job.due_at.filter(|_| job.state == State::Delayed).map(format::clock).unwrap_or_default()),
+        ("deadline", job.deadline.map(format::clock).unwrap_or_default()),
+        ("waits for", job.depends_on.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+        ("frozen", at(job.frozen_since)),
         ("started", at(job.started_at)),
         ("ended", at(job.ended_at)),
     ];
@@ -210,26 +183,12 @@ fn attempts(attempts: &[AttemptView], now: Timestamp) -> String {
 
 fn history(events: &[EventView]) -> String {
     let rows = events.iter().map(|event| {
-        let detail = match &event.detail {
-            serde_json::Value::Null => String::new(),
-            serde_json::Value::Object(facts) => {
-                let said = facts.iter().filter(|(_, value)| !value.is_null());
-                let said: Vec<String> = said
-                    .map(|(name, value)| match value {
-                        serde_json::Value::String(text) => format!("{name}={text}"),
-                        other => format!("{name}={other}"),
-                    })
-                    .collect();
-                said.join(" ")
-            }
-            other => other.to_string(),
-        };
         [
             format::clock(event.at),
             event.kind.clone(),
             event.state.to_string(),
             event.attempt.to_string(),
-            format::cut(&detail, 2 * COLUMN),
+            format::cut(&format::facts(&event.detail), 2 * COLUMN),
         ]
     });
     table(["at", "what", "state", "attempt", "more"], rows)
@@ -321,6 +280,8 @@ pub(crate) async fn explain(context: &Context, job: JobName) -> Result<Exit, Tro
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     Cancel,
+    Pause,
+    Resume,
     Retry,
 }
 
@@ -338,6 +299,8 @@ pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) 
     for &job in jobs {
         let answer = match change {
             Change::Cancel => client.cancel(job).await,
+            Change::Pause => client.pause(job).await,
+            Change::Resume => client.resume(job).await,
             Change::Retry => client.retry(job).await,
         };
         match answer {
@@ -363,50 +326,6 @@ pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) 
             .collect()
     });
     Ok(exit)
-}
-
-pub(crate) async fn redrive(
-    context: &Context,
-    jobs: &[JobName],
-    all: bool,
-    reason: Option<String>,
-) -> Result<Exit, Trouble> {
-    let client = context.client()?;
-    let ids = if all {
-        every_dead(&client, JobFilter { limit: Some(PAGE_MAX), ..JobFilter::default() })
-            .await?
-            .items
-            .into_iter()
-            .map(|job| job.id)
-            .collect()
-    } else {
-        ids(&client, jobs).await?
-    };
-    let mut report = RedriveReport { redriven: Vec::new(), refused: Default::default() };
-    for ids in ids.chunks(REDRIVE_BATCH) {
-        let part = client.redrive(&RedriveRequest { ids: ids.to_vec(), fingerprint: None, reason: reason.clone() }).await?;
-        report.redriven.extend(part.redriven);
-        report.refused.extend(part.refused);
-    }
-    context.format.print(&report, |report| {
-        let mut text = format!("{} sent round again\n", report.redriven.len());
-        for (job, why) in &report.refused {
-            text.push_str(&format!("not {job}: {why}\n"));
-        }
-        text
-    });
-    Ok(if report.refused.is_empty() { Exit::Success } else { Exit::NotPossible })
-}
-
-async fn ids(client: &Client, jobs: &[JobName]) -> Result<Vec<JobId>, Trouble> {
-    let mut ids = Vec::with_capacity(jobs.len());
-    for &job in jobs {
-        ids.push(match job {
-            JobName::Id(id) => id,
-            JobName::Number(_) => client.job(job).await?.job.id,
-        });
-    }
-    Ok(ids)
 }
 
 #[cfg(test)]

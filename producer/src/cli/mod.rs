@@ -3,6 +3,8 @@
 //! Invariant: every way out of the program ends with a code of [`exit::Exit`].
 
 mod args;
+mod audit;
+mod dead;
 mod doctor;
 mod exit;
 mod fleet;
@@ -21,7 +23,7 @@ use ffpool::{Client, ClientConfig};
 use ffpool_runtime::settings::{self, SettingsError};
 use ffpool_runtime::telemetry;
 
-use args::{Cli, Command, Connection, Dead, Jobs, Workers};
+use args::{Cli, Command, Connection, Dead, Jobs, QueueChange, Workers};
 use exit::{Exit, Trouble};
 use output::Format;
 
@@ -122,6 +124,8 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Jobs::Log(log) => jobs::log(context, log).await,
             Jobs::Explain { job } => jobs::explain(context, job).await,
             Jobs::Cancel { jobs } => jobs::change(context, jobs::Change::Cancel, &jobs).await,
+            Jobs::Pause { jobs } => jobs::change(context, jobs::Change::Pause, &jobs).await,
+            Jobs::Resume { jobs } => jobs::change(context, jobs::Change::Resume, &jobs).await,
             Jobs::Retry { jobs } => jobs::change(context, jobs::Change::Retry, &jobs).await,
         },
         Command::Workers(workers) => match workers {
@@ -129,12 +133,19 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Workers::Show { worker } => fleet::worker(context, &worker).await,
             Workers::Drain { workers } => fleet::drain(context, &workers).await,
         },
-        Command::Queues { all } => fleet::queues(context, all).await,
-        Command::Dead(dead) => match dead {
-            Dead::List(list) => jobs::dead(context, list).await,
-            Dead::Show { job } => jobs::show(context, job).await,
-            Dead::Redrive { jobs, all, reason } => jobs::redrive(context, &jobs, all, reason).await,
+        Command::Queues(queues) => match queues.change {
+            None => fleet::queues(context, queues.all).await,
+            Some(QueueChange::Pause { queue, reason }) => fleet::pause_queue(context, &queue, reason).await,
+            Some(QueueChange::Resume { queue }) => fleet::resume_queue(context, &queue).await,
         },
+        Command::Dead(dead) => match dead {
+            Dead::List(list) if list.groups => dead::groups(context).await,
+            Dead::List(list) => dead::list(context, list).await,
+            Dead::Show { job } => jobs::show(context, job).await,
+            Dead::Redrive { jobs, group, all, reason } => dead::redrive(context, &jobs, group, all, reason).await,
+            Dead::Purge(purge) => dead::purge(context, purge).await,
+        },
+        Command::Audit(args) => audit::audit(context, args).await,
         Command::Scenarios => fleet::scenarios(context).await,
         Command::Schema => {
             Format::Json.print(&schemars::schema_for!(ffpool_schema::job::JobSpec), |_| String::new());

@@ -1,6 +1,7 @@
 //! The program as people run it: against real servers, against an API made of scripted answers, against nothing.
 
 mod doctor;
+mod operator;
 mod publish;
 mod scripted;
 mod terminal;

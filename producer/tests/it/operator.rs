@@ -1,0 +1,100 @@
+//! What an operator does: pausing, dead letters by kind, the audit.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::scripted::{Answer, Asked, Scripted};
+use crate::{ffpool, json, run, stderr, stdout};
+
+const ID: &str = "01920f3a-7c1e-7d2a-8a6e-3f0c5b1d9e42";
+const AT: &str = "2026-11-25T18:00:00Z";
+
+fn api() -> Scripted {
+    Scripted::start(|asked, _| {
+        let entry = |target: &str| json!({"at": AT, "who": "anna", "action": "drain", "target": target, "detail": {"reason": "moving"}});
+        Some(match asked.line.as_str() {
+            "POST /v1/jobs/17/pause" => Answer::json(&json!({"state": "running", "message": "It is frozen."})),
+            "POST /v1/jobs/17/resume" => Answer::json(&json!({"state": "running", "message": "It goes on."})),
+            "POST /v1/jobs/18/pause" => Answer::problem(409, "/problems/conflict", "the job has ended already"),
+            "POST /v1/queues/batch/pause" => Answer::json(&json!({"state": "paused", "message": "It waits."})),
+            "POST /v1/queues/batch/resume" => Answer::json(&json!({"state": "open", "message": "It goes on."})),
+            "GET /v1/queues" => Answer::json(&json!([{
+                "name": "jobs.batch.low", "queue": "batch", "priority": "low", "pool": "cpu", "ready": 0,
+                "paused": true, "queued": 0, "running": 0, "delayed": 0, "oldest": null,
+            }])),
+            "GET /v1/dead-letters/groups" => Answer::json(&json!([{
+                "fingerprint": "k-oom", "cause": "oom", "example": "it used more than 64 MiB", "example_job": ID,
+                "count": 12, "first": AT, "last": AT,
+            }])),
+            "POST /v1/dead-letters/redrive" => Answer::json(&json!({"redriven": [ID], "refused": {}})),
+            "POST /v1/dead-letters/purge" => Answer::json(&json!({"purged": 12})),
+            "GET /v1/audit?limit=1" => Answer::json(&json!({"items": [entry("worker-1")], "next": "p2"})),
+            "GET /v1/audit?limit=1&cursor=p2" => Answer::json(&json!({"items": [entry("worker-2")], "next": null})),
+            other => Answer::problem(404, "/problems/not-found", other),
+        })
+    })
+}
+
+fn said(asked: &[Asked], line: &str) -> Value {
+    let found = asked.iter().find(|asked| asked.line == line).unwrap_or_else(|| panic!("{line} is not in {asked:?}"));
+    serde_json::from_str(&found.body).unwrap()
+}
+
+#[test]
+fn jobs_and_queues_are_paused_and_resumed_and_shown_as_paused() {
+    let api = api();
+    let ask = |code: i32, arguments: &[&str]| run(code, ffpool(arguments).env("FFPOOL_API_URL", &api.url));
+    assert!(stdout(&ask(0, &["jobs", "pause", "17"])).contains("job 17: running. It is frozen."));
+    assert!(stdout(&ask(0, &["jobs", "resume", "17"])).contains("It goes on."));
+    assert!(stderr(&ask(8, &["jobs", "pause", "18"])).contains("ended already"));
+
+    assert!(stdout(&ask(0, &["queues", "pause", "batch", "--reason", "full"])).contains("queue batch: paused."));
+    assert!(stdout(&ask(0, &["queues", "resume", "batch"])).contains("queue batch: open."));
+    // A paused queue is shown although nothing waits in it.
+    let shown = stdout(&ask(0, &["queues"]));
+    assert!(shown.contains("jobs.batch.low") && shown.contains("paused"), "{shown}");
+    assert_eq!(said(&api.asked(), "POST /v1/queues/batch/pause"), json!({"reason": "full"}));
+    ask(2, &["queues", "pause", "fast"]);
+}
+
+#[test]
+fn dead_letters_are_handled_by_kind_and_purged_only_by_who_means_it() {
+    let api = api();
+    let ask = |code: i32, arguments: &[&str]| {
+        run(code, ffpool(arguments).env("FFPOOL_API_URL", &api.url).stdin(Stdio::null()))
+    };
+    let groups = stdout(&ask(0, &["dead", "list", "--groups"]));
+    for word in ["k-oom", "12", "oom", ID, "it used more than 64 MiB"] {
+        assert!(groups.contains(word), "{word} is missing in:\n{groups}");
+    }
+    assert!(
+        stdout(&ask(0, &["dead", "redrive", "--group", "k-oom", "--reason", "memory"])).contains("1 sent round again")
+    );
+    let expected = json!({"ids": [], "fingerprint": "k-oom", "reason": "memory"});
+    assert_eq!(said(&api.asked(), "POST /v1/dead-letters/redrive"), expected);
+    ask(2, &["dead", "redrive"]);
+
+    let purge = ["dead", "purge", ID, "--group", "k-oom", "--reason", "test jobs"];
+    let refused = stderr(&ask(2, &purge));
+    assert!(
+        refused.contains("1 dead letter and every dead letter of the kind k-oom") && refused.contains("--yes"),
+        "{refused}"
+    );
+    assert!(api.asked().iter().all(|asked| !asked.line.ends_with("/purge")), "nothing is purged unasked");
+    assert!(stdout(&ask(0, &[purge.as_slice(), &["--yes"]].concat())).contains("12 purged"));
+    let expected = json!({"ids": [ID], "fingerprint": "k-oom", "reason": "test jobs"});
+    assert_eq!(said(&api.asked(), "POST /v1/dead-letters/purge"), expected);
+    ask(2, &["dead", "purge", ID, "--yes"]);
+}
+
+#[test]
+fn the_audit_is_shown_to_its_end() {
+    let api = api();
+    let ask = |arguments: &[&str]| run(0, ffpool(arguments).env("FFPOOL_API_URL", &api.url));
+    let shown = stdout(&ask(&["audit", "--all", "--limit", "1"]));
+    for word in ["anna", "drain", "worker-1", "worker-2", "reason=moving"] {
+        assert!(shown.contains(word), "{word} is missing in:\n{shown}");
+    }
+    assert_eq!(json(&ask(&["audit", "-n", "1", "--output", "json"]))["next"], "p2");
+}
