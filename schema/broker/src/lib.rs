@@ -4,6 +4,7 @@
 //! type of a client library is part of what callers must name.
 //!
 //! * [`AmqpLink`] is one supervised connection; [`Publisher`], [`Intake`] and [`BatchConsumer`] work on links.
+//! * [`PublishPool`] publishes over connections that are made when needed: for programs that embed the producer library.
 //! * [`declare_topology`], [`queue_depth`] and [`definitions`] look after the broker's objects.
 //! * [`Signals`] is the NATS side.
 
@@ -13,6 +14,7 @@ mod channels;
 mod deadline;
 mod definitions;
 mod delivery;
+mod envelope;
 mod error;
 mod intake;
 mod ladder;
@@ -21,6 +23,7 @@ mod message;
 mod nats;
 mod presence;
 mod probe;
+mod publish_pool;
 mod publisher;
 mod topology;
 
@@ -34,5 +37,6 @@ pub use link::{AmqpConfig, AmqpLink, LinkState};
 pub use message::{Death, Incoming, Outgoing};
 pub use nats::{Request, RequestError, SignalError, Signals, Subscription};
 pub use presence::{Presence, presence};
+pub use publish_pool::PublishPool;
 pub use publisher::Publisher;
 pub use topology::{QueueDepth, declare_topology, queue_depth};

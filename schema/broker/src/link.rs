@@ -386,7 +386,7 @@ fn report_failure(shared: &Shared, error: &BrokerError) {
 }
 
 /// Where to connect, read from the URL.
-fn place(config: &AmqpConfig) -> Result<(AMQPUri, OwnedTLSConfig), BrokerError> {
+pub(crate) fn place(config: &AmqpConfig) -> Result<(AMQPUri, OwnedTLSConfig), BrokerError> {
     let mut uri: AMQPUri = config.url.parse().map_err(|reason| BrokerError::Url { reason })?;
     uri.query.heartbeat = Some(u16::try_from(config.heartbeat.as_secs().max(1)).unwrap_or(u16::MAX));
     let certificate = file_of(&config.url, "certfile")?;

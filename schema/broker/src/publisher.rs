@@ -8,30 +8,30 @@
 //! Invariant: `Ok` means that every queue the message was routed to has stored it, and there was at least one.
 
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Confirmation};
+use lapin::options::ConfirmSelectOptions;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::channels::AmqpChannel;
 use crate::deadline::{ANSWER, within};
-use crate::error::{BrokerError, PublishError, reply};
+use crate::envelope::Envelope;
+use crate::error::{BrokerError, PublishError};
 use crate::link::{AmqpConfig, AmqpLink};
 use crate::message::Outgoing;
 
 /// Publishes in flight at a time. The broker syncs concurrent ones together, so this is what makes the throughput.
 const LANES: usize = 64;
 /// From the call to the confirm. Long enough for a broker restart.
-const PUBLISH: Duration = Duration::from_secs(30);
+pub(crate) const PUBLISH: Duration = Duration::from_secs(30);
 /// How often a waiting publish looks whether the broker still holds it back.
-const LOOK: Duration = Duration::from_millis(50);
-/// AMQP delivery mode 2.
-const PERSISTENT: u8 = 2;
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 /// Publishes messages, durably and confirmed. Share one by reference or `Arc`; any number of tasks may publish.
+///
+/// What a service or a tool publishes with. For a program that only now and then publishes there is
+/// [`PublishPool`](crate::PublishPool), which keeps nothing running between two publishes.
 pub struct Publisher {
     link: AmqpLink,
     lanes: Semaphore,
@@ -67,24 +67,21 @@ impl Publisher {
     pub async fn publish_within(&self, message: Outgoing, bound: Duration) -> Result<(), PublishError> {
         let envelope = Envelope::seal(message)?;
         let deadline = Instant::now() + bound;
-        let not_sent =
-            |source| PublishError::NotSent { exchange: envelope.exchange.to_string(), source: Box::new(source) };
-
         let late = || BrokerError::Deadline { doing: "wait for a free lane to publish".into(), within: bound };
         let _lane = match tokio::time::timeout_at(deadline, self.lanes.acquire()).await {
             Ok(permit) => permit.expect("the semaphore is never closed"),
-            Err(_) => return Err(not_sent(late())),
+            Err(_) => return Err(envelope.not_sent(late())),
         };
         self.until_unblocked(&envelope, deadline).await?;
-        let channel = self.channel(deadline).await.map_err(not_sent)?;
-        match tokio::time::timeout_at(deadline, envelope.send(&channel)).await {
+        let channel = self.channel(deadline).await.map_err(|source| envelope.not_sent(source))?;
+        match tokio::time::timeout_at(deadline, envelope.send(channel.raw())).await {
             Ok(Ok(())) => {
                 self.idle.lock().expect("no holder panics").push(channel);
                 Ok(())
             }
             // The channel is dropped, so that a late confirm is never taken for that of another message.
             Ok(Err(error)) => Err(error),
-            Err(_) if self.link.is_blocked() => Err(PublishError::Blocked { exchange: envelope.exchange.to_string() }),
+            Err(_) if self.link.is_blocked() => Err(envelope.blocked()),
             Err(_) => Err(envelope.unconfirmed(format!("no answer within {bound:?}"))),
         }
     }
@@ -99,7 +96,7 @@ impl Publisher {
     async fn until_unblocked(&self, envelope: &Envelope, deadline: Instant) -> Result<(), PublishError> {
         while self.link.is_blocked() {
             if Instant::now() >= deadline {
-                return Err(PublishError::Blocked { exchange: envelope.exchange.to_string() });
+                return Err(envelope.blocked());
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -130,72 +127,5 @@ impl Publisher {
         let select = channel.raw().confirm_select(ConfirmSelectOptions::default());
         within(ANSWER, || "ask for publisher confirms".into(), select).await?;
         Ok(channel)
-    }
-}
-
-/// A message in AMQP's terms.
-struct Envelope {
-    exchange: ShortString,
-    routing_key: ShortString,
-    properties: BasicProperties,
-    body: Vec<u8>,
-}
-
-impl Envelope {
-    fn seal(message: Outgoing) -> Result<Envelope, PublishError> {
-        let Outgoing { exchange, routing_key, body, content_type, message_id, headers, message_type } = message;
-        let short = |what: &str, text: String| {
-            ShortString::try_new(text).map_err(|_| PublishError::Rejected {
-                exchange: exchange.chars().take(64).collect(),
-                reply: format!("the {what} is longer than the 255 bytes AMQP allows"),
-            })
-        };
-        let mut table = FieldTable::default();
-        for (key, value) in headers {
-            table.insert(short("header name", key)?, AMQPValue::LongString(value.into()));
-        }
-        let mut properties = BasicProperties::default()
-            .with_delivery_mode(PERSISTENT)
-            .with_content_type(short("content type", content_type)?)
-            .with_headers(table);
-        if let Some(id) = message_id {
-            properties = properties.with_message_id(short("message id", id)?);
-        }
-        if let Some(kind) = message_type {
-            properties = properties.with_type(short("message type", kind)?);
-        }
-        if let Ok(since) = SystemTime::now().duration_since(UNIX_EPOCH) {
-            properties = properties.with_timestamp(since.as_secs());
-        }
-        let routing_key = short("routing key", routing_key)?;
-        Ok(Envelope { exchange: short("exchange name", exchange.clone())?, routing_key, properties, body })
-    }
-
-    async fn send(&self, channel: &AmqpChannel) -> Result<(), PublishError> {
-        let options = BasicPublishOptions { mandatory: true, immediate: false };
-        let (exchange, key) = (self.exchange.clone(), self.routing_key.clone());
-        let sending = channel.raw().basic_publish(exchange, key, options, &self.body, self.properties.clone());
-        let confirm = sending.await.map_err(|error| self.failed(&error))?;
-        let (exchange, key) = (self.exchange.to_string(), self.routing_key.to_string());
-        match confirm.await.map_err(|error| self.failed(&error))? {
-            Confirmation::Ack(None) => Ok(()),
-            Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Err(PublishError::Unroutable { exchange, key }),
-            Confirmation::Nack(None) => Err(PublishError::Refused { exchange, key }),
-            Confirmation::NotRequested => Err(self.unconfirmed("the channel is not in confirm mode".into())),
-        }
-    }
-
-    /// A channel closed over this message is a refusal; anything else leaves it open what happened.
-    fn failed(&self, error: &lapin::Error) -> PublishError {
-        match reply(error) {
-            Some((_, reply)) if error.is_amqp_soft_error() => {
-                PublishError::Rejected { exchange: self.exchange.to_string(), reply }
-            }
-            Some(_) | None => self.unconfirmed(error.to_string()),
-        }
-    }
-
-    fn unconfirmed(&self, reason: String) -> PublishError {
-        PublishError::Unconfirmed { exchange: self.exchange.to_string(), reason }
     }
 }

@@ -4,6 +4,7 @@
 mod batches;
 mod intake;
 mod outage;
+mod pool;
 mod publishing;
 mod signals;
 mod topology;
@@ -13,7 +14,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use ffpool_broker::{AmqpConfig, AmqpLink, Outgoing, Publisher, declare_topology};
+use ffpool_broker::{AmqpConfig, AmqpLink, Outgoing, Publisher, declare_topology, queue_depth};
 use ffpool_schema::topology::Topology;
 use ffpool_stack::{Rabbit, Stack};
 
@@ -81,6 +82,12 @@ impl Place {
         let listed = listed.await.expect("rabbitmqctl");
         listed.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok()).sum()
     }
+}
+
+/// How many messages lie ready in a queue.
+async fn ready(place: &Place, queue: &str) -> u32 {
+    let depths = queue_depth(&place.link, &[queue.to_owned()]).await.expect("depth");
+    depths[0].as_ref().unwrap_or_else(|| panic!("{queue} is missing")).ready
 }
 
 fn message(exchange: &str, key: &str, id: &str) -> Outgoing {

@@ -2,14 +2,9 @@
 
 use futures_util::future::join_all;
 
-use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, PublishError, queue_depth};
+use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, PublishError};
 
-use crate::{Place, message};
-
-async fn ready(place: &Place, queue: &str) -> u32 {
-    let depths = queue_depth(&place.link, &[queue.to_owned()]).await.expect("depth");
-    depths[0].as_ref().unwrap_or_else(|| panic!("{queue} is missing")).ready
-}
+use crate::{Place, message, ready};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_lands_in_its_work_queue_and_in_the_ledger_tap() {
