@@ -9,7 +9,7 @@ use std::time::Duration;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 
-use crate::deadline::{ANSWER, CONSUME, within};
+use crate::deadline::{ANSWER, CLOSE, CONSUME, within};
 use crate::error::BrokerError;
 use crate::link::{AmqpLink, Live};
 
@@ -47,6 +47,13 @@ impl AmqpChannel {
                 () = self.live.trouble.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
+        }
+    }
+
+    /// Says good-bye and waits for the answer. To drop a channel closes it too, some time later.
+    pub(crate) async fn close(&self) {
+        if self.is_open() {
+            let _ = tokio::time::timeout(CLOSE, self.channel.close(200, "closed".into())).await;
         }
     }
 

@@ -356,7 +356,15 @@ async fn retire(shared: &Shared, live: &Live, reason: String) {
         state.last_error = Some(reason);
     });
     if live.connection.status().connected() {
-        let _ = tokio::time::timeout(CLOSE, live.connection.close(200, "closed".into())).await;
+        let good_bye = async {
+            // lapin closes a dropped channel some time later, and logs an error if the connection is closed by then.
+            // The answer to a round trip comes after those to the channels dropped before it.
+            if shared.stop.is_cancelled() {
+                pulse(live).await;
+            }
+            live.connection.close(200, "closed".into()).await
+        };
+        let _ = tokio::time::timeout(CLOSE, good_bye).await;
     }
 }
 

@@ -10,6 +10,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::options::ConfirmSelectOptions;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -88,7 +89,8 @@ impl Publisher {
 
     /// Closes the connection.
     pub async fn close(&self) {
-        self.idle.lock().expect("no holder panics").clear();
+        let idle = std::mem::take(&mut *self.idle.lock().expect("no holder panics"));
+        join_all(idle.iter().map(AmqpChannel::close)).await;
         self.link.close().await;
     }
 

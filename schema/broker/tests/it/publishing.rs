@@ -1,5 +1,7 @@
 //! What a confirm means, and what each failure says.
 
+use std::sync::{Arc, Mutex};
+
 use futures_util::future::join_all;
 
 use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, PublishError};
@@ -68,4 +70,42 @@ async fn a_link_that_cannot_connect_says_why() {
     assert!(text.contains("refused") && !text.contains("wrong"), "{text}");
     link.close().await;
     assert!(!link.is_up());
+}
+
+/// What was logged, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("no holder panics").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// All tasks of one thread, so that its subscriber hears what the client library logs in them.
+#[tokio::test(flavor = "current_thread")]
+async fn a_good_bye_is_no_error_to_anybody() {
+    let log = Log::default();
+    let writer = log.clone();
+    let heard = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false);
+    let _guard = tracing::subscriber::set_default(heard.with_writer(move || writer.clone()).finish());
+    for _ in 0..5 {
+        let place = Place::new("good-bye").await;
+        let publishes =
+            (0..40).map(|number| place.publisher.publish(message("jobs.batch", "low", &number.to_string())));
+        for outcome in join_all(publishes).await {
+            outcome.expect("publish");
+        }
+        // Forty lanes lie idle on the one connection, and channels of the other were dropped a moment ago.
+        assert_eq!(ready(&place, "jobs.batch.low").await, 40);
+        place.publisher.close().await;
+        place.link.close().await;
+    }
+    let logged = log.0.lock().expect("no holder panics").clone();
+    assert_eq!(String::from_utf8_lossy(&logged), "");
 }
