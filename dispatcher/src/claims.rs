@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use ffpool_broker::{Request, Signals, Subscription};
 use ffpool_runtime::telemetry;
-use ffpool_schema::encode::Encode;
+use ffpool_schema::encode::{CodecChoice, Encode, PixelFormat, VideoEncode};
 use ffpool_schema::id::JobId;
-use ffpool_schema::job::JobSpec;
+use ffpool_schema::job::{HardwarePolicy, JobSpec};
 use ffpool_schema::lifecycle::{Input, Step};
 use ffpool_schema::message::{
-    ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Grant, HoldScope, MAX_BODY_BYTES,
+    Ability, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Grant, HoldScope, MAX_BODY_BYTES,
 };
 use ffpool_schema::metrics as names;
 use ffpool_schema::parse::{self, Fault, Received};
@@ -28,7 +28,8 @@ use tracing::{Instrument as _, Span, debug, error, info_span, warn};
 use crate::control;
 use crate::fleet::Fleet;
 use crate::ledger::{
-    AnonymousClaim, AnonymousVerdict, ApplyError, Decided, Evidence, Happening, Ledger, NewJob, OnlyIf, Origin, Verdict,
+    AnonymousClaim, AnonymousVerdict, ApplyError, Decided, Evidence, Happening, Ledger, Lessons, NewJob, OnlyIf,
+    Origin, Verdict,
 };
 use crate::settings::Unfit;
 
@@ -38,6 +39,8 @@ const IN_HAND: usize = 2_000;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause of a worker whose delivery cannot be decided.
 const HOLD_MS: u64 = 5_000;
+/// Pause of a worker whose queue somebody has paused.
+const PAUSED_MS: u64 = 2_000;
 
 /// Answers workers.
 pub(crate) struct Desk {
@@ -112,7 +115,13 @@ impl Desk {
             Ok(spec) => spec.id,
             Err(_) => parse::claimed_id(&received),
         };
+        if let Some(reason) = self.ledger.queue_is_paused(delivery.work.queue)
+            && !self.has_begun(claim, id).await
+        {
+            return Some(ClaimReply::Hold { retry_after_ms: PAUSED_MS, scope: HoldScope::Queue, reason });
+        }
         let (input, evidence) = self.place(claim, &record);
+        let evidence = Evidence { busy: !claim.idle, ..evidence };
         let decided = match id {
             Some(id) => self.claim_by_id(claim, id, input, evidence, record).await,
             None => {
@@ -125,6 +134,15 @@ impl Desk {
             Err(ApplyError::Expired | ApplyError::Closed) => None,
             Err(ApplyError::Refused(reason)) => Some(hold(reason)),
         }
+    }
+
+    /// Whether the claimer runs the job already, or has been granted it and did not get the answer: a pause of its queue
+    /// comes too late then.
+    async fn has_begun(&self, claim: &ClaimRequest, id: Option<JobId>) -> bool {
+        let Some(job) = id.filter(|_| claim.running_unanswered.is_none()) else {
+            return claim.running_unanswered.is_some();
+        };
+        matches!(self.ledger.owner_of(job).await, Ok(Some(owned)) if owned.owner == claim.from)
     }
 
     /// A claim, or that the job does not fit this worker, or none.
@@ -235,16 +253,20 @@ impl Desk {
         let job = Some(decided.job);
         match &decided.step {
             Step::Move(change) if change.begin || change.grant_again => self.grant(claim, decided).await,
-            Step::Move(change) => ClaimReply::Drop { job, reason: change.drop.unwrap_or(DropReason::Superseded) },
+            Step::Move(change) => {
+                let otherwise = if decided.state.is_end() { DropReason::Finished } else { DropReason::Superseded };
+                ClaimReply::Drop { job, reason: change.drop.unwrap_or(otherwise) }
+            }
             Step::Stale(stale) => ClaimReply::Drop { job, reason: stale.drop_reason() },
             Step::Refuse(refusal) => hold(refusal.to_string()),
         }
     }
 
     async fn grant(&self, claim: &ClaimRequest, decided: Decided) -> ClaimReply {
-        let (job, attempt) = (decided.job, decided.attempt);
+        let (job, attempt, lessons) = (decided.job, decided.attempt, decided.lessons);
+        let ability = claim.ability.clone().or_else(|| self.fleet.ability(&claim.from));
         let readable = match decided.spec {
-            Some(Ok(spec)) => scenario::resolve(&spec).map(|encode| (spec, encode)),
+            Some(Ok(spec)) => scenario::resolve(&spec).map(|encode| tailor(spec, encode, lessons, ability.as_ref())),
             Some(Err(error)) => Err(vec![Fault::new("body", "bad_value", error)]),
             None => Err(vec![Fault::new("body", "bad_value", "the ledger has no canonical form of the job")]),
         };
@@ -255,7 +277,7 @@ impl Desk {
                 lease_ms: u64::try_from(self.ledger.policy().lease.as_millis()).unwrap_or(u64::MAX),
                 spec: JobSpec { id: Some(job), ..spec },
                 encode,
-                alone: false,
+                alone: lessons.alone,
                 traceparent: telemetry::traceparent(&Span::current(), decided.traceparent.as_deref()),
             })),
             // Recorded by another version of this program, which knew what this one does not.
@@ -321,6 +343,41 @@ where
 async fn answer<T, A: serde::Serialize>(request: &Request<T>, reply: &A) {
     if let Err(error) = request.answer(reply).await {
         debug!(%error, subject = %request.subject, "an answer was not sent; the question comes again");
+    }
+}
+
+/// The job as the next attempt runs it on this worker: with what was learned from failures, and without a device that is
+/// only preferred and is not there.
+fn tailor(
+    mut spec: JobSpec,
+    mut encode: Option<Encode>,
+    lessons: Lessons,
+    ability: Option<&Ability>,
+) -> (JobSpec, Option<Encode>) {
+    if let Some(raised) = lessons.raised_memory_mb {
+        let room = ability.map_or(u64::MAX, |ability| ability.memory_mb);
+        spec.resource_limits.max_memory_mb = Some(raised.min(room));
+    }
+    if let Some(video) = encode.as_mut().map(|encode| &mut encode.video)
+        && let Some(encoder) = video.encoder
+        && spec.parameters.hw == Some(HardwarePolicy::Prefer)
+    {
+        let is_there = ability.is_none_or(|ability| ability.encoders.iter().any(|name| name == encoder.as_str()));
+        if lessons.fell_back || !is_there {
+            soften(video);
+        }
+    }
+    (spec, encode)
+}
+
+/// Leaves the encoder to the worker, and takes back what only the device understands.
+fn soften(video: &mut VideoEncode) {
+    video.encoder = None;
+    let software = scenario::presets(CodecChoice::Codec(video.codec));
+    video.preset = video.preset.take().filter(|preset| software.contains(&preset.as_str()));
+    video.tune = None;
+    if video.pixel_format == PixelFormat::P010le {
+        video.pixel_format = PixelFormat::Yuv420p10le;
     }
 }
 

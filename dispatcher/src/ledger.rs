@@ -14,6 +14,7 @@ mod dead_letters;
 mod effects;
 mod fresh;
 pub mod keys;
+mod kind;
 mod leader;
 mod leases;
 mod outbox;
@@ -42,7 +43,7 @@ pub use fresh::{NewJob, Origin};
 pub use leader::Leadership;
 pub use leases::Beats;
 pub use outbox::{Published, ToPublish};
-pub use record::{Decided, Evidence, Happening, OnlyIf, Policy, TellOwner, Verdict};
+pub use record::{Decided, Evidence, Happening, Lessons, OnlyIf, Policy, TellOwner, Verdict};
 pub use strays::Stray;
 pub use writer::ApplyError;
 

@@ -24,8 +24,10 @@ use crate::ledger::{Leadership, Ledger, Unavailable};
 const LAPSES: Duration = Duration::from_millis(500);
 /// Added to the length of a lease before its silence is believed.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How often commands to end an attempt are repeated.
-const CANCELS: Duration = Duration::from_secs(1);
+/// How often commands to owners are repeated.
+const TELLS: Duration = Duration::from_secs(1);
+/// How often deadlines are looked at.
+const DEADLINES: Duration = Duration::from_secs(1);
 /// How often missing messages are looked for; a queue must be empty at two looks.
 const RESCUE: Duration = Duration::from_secs(10);
 /// How often jobs, workers and links are counted.
@@ -47,7 +49,8 @@ impl Timers {
     pub(crate) async fn run(self, stop: CancellationToken) {
         tokio::join!(
             self.end_leases_for_ever(&stop),
-            self.repeat_cancels_for_ever(&stop),
+            self.repeat_tells_for_ever(&stop),
+            self.end_overdue_for_ever(&stop),
             self.rescue_for_ever(&stop),
             self.make_months_for_ever(&stop),
             self.count_for_ever(&stop),
@@ -61,10 +64,17 @@ impl Timers {
         }
     }
 
-    async fn repeat_cancels_for_ever(&self, stop: &CancellationToken) {
-        let mut turns = Turns::every(CANCELS);
+    async fn repeat_tells_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(TELLS);
         while turns.next(&self.leadership, stop).await {
-            turns.done(self.repeat_cancels().await);
+            turns.done(self.repeat_tells().await);
+        }
+    }
+
+    async fn end_overdue_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(DEADLINES);
+        while turns.next(&self.leadership, stop).await {
+            turns.done(self.end_overdue().await);
         }
     }
 
@@ -87,9 +97,17 @@ impl Timers {
         Ok(())
     }
 
-    async fn repeat_cancels(&self) -> Result<(), Unavailable> {
-        for tell in self.ledger.cancelling().await? {
+    async fn repeat_tells(&self) -> Result<(), Unavailable> {
+        for tell in self.ledger.unheeded().await? {
             control::send(&self.signals, &tell).await;
+        }
+        Ok(())
+    }
+
+    async fn end_overdue(&self) -> Result<(), Unavailable> {
+        let ended = self.ledger.end_overdue().await?;
+        if ended > 0 {
+            info!(jobs = ended, "deadlines have passed");
         }
         Ok(())
     }

@@ -331,10 +331,10 @@ async fn insert(client: &Object, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Effe
 const LOCK_FINGERPRINT: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))";
 
 const WAITING: &str = "SELECT id FROM job WHERE fingerprint = $1 AND state = 'queued' \
-     AND publish_due IS NULL AND published_at IS NULL ORDER BY number LIMIT 1";
+     AND publish_due IS NULL AND published_at IS NULL ORDER BY paused, number LIMIT 1";
 
 const WAITING_LOCKED: &str = "SELECT id FROM job WHERE fingerprint = $1 AND state = 'queued' \
-     AND publish_due IS NULL AND published_at IS NULL ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED";
+     AND publish_due IS NULL AND published_at IS NULL ORDER BY paused, number LIMIT 1 FOR UPDATE SKIP LOCKED";
 
 const REJECTED: &str = "SELECT id FROM job WHERE fingerprint = $1 AND state = 'rejected' ORDER BY number DESC LIMIT 1";
 

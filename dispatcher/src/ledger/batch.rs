@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use deadpool_postgres::ClientWrapper;
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::{Incarnation, JobId, WorkerId};
+use ffpool_schema::job::ResourceLimits;
 use ffpool_schema::lifecycle::{Custody, Facts, Input, State};
 use ffpool_schema::message::Sender;
 use futures_util::future::try_join;
@@ -19,7 +20,9 @@ use tokio_postgres::{Error, Row, Statement};
 use uuid::Uuid;
 
 use super::fresh::{Due, NewJob, Origin};
-use super::record::{Count, Effects, EventRow, Happening, Outbox, Plan, Policy, Record, Verdict, Writes, decide};
+use super::record::{
+    Count, Effects, EventRow, Happening, Lesson, Outbox, Plan, Policy, Record, Verdict, Writes, decide,
+};
 
 /// What a batch decided, before it is written.
 pub(super) struct Decisions {
@@ -214,6 +217,7 @@ struct JobColumns<'a> {
     publish_at: Vec<Option<Timestamp>>,
     faults: Vec<Option<String>>,
     reasons: Vec<Option<String>>,
+    deadlines: Vec<Option<Timestamp>>,
 }
 
 impl<'a> JobColumns<'a> {
@@ -241,6 +245,7 @@ impl<'a> JobColumns<'a> {
         self.faults.push(new.spec.as_ref().err().map(json));
         self.reasons
             .push(new.spec.as_ref().err().and_then(|faults| faults.first()).map(|fault| clean(&fault.to_string())));
+        self.deadlines.push(spec.and_then(|spec| spec.deadline));
     }
 
     async fn insert(&self, client: &ClientWrapper) -> Result<Vec<Row>, Error> {
@@ -269,6 +274,7 @@ impl<'a> JobColumns<'a> {
                     &self.publish_at,
                     &self.faults,
                     &self.reasons,
+                    &self.deadlines,
                 ],
             )
             .await
@@ -305,6 +311,9 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
     let faults: Vec<Option<String>> = records.iter().map(|r| r.writes.faults.as_ref().map(json)).collect();
     let manifests: Vec<Option<String>> = records.iter().map(|r| r.writes.manifest.as_ref().map(json)).collect();
     let paused: Vec<bool> = records.iter().map(|r| r.facts.paused).collect();
+    let default_memory_mb = i64::try_from(ResourceLimits::MEMORY_MB).unwrap_or(i64::MAX);
+    let kinds: Vec<Option<&str>> = records.iter().map(|r| r.writes.kind.as_deref()).collect();
+    let lessons: Vec<Option<&str>> = records.iter().map(|r| r.writes.lesson.map(Lesson::as_str)).collect();
     let lease_ms = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
     client
         .execute(
@@ -331,6 +340,9 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
                 &manifests,
                 &lease_ms,
                 &paused,
+                &kinds,
+                &lessons,
+                &default_memory_mb,
             ],
         )
         .await?;
@@ -384,6 +396,9 @@ fn read_record(row: &Row) -> Result<Record, Error> {
         spec: row.try_get("spec")?,
         lease_is_over: row.try_get("lease_is_over")?,
         is_due: row.try_get("is_due")?,
+        deadline_is_over: row.try_get("deadline_is_over")?,
+        raised_memory_mb: row.try_get::<_, Option<i64>>("raised_memory_mb")?.and_then(|mb| u64::try_from(mb).ok()),
+        fell_back: row.try_get("fell_back")?,
         age_secs: row.try_get("age_secs")?,
         run_secs: row.try_get("run_secs")?,
         writes: Writes::default(),
@@ -419,10 +434,11 @@ macro_rules! record_columns {
     ($spec:literal) => {
         concat!(
             "id, number, state, queue, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
-             last_cause, paused, custody, tapped, reason, ",
+             last_cause, paused, custody, tapped, reason, raised_memory_mb, fell_back, ",
             $spec,
             " AS spec, traceparent, \
              coalesce(lease_until < now(), false) AS lease_is_over, coalesce(publish_due <= now(), false) AS is_due, \
+             coalesce(deadline <= now(), false) AS deadline_is_over, \
              extract(epoch FROM now() - created_at)::float8 AS age_secs, \
              extract(epoch FROM now() - started_at)::float8 AS run_secs"
         )
@@ -437,16 +453,16 @@ const LOCK: &str = concat!(
 
 const INSERT_JOBS: &str = concat!(
     "INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, ended_at) \
+                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, ended_at) \
      SELECT u.id, u.state, u.queue, u.priority, u.pool, u.scenario, u.tenant, u.labels::jsonb, u.spec::jsonb, u.body, \
             u.content_type, u.traceparent, u.fingerprint, u.tapped, u.max_retries, u.custody, \
-            coalesce(u.publish_at, now() + u.publish_ms * interval '1 millisecond'), u.faults::jsonb, u.reason, \
+            coalesce(u.publish_at, now() + u.publish_ms * interval '1 millisecond'), u.faults::jsonb, u.reason, u.deadline, \
             CASE WHEN u.state = 'rejected' THEN now() END \
      FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
                  $9::text[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::boolean[], $15::integer[], \
-                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[]) \
+                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::timestamptz[]) \
           AS u(id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason) \
+               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline) \
      ON CONFLICT (id) DO NOTHING \
      RETURNING ",
     record_columns!("NULL::text")
@@ -459,6 +475,18 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
         lease_until = CASE WHEN u.renewed THEN now() + $20::bigint * interval '1 millisecond' \
                            WHEN u.state IN ('running', 'cancelling') THEN j.lease_until END, \
         progress = CASE WHEN u.cleared THEN NULL ELSE j.progress END, \
+        frozen_since = CASE WHEN u.state IN ('running', 'cancelling') AND NOT u.cleared THEN j.frozen_since END, \
+        dead_fingerprint = CASE WHEN u.state = 'failed' THEN coalesce(u.kind, j.dead_fingerprint) END, \
+        raised_memory_mb = CASE u.lesson \
+            WHEN 'more_memory' THEN 2 * coalesce(j.raised_memory_mb, \
+                                                 (j.spec -> 'resource_limits' ->> 'max_memory_mb')::bigint, $24::bigint) \
+            WHEN 'forget' THEN NULL \
+            ELSE j.raised_memory_mb END, \
+        fell_back = CASE u.lesson \
+            WHEN 'fall_back' THEN j.fell_back OR coalesce(j.spec -> 'parameters' ->> 'hw', '') = 'prefer' \
+            WHEN 'forget' THEN false \
+            ELSE j.fell_back END, \
+        deadline = CASE WHEN u.lesson = 'forget' AND j.deadline <= now() THEN NULL ELSE j.deadline END, \
         publish_due = CASE WHEN u.outbox IS NULL THEN j.publish_due \
                            WHEN u.outbox >= 0 THEN now() + u.outbox * interval '1 millisecond' END, \
         failure = coalesce(u.failure::jsonb, j.failure), faults = coalesce(u.faults::jsonb, j.faults), \
@@ -469,9 +497,9 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
                         THEN coalesce(j.ended_at, now()) END \
      FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::uuid[], \
                  $8::integer[], $9::text[], $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::boolean[], \
-                 $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[]) \
+                 $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[], $22::text[], $23::text[]) \
           AS u(id, state, attempt, failures, losses, worker, life, consent, cause, custody, tapped, reason, renewed, \
-               cleared, begun, outbox, failure, faults, manifest, paused) \
+               cleared, begun, outbox, failure, faults, manifest, paused, kind, lesson) \
      WHERE j.id = u.id";
 
 const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarnation) \

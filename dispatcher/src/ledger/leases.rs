@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use ffpool_schema::id::JobId;
 use ffpool_schema::lifecycle::{Input, Tell};
-use ffpool_schema::message::{Heartbeat, Progress};
+use ffpool_schema::message::{Heartbeat, RunningAttempt};
 use uuid::Uuid;
 
 use super::batch::{integer, json, natural};
@@ -48,15 +48,17 @@ struct Named<'a> {
     workers: Vec<&'a str>,
     lives: Vec<Uuid>,
     progress: Vec<Option<String>>,
+    frozen: Vec<bool>,
 }
 
 impl<'a> Named<'a> {
-    fn push(&mut self, beat: &'a Heartbeat, job: JobId, attempt: u32, progress: Option<&Progress>) {
-        self.jobs.push(job.0);
-        self.attempts.push(integer(attempt));
+    fn push(&mut self, beat: &'a Heartbeat, running: &RunningAttempt) {
+        self.jobs.push(running.job.0);
+        self.attempts.push(integer(running.attempt));
         self.workers.push(beat.from.worker.as_str());
         self.lives.push(beat.from.incarnation.0);
-        self.progress.push(progress.map(json));
+        self.progress.push(running.progress.as_ref().map(json));
+        self.frozen.push(running.frozen);
     }
 }
 
@@ -73,7 +75,7 @@ impl Ledger {
             let mut named = Named::default();
             for beat in beats.last.values() {
                 for running in &beat.running {
-                    named.push(beat, running.job, running.attempt, running.progress.as_ref());
+                    named.push(beat, running);
                 }
             }
             if named.jobs.is_empty() {
@@ -81,8 +83,9 @@ impl Ledger {
             }
             let statement = client.prepare_cached(RENEW).await?;
             let lease_ms = i64::try_from(self.policy().lease.as_millis()).unwrap_or(i64::MAX);
-            let Named { jobs, attempts, workers, lives, progress } = &named;
-            let renewed = client.query(&statement, &[jobs, attempts, workers, lives, progress, &lease_ms]).await?;
+            let Named { jobs, attempts, workers, lives, progress, frozen } = &named;
+            let renewed =
+                client.query(&statement, &[jobs, attempts, workers, lives, progress, &lease_ms, frozen]).await?;
             if renewed.len() == named.jobs.len() {
                 return Ok(Vec::new());
             }
@@ -190,15 +193,16 @@ impl Ledger {
 
 // The rows are locked in the order of their ids, as everywhere.
 const RENEW: &str = "WITH named AS ( \
-        SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[], $5::text[]) \
-                      AS u(job, attempt, worker, life, progress)), \
+        SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[], $5::text[], $7::boolean[]) \
+                      AS u(job, attempt, worker, life, progress, frozen)), \
      held AS ( \
-        SELECT j.id, n.progress FROM job AS j JOIN named AS n ON n.job = j.id \
+        SELECT j.id, n.progress, n.frozen FROM job AS j JOIN named AS n ON n.job = j.id \
         WHERE j.state IN ('running', 'cancelling') AND j.attempt = n.attempt \
               AND j.owner_worker = n.worker AND j.owner_incarnation = n.life \
         ORDER BY j.id FOR UPDATE OF j) \
      UPDATE job AS j SET lease_until = now() + $6::bigint * interval '1 millisecond', \
-                         progress = coalesce(h.progress::jsonb, j.progress) \
+                         progress = coalesce(h.progress::jsonb, j.progress), \
+                         frozen_since = CASE WHEN h.frozen THEN coalesce(j.frozen_since, now()) END \
      FROM held AS h WHERE j.id = h.id RETURNING j.id";
 
 const ENDED_UNKNOWN: &str = "SELECT a.job, a.attempt FROM attempt AS a \

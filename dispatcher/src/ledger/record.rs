@@ -15,11 +15,14 @@ use ffpool_schema::retry::Backoff;
 use serde_json::{Value, json};
 
 use super::fresh::NewJob;
+use super::kind;
 
 /// After this time somebody else may publish a job that a dispatcher has set out to publish.
 pub(super) const PUBLISH_CLAIM_MS: i64 = 10_000;
 /// Pause before a job that did not fit one worker is offered again.
 pub(super) const PLACEMENT_PAUSE_MS: i64 = 2_000;
+/// A job that has lost so many workers runs alone from then on: it may be what kills them.
+pub(crate) const ALONE_AFTER: u32 = 2;
 
 /// What decisions depend on besides the job.
 #[derive(Debug, Clone)]
@@ -66,6 +69,8 @@ pub enum OnlyIf {
     LeaseIsOver,
     /// Its time has come.
     IsDue,
+    /// Its deadline has passed: a redrive may have lifted it.
+    DeadlineIsOver,
     /// The owner is dead, as long as it is still this one in this attempt. Says nothing otherwise, and the claim is
     /// decided as if nobody had been asked.
     OwnerDead {
@@ -91,6 +96,8 @@ pub struct Evidence {
     pub reason: Option<String>,
     /// Who did it, where that is a person or a worker.
     pub by: Option<String>,
+    /// Whether the claimer runs other jobs.
+    pub busy: bool,
 }
 
 /// What became of a happening.
@@ -121,6 +128,19 @@ pub struct Decided {
     pub spec: Option<Result<JobSpec, String>>,
     /// The trace it belongs to.
     pub traceparent: Option<String>,
+    /// What its failures have changed about its next attempt.
+    pub lessons: Lessons,
+}
+
+/// What a job's failures have changed about its next attempt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lessons {
+    /// Memory in MiB, since an attempt ran out of it.
+    pub raised_memory_mb: Option<u64>,
+    /// Software instead of the device that failed.
+    pub fell_back: bool,
+    /// Nothing else beside it.
+    pub alone: bool,
 }
 
 /// A job's row, locked.
@@ -138,6 +158,9 @@ pub(super) struct Record {
     pub(super) spec: Option<String>,
     pub(super) lease_is_over: bool,
     pub(super) is_due: bool,
+    pub(super) deadline_is_over: bool,
+    pub(super) raised_memory_mb: Option<u64>,
+    pub(super) fell_back: bool,
     pub(super) age_secs: f64,
     pub(super) run_secs: Option<f64>,
     pub(super) writes: Writes,
@@ -154,6 +177,32 @@ pub(super) struct Writes {
     pub(super) failure: Option<Failure>,
     pub(super) faults: Option<Vec<Fault>>,
     pub(super) manifest: Option<Box<Manifest>>,
+    /// The kind of dead letter that it has become.
+    pub(super) kind: Option<String>,
+    /// What its next attempt is to do otherwise.
+    pub(super) lesson: Option<Lesson>,
+}
+
+/// What a job's next attempt is to do otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lesson {
+    /// Take twice the memory.
+    MoreMemory,
+    /// Use software, where the job allows it.
+    FallBack,
+    /// Begin as if nothing had happened; a deadline that has passed is lifted.
+    Forget,
+}
+
+impl Lesson {
+    /// The name as the update knows it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Lesson::MoreMemory => "more_memory",
+            Lesson::FallBack => "fall_back",
+            Lesson::Forget => "forget",
+        }
+    }
 }
 
 /// What happens to a job's place in the outbox.
@@ -249,13 +298,19 @@ pub(super) fn decide(
         OnlyIf::Always => {}
         OnlyIf::LeaseIsOver if record.lease_is_over => {}
         OnlyIf::IsDue if record.is_due => {}
-        OnlyIf::LeaseIsOver | OnlyIf::IsDue => return Verdict::Skipped,
+        OnlyIf::DeadlineIsOver if record.deadline_is_over => {}
+        OnlyIf::LeaseIsOver | OnlyIf::IsDue | OnlyIf::DeadlineIsOver => return Verdict::Skipped,
         OnlyIf::OwnerDead { owner, attempt } => {
             if let Input::Claim { owner_dead, .. } = &mut input {
                 *owner_dead = record.facts.owner.as_ref() == Some(owner) && record.facts.attempt == *attempt;
             }
         }
     }
+    let turned = turn(record, &input, &happening.evidence);
+    let (input, happening) = match &turned {
+        Some(turned) => (turned.input.clone(), turned),
+        None => (input, happening),
+    };
     let step = step(&record.facts, &input);
     match &step {
         Step::Move(change) => apply(record, &input, happening, change, policy, random, plan),
@@ -290,7 +345,52 @@ pub(super) fn decide(
         attempt: record.facts.attempt,
         spec: spec.map(|text| serde_json::from_str(text).map_err(|error| error.to_string())),
         traceparent: record.traceparent.clone().filter(|_| wants_spec),
+        lessons: Lessons {
+            raised_memory_mb: record.raised_memory_mb,
+            fell_back: record.fell_back,
+            alone: record.facts.losses >= ALONE_AFTER,
+        },
     }))
+}
+
+/// What a claim becomes that may not be granted: the job is useless by now, or must run alone and the claimer is busy.
+fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening> {
+    let Input::Claim { from, owner_dead, running_unanswered } = input else { return None };
+    let facts = &record.facts;
+    let begins = match facts.state {
+        State::Queued => !facts.paused,
+        State::Running => *owner_dead && facts.owner.as_ref() != Some(from),
+        State::Blocked
+        | State::Delayed
+        | State::Cancelling
+        | State::Completed
+        | State::Failed
+        | State::Cancelled
+        | State::Rejected => false,
+    };
+    if !begins {
+        return None;
+    }
+    let turned = |input: Input, reason: Option<String>| {
+        Some(Happening { evidence: Evidence { reason, ..Evidence::default() }, ..Happening::new(record.id, input) })
+    };
+    if record.deadline_is_over && facts.state == State::Queued {
+        return turned(Input::DeadlinePassed, None);
+    }
+    if !evidence.busy || running_unanswered.is_some() {
+        return None;
+    }
+    let losses = facts.losses + u32::from(facts.state == State::Running);
+    if losses < ALONE_AFTER {
+        None
+    } else if facts.state == State::Queued {
+        turned(
+            Input::Unfit,
+            Some(format!("{losses} workers were lost while they ran it: waits for one that runs nothing else")),
+        )
+    } else {
+        turned(Input::Lapse { attempt: facts.attempt }, None)
+    }
 }
 
 fn apply(
@@ -308,6 +408,7 @@ fn apply(
     end_attempt(record, input, evidence, change, plan);
     count(record, input, change, plan);
     explain(record, input, evidence, change, policy);
+    learn(record, input, change);
     if change.begin {
         begin(record, input, plan);
     }
@@ -331,6 +432,7 @@ fn apply(
     place_in_outbox(record, change, policy, random, plan);
     if change.to.is_end() && !was.is_end() {
         record.custody = None;
+        record.facts.paused = false;
         record.writes.clear_progress = true;
         plan.effects.counts.push(Count::Ended { state: change.to, queue: record.queue.clone() });
         if let (State::Completed, Some(secs)) = (change.to, record.run_secs) {
@@ -409,17 +511,19 @@ fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Cha
     let owner = record.facts.owner.as_ref().map_or_else(|| "?".to_owned(), |owner| owner.worker.to_string());
     let by = evidence.by.as_deref();
     record.reason = match input {
-        Input::Arrive
-        | Input::TakeCustody { .. }
-        | Input::Commit { .. }
-        | Input::Due
-        | Input::ParentsDone
-        | Input::Resume => record.reason.take(),
+        Input::Arrive | Input::TakeCustody { .. } | Input::Commit { .. } | Input::Due | Input::ParentsDone => {
+            record.reason.take()
+        }
+        Input::Resume => None,
         Input::Pause => Some(match by {
             Some(by) => format!("paused by {by}"),
             None => "paused".to_owned(),
         }),
-        Input::ParentFailed { .. } | Input::DeadlinePassed => evidence.reason.clone(),
+        Input::ParentFailed { .. } => evidence.reason.clone(),
+        Input::DeadlinePassed if change.to == State::Cancelling => {
+            Some("deadline: it passed while the job ran".to_owned())
+        }
+        Input::DeadlinePassed => Some("deadline: it passed before the job could run".to_owned()),
         Input::Claim { .. } if change.begin || change.to.is_end() => None,
         Input::Claim { .. } => record.reason.take(),
         Input::Finished { .. } => None,
@@ -455,7 +559,7 @@ fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Cha
     let failure = if *input == Input::DeliveryLimit {
         Failure::new(Cause::DeliveryLimit, told("the broker gave up delivering its message"))
     } else if *input == Input::DeadlinePassed {
-        Failure::new(Cause::Deadline, told("its deadline passed before it could run"))
+        Failure::new(Cause::Deadline, "its deadline passed before it could run")
     } else if matches!(input, Input::ParentFailed { .. }) {
         Failure::new(Cause::ParentFailed, told("a job that it depends on has ended without completing"))
     } else {
@@ -470,6 +574,28 @@ fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Cha
     };
     record.facts.last_cause = Some(failure.cause);
     record.writes.failure = Some(failure);
+}
+
+/// Notes what follows from how the job failed: for its next attempt, and for those who look through dead letters.
+fn learn(record: &mut Record, input: &Input, change: &Change) {
+    record.writes.lesson = match input {
+        Input::Failed { cause: Cause::Oom, .. } => Some(Lesson::MoreMemory),
+        Input::Failed { cause: Cause::Device, .. } => Some(Lesson::FallBack),
+        Input::Redrive => Some(Lesson::Forget),
+        _ => record.writes.lesson,
+    };
+    if change.to != State::Failed {
+        return;
+    }
+    // What the ledger says in its own words names jobs and workers, and is no evidence.
+    let (cause, evidence) = match (&record.writes.failure, input) {
+        (Some(failure), Input::Failed { .. }) => {
+            (failure.cause, failure.evidence.as_ref().unwrap_or(&failure.message).as_str())
+        }
+        (Some(failure), _) => (failure.cause, ""),
+        (None, _) => (record.facts.last_cause.unwrap_or(Cause::Unknown), ""),
+    };
+    record.writes.kind = Some(kind::of(cause, evidence));
 }
 
 fn begin(record: &mut Record, input: &Input, plan: &mut Plan) {
@@ -628,6 +754,9 @@ mod tests {
             spec: None,
             lease_is_over: false,
             is_due: false,
+            deadline_is_over: false,
+            raised_memory_mb: None,
+            fell_back: false,
             age_secs: 1.0,
             run_secs: None,
             writes: Writes::default(),

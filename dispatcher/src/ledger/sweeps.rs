@@ -2,37 +2,66 @@
 
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::Pool;
-use ffpool_schema::lifecycle::Tell;
+use ffpool_schema::lifecycle::{Input, Tell};
 use ffpool_schema::topology::WorkQueue;
 
 use super::batch::natural;
-use super::{Ledger, TellOwner, Unavailable};
+use super::{Happening, Ledger, OnlyIf, TellOwner, Unavailable};
 
 /// A job that waits longer than this in a queue that the broker calls empty has lost its message.
 const MESSAGE_MISSING_MS: i64 = 30_000;
 /// Jobs of one queue that are published again in one sweep.
 const RESCUED_MAX: i64 = 500;
 /// Commands repeated in one sweep.
-const CANCELS_MAX: i64 = 1_000;
+const TELLS_MAX: i64 = 1_000;
+/// Jobs whose deadline has passed that are ended in one sweep.
+const DEADLINES_MAX: i64 = 500;
 
 impl Ledger {
-    /// The attempts that are being cancelled.
+    /// What owners have been told and have not done yet: to end an attempt, to freeze it, to thaw it.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
-    pub async fn cancelling(&self) -> Result<Vec<TellOwner>, Unavailable> {
+    pub async fn unheeded(&self) -> Result<Vec<TellOwner>, Unavailable> {
         self.bounded(async {
             let client = self.pool().get().await?;
-            let statement = client.prepare_cached(CANCELLING).await?;
-            let rows = client.query(&statement, &[&CANCELS_MAX]).await?;
+            let statement = client.prepare_cached(UNHEEDED).await?;
+            let rows = client.query(&statement, &[&TELLS_MAX]).await?;
             rows.iter()
                 .map(|row| {
-                    let attempt = natural(row.try_get(1)?);
-                    Ok(TellOwner { job: JobId(row.try_get(0)?), attempt, tell: Tell::Cancel })
+                    let tell = match row.try_get::<_, &str>(2)? {
+                        "cancel" => Tell::Cancel,
+                        "pause" => Tell::Pause,
+                        _ => Tell::Resume,
+                    };
+                    Ok(TellOwner { job: JobId(row.try_get(0)?), attempt: natural(row.try_get(1)?), tell })
                 })
                 .collect()
         })
         .await
+    }
+
+    /// Ends jobs whose deadline has passed: those that wait, and those that run and do not publish yet.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn end_overdue(&self) -> Result<usize, Unavailable> {
+        let overdue: Vec<Happening> = self
+            .bounded(async {
+                let client = self.pool().get().await?;
+                let statement = client.prepare_cached(DEADLINE_OVER).await?;
+                let rows = client.query(&statement, &[&DEADLINES_MAX]).await?;
+                rows.iter()
+                    .map(|row| {
+                        let passed = Happening::new(JobId(row.try_get(0)?), Input::DeadlinePassed);
+                        Ok(Happening { only_if: OnlyIf::DeadlineIsOver, ..passed })
+                    })
+                    .collect()
+            })
+            .await?;
+        let count = overdue.len();
+        self.apply_all(overdue).await;
+        Ok(count)
     }
 
     /// The work queues in which jobs have waited for long, by the ledger.
@@ -100,17 +129,29 @@ impl Ledger {
     }
 }
 
-const CANCELLING: &str = "SELECT id, attempt FROM job \
-     WHERE state IN ('running', 'cancelling') AND state = 'cancelling' LIMIT $1";
+// A frozen job that nobody has paused may make room for a live one: only for a while after a resumption is it told.
+const UNHEEDED: &str = "SELECT id, attempt, CASE WHEN state = 'cancelling' THEN 'cancel' \
+                                                 WHEN paused THEN 'pause' ELSE 'resume' END FROM job \
+     WHERE state IN ('running', 'cancelling') \
+           AND (state = 'cancelling' OR (paused AND frozen_since IS NULL) \
+                OR (NOT paused AND frozen_since IS NOT NULL \
+                    AND EXISTS (SELECT FROM event WHERE event.job = job.id AND event.kind = 'resume' \
+                                                        AND event.at > now() - interval '30 seconds'))) LIMIT $1";
+
+const DEADLINE_OVER: &str = "SELECT id FROM job \
+     WHERE deadline IS NOT NULL AND state IN ('blocked', 'delayed', 'queued', 'running') AND deadline <= now() \
+           AND NOT (state = 'running' AND consent IS NOT DISTINCT FROM attempt) \
+     ORDER BY deadline LIMIT $1";
 
 const OLD_QUEUES: &str = "SELECT DISTINCT queue, priority, pool FROM job \
      WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'queued' AND publish_due IS NULL \
+           AND NOT paused AND NOT EXISTS (SELECT FROM queue_pause WHERE queue_pause.queue = job.queue) \
            AND greatest(state_since, published_at) < now() - $1::bigint * interval '1 millisecond'";
 
 const RESCUE: &str = "UPDATE job SET publish_due = now(), custody = 'ledger' \
      WHERE id IN (SELECT id FROM job \
                   WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'queued' AND publish_due IS NULL \
-                        AND queue = $1 AND priority = $2 AND pool = $3 \
+                        AND NOT paused AND queue = $1 AND priority = $2 AND pool = $3 \
                         AND greatest(state_since, published_at) < now() - $4::bigint * interval '1 millisecond' \
                   ORDER BY number LIMIT $5 FOR UPDATE SKIP LOCKED)";
 

@@ -4,9 +4,11 @@ mod claims;
 mod ends;
 mod intake;
 mod outages;
+mod pauses;
+mod placing;
 mod replicas;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -172,23 +174,31 @@ struct Worker {
     signals: Signals,
     /// What it runs, named in its heartbeats.
     running: Arc<Mutex<HashMap<JobId, u32>>>,
+    /// What of it is frozen.
+    frozen: Arc<Mutex<HashSet<JobId>>>,
 }
 
 impl Worker {
     fn new(scene: &Scene, name: &str) -> Worker {
         let sender = Sender { worker: name.parse().unwrap(), incarnation: Incarnation(Uuid::now_v7()) };
-        Worker { sender, signals: scene.signals.clone(), running: Arc::default() }
+        Worker { sender, signals: scene.signals.clone(), running: Arc::default(), frozen: Arc::default() }
     }
 
     /// Claims a delivery; asks again while nobody answers, as workers do.
     async fn claim(&self, delivery: &DeliveredJob) -> ClaimReply {
-        let request = ClaimRequest {
+        self.claim_as(delivery, |_| {}).await
+    }
+
+    /// Claims a delivery with something else in the request than usual.
+    async fn claim_as(&self, delivery: &DeliveredJob, change: impl FnOnce(&mut ClaimRequest)) -> ClaimReply {
+        let mut request = ClaimRequest {
             idle: true,
             from: self.sender.clone(),
             delivery: delivery.clone(),
             ability: Some(ability()),
             running_unanswered: None,
         };
+        change(&mut request);
         let reply = until("a claim is answered", async || {
             let within = Duration::from_secs(5);
             self.signals.request::<_, ClaimReply>(subjects::CLAIM, &request, within).await.map_err(|e| e.to_string())
@@ -242,6 +252,7 @@ impl Worker {
 
     async fn beat(&self, seq: u64) {
         let running = self.running.lock().unwrap().clone();
+        let frozen = self.frozen.lock().unwrap().clone();
         let beat = Heartbeat {
             from: self.sender.clone(),
             seq,
@@ -254,7 +265,7 @@ impl Worker {
             ability: ability(),
             running: running
                 .into_iter()
-                .map(|(job, attempt)| RunningAttempt { job, attempt, progress: None, frozen: false })
+                .map(|(job, attempt)| RunningAttempt { job, attempt, progress: None, frozen: frozen.contains(&job) })
                 .collect(),
         };
         // A signal may be lost; the next one says the same.

@@ -1,0 +1,120 @@
+//! Pausing and resuming: one job, or a whole queue.
+
+use ffpool_schema::job::Queue;
+use ffpool_schema::lifecycle::State;
+use ffpool_schema::message::{DropReason, HoldScope};
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_job_is_frozen_thawed_and_can_be_cancelled_while_it_is_frozen() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let worker = Worker::new(&scene, "w");
+    let _alive = worker.live();
+    let (id, body) = job();
+    let grant = worker.run(&delivery(Some(id), &body)).await;
+    let mut orders = scene.signals.subscribe::<JobCommand>(&subjects::control_job(id)).await.unwrap();
+    let mut order = async || tokio::time::timeout(BOUND, orders.next()).await.expect("the worker is told").unwrap();
+
+    assert_eq!(dispatcher.ledger().pause(id, "test").await.unwrap(), State::Running);
+    // At once, and again until the worker says that it has done it.
+    for _ in 0..2 {
+        assert_eq!(order().await, JobCommand::Pause { attempt: 1 });
+    }
+    worker.frozen.lock().unwrap().insert(id);
+    scene.until_column(id, "paused AND frozen_since IS NOT NULL", "true").await;
+    assert_eq!(scene.column(id, "reason").await.as_deref(), Some("paused by test"));
+
+    assert_eq!(dispatcher.ledger().resume(id, "test").await.unwrap(), State::Running);
+    let mut thaws = 0;
+    while thaws < 2 {
+        match order().await {
+            JobCommand::Resume { attempt: 1 } => thaws += 1,
+            // One that was on its way when the worker froze the job.
+            JobCommand::Pause { attempt: 1 } if thaws == 0 => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    worker.frozen.lock().unwrap().clear();
+    scene.until_column(id, "NOT paused AND frozen_since IS NULL", "true").await;
+
+    dispatcher.ledger().pause(id, "test").await.unwrap();
+    worker.frozen.lock().unwrap().insert(id);
+    scene.until_column(id, "frozen_since IS NOT NULL", "true").await;
+    assert_eq!(dispatcher.ledger().cancel(id, "test").await.unwrap(), State::Cancelling);
+    while order().await != (JobCommand::Cancel { attempt: 1 }) {}
+    worker.forget(id);
+    scene.report(&worker, &grant, Outcome::Cancelled).await;
+    scene.until_column(id, "state", "cancelled").await;
+    scene.until_column(id, "NOT paused AND frozen_since IS NULL", "true").await;
+    let audited = "SELECT string_agg(action, ' ' ORDER BY id) FROM audit WHERE actor = 'test'";
+    let audited: String = scene.sql.query_one(audited, &[]).await.unwrap().get(0);
+    assert_eq!(audited, "pause resume pause cancel");
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_job_that_waits_is_dropped_at_its_claim_and_published_when_it_is_resumed() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let worker = Worker::new(&scene, "w");
+    let (id, body) = job();
+    scene.publish("jobs.default", "medium", Some(id), &body).await;
+    scene.until_column(id, "state", "queued").await;
+    assert_eq!(scene.take("jobs.default.medium").await.message_id, Some(id.to_string()));
+
+    assert_eq!(dispatcher.ledger().pause(id, "test").await.unwrap(), State::Queued);
+    let dropped = worker.claim(&delivery(Some(id), &body)).await;
+    assert_eq!(dropped, ClaimReply::Drop { job: Some(id), reason: DropReason::Superseded });
+    assert_eq!(scene.column(id, "state || attempt").await.as_deref(), Some("queued0"));
+    assert_eq!(dispatcher.ledger().resume(id, "test").await.unwrap(), State::Queued);
+    assert_eq!(scene.take("jobs.default.medium").await.message_id, Some(id.to_string()));
+    assert_eq!(worker.run(&delivery(Some(id), &body)).await.attempt, 1);
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_queue_grants_nothing_on_any_dispatcher_and_loses_nothing() {
+    let scene = Scene::new().await;
+    let (first, second) = (scene.dispatcher(&[]).await, scene.dispatcher(&[]).await);
+    let worker = Worker::new(&scene, "w");
+    let (running, running_body) = job();
+    worker.run(&delivery(Some(running), &running_body)).await;
+
+    first.ledger().pause_queue(Queue::Default, "test", Some("maintenance")).await.unwrap();
+    assert_eq!(first.ledger().queue_is_paused(Queue::Default).as_deref(), Some("paused by test: maintenance"));
+    until("the other dispatcher knows it", async || {
+        second.ledger().queue_is_paused(Queue::Default).map(drop).ok_or_else(|| "not paused there".to_owned())
+    })
+    .await;
+    // Whichever of the two answers.
+    for _ in 0..4 {
+        let (id, body) = job();
+        scene.publish("jobs.default", "medium", Some(id), &body).await;
+        let reply = worker.claim(&delivery(Some(id), &body)).await;
+        let ClaimReply::Hold { retry_after_ms: 2_000, scope: HoldScope::Queue, reason } = reply else {
+            panic!("{reply:?}");
+        };
+        assert!(reason.contains("maintenance"), "{reason}");
+    }
+    scene.until_count("SELECT count(*) FROM job WHERE state = 'queued' AND attempt = 0", 4).await;
+    // What was granted before the pause is granted again, if its answer was lost.
+    assert_eq!(worker.run(&delivery(Some(running), &running_body)).await.attempt, 1);
+    let live = Worker::new(&scene, "live");
+    let (id, body) = job_with(|spec| spec.queue = Queue::Live);
+    let work = WorkQueue { queue: Queue::Live, ..medium() };
+    live.run(&DeliveredJob { work, ..delivery(Some(id), &body) }).await;
+
+    let paused = second.ledger().queues_paused().await.unwrap();
+    assert_eq!(paused.iter().map(|(queue, _, _)| *queue).collect::<Vec<_>>(), [Queue::Default]);
+    second.ledger().resume_queue(Queue::Default, "test").await.unwrap();
+    let (id, body) = job();
+    until("both grant again", async || match worker.claim(&delivery(Some(id), &body)).await {
+        ClaimReply::Run(_) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    first.stop().await;
+    second.stop().await;
+}
