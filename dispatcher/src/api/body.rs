@@ -45,8 +45,18 @@ async fn read_bounded(body: Body) -> Answer<Bytes> {
     Ok(kept.into())
 }
 
+/// What a body in JSON says; without a body, what is said by nothing.
+pub(crate) async fn read_json_or_default<T: DeserializeOwned + Default>(body: Body) -> Answer<T> {
+    let body = read(body).await?;
+    if body.is_empty() { Ok(T::default()) } else { parse(&body) }
+}
+
 /// What a body in JSON says.
 pub(crate) async fn read_json<T: DeserializeOwned>(body: Body) -> Answer<T> {
-    serde_json::from_slice(&read(body).await?)
+    parse(&read(body).await?)
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Answer<T> {
+    serde_json::from_slice(body)
         .map_err(|error| ApiError::bad_parameter("body", format!("{error}; GET /openapi.json says what is expected")))
 }

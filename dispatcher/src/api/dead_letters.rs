@@ -6,7 +6,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::{Extension, Json};
-use ffpool_schema::api::{DeadLetterGroup, JobView, Page, RedriveReport, RedriveRequest};
+use ffpool_schema::api::{DeadLetterGroup, JobView, Page, PurgeReport, PurgeRequest, RedriveReport, RedriveRequest};
+use ffpool_schema::id::JobId;
 
 use crate::api::problem::{Answer, ApiError};
 use crate::api::query::{self, Query};
@@ -14,8 +15,8 @@ use crate::api::{App, body};
 use crate::ledger::ControlError;
 use crate::ledger::keys::Caller;
 
-/// Jobs that one request may send round again.
-const REDRIVEN_MAX: usize = 1000;
+/// Jobs that one request may name.
+const IDS_MAX: usize = 1000;
 
 /// `GET /v1/dead-letters`
 pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Answer<Json<Page<JobView>>> {
@@ -35,11 +36,15 @@ pub(crate) async fn redrive(
     request: Body,
 ) -> Answer<Json<RedriveReport>> {
     let request: RedriveRequest = body::read_json(request).await?;
-    if !(1..=REDRIVEN_MAX).contains(&request.ids.len()) {
-        return Err(ApiError::bad_parameter("ids", format!("1 to {REDRIVEN_MAX} ids are expected")));
-    }
-    let mut report = RedriveReport { redriven: Vec::new(), refused: BTreeMap::new() };
+    named_within_bounds(&request.ids, request.fingerprint.as_deref())?;
+    let mut report = match &request.fingerprint {
+        Some(kind) => app.ledger.redrive_kind(kind, &caller.name, request.reason.as_deref()).await?,
+        None => RedriveReport { redriven: Vec::new(), refused: BTreeMap::new() },
+    };
     for id in request.ids {
+        if report.redriven.contains(&id) {
+            continue;
+        }
         match app.ledger.redrive(id, &caller.name, request.reason.as_deref()).await {
             Ok(_) => report.redriven.push(id),
             Err(ControlError::NotFound) => {
@@ -52,4 +57,27 @@ pub(crate) async fn redrive(
         }
     }
     Ok(Json(report))
+}
+
+/// `POST /v1/dead-letters/purge`
+pub(crate) async fn purge(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    request: Body,
+) -> Answer<Json<PurgeReport>> {
+    let request: PurgeRequest = body::read_json(request).await?;
+    named_within_bounds(&request.ids, request.fingerprint.as_deref())?;
+    if request.reason.trim().is_empty() {
+        return Err(ApiError::bad_parameter("reason", "say why: the audit is all that is left of them"));
+    }
+    Ok(Json(app.ledger.purge(&request, &caller.name).await?))
+}
+
+/// A request names jobs, or a kind, or both.
+fn named_within_bounds(ids: &[JobId], fingerprint: Option<&str>) -> Answer<()> {
+    let least = usize::from(fingerprint.is_none());
+    if (least..=IDS_MAX).contains(&ids.len()) {
+        return Ok(());
+    }
+    Err(ApiError::bad_parameter("ids", format!("1 to {IDS_MAX} ids are expected, or a `fingerprint`")))
 }

@@ -1,4 +1,4 @@
-//! Jobs that are there: listing, showing, explaining, cancelling, sending round again.
+//! Jobs that are there: listing, showing, explaining, cancelling, pausing, sending round again.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -67,6 +67,40 @@ pub(crate) async fn cancel(
         | JobState::Completed
         | JobState::Failed
         | JobState::Rejected => "It was not cancelled.",
+    };
+    Ok(Json(Accepted { state: state.to_string(), message: message.to_owned() }))
+}
+
+/// `POST /v1/jobs/{id}/pause`
+pub(crate) async fn pause(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Json<Accepted>> {
+    let state = app.ledger.pause(job.id(&app).await?, &caller.name).await?;
+    let message = match state {
+        JobState::Running => "The worker that runs it is told to freeze it where it is.",
+        JobState::Blocked | JobState::Delayed | JobState::Queued => "It does not start before it is resumed.",
+        JobState::Cancelling | JobState::Completed | JobState::Failed | JobState::Cancelled | JobState::Rejected => {
+            "It was not paused."
+        }
+    };
+    Ok(Json(Accepted { state: state.to_string(), message: message.to_owned() }))
+}
+
+/// `POST /v1/jobs/{id}/resume`
+pub(crate) async fn resume(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Json<Accepted>> {
+    let state = app.ledger.resume(job.id(&app).await?, &caller.name).await?;
+    let message = match state {
+        JobState::Running => "The worker that runs it is told to let it go on.",
+        JobState::Blocked | JobState::Delayed | JobState::Queued => "It starts when its turn comes.",
+        JobState::Cancelling | JobState::Completed | JobState::Failed | JobState::Cancelled | JobState::Rejected => {
+            "It was not paused."
+        }
     };
     Ok(Json(Accepted { state: state.to_string(), message: message.to_owned() }))
 }

@@ -2,8 +2,13 @@
 
 use std::fmt::Write as _;
 
+use serde_json::json;
+
 use crate::ledger::Ledger;
 use crate::ledger::keys::{KeyError, Role};
+
+/// In whose name the audit has what is done here: whoever may run the program has no key yet.
+const WHO: &str = "ffpool-dispatcher keys";
 
 /// What to do with the keys.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -35,7 +40,11 @@ impl KeyCommand {
     /// When the name cannot be used, or the ledger does not answer.
     pub async fn run(&self, ledger: &Ledger) -> Result<String, KeyError> {
         match self {
-            KeyCommand::Create { name, role } => Ok(format!("{}\n", ledger.create_key(name, *role).await?.text())),
+            KeyCommand::Create { name, role } => {
+                let key = ledger.create_key(name, *role).await?;
+                ledger.audit(WHO, "create_key", name, json!({"role": role.as_str()})).await;
+                Ok(format!("{}\n", key.text()))
+            }
             KeyCommand::List => {
                 let mut table =
                     format!("{:<24} {:<10} {:<10} {:<8} {}\n", "NAME", "ROLE", "PREFIX", "STATE", "LAST USED");
@@ -49,6 +58,7 @@ impl KeyCommand {
             }
             KeyCommand::Revoke { name } => {
                 ledger.revoke_key(name).await?;
+                ledger.audit(WHO, "revoke_key", name, json!({})).await;
                 Ok(format!("the key `{name}` is void\n"))
             }
         }

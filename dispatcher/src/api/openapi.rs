@@ -52,7 +52,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         },
     });
     if let Some(body) = &route.takes {
-        operation["requestBody"] = json!({"required": true, "content": content(body, generator)});
+        operation["requestBody"] = json!({"required": route.needs_body, "content": content(body, generator)});
     }
     operation
 }

@@ -1,16 +1,21 @@
-//! Work queues: what the ledger counts, beside what the broker holds.
+//! Work queues: what the ledger counts, beside what the broker holds; pausing a queue and letting it go on.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
-use ffpool_schema::api::QueueView;
-use ffpool_schema::job::Pool;
+use axum::{Extension, Json};
+use ffpool_schema::api::{Accepted, PauseRequest, QueueView};
+use ffpool_schema::job::{Pool, Queue};
 use ffpool_schema::topology::WorkQueue;
+use jiff::Timestamp;
 
-use crate::api::App;
 use crate::api::problem::Answer;
+use crate::api::reference::QueuePath;
+use crate::api::{App, body};
+use crate::ledger::ControlError;
+use crate::ledger::keys::Caller;
 use crate::ledger::read::QueueCount;
 
 /// The broker's counts are a supplement: without them by then, the answer goes without them.
@@ -22,7 +27,36 @@ pub(crate) async fn list(State(app): State<App>) -> Answer<Json<Vec<QueueView>>>
     let pools = app.ledger.workers().await?.into_iter().flat_map(|worker| worker.pools);
     let queues = queues_of(pools, &counts);
     let ready = ready_messages(&app, &queues).await;
-    Ok(Json(queues.into_iter().map(|work| view(work, &counts, &ready)).collect()))
+    let paused: Vec<Queue> = paused_queues(&app).await?.into_iter().map(|(queue, _, _)| queue).collect();
+    Ok(Json(queues.into_iter().map(|work| view(work, &counts, &ready, &paused)).collect()))
+}
+
+/// The paused queues, since when, and by whom and why in words.
+pub(crate) async fn paused_queues(app: &App) -> Answer<Vec<(Queue, Timestamp, String)>> {
+    Ok(app.ledger.queues_paused().await.map_err(ControlError::from)?)
+}
+
+/// `POST /v1/queues/{queue}/pause`
+pub(crate) async fn pause(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    QueuePath(queue): QueuePath,
+    request: Body,
+) -> Answer<Json<Accepted>> {
+    let request: PauseRequest = body::read_json_or_default(request).await?;
+    app.ledger.pause_queue(queue, &caller.name, request.reason.as_deref()).await?;
+    let message = "Nothing more of it is started; what runs goes on.";
+    Ok(Json(Accepted { state: "paused".to_owned(), message: message.to_owned() }))
+}
+
+/// `POST /v1/queues/{queue}/resume`
+pub(crate) async fn resume(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    QueuePath(queue): QueuePath,
+) -> Answer<Json<Accepted>> {
+    app.ledger.resume_queue(queue, &caller.name).await?;
+    Ok(Json(Accepted { state: "open".to_owned(), message: "Its jobs start when their turn comes.".to_owned() }))
 }
 
 /// The queues of every pool that has a worker or a job, best served first within a pool.
@@ -50,12 +84,12 @@ async fn ready_messages(app: &App, queues: &[WorkQueue]) -> BTreeMap<String, u64
     }
 }
 
-fn view(work: WorkQueue, counts: &[QueueCount], ready: &BTreeMap<String, u64>) -> QueueView {
+fn view(work: WorkQueue, counts: &[QueueCount], ready: &BTreeMap<String, u64>, paused: &[Queue]) -> QueueView {
     let name = work.name();
     let count = counts.iter().find(|count| count.work == work);
     QueueView {
         ready: ready.get(&name).copied(),
-        paused: false,
+        paused: paused.contains(&work.queue),
         name,
         queue: work.queue.to_string(),
         priority: work.priority.to_string(),

@@ -1,10 +1,11 @@
-//! The job or worker that a path names.
+//! The job, worker or queue that a path names.
 //!
 //! Invariant: the whole segment is read or the request is refused; `7abc` is never job 7.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use ffpool_schema::id::{JobId, WorkerId};
+use ffpool_schema::job::Queue;
 
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError, Kind};
@@ -15,6 +16,9 @@ pub(crate) struct JobPath(pub(crate) JobRef);
 
 /// A worker by its name.
 pub(crate) struct WorkerPath(pub(crate) WorkerId);
+
+/// A queue by its name.
+pub(crate) struct QueuePath(pub(crate) Queue);
 
 impl FromRequestParts<App> for JobPath {
     type Rejection = ApiError;
@@ -30,6 +34,18 @@ impl FromRequestParts<App> for WorkerPath {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Answer<WorkerPath> {
         let text = segment(parts, app).await?;
         text.parse().map(WorkerPath).map_err(|error| ApiError::bad_parameter("id", error))
+    }
+}
+
+impl FromRequestParts<App> for QueuePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Answer<QueuePath> {
+        let text = segment(parts, app).await?;
+        text.parse().map(QueuePath).map_err(|_| {
+            let known = Queue::ALL.map(Queue::as_str).join(", ");
+            ApiError::new(Kind::NotFound, format!("there is no such queue; there are {known}"))
+        })
     }
 }
 

@@ -5,8 +5,9 @@
 use axum::http::{Method, StatusCode};
 use axum::routing::{MethodRouter, get, post};
 use ffpool_schema::api::{
-    Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, QueueView, Readiness, RedriveReport,
-    RedriveRequest, ScenarioView, StreamEvent, Submitted, WorkerView,
+    Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, PurgeReport,
+    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, StreamEvent, Submitted,
+    WorkerView,
 };
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::LogLine;
@@ -27,6 +28,8 @@ pub(crate) struct Route {
     pub(crate) summary: &'static str,
     pub(crate) query: &'static [Parameter],
     pub(crate) takes: Option<Content>,
+    /// Whether a request without a body is refused.
+    pub(crate) needs_body: bool,
     pub(crate) answers: Vec<(StatusCode, &'static str, Content)>,
     /// Problems besides those that every route of its right has.
     pub(crate) problems: &'static [Kind],
@@ -80,6 +83,7 @@ impl Route {
             summary: "",
             query: &[],
             takes: None,
+            needs_body: false,
             answers: Vec::new(),
             problems: &[],
             handler,
@@ -95,6 +99,10 @@ impl Route {
     }
 
     fn takes(self, content: Content) -> Route {
+        Route { takes: Some(content), needs_body: true, ..self }
+    }
+
+    fn takes_if_any(self, content: Content) -> Route {
         Route { takes: Some(content), ..self }
     }
 
@@ -145,6 +153,14 @@ pub(crate) fn all() -> Vec<Route> {
             .summary("Cancels a job. A running one is told to end.")
             .answers(OK, "The state after it.", json::<Accepted>())
             .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
+        Route::post("/v1/jobs/{id}/pause", Right::Control, "pauseJob", post(jobs::pause))
+            .summary("Pauses a job: a running one is frozen where it is, one that waits does not start.")
+            .answers(OK, "The state after it.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
+        Route::post("/v1/jobs/{id}/resume", Right::Control, "resumeJob", post(jobs::resume))
+            .summary("Lets a paused job go on.")
+            .answers(OK, "The state after it.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
         Route::post("/v1/jobs/{id}/retry", Right::Control, "retryJob", post(jobs::retry))
             .summary("Sends a failed or cancelled job round again, with a fresh budget.")
             .answers(OK, "The state after it.", json::<Accepted>())
@@ -159,6 +175,15 @@ pub(crate) fn all() -> Vec<Route> {
         Route::get("/v1/queues", Right::Read, "listQueues", get(queues::list))
             .summary("Counts what waits and runs in each work queue, by the ledger and by the broker.")
             .answers(OK, "All work queues of the pools in use.", json::<Vec<QueueView>>()),
+        Route::post("/v1/queues/{queue}/pause", Right::Control, "pauseQueue", post(queues::pause))
+            .summary("Starts nothing more of a queue, of any priority and pool. The body may be left out.")
+            .takes_if_any(json::<PauseRequest>())
+            .answers(OK, "It is paused.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::RequestTimeout, Kind::TooLarge]),
+        Route::post("/v1/queues/{queue}/resume", Right::Control, "resumeQueue", post(queues::resume))
+            .summary("Lets a paused queue go on.")
+            .answers(OK, "It is not paused.", json::<Accepted>())
+            .problems(&[Kind::NotFound]),
         Route::get("/v1/dead-letters", Right::Read, "listDeadLetters", get(dead_letters::list))
             .summary("Lists the jobs parked after their last failure, newest first.")
             .query(query::DEAD_LETTERS)
@@ -168,9 +193,14 @@ pub(crate) fn all() -> Vec<Route> {
             .summary("Counts the dead letters by kind: the same cause with the same evidence.")
             .answers(OK, "The kinds, the most frequent first.", json::<Vec<DeadLetterGroup>>()),
         Route::post("/v1/dead-letters/redrive", Right::Control, "redriveDeadLetters", post(dead_letters::redrive))
-            .summary("Sends several jobs round again; says for each that it cannot why.")
+            .summary("Sends jobs, or every dead letter of a kind, round again; says for each that it cannot why.")
             .takes(json::<RedriveRequest>())
             .answers(OK, "What was sent round again and what was not.", json::<RedriveReport>())
+            .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::TooLarge]),
+        Route::post("/v1/dead-letters/purge", Right::Administer, "purgeDeadLetters", post(dead_letters::purge))
+            .summary("Does away with dead letters, named or of a kind, and with their history, for ever.")
+            .takes(json::<PurgeRequest>())
+            .answers(OK, "How many are gone.", json::<PurgeReport>())
             .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::TooLarge]),
         Route::get("/v1/audit", Right::Administer, "listAudit", get(audit::list))
             .summary("Lists who changed what through the API, newest first.")

@@ -8,6 +8,7 @@ use ffpool_broker::RequestError;
 use ffpool_schema::api::{Accepted, WorkerView};
 use ffpool_schema::message::{WorkerAnswer, WorkerCommand, WorkerState};
 use ffpool_schema::subjects;
+use serde_json::json;
 
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError, Kind};
@@ -50,6 +51,7 @@ pub(crate) async fn drain(
     if !answer.yes {
         return Err(ApiError::new(Kind::Conflict, format!("the worker {worker} refused to drain; its log says why")));
     }
+    app.ledger.audit(&caller.name, "drain", &worker.to_string(), json!({})).await;
     tracing::info!(%worker, by = caller.name, "worker drains");
     Ok(Json(Accepted {
         state: WorkerState::Draining.as_str().to_owned(),

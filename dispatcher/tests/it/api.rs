@@ -6,6 +6,7 @@ mod jobs;
 mod keys;
 mod outage;
 mod pages;
+mod pausing;
 mod routes;
 mod stream;
 mod workers;

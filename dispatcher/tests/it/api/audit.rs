@@ -1,8 +1,10 @@
 //! The audit, page by page.
 
-use serde_json::Value;
+use ffpool_dispatcher::api::KeyCommand;
+use ffpool_dispatcher::ledger::keys::Role;
+use serde_json::{Value, json};
 
-use super::Api;
+use super::{Api, answer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_comes_newest_first_and_in_pages() {
@@ -21,5 +23,47 @@ async fn the_audit_comes_newest_first_and_in_pages() {
     let next = first["next"].as_str().unwrap();
     let second = api.show(&format!("/v1/audit?limit=3&cursor={next}")).await;
     assert_eq!(targets(&second)[..2], ["worker-2", "worker-1"], "{second}");
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_by_a_person_is_in_the_audit() {
+    let api = Api::start().await;
+    KeyCommand::Create { name: "anna".into(), role: Role::Operator }.run(&api.ledger).await.unwrap();
+    KeyCommand::Revoke { name: "anna".into() }.run(&api.ledger).await.unwrap();
+    let key = api.ledger.create_key("ben", Role::Operator).await.unwrap();
+    let post = |path: &str| api.request("POST", path).bearer_auth(key.text());
+    let job = answer(api.post("/v1/jobs").json(&json!({"scenario": "720p-h264"})), 201).await;
+    let path = format!("/v1/jobs/{}", job["number"]);
+    for action in ["pause", "resume", "cancel", "retry"] {
+        answer(post(&format!("{path}/{action}")), 200).await;
+    }
+    answer(post("/v1/queues/live/pause").json(&json!({"reason": "tests"})), 200).await;
+    answer(post("/v1/queues/live/resume"), 200).await;
+
+    let audit = api.show("/v1/audit").await;
+    let entries = audit["items"].as_array().unwrap().iter().rev();
+    let told: Vec<(&str, &str, &str)> = entries
+        .map(|entry| {
+            let text = |name: &str| entry[name].as_str().unwrap();
+            (text("who"), text("action"), text("target"))
+        })
+        .collect();
+    let id = job["id"].as_str().unwrap();
+    let console = "ffpool-dispatcher keys";
+    assert_eq!(
+        told,
+        [
+            (console, "create_key", "anna"),
+            (console, "revoke_key", "anna"),
+            ("ben", "pause", id),
+            ("ben", "resume", id),
+            ("ben", "cancel", id),
+            ("ben", "redrive", id),
+            ("ben", "pause_queue", "live"),
+            ("ben", "resume_queue", "live"),
+        ]
+    );
+    assert_eq!(audit["items"][1]["detail"]["reason"], "tests", "{audit}");
     api.stop().await;
 }

@@ -68,3 +68,47 @@ async fn dead_letters_are_sent_round_again_and_the_rest_says_why_not() {
     assert!(problem(api.post("/v1/dead-letters/redrive").body("ids"), 400).await.contains("`body`"));
     api.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_kind_is_sent_round_again() {
+    let api = Api::start().await;
+    let first = api.insert_dead_letter("k-oom", "oom", "it used more than 64 MiB").await;
+    let second = api.insert_dead_letter("k-oom", "oom", "it used more than 65 MiB").await;
+    let other = api.insert_dead_letter("k-stall", "stall", "it made no progress").await;
+
+    let request = json!({"fingerprint": "k-oom", "ids": [first], "reason": "more memory"});
+    let report = answer(api.post("/v1/dead-letters/redrive").json(&request), 200).await;
+    assert_eq!(report, json!({"redriven": [first, second], "refused": {}}));
+    let left = api.show("/v1/dead-letters").await;
+    assert_eq!((&left["items"][0]["id"], left["items"].as_array().unwrap().len()), (&json!(other), 1));
+    let told = api.show(&format!("/v1/jobs/{second}/explain")).await["sentences"].to_string();
+    assert!(told.contains("sent round again by test-admin") && told.contains("more memory"), "{told}");
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_takes_dead_letters_only_and_leaves_the_reason() {
+    let api = Api::start().await;
+    let of_kind = api.insert_dead_letter("k-oom", "oom", "it used more than 64 MiB").await;
+    let named = api.insert_dead_letter("k-stall", "stall", "it made no progress").await;
+    let kept = api.insert_dead_letter("k-stall", "stall", "it made no progress").await;
+    let queued = api.insert_job("queued").await;
+    let purge = |request: serde_json::Value| api.post("/v1/dead-letters/purge").json(&request);
+
+    assert!(problem(purge(json!({"ids": [named]})), 400).await.contains("reason"));
+    assert!(problem(purge(json!({"ids": [named], "reason": " "})), 400).await.contains("`reason`"));
+    assert!(problem(purge(json!({"reason": "all"})), 400).await.contains("`ids`"));
+
+    let request = json!({"fingerprint": "k-oom", "ids": [named, queued], "reason": "test jobs"});
+    assert_eq!(answer(purge(request), 200).await["purged"], 2);
+    for gone in [of_kind, named] {
+        problem(api.get(&format!("/v1/jobs/{gone}")), 404).await;
+    }
+    for left in [kept, queued] {
+        api.show(&format!("/v1/jobs/{left}")).await;
+    }
+    let entry = &api.show("/v1/audit").await["items"][0];
+    assert_eq!((&entry["who"], &entry["action"]), (&json!("test-admin"), &json!("purge")), "{entry}");
+    assert_eq!((&entry["detail"]["reason"], &entry["detail"]["purged"]), (&json!("test jobs"), &json!(2)), "{entry}");
+    api.stop().await;
+}

@@ -27,7 +27,7 @@ async fn every_route_of_the_description_is_served_behind_its_right() {
     assert_eq!(description["openapi"], "3.1.0");
 
     let routes = described_routes(&description);
-    assert!(routes.len() >= 18, "{routes:?}");
+    assert!(routes.len() >= 25, "{routes:?}");
     for (method, path, open) in routes {
         let request = || api.request(&method, &path);
         if open {

@@ -38,6 +38,9 @@ async fn a_drain_reaches_the_worker_and_says_what_came_of_it() {
     assert_eq!(accepted["state"], "draining");
     answering.await.unwrap();
 
+    let entry = &api.show("/v1/audit").await["items"][0];
+    assert_eq!((&entry["action"], &entry["target"]), (&json!("drain"), &json!(name)), "{entry}");
+
     let workers = api.show("/v1/workers").await;
     assert_eq!(workers[0]["id"], json!(name));
     assert_eq!(workers[0]["capacity"]["slots"], 2);
