@@ -169,7 +169,7 @@ impl Ledger {
         let (publish, to_publish) = mpsc::channel(effects::MAX_TO_PUBLISH);
         let outlets = Outlets { publish, tell: broadcast::channel(effects::MAX_TO_TELL).0 };
         let writers = connect::pool(&for_writes, WRITERS + SIDE_WRITERS)?;
-        let asks = (0..std::env::var("FFPOOL_W").map_or(WRITERS, |w| w.parse().unwrap()))
+        let asks = (0..WRITERS)
             .map(|_| {
                 let (ask, asked) = mpsc::channel(writer::MAX_WAITING);
                 let writer = Writer {
