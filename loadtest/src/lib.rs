@@ -1,9 +1,13 @@
 //! Measures the pool and proves it from outside, on servers and processes of its own.
 //!
 //! [`pool::Pool`] starts a private stack with any number of dispatchers and workers, the real binaries; [`baseline`]
-//! drives no-op jobs through them and sets the figures beside [`raw`], what the broker alone can do on the same machine.
+//! drives no-op jobs through them and sets the figures beside [`raw`], what the broker alone can do on the same machine;
+//! [`chaos`] lets everything die under load, and [`audit`] proves afterwards that nothing was lost and nothing doubled.
 //! The end-to-end tests of the whole system stand in `tests/` and use the same pool.
 
+pub mod audit;
 pub mod baseline;
+pub mod chaos;
 pub mod pool;
+mod processes;
 pub mod raw;

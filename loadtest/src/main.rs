@@ -1,9 +1,15 @@
-//! `ffpool-loadtest`: measures the pool on a private stack.
+//! `ffpool-loadtest`: measures the pool and proves it.
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ffpool_loadtest::audit::{self, AuditArgs};
 use ffpool_loadtest::baseline::{self, BaselineArgs};
+use ffpool_loadtest::chaos::{self, ChaosArgs};
 
-/// Load for ffpool, on private servers that are gone afterwards.
+/// Load and faults for ffpool on private servers that are gone afterwards, and the audit of any pool.
+///
+/// Exit codes: 0 as it should be, 1 something was lost, doubled, stuck or otherwise wrong, or it could not run.
 #[derive(Debug, Parser)]
 #[command(name = "ffpool-loadtest", version)]
 struct Args {
@@ -18,9 +24,13 @@ struct Args {
 enum Command {
     /// No-op jobs end to end, the latency of an idle pool, and the broker's own limit beside them.
     Baseline(BaselineArgs),
+    /// Everything dies in turn under load; then the audit, and what each fault cost.
+    Chaos(ChaosArgs),
+    /// Proves from a publisher's record, the ledger, the files and this machine that nothing was lost or doubled.
+    Audit(AuditArgs),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     ffpool_runtime::install_crypto();
     let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -43,7 +53,30 @@ fn main() -> anyhow::Result<()> {
                     figures.done_p50_ms, figures.done_p99_ms
                 );
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Chaos(settings) => {
+            let report = runtime.block_on(chaos::run(&settings))?;
+            show(&report, args.json)?;
+            Ok(exit_code(report.is_clean()))
+        }
+        Command::Audit(settings) => {
+            let report = audit::run(&settings)?;
+            show(&report, args.json)?;
+            Ok(exit_code(report.is_clean()))
         }
     }
+}
+
+fn show<T: serde::Serialize + std::fmt::Display>(report: &T, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?)
+    } else {
+        print!("{report}")
+    }
     Ok(())
+}
+
+fn exit_code(clean: bool) -> ExitCode {
+    if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

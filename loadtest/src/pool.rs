@@ -58,6 +58,11 @@ impl Part {
         let _ = self.child.wait();
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
@@ -142,6 +147,8 @@ pub struct Pool {
     /// The media root of all workers.
     pub media: PathBuf,
     settings: PoolSettings,
+    /// Where the APIs of the dispatchers are, in their order.
+    apis: Vec<SocketAddr>,
     directory: tempfile::TempDir,
     /// NATS of this pool alone: its subjects are fixed.
     nats: Stack,
@@ -181,10 +188,11 @@ impl Pool {
             database_url,
             media,
             settings,
+            apis: vec![api],
             directory,
             nats,
         };
-        let dispatcher = pool.spawn_dispatcher(api)?;
+        let dispatcher = pool.spawn_dispatcher(0, api)?;
         pool.dispatchers.push(dispatcher);
         pool.until_ready(&pool.dispatchers[0], api).await?;
         for number in 0..pool.settings.workers.len() {
@@ -209,9 +217,10 @@ impl Pool {
     /// When it does not become ready.
     pub async fn add_dispatcher(&mut self) -> anyhow::Result<String> {
         let api = free_address();
-        let dispatcher = self.spawn_dispatcher(api)?;
+        let dispatcher = self.spawn_dispatcher(self.dispatchers.len(), api)?;
         self.until_ready(&dispatcher, api).await?;
         self.dispatchers.push(dispatcher);
+        self.apis.push(api);
         Ok(format!("http://{api}"))
     }
 
@@ -220,16 +229,52 @@ impl Pool {
     /// # Errors
     /// When it does not become ready.
     pub async fn restart_worker(&mut self, number: usize) -> anyhow::Result<()> {
+        self.respawn_worker(number)?;
+        let worker = &self.workers[number];
+        self.until_ready(worker, worker.metrics).await
+    }
+
+    /// Starts the worker `number` again and does not wait for it. Like every start it belongs to the thread that calls.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn respawn_worker(&mut self, number: usize) -> anyhow::Result<()> {
         self.workers[number].kill();
-        let worker = self.spawn_worker(number)?;
-        self.until_ready(&worker, worker.metrics).await?;
-        self.workers[number] = worker;
+        self.workers[number] = self.spawn_worker(number)?;
         Ok(())
     }
 
-    fn spawn_dispatcher(&self, api: SocketAddr) -> anyhow::Result<Part> {
+    /// Starts the dispatcher `number` again, with its old address, and does not wait for it.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn respawn_dispatcher(&mut self, number: usize) -> anyhow::Result<()> {
+        self.dispatchers[number].kill();
+        self.dispatchers[number] = self.spawn_dispatcher(number, self.apis[number])?;
+        Ok(())
+    }
+
+    /// The name by which the ledger knows the worker `number`.
+    #[must_use]
+    pub fn worker_id(&self, number: usize) -> String {
+        let unique = self.directory.path().file_name().unwrap_or_default().to_string_lossy().replace('.', "");
+        format!("{unique}-{number}")
+    }
+
+    /// The scratch directory of the worker `number`.
+    #[must_use]
+    pub fn scratch(&self, number: usize) -> PathBuf {
+        self.directory.path().join(format!("worker-{number}"))
+    }
+
+    /// The directory of everything that the pool writes: logs, scratch, media.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn spawn_dispatcher(&self, number: usize, api: SocketAddr) -> anyhow::Result<Part> {
         let metrics = free_address();
-        let number = self.dispatchers.len();
         let mut variables = self.settings.dispatcher.clone();
         let own = [
             ("FFPOOL_AMQP_URL", self.amqp_url.clone()),
@@ -246,17 +291,16 @@ impl Pool {
     fn spawn_worker(&self, number: usize) -> anyhow::Result<Part> {
         let metrics = free_address();
         let name = format!("worker-{number}");
-        let scratch = self.directory.path().join(&name);
+        let scratch = self.scratch(number);
         std::fs::create_dir_all(&scratch)?;
         set_mode(&scratch, 0o755)?;
-        let unique = self.directory.path().file_name().unwrap_or_default().to_string_lossy().replace('.', "");
         let mut variables = BTreeMap::from([
             ("FFPOOL_AMQP_URL".to_owned(), self.amqp_url.clone()),
             ("FFPOOL_NATS_URL".to_owned(), self.nats_url.clone()),
             ("FFPOOL_MEDIA_ROOTS".to_owned(), self.media.display().to_string()),
             ("FFPOOL_SCRATCH".to_owned(), scratch.display().to_string()),
             ("FFPOOL_METRICS_ADDR".to_owned(), metrics.to_string()),
-            ("FFPOOL_WORKER_ID".to_owned(), format!("{unique}-{number}")),
+            ("FFPOOL_WORKER_ID".to_owned(), self.worker_id(number)),
         ]);
         variables.extend(self.settings.workers[number].clone());
         self.spawn("ffpool-worker", &name, metrics, &variables)

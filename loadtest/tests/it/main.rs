@@ -1,5 +1,6 @@
 //! The whole system from outside: real servers, real dispatchers and workers, real encodes.
 
+mod chaos;
 mod clients;
 mod faults;
 mod inputs;

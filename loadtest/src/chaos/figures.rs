@@ -1,0 +1,161 @@
+//! What the faults cost, by the ledger's own record of attempts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::fault::{Fault, Injected};
+
+/// How often the ledger is asked while it may be away.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+const ASK_BOUND: Duration = Duration::from_secs(60);
+
+/// An attempt of an encode that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Running {
+    pub(super) job: Uuid,
+    pub(super) attempt: u32,
+    pub(super) worker: String,
+}
+
+/// What one kind of fault cost.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct FaultFigures {
+    /// Which.
+    pub fault: Fault,
+    /// How often it was injected.
+    pub injected: usize,
+    /// Encodes that ran on the victim, or anywhere when a server was the victim.
+    pub running: usize,
+    /// Those that did not finish as they ran, and met no later fault.
+    pub interrupted: usize,
+    /// From the fault to the next attempt's start, in milliseconds: half were faster.
+    pub restart_p50_ms: Option<f64>,
+    /// The same, 99 in 100 were faster.
+    pub restart_p99_ms: Option<f64>,
+}
+
+/// What attempts cost that did not finish.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub struct Waste {
+    /// Attempts of encodes that did not finish.
+    pub attempts: usize,
+    /// Their processor seconds, as far as they could still report them.
+    pub cpu_seconds: f64,
+    /// Those that could not: their worker died or was told to drop them.
+    pub unreported: usize,
+    /// Wall seconds of those, up to their end in the ledger.
+    pub unreported_wall_seconds: f64,
+}
+
+/// A question to the ledger, asked again while it does not answer.
+pub(super) async fn ask<T: Send + 'static>(
+    url: &str,
+    question: impl Fn(&mut postgres::Client) -> Result<T, postgres::Error> + Send + 'static,
+) -> anyhow::Result<T> {
+    let url = url.to_owned();
+    let answer = tokio::task::spawn_blocking(move || {
+        let end = std::time::Instant::now() + ASK_BOUND;
+        loop {
+            let answer = postgres::Client::connect(&url, postgres::NoTls).and_then(|mut client| question(&mut client));
+            match answer {
+                Err(_) if std::time::Instant::now() < end => std::thread::sleep(ASK_AGAIN),
+                answer => return answer,
+            }
+        }
+    });
+    answer.await?.context("ask the ledger")
+}
+
+/// The encodes that run.
+pub(super) async fn running(url: &str) -> anyhow::Result<Vec<Running>> {
+    let query = "SELECT id, attempt, owner_worker FROM job \
+         WHERE state IN ('running', 'cancelling') AND spec ->> 'engine' IS DISTINCT FROM 'noop' AND owner_worker IS NOT NULL";
+    let rows = ask(url, move |client| client.query(query, &[])).await?;
+    let running = rows.iter().map(|row| Running {
+        job: row.get(0),
+        attempt: row.get::<_, i32>(1).cast_unsigned(),
+        worker: row.get(2),
+    });
+    Ok(running.collect())
+}
+
+/// What each kind of fault cost.
+pub(super) async fn faults(url: &str, injected: &[Injected]) -> anyhow::Result<Vec<FaultFigures>> {
+    let mut kinds: BTreeMap<Fault, Vec<&Injected>> = BTreeMap::new();
+    // An attempt that several faults met was interrupted by the last of them.
+    let mut last: BTreeMap<(Uuid, u32), Timestamp> = BTreeMap::new();
+    for one in injected {
+        kinds.entry(one.fault).or_default().push(one);
+        last.extend(one.hit.iter().map(|hit| ((hit.job, hit.attempt), one.at)));
+    }
+    let mut figures = Vec::new();
+    for (fault, all) in kinds {
+        let mut restarts = Histogram::<u64>::new(3)?;
+        let (mut running, mut interrupted) = (0, 0);
+        for one in &all {
+            for hit in &one.hit {
+                let (finished, next) = fate(url, hit).await?;
+                let interrupts = !finished && last.get(&(hit.job, hit.attempt)) == Some(&one.at);
+                running += 1;
+                interrupted += usize::from(interrupts);
+                if let (true, Some(next)) = (interrupts, next) {
+                    let millis = next.as_millisecond().saturating_sub(one.at.as_millisecond());
+                    restarts.record(u64::try_from(millis.max(1))?)?;
+                }
+            }
+        }
+        let quantile = |quantile| (!restarts.is_empty()).then(|| restarts.value_at_quantile(quantile) as f64);
+        figures.push(FaultFigures {
+            fault,
+            injected: all.len(),
+            running,
+            interrupted,
+            restart_p50_ms: quantile(0.5),
+            restart_p99_ms: quantile(0.99),
+        });
+    }
+    Ok(figures)
+}
+
+/// Whether an attempt finished, and when the one after it began.
+async fn fate(url: &str, hit: &Running) -> anyhow::Result<(bool, Option<Timestamp>)> {
+    let (job, attempt) = (hit.job, hit.attempt.cast_signed());
+    let query = "SELECT a.outcome = 'finished', n.started_at FROM attempt a \
+         LEFT JOIN attempt n ON n.job = a.job AND n.attempt = a.attempt + 1 WHERE a.job = $1 AND a.attempt = $2";
+    let row = ask(url, move |client| client.query_opt(query, &[&job, &attempt])).await?;
+    Ok(row.map_or((false, None), |row| (row.get::<_, Option<bool>>(0).unwrap_or(false), row.get(1))))
+}
+
+/// What all attempts cost that did not finish.
+pub(super) async fn waste(url: &str) -> anyhow::Result<Waste> {
+    let query = "SELECT count(*), coalesce(sum((a.usage ->> 'cpu_ms')::bigint), 0)::bigint, \
+            count(*) FILTER (WHERE a.usage IS NULL), \
+            coalesce(sum(extract(epoch FROM a.ended_at - a.started_at)) FILTER (WHERE a.usage IS NULL), 0)::double precision \
+         FROM attempt a JOIN job j ON j.id = a.job \
+         WHERE a.outcome <> 'finished' AND j.spec ->> 'engine' IS DISTINCT FROM 'noop'";
+    let row = ask(url, move |client| client.query_one(query, &[])).await?;
+    Ok(Waste {
+        attempts: usize::try_from(row.get::<_, i64>(0))?,
+        cpu_seconds: row.get::<_, i64>(1) as f64 / 1e3,
+        unreported: usize::try_from(row.get::<_, i64>(2))?,
+        unreported_wall_seconds: row.get(3),
+    })
+}
+
+/// Jobs that ended otherwise than completed, with their reasons: every job of the load is good.
+pub(super) async fn unhappy(url: &str) -> anyhow::Result<Vec<String>> {
+    let query = "SELECT id, state, coalesce(reason, ''), coalesce(failure::text, faults::text, '') FROM job \
+         WHERE state IN ('failed', 'cancelled', 'rejected') ORDER BY number LIMIT 100";
+    let rows = ask(url, move |client| client.query(query, &[])).await?;
+    let line = |row: &postgres::Row| {
+        let (id, state, reason, failure): (Uuid, String, String, String) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        format!("job {id} is {state}: {reason} {failure}")
+    };
+    Ok(rows.iter().map(line).collect())
+}
