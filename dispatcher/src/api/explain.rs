@@ -8,10 +8,24 @@ use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::{Phase, Progress, WorkerState};
 use jiff::Timestamp;
 
+use crate::ledger::read::{Circumstances, Parent};
+
+/// What stands around a job and is not in its own record.
+#[derive(Debug, Default)]
+pub(crate) struct Surroundings {
+    /// Every worker.
+    pub(crate) workers: Vec<WorkerView>,
+    /// Since when its queue is paused, and by whom and why in words.
+    pub(crate) queue_pause: Option<(Timestamp, String)>,
+    /// What its next attempt depends on.
+    pub(crate) circumstances: Circumstances,
+}
+
 /// The present first, then each attempt's end and each control from outside, first to last.
-pub(crate) fn sentences(detail: &JobDetail, workers: &[WorkerView], now: Timestamp) -> Vec<String> {
-    let mut sentences = present(detail, workers, now);
-    let attempts = detail.attempts.iter().filter_map(|attempt| Some((attempt.ended_at?, attempt_ended(attempt)?)));
+pub(crate) fn sentences(detail: &JobDetail, around: &Surroundings, now: Timestamp) -> Vec<String> {
+    let mut sentences = present(detail, around, now);
+    let attempts =
+        detail.attempts.iter().filter_map(|attempt| Some((attempt.ended_at?, attempt_ended(attempt, &detail.events)?)));
     let controls = detail.events.iter().filter_map(|event| Some((event.at, control(event)?)));
     let mut past: Vec<(Timestamp, String)> = attempts.chain(controls).collect();
     past.sort_by_key(|(at, _)| *at);
@@ -19,23 +33,117 @@ pub(crate) fn sentences(detail: &JobDetail, workers: &[WorkerView], now: Timesta
     sentences
 }
 
-fn present(detail: &JobDetail, workers: &[WorkerView], now: Timestamp) -> Vec<String> {
+fn present(detail: &JobDetail, around: &Surroundings, now: Timestamp) -> Vec<String> {
     let job = &detail.job;
     match job.state {
-        State::Blocked => vec!["It waits for the jobs it depends on to complete.".to_owned()],
-        State::Delayed => vec![delayed(job, now)],
-        State::Queued => vec![queued(job, now), room(job, workers)],
-        State::Running => vec![running(job, now)],
+        State::Blocked => {
+            let mut told = vec![blocked(&around.circumstances.missing)];
+            told.extend(pauses(job, around, now));
+            told.extend(deadline(job, now));
+            told
+        }
+        State::Delayed | State::Queued => {
+            let mut told = vec![if job.state == State::Delayed { delayed(job, now) } else { queued(job, now) }];
+            let pauses = pauses(job, around, now);
+            if job.state == State::Queued && pauses.is_empty() {
+                told.push(room(job, &around.workers));
+            }
+            told.extend(pauses);
+            told.extend(lessons(&around.circumstances));
+            told.extend(deadline(job, now));
+            told
+        }
+        State::Running => {
+            let mut told = vec![running(job, now)];
+            told.extend(frozen(job, now));
+            told.extend(deadline(job, now));
+            told
+        }
         State::Cancelling => vec![format!(
-            "It is being cancelled: {} was told to end attempt {}, and has not reported it yet.",
+            "It is being cancelled: {} was told to end attempt {}, and has not reported it yet{}.",
             worker_name(job),
-            job.attempt
+            job.attempt,
+            because(job)
         )],
         State::Completed => vec![completed(detail)],
         State::Failed => failed(job),
         State::Cancelled => vec![format!("It was cancelled at {} and will not run{}.", ended_at(job), because(job))],
         State::Rejected => rejected(job),
     }
+}
+
+fn blocked(missing: &[Parent]) -> String {
+    if missing.is_empty() {
+        return "Every job it depends on has completed: it should go on within a moment.".to_owned();
+    }
+    let named: Vec<String> = missing
+        .iter()
+        .map(|parent| match parent.known {
+            Some((number, state)) => format!("#{number} ({}), which is {state}", parent.id),
+            None => format!("{}, which nobody has handed in yet", parent.id),
+        })
+        .collect();
+    format!("It waits until the jobs it depends on have completed: {}.", named.join("; "))
+}
+
+/// Pauses of a job that waits, its own and its queue's.
+fn pauses(job: &JobView, around: &Surroundings, now: Timestamp) -> Vec<String> {
+    let own = job.paused.then(|| "It is paused: it does not start before somebody resumes it.".to_owned());
+    let queue = around.queue_pause.as_ref().map(|(since, words)| {
+        format!(
+            "The queue `{}` is {words}, for {} now: nothing of it starts before somebody resumes it.",
+            job.queue,
+            span(*since, now)
+        )
+    });
+    own.into_iter().chain(queue).collect()
+}
+
+fn frozen(job: &JobView, now: Timestamp) -> Option<String> {
+    let thaws = "its tool uses no processor time and goes on where it was";
+    match (job.paused, job.frozen_since) {
+        (true, Some(since)) => Some(format!(
+            "It is frozen for {}, because somebody paused it{}: {thaws} once somebody resumes it.",
+            span(since, now),
+            because(job)
+        )),
+        (true, None) => Some(format!(
+            "It is paused{}: its worker is told to freeze it and has not reported that yet.",
+            because(job)
+        )),
+        (false, Some(since)) => Some(format!(
+            "It is frozen for {}, to make room for a more urgent job on the same worker: {thaws} once that has ended.",
+            span(since, now)
+        )),
+        (false, None) => None,
+    }
+}
+
+fn deadline(job: &JobView, now: Timestamp) -> Option<String> {
+    let deadline = job.deadline?;
+    Some(if deadline > now {
+        format!("Its deadline is {deadline}, in {}: if it has not ended by then, it fails.", span(now, deadline))
+    } else {
+        format!("Its deadline passed at {deadline}: it is ended unless its output is being published already.")
+    })
+}
+
+/// What earlier attempts have changed about the next one.
+fn lessons(circumstances: &Circumstances) -> Vec<String> {
+    let Circumstances { losses, is_alone, raised_memory_mb, fell_back, missing: _ } = circumstances;
+    let alone = is_alone.then(|| {
+        format!(
+            "{losses} workers were lost while they ran it, so its next attempt runs alone: it waits for a worker that runs \
+             nothing else."
+        )
+    });
+    let memory = raised_memory_mb.map(|mib| {
+        format!("An attempt ran out of memory, so the next may use {mib} MiB, as far as its worker has them.")
+    });
+    let software = fell_back.then(|| {
+        "The device failed and the job lets it be replaced, so the next attempt encodes in software.".to_owned()
+    });
+    alone.into_iter().chain(memory).chain(software).collect()
 }
 
 fn delayed(job: &JobView, now: Timestamp) -> String {
@@ -146,20 +254,41 @@ fn rejected(job: &JobView) -> Vec<String> {
     sentences
 }
 
-fn attempt_ended(attempt: &AttemptView) -> Option<String> {
+fn attempt_ended(attempt: &AttemptView, events: &[EventView]) -> Option<String> {
     let ran = span(attempt.started_at, attempt.ended_at?);
     let AttemptView { attempt: number, worker, failure, .. } = attempt;
     let head = format!("Attempt {number} on worker {worker} ended after {ran}");
+    let decided = decided(*number, events);
     Some(match (attempt.outcome.as_deref()?, failure) {
         ("failed", Some(failure)) => {
-            let cost =
-                if failure.cause.policy() == RetryPolicy::Free { "It cost nothing" } else { "It counts as a failure" };
-            format!("{head}. {} {cost}.", told(failure))
+            let is_free = failure.cause.policy() == RetryPolicy::Free;
+            let cost = if is_free { "It cost nothing" } else { "It counts as a failure" };
+            format!(
+                "{head}. {} The {} has to act. {cost}{decided}. {}",
+                told(failure),
+                blamed(failure.cause.blame()),
+                failure.cause.cure()
+            )
         }
-        ("lapsed", _) => format!("{head}, because the worker fell silent; it cost no failure."),
-        ("released", _) => format!("{head}: it was handed back unfinished; it cost no failure."),
+        ("lapsed", _) => format!("{head}, because the worker fell silent; it cost no failure{decided}."),
+        ("released", _) => format!("{head}: it was handed back unfinished; it cost no failure{decided}."),
         (outcome, _) => format!("{head}: {outcome}."),
     })
+}
+
+/// What the ledger made of the end of an attempt.
+fn decided(attempt: u32, events: &[EventView]) -> &'static str {
+    let ends = ["failed", "lapse", "released", "cancel_done"];
+    let Some(end) = events.iter().find(|event| event.attempt == attempt && ends.contains(&event.kind.as_str())) else {
+        return "";
+    };
+    match end.state {
+        State::Delayed => ", and the job was to be tried again after a pause",
+        State::Queued => ", and the job was to be tried again at once",
+        State::Failed => ", and the job was parked",
+        State::Cancelled => ", and the job was cancelled",
+        State::Blocked | State::Running | State::Cancelling | State::Completed | State::Rejected => "",
+    }
 }
 
 /// What people did, and what the placing of the job came to.
@@ -168,6 +297,11 @@ fn control(event: &EventView) -> Option<String> {
     let by = text("by").map_or_else(String::new, |by| format!(" by {by}"));
     let why = text("reason").map_or_else(String::new, |reason| format!(": {reason}"));
     match event.kind.as_str() {
+        "pause" => Some(format!("It was paused{by} at {}{why}.", event.at)),
+        "resume" => Some(format!("It was resumed{by} at {}{why}.", event.at)),
+        "parents_done" => Some(format!("At {} every job it depends on had completed.", event.at)),
+        "parent_failed" => Some(format!("At {} a job it depends on had ended without completing{why}.", event.at)),
+        "deadline_passed" => Some(format!("Its deadline passed at {}{why}.", event.at)),
         "cancel" => Some(format!("A cancel was asked for{by} at {}{why}.", event.at)),
         "redrive" => Some(format!("It was sent round again{by} at {}{why}.", event.at)),
         "unfit" => Some(format!("At {} it did not fit the worker that received it{why}.", event.at)),
@@ -293,7 +427,10 @@ mod tests {
     #[test]
     fn a_waiting_job_names_what_it_lacks() {
         let waiting = job(State::Queued);
-        let with = |workers: &[WorkerView]| sentences(&waiting, workers, at(90)).join(" ");
+        let with = |workers: &[WorkerView]| {
+            let around = Surroundings { workers: workers.to_vec(), ..Surroundings::default() };
+            sentences(&waiting, &around, at(90)).join(" ")
+        };
         assert!(with(&[]).contains("No worker of pool `cpu` is ready"), "{}", with(&[]));
         assert!(with(&[worker(2, 2)]).contains("All 2 slots of 1 worker are in use"));
         assert!(with(&[worker(2, 1)]).contains("1 of 2 slots of 1 worker are free"));
@@ -320,14 +457,20 @@ mod tests {
             attempt(2, "lapsed", None),
             attempt(3, "failed", Some(failure)),
         ];
-        failed.events = vec![EventView {
-            at: at(18),
-            kind: "redrive".into(),
-            state: State::Queued,
-            attempt: 1,
-            detail: json!({"by": "anna", "reason": "more memory"}),
-        }];
-        let told = sentences(&failed, &[], at(100));
+        let event = |secs: i64, kind: &str, state: State, attempt: u32, detail: serde_json::Value| EventView {
+            at: at(secs),
+            kind: kind.into(),
+            state,
+            attempt,
+            detail,
+        };
+        failed.events = vec![
+            event(15, "failed", State::Delayed, 1, json!({})),
+            event(18, "redrive", State::Queued, 1, json!({"by": "anna", "reason": "more memory"})),
+            event(25, "lapse", State::Queued, 2, json!({})),
+            event(35, "failed", State::Failed, 3, json!({})),
+        ];
+        let told = sentences(&failed, &Surroundings::default(), at(100));
         assert!(told[0].contains("it happened a second time"), "{told:#?}");
         assert!(told[1].contains("Cause 4001 (oom)") && told[1].contains("out of memory"), "{told:#?}");
         assert!(told[2].contains("Raise resource_limits.max_memory_mb."), "{told:#?}");
@@ -335,6 +478,69 @@ mod tests {
         for (sentence, expected) in told[3..].iter().zip(order) {
             assert!(sentence.contains(expected), "{told:#?}");
         }
-        assert!(told[5].contains("cost no failure"), "{told:#?}");
+        assert!(told[3].contains("The author of the job has to act."), "{told:#?}");
+        assert!(told[3].contains("to be tried again after a pause. Raise resource_limits.max_memory_mb."), "{told:#?}");
+        assert!(told[5].contains("cost no failure, and the job was to be tried again at once"), "{told:#?}");
+        assert!(told[6].contains("and the job was parked"), "{told:#?}");
+    }
+
+    #[test]
+    fn what_holds_a_waiting_job_back_is_told_one_by_one() {
+        let mut waiting = job(State::Queued);
+        waiting.job.paused = true;
+        waiting.job.deadline = Some(at(150));
+        let around = Surroundings {
+            queue_pause: Some((at(60), "paused by ben: the archive is full".into())),
+            circumstances: Circumstances {
+                losses: 2,
+                is_alone: true,
+                raised_memory_mb: Some(2048),
+                fell_back: true,
+                ..Circumstances::default()
+            },
+            ..Surroundings::default()
+        };
+        let told = sentences(&waiting, &around, at(90)).join(" ");
+        for expected in [
+            "It is paused: it does not start before somebody resumes it",
+            "The queue `default` is paused by ben: the archive is full, for 30 s now",
+            "2 workers were lost while they ran it, so its next attempt runs alone",
+            "the next may use 2048 MiB",
+            "the next attempt encodes in software",
+            "in 1 min 0 s: if it has not ended by then, it fails",
+        ] {
+            assert!(told.contains(expected), "{expected} is missing in: {told}");
+        }
+        assert!(!told.contains("No worker of pool"), "{told}");
+    }
+
+    #[test]
+    fn a_blocked_job_names_the_parents_that_are_missing() {
+        let mut blocked = job(State::Blocked);
+        let known = Parent { id: JobId(Uuid::from_u128(1)), known: Some((12, State::Running)) };
+        let unknown = Parent { id: JobId(Uuid::from_u128(2)), known: None };
+        blocked.job.depends_on = vec![known.id, unknown.id];
+        let with = |missing: &[Parent]| {
+            let circumstances = Circumstances { missing: missing.to_vec(), ..Circumstances::default() };
+            sentences(&blocked, &Surroundings { circumstances, ..Surroundings::default() }, at(90)).join(" ")
+        };
+        let told = with(&[known, unknown]);
+        assert!(told.contains("#12 (00000000-0000-0000-0000-000000000001), which is running"), "{told}");
+        assert!(told.contains("00000000-0000-0000-0000-000000000002, which nobody has handed in yet"), "{told}");
+        assert!(with(&[]).contains("should go on within a moment"));
+    }
+
+    #[test]
+    fn a_frozen_job_says_for_whom() {
+        let mut running = job(State::Running);
+        let told = |running: &JobDetail| sentences(running, &Surroundings::default(), at(90)).join(" ");
+        assert!(!told(&running).contains("frozen"));
+        running.job.frozen_since = Some(at(80));
+        assert!(told(&running).contains("It is frozen for 10 s, to make room for a more urgent job"));
+        running.job.paused = true;
+        running.job.reason = Some("paused by anna".into());
+        assert!(told(&running).contains("because somebody paused it (paused by anna)"));
+        running.job.frozen_since = None;
+        assert!(told(&running).contains("has not reported that yet"));
     }
 }

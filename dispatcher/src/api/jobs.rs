@@ -8,11 +8,11 @@ use ffpool_schema::lifecycle::State as JobState;
 use ffpool_schema::message::LogLine;
 use jiff::Timestamp;
 
-use crate::api::App;
-use crate::api::explain;
+use crate::api::explain::{self, Surroundings};
 use crate::api::problem::Answer;
 use crate::api::query::{self, Query};
 use crate::api::reference::JobPath;
+use crate::api::{App, queues};
 use crate::ledger::keys::Caller;
 
 /// Lines of a log that is asked for without a number.
@@ -41,13 +41,24 @@ pub(crate) async fn log(State(app): State<App>, job: JobPath, uri: Uri) -> Answe
 /// `GET /v1/jobs/{id}/explain`
 pub(crate) async fn explain(State(app): State<App>, job: JobPath) -> Answer<Json<Explanation>> {
     let detail = app.ledger.job(job.0).await?.ok_or_else(|| job.not_found())?;
-    let workers = if detail.job.state.is_end() { Vec::new() } else { app.ledger.workers().await? };
+    let has_ended = detail.job.state.is_end();
+    let surroundings = Surroundings {
+        workers: if has_ended { Vec::new() } else { app.ledger.workers().await? },
+        queue_pause: if has_ended { None } else { queue_pause(&app, &detail.job.queue).await? },
+        circumstances: app.ledger.circumstances(detail.job.id).await?,
+    };
     Ok(Json(Explanation {
         id: detail.job.id,
         number: detail.job.number,
         state: detail.job.state,
-        sentences: explain::sentences(&detail, &workers, Timestamp::now()),
+        sentences: explain::sentences(&detail, &surroundings, Timestamp::now()),
     }))
+}
+
+/// Since when a queue is paused, and by whom and why in words.
+async fn queue_pause(app: &App, name: &str) -> Answer<Option<(Timestamp, String)>> {
+    let paused = queues::paused_queues(app).await?;
+    Ok(paused.into_iter().find(|(queue, _, _)| queue.as_str() == name).map(|(_, since, words)| (since, words)))
 }
 
 /// `POST /v1/jobs/{id}/cancel`

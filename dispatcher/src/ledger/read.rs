@@ -22,6 +22,7 @@ use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
 
 use super::Ledger;
+use super::record::ALONE_AFTER;
 
 /// Longest that one read takes. The pool's wait (3 s) and the statement timeout (5 s) normally end it before; this one
 /// also holds when the server is frozen and says nothing.
@@ -30,6 +31,8 @@ pub const READ_BOUND: Duration = Duration::from_secs(8);
 const HISTORY_MAX: i64 = 1000;
 /// Workers that are shown at most, the last seen.
 const WORKERS_MAX: i64 = 1000;
+/// Parents of one job that are named at most.
+const PARENTS_MAX: i64 = 100;
 /// Kinds of dead letters that are shown at most, the most frequent.
 const KINDS_MAX: i64 = 1000;
 
@@ -102,6 +105,30 @@ pub struct JobFilter {
     pub limit: u16,
 }
 
+/// What a job's next attempt depends on besides its row as the API shows it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Circumstances {
+    /// The jobs it waits for that have not completed, those that are recorded first.
+    pub missing: Vec<Parent>,
+    /// Workers that were lost while they ran it, since it was last sent round.
+    pub losses: u32,
+    /// Whether its next attempt runs without another job beside it, because of these losses.
+    pub is_alone: bool,
+    /// Memory of its next attempt in MiB, when the last ran out of it.
+    pub raised_memory_mb: Option<i64>,
+    /// Whether its next attempt uses software because the device failed.
+    pub fell_back: bool,
+}
+
+/// A job that another waits for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parent {
+    /// Its id.
+    pub id: JobId,
+    /// Its number and state; absent when it is not recorded.
+    pub known: Option<(i64, State)>,
+}
+
 /// Jobs that have not ended, of one work queue.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueueCount {
@@ -164,6 +191,29 @@ impl Ledger {
             let sql = format!("SELECT {JOB_COLUMNS} FROM job WHERE {}", condition.0);
             let row = client.query_opt(&client.prepare_cached(&sql).await?, &[condition.1]).await?;
             row.as_ref().map(job_view).transpose()
+        })
+        .await
+    }
+
+    /// What a job's next attempt depends on.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn circumstances(&self, job: JobId) -> Result<Circumstances, ReadError> {
+        bounded(async {
+            let client = self.pool().get().await?;
+            let parents = client.query(&client.prepare_cached(MISSING).await?, &[&job.0, &PARENTS_MAX]).await?;
+            let missing = parents.iter().map(parent).collect::<Result<_, ReadError>>()?;
+            let row = client.query_opt(&client.prepare_cached(LESSONS).await?, &[&job.0]).await?;
+            let Some(row) = row else { return Ok(Circumstances { missing, ..Circumstances::default() }) };
+            let losses = count(&row, "losses")?;
+            Ok(Circumstances {
+                missing,
+                losses,
+                is_alone: losses >= ALONE_AFTER,
+                raised_memory_mb: row.try_get("raised_memory_mb")?,
+                fell_back: row.try_get("fell_back")?,
+            })
         })
         .await
     }
@@ -326,6 +376,12 @@ impl Ledger {
 }
 
 const SUBMITTED: &str = "SELECT number, state, spec FROM job WHERE id = $1";
+
+const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM dependency \
+     LEFT JOIN job ON job.id = dependency.parent \
+     WHERE dependency.child = $1 AND job.state IS DISTINCT FROM 'completed' ORDER BY job.number LIMIT $2";
+
+const LESSONS: &str = "SELECT losses, raised_memory_mb, fell_back FROM job WHERE id = $1";
 
 const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage FROM attempt \
      WHERE job = $1 ORDER BY attempt DESC LIMIT $2";
@@ -490,6 +546,12 @@ fn event_view(row: &Row) -> Result<EventView, ReadError> {
         attempt: count(row, "attempt")?,
         detail: row.try_get("detail")?,
     })
+}
+
+fn parent(row: &Row) -> Result<Parent, ReadError> {
+    let number: Option<i64> = row.try_get("number")?;
+    let known = number.map(|number| Ok::<_, ReadError>((number, named(row, "state")?))).transpose()?;
+    Ok(Parent { id: JobId(row.try_get("parent")?), known })
 }
 
 fn audit_view(row: &Row) -> Result<(i64, AuditView), ReadError> {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod dead_letters;
+mod explain;
 mod jobs;
 mod keys;
 mod outage;

@@ -15,6 +15,8 @@ async fn a_waiting_job_is_paused_and_let_go_on() {
         assert_eq!(answer(api.post(&format!("{path}/pause")), 200).await["state"], "queued");
     }
     assert_eq!(api.show(&path).await["paused"], true);
+    let told = api.show(&format!("{path}/explain")).await["sentences"].to_string();
+    assert!(told.contains("paused by test-admin") && told.contains("It is paused: it does not start"), "{told}");
     for _ in 0..2 {
         assert_eq!(answer(api.post(&format!("{path}/resume")), 200).await["state"], "queued");
     }
@@ -29,6 +31,7 @@ async fn a_waiting_job_is_paused_and_let_go_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_queue_says_so_until_it_goes_on() {
     let api = Api::start().await;
+    let job = answer(api.post("/v1/jobs").json(&json!({"scenario": "720p-h264", "queue": "batch"})), 201).await;
     let paused = async || -> Vec<String> {
         let queues = api.show("/v1/queues").await;
         let paused = queues.as_array().unwrap().iter().filter(|queue| queue["paused"] == true);
@@ -39,6 +42,8 @@ async fn a_paused_queue_says_so_until_it_goes_on() {
     let reason = json!({"reason": "the archive is full"});
     assert_eq!(answer(api.post("/v1/queues/batch/pause").json(&reason), 200).await["state"], "paused");
     assert_eq!(paused().await, ["jobs.batch.high", "jobs.batch.medium", "jobs.batch.low"]);
+    let told = api.show(&format!("/v1/jobs/{}/explain", job["number"])).await["sentences"].to_string();
+    assert!(told.contains("`batch`") && told.contains("paused by test-admin: the archive is full"), "{told}");
 
     assert_eq!(answer(api.post("/v1/queues/batch/resume"), 200).await["state"], "open");
     answer(api.post("/v1/queues/batch/resume"), 200).await;
