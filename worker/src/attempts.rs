@@ -10,7 +10,7 @@ use ffpool_schema::id::JobId;
 use ffpool_schema::message::{Progress, RunningAttempt};
 use tokio::sync::{Notify, watch};
 
-use crate::workshop::Stop;
+use crate::workshop::{Freeze, Orders, Stop};
 
 /// So many ended attempts are remembered: enough for half a minute of the shortest jobs, a few megabytes.
 const REMEMBERED: usize = 65_536;
@@ -25,7 +25,7 @@ pub struct Attempts {
 struct Shared {
     /// Never held across an await.
     books: Mutex<Books>,
-    /// Told when an attempt begins or becomes leased: the next heartbeat has news.
+    /// Told when an attempt begins, becomes leased, freezes or thaws: the next heartbeat has news.
     news: Notify,
 }
 
@@ -42,6 +42,7 @@ struct Running {
     leased: bool,
     progress: watch::Receiver<Option<Progress>>,
     stop: watch::Sender<Option<Stop>>,
+    freeze: watch::Sender<Freeze>,
 }
 
 /// Why an attempt cannot begin.
@@ -65,7 +66,7 @@ impl Attempts {
         leased: bool,
         progress: watch::Receiver<Option<Progress>>,
     ) -> Result<Entry, Already> {
-        let stop = watch::Sender::new(None);
+        let (stop, freeze) = (watch::Sender::new(None), watch::Sender::new(Freeze::default()));
         let mut books = self.books();
         if books.running.contains_key(&(job, attempt)) {
             return Err(Already::Running);
@@ -73,12 +74,12 @@ impl Attempts {
         if books.ended.contains(&(job, attempt)) {
             return Err(Already::Ended);
         }
-        books.running.insert((job, attempt), Running { leased, progress, stop: stop.clone() });
+        books.running.insert((job, attempt), Running { leased, progress, stop: stop.clone(), freeze: freeze.clone() });
         drop(books);
         if leased {
             self.shared.news.notify_one();
         }
-        Ok(Entry { attempts: self.clone(), job, attempt, stop })
+        Ok(Entry { attempts: self.clone(), job, attempt, stop, freeze })
     }
 
     /// Whether it runs here.
@@ -113,12 +114,12 @@ impl Attempts {
                 job,
                 attempt,
                 progress: running.progress.borrow().clone(),
-                frozen: false,
+                frozen: running.freeze.borrow().holds(),
             })
             .collect()
     }
 
-    /// Resolves when an attempt began or became leased since the last call. For one waiter.
+    /// Resolves when an attempt began, became leased, froze or thawed since the last call. For one waiter.
     pub async fn news(&self) {
         self.shared.news.notified().await;
     }
@@ -129,6 +130,19 @@ impl Attempts {
         let books = self.books();
         let running = books.running.get(&(job, attempt));
         running.map(|running| stop(&running.stop, why)).is_some()
+    }
+
+    /// Freezes an attempt because its job is paused, or ends that. Answers whether it runs here.
+    #[must_use]
+    pub fn pause(&self, job: JobId, attempt: u32, paused: bool) -> bool {
+        let books = self.books();
+        let Some(running) = books.running.get(&(job, attempt)) else { return false };
+        let changed = running.freeze.send_if_modified(|freeze| std::mem::replace(&mut freeze.paused, paused) != paused);
+        drop(books);
+        if changed {
+            self.shared.news.notify_one();
+        }
+        true
     }
 
     /// Stops every earlier attempt of `job`: a later one was granted, so their leases are lost.
@@ -158,6 +172,7 @@ pub struct Entry {
     /// The attempt.
     pub attempt: u32,
     stop: watch::Sender<Option<Stop>>,
+    freeze: watch::Sender<Freeze>,
 }
 
 impl Entry {
@@ -165,6 +180,12 @@ impl Entry {
     #[must_use]
     pub fn stop_signal(&self) -> watch::Receiver<Option<Stop>> {
         self.stop.subscribe()
+    }
+
+    /// Where the attempt hears everything that it is told.
+    #[must_use]
+    pub fn orders(&self) -> Orders {
+        Orders { stop: self.stop.subscribe(), freeze: self.freeze.subscribe() }
     }
 
     /// Stops the attempt, unless a stronger reason was given before.

@@ -212,7 +212,7 @@ impl Errand<'_> {
             attempt: self.grant.attempt,
             lease: self.lease.subscribe(),
         });
-        workshop.run(&self.grant, reports, self.entry.stop_signal(), consent).await
+        workshop.run(&self.grant, reports, self.entry.orders(), consent).await
     }
 
     /// Repeats the claim of an attempt that began without an answer, until there is one.

@@ -68,13 +68,14 @@ pub(crate) async fn obey_job(signals: &Signals, attempts: &Attempts, me: &Sender
 
 /// Any listener of a job may be asked for any of its attempts: two can be here for a moment, the older one on its way out.
 fn obey(command: &JobCommand, job: JobId, attempts: &Attempts) -> Result<(), String> {
-    let (attempt, why) = match *command {
-        JobCommand::Cancel { attempt } => (attempt, Stop::Cancel),
-        JobCommand::Abandon { attempt } => (attempt, Stop::Abandon),
-        JobCommand::Pause { .. } | JobCommand::Resume { .. } => return Err("this worker cannot freeze attempts".into()),
+    let (attempt, runs) = match *command {
+        JobCommand::Cancel { attempt } => (attempt, attempts.stop(job, attempt, Stop::Cancel)),
+        JobCommand::Abandon { attempt } => (attempt, attempts.stop(job, attempt, Stop::Abandon)),
+        JobCommand::Pause { attempt } => (attempt, attempts.pause(job, attempt, true)),
+        JobCommand::Resume { attempt } => (attempt, attempts.pause(job, attempt, false)),
     };
-    info!(%job, attempt, ?why, "told to end the attempt");
-    if attempts.stop(job, attempt, why) { Ok(()) } else { Err(format!("attempt {attempt} does not run here")) }
+    info!(%job, ?command, runs, "told about an attempt");
+    if runs { Ok(()) } else { Err(format!("attempt {attempt} does not run here")) }
 }
 
 fn answered(sent: Result<(), SignalError>) {

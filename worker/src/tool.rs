@@ -1,4 +1,5 @@
-//! One run of a tool: started confined, listened to while it runs, ended politely or not, and wholly gone afterwards.
+//! One run of a tool: started confined, listened to while it runs, frozen and thawed, ended politely or not, and wholly
+//! gone afterwards.
 //!
 //! Invariant: the tool is inside its cgroup, its session and its limits before its program is loaded; when [`run`] returns,
 //! everything that it started is dead. No shell is involved, and nothing of the worker's environment but the paths of programs.
@@ -21,7 +22,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::machine::group::Group;
-use crate::workshop::Stop;
+use crate::workshop::{Freeze, Stop};
 
 /// What is kept of a tool's log.
 const LOG_KEPT_BYTES: usize = 64 * 1024;
@@ -124,14 +125,16 @@ pub struct Invocation<'a> {
     pub file_bytes: u64,
 }
 
-/// What ends a run from outside.
+/// What ends a run from outside, or has it stand still.
 #[derive(Debug)]
 pub struct Watch {
     /// Our orders.
     pub stop: watch::Receiver<Option<Stop>>,
-    /// When its time is up.
+    /// Whether it is to stand still.
+    pub freeze: watch::Receiver<Freeze>,
+    /// When its time is up, if it never stands still.
     pub deadline: Instant,
-    /// Silence after which it has stalled.
+    /// Silence after which it has stalled. Standing still is no silence.
     pub stall_after: Option<Duration>,
     /// Time between asking it to stop and killing it.
     pub grace: Duration,
@@ -175,6 +178,8 @@ pub struct Finished {
     pub cpu_ms: u64,
     /// Largest memory as last seen, in bytes.
     pub peak_memory_bytes: Option<u64>,
+    /// How long it stood still.
+    pub frozen_for: Duration,
 }
 
 impl Finished {
@@ -211,11 +216,14 @@ pub async fn run(
     let mut kill_at: Option<Instant> = None;
     let mut give_up_at: Option<Instant> = None;
     let mut advanced = Instant::now();
+    let mut frozen_since: Option<Instant> = None;
+    let mut frozen_for = Duration::ZERO;
     let mut tick = tokio::time::interval(TICK);
     let mut orders_end = false;
 
     let status = loop {
         let mut ending = None;
+        let frozen = frozen_since.is_some();
         tokio::select! {
             status = child.wait() => break status?,
             order = next_order(&mut watch.stop), if kill_at.is_none() && !orders_end => match order {
@@ -230,7 +238,19 @@ pub async fn run(
                 }
                 kill_at = Some(now + TICK);
             },
-            () = tokio::time::sleep_until(watch.deadline), if kill_at.is_none() => ending = Some(EndedBy::Timeout),
+            () = turned(&mut watch.freeze, frozen), if kill_at.is_none() => {
+                set_frozen(&invocation, pid, !frozen);
+                match frozen_since.take() {
+                    None => frozen_since = Some(Instant::now()),
+                    // Its clocks stood still with it.
+                    Some(since) => {
+                        frozen_for += since.elapsed();
+                        watch.deadline += since.elapsed();
+                        advanced += since.elapsed();
+                    }
+                }
+            },
+            () = tokio::time::sleep_until(watch.deadline), if kill_at.is_none() && !frozen => ending = Some(EndedBy::Timeout),
             more = stdout.read(), if stdout.is_open() => if more {
                 stdout.lines(|line| if listener.output(line) { advanced = Instant::now(); });
             },
@@ -241,16 +261,23 @@ pub async fn run(
                 if let Some(pid) = pid {
                     sample.take(pid);
                 }
-                if kill_at.is_none() {
+                if kill_at.is_none() && frozen {
+                    // Whoever was born or in the kernel's hands meanwhile is frozen now.
+                    set_frozen(&invocation, pid, true);
+                } else if kill_at.is_none() {
                     ending = overdue(&watch, advanced);
                 }
             },
         }
         if let Some(reason) = ending {
-            // A lost lease or a full disk does not wait for manners.
-            let grace = match reason {
-                EndedBy::Stop(Stop::Abandon) | EndedBy::Disk(_) => Duration::ZERO,
-                EndedBy::Itself | EndedBy::Stop(_) | EndedBy::Timeout | EndedBy::Stall => watch.grace,
+            // A lost lease or a full disk does not wait for manners, and who stands still has none.
+            let grace = if frozen {
+                Duration::ZERO
+            } else {
+                match reason {
+                    EndedBy::Stop(Stop::Abandon) | EndedBy::Disk(_) => Duration::ZERO,
+                    EndedBy::Itself | EndedBy::Stop(_) | EndedBy::Timeout | EndedBy::Stall => watch.grace,
+                }
             };
             if let Some(pid) = pid {
                 let _ = killpg(pid, Signal::SIGINT);
@@ -293,12 +320,36 @@ pub async fn run(
         log: log.lines.into(),
         cpu_ms: sample.cpu_ms,
         peak_memory_bytes: sample.peak_memory_bytes,
+        frozen_for: frozen_for + frozen_since.map_or(Duration::ZERO, |since| since.elapsed()),
     })
 }
 
 /// The next order; `None`: there will be none.
 async fn next_order(stop: &mut watch::Receiver<Option<Stop>>) -> Option<Stop> {
     stop.wait_for(Option::is_some).await.ok().and_then(|order| order.clone())
+}
+
+/// Resolves when the tool is to stand still and does not, or the other way round.
+async fn turned(freeze: &mut watch::Receiver<Freeze>, frozen: bool) {
+    if freeze.wait_for(|freeze| freeze.holds() != frozen).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+fn set_frozen(invocation: &Invocation<'_>, pid: Option<Pid>, frozen: bool) {
+    if let Some(group) = invocation.group {
+        if let Err(error) = group.set_frozen(frozen) {
+            tracing::error!(%error, frozen, "the attempt's cgroup cannot be frozen or thawed");
+        }
+        return;
+    }
+    let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+    if let Some(pid) = pid {
+        let _ = killpg(pid, signal);
+    }
+    for pid in processes_inside(invocation.directory) {
+        let _ = kill(pid, signal);
+    }
 }
 
 fn overdue(watch: &Watch, advanced: Instant) -> Option<EndedBy> {
@@ -330,20 +381,24 @@ fn kill_all(group: Option<&Group>, pid: Option<Pid>) {
     }
 }
 
-/// Kills every process whose working directory is `directory` or lies below it. So the family of a tool is found without
-/// a cgroup: it inherits the directory, whatever session it makes for itself.
-pub async fn kill_inside(directory: &Path) {
-    let inside = || {
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries.filter_map(|entry| {
+/// Every process whose working directory is `directory` or lies below it. So the family of a tool is found without a
+/// cgroup: it inherits the directory, whatever session it makes for itself.
+fn processes_inside(directory: &Path) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let cwd = std::fs::read_link(entry.path().join("cwd")).ok()?;
             cwd.starts_with(directory).then_some(Pid::from_raw(pid))
         })
-    };
+        .collect()
+}
+
+/// Kills every process that works inside `directory`.
+pub async fn kill_inside(directory: &Path) {
     let until = Instant::now() + KILL_WAIT;
     loop {
-        let found: Vec<Pid> = inside().collect();
+        let found = processes_inside(directory);
         if found.is_empty() || Instant::now() >= until {
             return;
         }

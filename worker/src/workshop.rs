@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::encoders::{self, EncodersError};
 use crate::machine::group::{self, GroupLimits, Groups};
-use crate::machine::room::{self, Room};
 pub use crate::machine::room::Workload;
+use crate::machine::room::{self, Room};
 use crate::roots::Roots;
 use crate::tool::{Launcher, ToolUser};
 
@@ -120,6 +120,32 @@ pub enum Stop {
     Abandon,
     /// Hand the attempt back, for this reason.
     Release(String),
+}
+
+/// Why an attempt is to stand still, its processes stopped where they are. It goes on when no reason is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Freeze {
+    /// Somebody has paused the job.
+    pub paused: bool,
+    /// It makes room for a live job.
+    pub preempted: bool,
+}
+
+impl Freeze {
+    /// Whether there is a reason.
+    #[must_use]
+    pub fn holds(self) -> bool {
+        self.paused || self.preempted
+    }
+}
+
+/// What an attempt is told while it runs.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    /// Whether it is to end before it is done.
+    pub stop: watch::Receiver<Option<Stop>>,
+    /// Whether it is to stand still. A stop holds for a frozen attempt too, and at once.
+    pub freeze: watch::Receiver<Freeze>,
 }
 
 /// Asks the ledger for the right to publish.
@@ -296,14 +322,8 @@ impl Workshop {
     }
 
     /// Carries out one attempt: from its paths to its published and proven output.
-    pub async fn run(
-        &self,
-        grant: &Grant,
-        reports: Reports,
-        stop: watch::Receiver<Option<Stop>>,
-        consent: Arc<dyn Consent>,
-    ) -> Ended {
-        attempt::run(&self.shop, grant, reports, stop, consent).await
+    pub async fn run(&self, grant: &Grant, reports: Reports, orders: Orders, consent: Arc<dyn Consent>) -> Ended {
+        attempt::run(&self.shop, grant, reports, orders, consent).await
     }
 }
 

@@ -1,11 +1,12 @@
-//! One cgroup for each attempt, on version 2 or on version 1: limits that hold, use that is counted, and an end that
-//! leaves nothing behind.
+//! One cgroup for each attempt, on version 2 or on version 1: limits that hold, use that is counted, a freeze that stops
+//! every process at once, and an end that leaves nothing behind.
 //!
 //! Invariant: every group lies in `ffpool/<worker>` below one parent, and only the worker of that name makes or removes
 //! anything there. Written straight to the kernel's files: what is needed are a dozen of them, several (`cgroup.kill`,
 //! `memory.events`, `memory.peak`) have no library, and tests can lay the files out themselves.
-//! Source: the kernel's cgroup-v2.rst and cgroup-v1/{memory,cpuacct,pids}.rst.
+//! Source: the kernel's cgroup-v2.rst and cgroup-v1/{memory,cpuacct,pids,freezer-subsystem}.rst.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,8 @@ enum Dirs {
         pids: PathBuf,
         /// Counts processor time; often the same directory as `cpu`.
         cpuacct: Option<PathBuf>,
+        /// Stops processes; without it signals do.
+        freezer: Option<PathBuf>,
     },
 }
 
@@ -71,11 +74,12 @@ impl Dirs {
     fn join(&self, name: &str) -> Dirs {
         match self {
             Dirs::V2(dir) => Dirs::V2(dir.join(name)),
-            Dirs::V1 { cpu, memory, pids, cpuacct } => Dirs::V1 {
+            Dirs::V1 { cpu, memory, pids, cpuacct, freezer } => Dirs::V1 {
                 cpu: cpu.join(name),
                 memory: memory.join(name),
                 pids: pids.join(name),
                 cpuacct: cpuacct.as_ref().map(|dir| dir.join(name)),
+                freezer: freezer.as_ref().map(|dir| dir.join(name)),
             },
         }
     }
@@ -84,9 +88,10 @@ impl Dirs {
     fn all(&self) -> Vec<&Path> {
         match self {
             Dirs::V2(dir) => vec![dir],
-            Dirs::V1 { cpu, memory, pids, cpuacct } => {
+            Dirs::V1 { cpu, memory, pids, cpuacct, freezer } => {
                 let mut dirs: Vec<&Path> = vec![cpu, memory, pids];
                 dirs.extend(cpuacct.as_deref());
+                dirs.extend(freezer.as_deref());
                 dirs.sort_unstable();
                 dirs.dedup();
                 dirs
@@ -102,8 +107,10 @@ impl Dirs {
         }
     }
 
-    fn members(&self) -> Vec<Pid> {
-        processes(self.roll())
+    /// Everybody in any of the directories: whoever is in one only, because its worker died while it entered or left, is
+    /// ours no less.
+    fn members(&self) -> BTreeSet<Pid> {
+        self.all().into_iter().flat_map(processes).collect()
     }
 
     /// Makes the directories; those that exist already are taken.
@@ -135,10 +142,14 @@ impl Dirs {
                 write_if_there(&dir.join("memory.oom.group"), "1")?;
                 fs::write(dir.join("pids.max"), limits.pids.to_string())
             }
-            Dirs::V1 { cpu, memory: memory_dir, pids, cpuacct: _ } => {
+            Dirs::V1 { cpu, memory: memory_dir, pids, cpuacct: _, freezer: _ } => {
                 if let Some(quota) = quota {
                     fs::write(cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
-                    fs::write(cpu.join("cpu.cfs_quota_us"), quota.to_string())?;
+                    match fs::write(cpu.join("cpu.cfs_quota_us"), quota.to_string()) {
+                        // More than a cgroup above may use: that one's quota holds, as it does on version 2 unasked.
+                        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {}
+                        written => written?,
+                    }
                 }
                 fs::write(memory_dir.join("memory.limit_in_bytes"), &memory)?;
                 // Memory and swap together, so that there is no swap. It may not be under the limit above: written after.
@@ -163,9 +174,34 @@ impl Dirs {
         }
     }
 
-    /// Sends every process to its end. Version 2 has one file for it from Linux 5.14 on; elsewhere nobody may be born
-    /// while we go down the list.
+    /// Stops every process where it is, or lets them go on. May be repeated: on version 1 a freeze that met a process in
+    /// the kernel's hands is completed by the next one.
+    fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        let by_kernel = match self {
+            Dirs::V2(dir) => write_if_there(&dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })?,
+            Dirs::V1 { freezer: Some(dir), .. } => {
+                write_if_there(&dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" })?
+            }
+            Dirs::V1 { freezer: None, .. } => false,
+        };
+        if !by_kernel {
+            let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+            for pid in self.members() {
+                let _ = kill(pid, signal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends every process to its end, the frozen ones too.
     fn kill(&self) {
+        self.kill_members();
+        // On version 1 a frozen process dies only when it may run again. On both the next tool must find the group thawed.
+        let _ = self.set_frozen(false);
+    }
+
+    /// Version 2 has one file for it from Linux 5.14 on; elsewhere nobody may be born while we go down the list.
+    fn kill_members(&self) {
         if let Dirs::V2(dir) = self
             && write_if_there(&dir.join("cgroup.kill"), "1").is_ok_and(|there| there)
         {
@@ -187,7 +223,7 @@ impl Dirs {
     async fn end(&self) -> io::Result<()> {
         let until = Instant::now() + END_WAIT;
         loop {
-            let gone = if self.roll().exists() && !self.members().is_empty() {
+            let gone = if !self.members().is_empty() {
                 self.kill();
                 Err(io::Error::other(format!("processes stay in {}", self.roll().display())))
             } else {
@@ -242,10 +278,9 @@ impl Groups {
 
     /// Ends what an earlier life of this worker left.
     pub async fn sweep(&self) {
-        let names: Vec<String> = fs::read_dir(self.base.roll())
-            .into_iter()
-            .flatten()
-            .flatten()
+        // Of a group that was being removed when its worker died, only some controllers' directories may be left.
+        let entries = self.base.all().into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+        let names: BTreeSet<String> = entries
             .filter(|entry| entry.path().is_dir())
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
@@ -301,6 +336,14 @@ impl Group {
         self.dirs.usage()
     }
 
+    /// Stops everybody in it where they are, or lets them go on. May be repeated.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        self.dirs.set_frozen(frozen)
+    }
+
     /// Kills everybody in it, and asks that all be gone soon.
     pub fn kill(&self) {
         self.dirs.kill();
@@ -309,7 +352,7 @@ impl Group {
     /// The processes in it.
     #[must_use]
     pub fn members(&self) -> Vec<Pid> {
-        self.dirs.members()
+        self.dirs.members().into_iter().collect()
     }
 
     /// Kills everybody in it and removes it.
@@ -358,7 +401,13 @@ fn v1_dirs(hierarchy: &Hierarchy, parent: Option<&Path>, worker: &str) -> Result
         hierarchy.v1.get(controller).map(|place| parent_dir(place, parent).join("ffpool").join(worker))
     };
     let need = |controller: &str| dir(controller).ok_or_else(|| format!("the {controller} controller is not mounted"));
-    Ok(Dirs::V1 { cpu: need("cpu")?, memory: need("memory")?, pids: need("pids")?, cpuacct: dir("cpuacct") })
+    Ok(Dirs::V1 {
+        cpu: need("cpu")?,
+        memory: need("memory")?,
+        pids: need("pids")?,
+        cpuacct: dir("cpuacct"),
+        freezer: dir("freezer"),
+    })
 }
 
 fn parent_dir(place: &Place, parent: Option<&Path>) -> PathBuf {
@@ -402,7 +451,10 @@ fn own_v2(root: &Path, place: &Place) -> Result<PathBuf, String> {
         if own != &place.top && unlimited("cpu.max") && unlimited("memory.max") {
             return Ok(place.top.clone());
         }
-        return Err(format!("{} has processes of others: set cgroup_parent, or run under systemd with Delegate=yes", own.display()));
+        return Err(format!(
+            "{} has processes of others: set cgroup_parent, or run under systemd with Delegate=yes",
+            own.display()
+        ));
     }
     move_to_leaf(own)?;
     Ok(own.clone())
@@ -440,7 +492,10 @@ fn hand_down(dir: &Path) -> Result<(), String> {
         ));
     }
     fs::write(dir.join("cgroup.subtree_control"), "+cpu +memory +pids").map_err(|error| {
-        format!("{} cannot hand its controllers down ({error}): run the worker under systemd with Delegate=yes", dir.display())
+        format!(
+            "{} cannot hand its controllers down ({error}): run the worker under systemd with Delegate=yes",
+            dir.display()
+        )
     })
 }
 
@@ -525,10 +580,7 @@ mod tests {
         assert_eq!(read(dir.join("memory.max")), "67108864");
         assert_eq!(read(dir.join("memory.swap.max")), "0");
         assert_eq!(read(dir.join("pids.max")), "512");
-        assert_eq!(
-            group.usage(),
-            GroupUsage { cpu_us: 1_500_000, peak_memory_bytes: Some(4096), oom_kills: 2 }
-        );
+        assert_eq!(group.usage(), GroupUsage { cpu_us: 1_500_000, peak_memory_bytes: Some(4096), oom_kills: 2 });
     }
 
     #[test]
@@ -572,6 +624,7 @@ mod tests {
             io::Write::write_all(&mut entrance, child.id().to_string().as_bytes()).unwrap();
         }
         assert_eq!(group.members(), [Pid::from_raw(child.id().cast_signed())]);
+        group.set_frozen(true).unwrap();
         group.kill();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
         group.end().await.unwrap();

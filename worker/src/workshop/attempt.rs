@@ -18,10 +18,9 @@ use ffpool_schema::message::{
 };
 use ffpool_schema::parse::Fault;
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Consent, Ended, Reports, Shop, Stop, WorkshopSettings};
+use super::{Consent, Ended, Orders, Reports, Shop, Stop, WorkshopSettings};
 use crate::classify::{self, Exit};
 use crate::machine::group::Group;
 use crate::plan::{self, Expected, Request};
@@ -78,12 +77,12 @@ pub(super) async fn run(
     shop: &Arc<Shop>,
     grant: &Grant,
     reports: Reports,
-    stop: watch::Receiver<Option<Stop>>,
+    orders: Orders,
     consent: Arc<dyn Consent>,
 ) -> Ended {
     let started = Instant::now();
     if grant.spec.engine == Engine::Noop {
-        let outcome = noop(shop, &stop, consent.as_ref()).await;
+        let outcome = noop(shop, &orders, consent.as_ref()).await;
         let usage = Usage { wall_ms: millis(started), ..Usage::default() };
         return Ended { outcome, usage };
     }
@@ -91,8 +90,9 @@ pub(super) async fn run(
         shop,
         grant,
         reporter: Reporter { grant, shop, reports, seq: AtomicU64::new(0), lines: AtomicU64::new(0) },
-        stop,
+        orders,
         started,
+        frozen_for: Duration::ZERO,
         scratch: None,
         group: None,
         usage: Usage::default(),
@@ -107,38 +107,43 @@ pub(super) async fn run(
 }
 
 /// The engine that runs nothing: consent and a report, for measuring.
-async fn noop(shop: &Shop, stop: &watch::Receiver<Option<Stop>>, consent: &dyn Consent) -> Option<Outcome> {
+async fn noop(shop: &Shop, orders: &Orders, consent: &dyn Consent) -> Option<Outcome> {
     if !shop.settings.allow_noop {
         let fault = Fault::new("engine", "unsupported", "this worker does not run `noop` jobs");
         return Some(Outcome::Rejected { faults: vec![fault] });
     }
-    match ask(stop.clone(), consent).await {
+    match ask(orders, consent).await {
         Ok(()) => Some(Outcome::Finished { manifest: None }),
         Err(End::Report(outcome)) => Some(*outcome),
         Err(End::Silent) => None,
     }
 }
 
-/// Asks for the right to publish, unless a stop comes first.
-async fn ask(mut stop: watch::Receiver<Option<Stop>>, consent: &dyn Consent) -> Result<(), End> {
-    if let Some(order) = stop.borrow().clone() {
-        return Err(order.into());
-    }
+/// Asks for the right to publish, unless a stop comes first. A frozen attempt asks when it is thawed.
+async fn ask(orders: &Orders, consent: &dyn Consent) -> Result<(), End> {
+    let mut freeze = orders.freeze.clone();
+    let mut stop = orders.stop.clone();
     let ordered = async {
         match stop.wait_for(Option::is_some).await.map(|order| order.clone()) {
             Ok(Some(order)) => order,
             Ok(None) | Err(_) => std::future::pending().await,
         }
     };
+    let asked = async {
+        // Without a sender nobody freezes any more.
+        let _ = freeze.wait_for(|freeze| !freeze.holds()).await;
+        consent.ask().await
+    };
     tokio::select! {
-        reply = consent.ask() => match reply {
+        biased;
+        order = ordered => Err(order.into()),
+        reply = asked => match reply {
             CommitReply::Granted => Ok(()),
             CommitReply::Refused { reason } => {
                 tracing::info!(reason, "the ledger refuses the commit");
                 Err(End::Silent)
             }
         },
-        order = ordered => Err(order.into()),
     }
 }
 
@@ -146,8 +151,10 @@ struct Attempt<'a> {
     shop: &'a Arc<Shop>,
     grant: &'a Grant,
     reporter: Reporter<'a>,
-    stop: watch::Receiver<Option<Stop>>,
+    orders: Orders,
     started: Instant,
+    /// How long it has stood still; its time does not run meanwhile.
+    frozen_for: Duration,
     scratch: Option<Scratch>,
     group: Option<Group>,
     /// What is known apart from the group.
@@ -173,7 +180,7 @@ impl<'a> Attempt<'a> {
         self.reporter.phase(Phase::Prepare, None);
         let paths = self.paths(encode)?;
         if let Some(manifest) = self.published_before(&paths.output).await {
-            ask(self.stop.clone(), consent).await?;
+            ask(&self.orders, consent).await?;
             return Ok(manifest);
         }
         let user = self.user(paths.input.as_deref())?;
@@ -186,7 +193,7 @@ impl<'a> Attempt<'a> {
         let identity = paths.input.as_deref().map(identify);
         let staged = self.stage(&made.file, &paths.output).await?;
         self.reporter.phase(Phase::Commit, Some(NEARLY));
-        ask(self.stop.clone(), consent).await?;
+        ask(&self.orders, consent).await?;
         self.publish(staged, made, identity, paths.output).await
     }
 
@@ -198,7 +205,11 @@ impl<'a> Attempt<'a> {
             }
         }
         if !self.grant.spec.outputs.is_empty() {
-            return Err(End::rejected("outputs", "unsupported", "several outputs of one job are not available in this worker"));
+            return Err(End::rejected(
+                "outputs",
+                "unsupported",
+                "several outputs of one job are not available in this worker",
+            ));
         }
         let missing = || End::failure(Cause::Platform, "the ledger granted the attempt without its encode");
         self.grant.encode.as_ref().ok_or_else(missing)
@@ -221,8 +232,9 @@ impl<'a> Attempt<'a> {
         if self.grant.attempt < 2 {
             return None;
         }
-        let (output, job, stop) = (output.to_owned(), self.grant.job, self.stop.clone());
-        let found = blocking(move || publish::find_published(&output, job, &|| stop.borrow().is_some())).await.ok().flatten();
+        let (output, job, stop) = (output.to_owned(), self.grant.job, self.orders.stop.clone());
+        let found =
+            blocking(move || publish::find_published(&output, job, &|| stop.borrow().is_some())).await.ok().flatten();
         if let Some(manifest) = &found {
             tracing::info!(job = %self.grant.job, attempt = self.grant.attempt, made_by = manifest.attempt, "adopting a published output");
         }
@@ -240,7 +252,10 @@ impl<'a> Attempt<'a> {
         let Some((chosen, group)) = candidates.find(|(uid, gid)| roots::is_readable_by(input, *uid, *gid)) else {
             return Err(End::failure(
                 Cause::Policy,
-                format!("{} is readable neither by the tools' user nor by its owner: give it read rights", input.display()),
+                format!(
+                    "{} is readable neither by the tools' user nor by its owner: give it read rights",
+                    input.display()
+                ),
             ));
         };
         if chosen != uid {
@@ -258,9 +273,9 @@ impl<'a> Attempt<'a> {
             .map_err(|error| End::failure(roots::io_cause(&error), format!("scratch cannot be made: {error}")))?;
         self.scratch = Some(scratch);
         if let Ok(groups) = &self.shop.groups {
-            let group = groups
-                .create(&name, &self.shop.group_limits(&self.grant.spec))
-                .map_err(|error| End::failure(Cause::Platform, format!("the attempt's cgroup cannot be made: {error}")))?;
+            let group = groups.create(&name, &self.shop.group_limits(&self.grant.spec)).map_err(|error| {
+                End::failure(Cause::Platform, format!("the attempt's cgroup cannot be made: {error}"))
+            })?;
             self.group = Some(group);
         }
         Ok(())
@@ -268,6 +283,7 @@ impl<'a> Attempt<'a> {
 
     /// What ffprobe finds in a file; a relative path is one in the scratch.
     async fn probe(&mut self, file: &Path, user: ToolUser) -> Result<Probed, End> {
+        self.stand_still().await;
         let arguments = probe::arguments(file);
         let mut answer = Answer::default();
         let invocation = self.invocation(&self.shop.ffprobe, &arguments, user);
@@ -287,7 +303,8 @@ impl<'a> Attempt<'a> {
         source: Option<(&Path, &Probed)>,
         user: ToolUser,
     ) -> Result<Made, End> {
-        self.usage.input_bytes = source.and_then(|(path, _)| std::fs::metadata(path).ok()).map(|metadata| metadata.len());
+        self.usage.input_bytes =
+            source.and_then(|(path, _)| std::fs::metadata(path).ok()).map(|metadata| metadata.len());
         let encoder = self.shop.encoder(&encode.video).ok_or_else(|| {
             let wish = encode.video.encoder.map_or(encode.video.codec.as_str(), |encoder| encoder.as_str());
             let is_hardware = encode.video.encoder.is_some_and(|encoder| encoder.is_hardware());
@@ -359,6 +376,7 @@ impl<'a> Attempt<'a> {
             Queue::Live => self.shop.settings.stall_after.min(WorkshopSettings::LIVE_STALL),
             Queue::Default | Queue::Batch => self.shop.settings.stall_after,
         };
+        self.stand_still().await;
         let mut follower = Follower {
             reporter: &self.reporter,
             phase,
@@ -388,12 +406,29 @@ impl<'a> Attempt<'a> {
 
     fn watch(&self, stall_after: Option<Duration>) -> Watch {
         Watch {
-            stop: self.stop.clone(),
-            deadline: self.started + Duration::from_secs(self.grant.spec.resource_limits.timeout_sec()),
+            stop: self.orders.stop.clone(),
+            freeze: self.orders.freeze.clone(),
+            deadline: self.started
+                + Duration::from_secs(self.grant.spec.resource_limits.timeout_sec())
+                + self.frozen_for,
             stall_after,
             grace: self.shop.settings.stop_grace,
             disk: Some((self.scratch_path().to_owned(), self.disk_bytes())),
         }
+    }
+
+    /// Starts nothing while the attempt is frozen, unless it is told to end.
+    async fn stand_still(&mut self) {
+        let Orders { mut stop, mut freeze } = self.orders.clone();
+        if !freeze.borrow().holds() {
+            return;
+        }
+        let since = Instant::now();
+        tokio::select! {
+            _ = freeze.wait_for(|freeze| !freeze.holds()) => {}
+            Ok(_) = stop.wait_for(Option::is_some) => {}
+        }
+        self.frozen_for += since.elapsed();
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -406,10 +441,11 @@ impl<'a> Attempt<'a> {
 
     /// Counts what a run used, and ends the attempt where the run was ended from outside.
     fn account(&mut self, finished: std::io::Result<Finished>, name: &str) -> Result<Finished, End> {
-        let finished = finished.map_err(|error| match self.stop.borrow().clone() {
+        let finished = finished.map_err(|error| match self.orders.stop.borrow().clone() {
             Some(order) => order.into(),
             None => End::failure(Cause::Platform, format!("{name} cannot be run: {error}")),
         })?;
+        self.frozen_for += finished.frozen_for;
         self.usage.cpu_ms += finished.cpu_ms;
         self.usage.peak_memory_bytes = self.usage.peak_memory_bytes.max(finished.peak_memory_bytes);
         let limits = &self.grant.spec.resource_limits;
@@ -442,14 +478,15 @@ impl<'a> Attempt<'a> {
 
     async fn stage(&mut self, file: &Path, output: &Path) -> Result<Staged, End> {
         let (file, output) = (file.to_owned(), output.to_owned());
-        let (job, attempt, stop) = (self.grant.job, self.grant.attempt, self.stop.clone());
-        let staged = blocking(move || publish::stage(&file, &output, job, attempt, &|| stop.borrow().is_some())).await?;
+        let (job, attempt, stop) = (self.grant.job, self.grant.attempt, self.orders.stop.clone());
+        let staged =
+            blocking(move || publish::stage(&file, &output, job, attempt, &|| stop.borrow().is_some())).await?;
         match staged {
             Ok(staged) => {
                 self.usage.output_bytes = Some(staged.size_bytes);
                 Ok(staged)
             }
-            Err(PublishError::Stopped) => Err(self.stop.borrow().clone().map_or(End::Silent, End::from)),
+            Err(PublishError::Stopped) => Err(self.orders.stop.borrow().clone().map_or(End::Silent, End::from)),
             Err(error) => Err(unpublished(&error)),
         }
     }

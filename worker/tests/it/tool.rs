@@ -4,5 +4,6 @@ mod bench;
 mod confinement;
 mod encodes;
 mod endings;
+mod freeze;
 mod limits;
 mod paths;

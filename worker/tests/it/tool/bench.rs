@@ -13,7 +13,7 @@ use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::{CommitReply, Grant, LogLine, Manifest, Outcome, Progress};
 use ffpool_schema::scenario;
-use ffpool_worker::workshop::{Consent, Ended, Reports, Stop, Workshop, WorkshopSettings};
+use ffpool_worker::workshop::{Consent, Ended, Freeze, Orders, Reports, Stop, Workshop, WorkshopSettings};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -64,6 +64,7 @@ pub struct Running {
     pub progress: watch::Receiver<Option<Progress>>,
     pub log: mpsc::Receiver<LogLine>,
     pub stop: watch::Sender<Option<Stop>>,
+    pub freeze: watch::Sender<Freeze>,
 }
 
 pub struct Bench {
@@ -88,7 +89,8 @@ impl Bench {
         let mut settings = WorkshopSettings::new(worker, vec![media], dir.path().join("scratch"));
         settings.stop_grace = Duration::from_millis(500);
         adjust(&mut settings, dir.path());
-        let workshop = Workshop::open(settings.clone()).await.unwrap_or_else(|error| panic!("open the workshop: {error}"));
+        let workshop =
+            Workshop::open(settings.clone()).await.unwrap_or_else(|error| panic!("open the workshop: {error}"));
         Bench { dir, settings, workshop }
     }
 
@@ -100,9 +102,22 @@ impl Bench {
     pub fn clip(&self, name: &str, options: &[&str]) -> String {
         let path = self.media(name).display().to_string();
         let mut arguments = vec![
-            "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=2",
-            "-f", "lavfi", "-i", "sine=frequency=300:duration=2",
-            "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=size=320x180:rate=25:duration=2",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=frequency=300:duration=2",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+            "-c:a",
+            "aac",
         ];
         arguments.extend(options);
         let target = format!("file:{path}");
@@ -133,10 +148,12 @@ impl Bench {
         let (progress_in, progress) = watch::channel(None);
         let (log_in, log) = mpsc::channel(4096);
         let (stop, stop_out) = watch::channel(None);
+        let (freeze, freeze_out) = watch::channel(Freeze::default());
+        let orders = Orders { stop: stop_out, freeze: freeze_out };
         let (workshop, grant) = (self.workshop.clone(), grant.clone());
         let reports = Reports { progress: progress_in, log: log_in };
-        let ended = tokio::spawn(async move { workshop.run(&grant, reports, stop_out, Arc::new(ledger)).await });
-        Running { ended, progress, log, stop }
+        let ended = tokio::spawn(async move { workshop.run(&grant, reports, orders, Arc::new(ledger)).await });
+        Running { ended, progress, log, stop, freeze }
     }
 
     pub async fn run(&self, grant: &Grant) -> Ended {
@@ -156,6 +173,21 @@ impl Bench {
             })
             .map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " "))
             .collect()
+    }
+
+    /// Processor time of every process that works inside the scratch, in ticks.
+    pub fn cpu_ticks(&self) -> u64 {
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let inside = entries.filter(|entry| {
+            std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&self.settings.scratch))
+        });
+        let stats = inside.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        stats
+            .map(|stat| {
+                let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+                fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>()
+            })
+            .sum()
     }
 
     /// Directories of this worker's attempts: scratch and cgroups.
@@ -196,9 +228,11 @@ fn directories(parent: &Path) -> Vec<PathBuf> {
 /// A program among the test's files that stands in for FFmpeg: `encode` runs instead of an encode, anything else is passed
 /// on to the real one.
 pub fn stand_in(dir: &Path, encode: &str) -> PathBuf {
-    let real = ffpool_worker::encoders::find_program(Path::new("ffmpeg")).expect("these tests need the Debian package ffmpeg");
+    let real =
+        ffpool_worker::encoders::find_program(Path::new("ffmpeg")).expect("these tests need the Debian package ffmpeg");
     let path = dir.join("stand-in");
-    let text = format!("#!/bin/sh\ncase \"$*\" in *-progress*) ;; *) exec {} \"$@\" ;; esac\n{encode}\n", real.display());
+    let text =
+        format!("#!/bin/sh\ncase \"$*\" in *-progress*) ;; *) exec {} \"$@\" ;; esac\n{encode}\n", real.display());
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     path

@@ -11,14 +11,14 @@ use ffpool_worker::workshop::{CgroupMode, OpenError, Stop, Workshop};
 use super::bench::{Bench, Ledger, Running, failure, fault, manifest, stand_in, until};
 
 /// A generated encode that takes for ever.
-fn endless(bench: &Bench) -> JobSpec {
+pub(super) fn endless(bench: &Bench) -> JobSpec {
     let mut spec = bench.spec("720p30-h264");
     spec.parameters.duration = Some(80_000.0);
     spec.parameters.preset = Some("slow".to_owned());
     spec
 }
 
-async fn until_it_encodes(running: &Running) {
+pub(super) async fn until_it_encodes(running: &Running) {
     until("the encode to get on", || match &*running.progress.borrow() {
         Some(progress) if progress.phase == Phase::Encode && progress.size_bytes.is_some() => Ok(()),
         other => Err(format!("{other:?}; ended: {}", running.ended.is_finished())),
