@@ -144,8 +144,8 @@ impl Intake {
         self.ageing.send_replace(interval);
     }
 
-    /// Takes nothing from the three work queues of `queue` for so long: they are neither picked nor armed, and what is
-    /// on its way from them goes back. Deliveries already handed out by [`Intake::next`] stay with their holders.
+    /// Takes nothing from the work queues of `queue` for so long: they are neither picked nor armed, and what is on its way
+    /// from them goes back. Deliveries already handed out by [`Intake::next`] stay with their holders.
     ///
     /// The last call counts: another one moves the end, and zero ends the hold.
     pub fn hold(&self, queue: Queue, for_: Duration) {
