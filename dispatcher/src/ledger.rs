@@ -12,6 +12,7 @@ mod batch;
 mod connect;
 mod dead_letters;
 mod effects;
+mod families;
 mod fresh;
 pub mod keys;
 mod kind;
@@ -39,6 +40,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 pub use anonymous::{AnonymousClaim, AnonymousVerdict, OwnedAttempt};
+pub use families::Relative;
 pub use fresh::{NewJob, Origin};
 pub use leader::Leadership;
 pub use leases::Beats;
@@ -89,6 +91,8 @@ struct Inner {
     paused_queues: PausedQueues,
     /// Taken by the one task that publishes.
     to_publish: Mutex<Option<mpsc::Receiver<JobId>>>,
+    /// Taken by the one task that follows families.
+    relatives: Mutex<Option<mpsc::Receiver<Relative>>>,
 }
 
 /// Why a job was not taken.
@@ -167,7 +171,8 @@ impl Ledger {
         let for_writes = connect::config(&settings.database_url, connect::Purpose::Write)?;
         connect::migrate(&for_writes).await?;
         let (publish, to_publish) = mpsc::channel(effects::MAX_TO_PUBLISH);
-        let outlets = Outlets { publish, tell: broadcast::channel(effects::MAX_TO_TELL).0 };
+        let (families, relatives) = mpsc::channel(effects::MAX_RELATIVES);
+        let outlets = Outlets { publish, families, tell: broadcast::channel(effects::MAX_TO_TELL).0 };
         let writers = connect::pool(&for_writes, WRITERS + SIDE_WRITERS)?;
         let asks = (0..WRITERS)
             .map(|_| {
@@ -193,6 +198,7 @@ impl Ledger {
                 outlets,
                 paused_queues: PausedQueues::default(),
                 to_publish: Mutex::new(Some(to_publish)),
+                relatives: Mutex::new(Some(relatives)),
             }),
         })
     }
@@ -267,6 +273,13 @@ impl Ledger {
             spec.tenant.clone_from(&submitter.tenant);
         }
         let id = spec.id.unwrap_or_else(|| JobId(Uuid::now_v7()));
+        if !spec.depends_on.is_empty() {
+            match self.circle_of(id, &spec.depends_on).await {
+                Ok(None) => {}
+                Ok(Some(fault)) => return Err(SubmitError::Invalid(vec![fault])),
+                Err(Unavailable(reason)) => return Err(SubmitError::Unavailable(reason)),
+            }
+        }
         let new = NewJob::of_api(spec, &received, submitter.traceparent.clone());
         let happening = Happening {
             record: Some(Box::new(new)),

@@ -10,6 +10,7 @@
 pub mod api;
 mod claims;
 mod control;
+mod families;
 mod fleet;
 mod heartbeats;
 mod intake;

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::api::{self, App};
 use crate::claims::Desk;
 use crate::control;
+use crate::families;
 use crate::fleet::Fleet;
 use crate::heartbeats::{self, Hearing, Renewer};
 use crate::intake::{Intake, Source};
@@ -80,6 +81,9 @@ impl Dispatcher {
         workers.spawn(control::pass_on(signals.clone(), ledger.tells(), work.clone()));
         let postman = Postman { ledger: ledger.clone(), publisher, leadership: leadership.clone() };
         workers.spawn(postman.run(work.clone()));
+        let families =
+            families::follow(ledger.clone(), leadership.clone(), settings.parent_failure, work.clone());
+        workers.spawn(families);
         let renewer = Renewer {
             ledger: ledger.clone(),
             signals: signals.clone(),

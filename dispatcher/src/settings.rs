@@ -71,6 +71,9 @@ pub struct Settings {
     /// What becomes of a job that fits no worker there is.
     #[arg(long, env = "FFPOOL_UNFIT", value_enum, default_value = "reject")]
     pub unfit: Unfit,
+    /// What becomes of jobs that wait for a job which ends without completing.
+    #[arg(long, env = "FFPOOL_PARENT_FAILURE", value_enum, default_value = "fail")]
+    pub parent_failure: ParentFailure,
 }
 
 /// What to do instead of running the dispatcher.
@@ -88,6 +91,15 @@ pub enum Unfit {
     Reject,
     /// It waits for a worker that fits.
     Wait,
+}
+
+/// What becomes of jobs that wait for a job which ends without completing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ParentFailure {
+    /// They fail too: dead letters, each with its parent's name.
+    Fail,
+    /// They are cancelled.
+    Skip,
 }
 
 impl Settings {

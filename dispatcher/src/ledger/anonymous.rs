@@ -319,6 +319,7 @@ async fn insert(client: &Object, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Effe
         let id = JobId(row.try_get("id")?);
         let state: State = row.try_get::<_, &str>("state")?.parse().expect("we wrote it");
         batch::note_recorded_row(id, state, jobs[&id], &mut events);
+        effects.families.extend(batch::relative_of(id, state));
         effects.counts.push(Count::Recorded { queue: row.try_get("queue")? });
         if state.is_end() {
             effects.counts.push(Count::Ended { state, queue: row.try_get("queue")? });

@@ -19,6 +19,7 @@ use serde::Serialize;
 use tokio_postgres::{Error, Row, Statement};
 use uuid::Uuid;
 
+use super::families::{Relative, insert_dependencies, refuse_circles};
 use super::fresh::{Due, NewJob, Origin};
 use super::record::{
     Count, Effects, EventRow, Happening, Lesson, Outbox, Plan, Policy, Record, Verdict, Writes, decide,
@@ -136,7 +137,7 @@ async fn record_missing(
     records: &mut BTreeMap<JobId, Record>,
     plan: &mut Plan,
 ) -> Result<(), Error> {
-    let missing: BTreeMap<JobId, &NewJob> = happenings
+    let mut missing: BTreeMap<JobId, &NewJob> = happenings
         .iter()
         .filter(|happening| !records.contains_key(&happening.job))
         .filter_map(|happening| happening.record.as_deref().map(|record| (happening.job, record)))
@@ -144,6 +145,8 @@ async fn record_missing(
     if missing.is_empty() {
         return Ok(());
     }
+    let refused = refuse_circles(client, &missing).await?;
+    missing.extend(refused.iter().map(|(id, new)| (*id, new)));
     let rows = insert_jobs(client, &missing).await?;
     for row in &rows {
         let mut record = read_record(row)?;
@@ -174,6 +177,7 @@ pub(super) fn note_recorded_row(id: JobId, state: State, new: &NewJob, plan_even
 fn note_recorded(record: &Record, new: &NewJob, plan: &mut Plan) {
     let state = record.facts.state;
     note_recorded_row(record.id, state, new, &mut plan.events);
+    plan.effects.families.extend(relative_of(record.id, state));
     plan.effects.counts.push(Count::Recorded { queue: record.queue.clone() });
     if state.is_end() {
         plan.effects.counts.push(Count::Ended { state, queue: record.queue.clone() });
@@ -184,6 +188,15 @@ fn note_recorded(record: &Record, new: &NewJob, plan: &mut Plan) {
     }
 }
 
+/// After which recordings children must be looked at.
+pub(super) fn relative_of(id: JobId, state: State) -> Option<Relative> {
+    match state {
+        State::Blocked => Some(Relative::Waits(id)),
+        state if state.is_end() => Some(Relative::Ended(id)),
+        _ => None,
+    }
+}
+
 /// Inserts jobs in the order of their ids and returns the rows that were not there before.
 pub(super) async fn insert_jobs(client: &ClientWrapper, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Vec<Row>, Error> {
     let now = Timestamp::now();
@@ -191,7 +204,10 @@ pub(super) async fn insert_jobs(client: &ClientWrapper, jobs: &BTreeMap<JobId, &
     for (id, new) in jobs {
         columns.push(*id, new, now);
     }
-    columns.insert(client).await
+    let rows = columns.insert(client).await?;
+    let ids = rows.iter().map(|row| row.try_get("id").map(JobId)).collect::<Result<Vec<_>, _>>()?;
+    insert_dependencies(client, ids.into_iter().map(|id| (id, jobs[&id]))).await?;
+    Ok(rows)
 }
 
 /// The columns of new jobs, one vector each, as `unnest` takes them.
@@ -304,6 +320,7 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
         .map(|r| match r.writes.outbox {
             Some(Outbox::Enter(ms)) => Some(ms.max(0)),
             Some(Outbox::Leave) => Some(-1),
+            Some(Outbox::EnterWhenDue) => Some(-2),
             None => None,
         })
         .collect();
@@ -488,6 +505,7 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
             ELSE j.fell_back END, \
         deadline = CASE WHEN u.lesson = 'forget' AND j.deadline <= now() THEN NULL ELSE j.deadline END, \
         publish_due = CASE WHEN u.outbox IS NULL THEN j.publish_due \
+                           WHEN u.outbox = -2 THEN greatest(now(), (j.spec ->> 'not_before')::timestamptz) \
                            WHEN u.outbox >= 0 THEN now() + u.outbox * interval '1 millisecond' END, \
         failure = coalesce(u.failure::jsonb, j.failure), faults = coalesce(u.faults::jsonb, j.faults), \
         manifest = coalesce(u.manifest::jsonb, j.manifest), \

@@ -9,10 +9,13 @@ use ffpool_schema::metrics as names;
 use metrics::{counter, histogram};
 use tokio::sync::{broadcast, mpsc};
 
+use super::families::Relative;
 use super::record::{Count, Effects, TellOwner};
 
 /// Jobs that wait for this process to publish them. What does not fit is published by the leader's sweep.
 pub(super) const MAX_TO_PUBLISH: usize = 10_000;
+/// Ends and beginnings after which children must be looked at. What does not fit is found by the leader's sweep.
+pub(super) const MAX_RELATIVES: usize = 10_000;
 /// Commands that wait to be sent. What does not fit is repeated.
 pub(super) const MAX_TO_TELL: usize = 1_000;
 
@@ -20,6 +23,7 @@ pub(super) const MAX_TO_TELL: usize = 1_000;
 #[derive(Clone)]
 pub(super) struct Outlets {
     pub(super) publish: mpsc::Sender<JobId>,
+    pub(super) families: mpsc::Sender<Relative>,
     pub(super) tell: broadcast::Sender<TellOwner>,
 }
 
@@ -29,6 +33,11 @@ impl Outlets {
         for job in effects.publish {
             if self.publish.try_send(job).is_err() {
                 tracing::debug!(%job, "left to the sweep");
+            }
+        }
+        for relative in effects.families {
+            if self.families.try_send(relative).is_err() {
+                tracing::debug!(?relative, "left to the sweep");
             }
         }
         for tell in effects.tell {

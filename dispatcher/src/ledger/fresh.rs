@@ -103,6 +103,9 @@ impl NewJob {
     /// The state in which it is recorded, and when the ledger publishes it.
     pub(super) fn begin(&self, now: Timestamp) -> (State, Option<Due>) {
         let Ok(spec) = &self.spec else { return (State::Rejected, None) };
+        if !spec.depends_on.is_empty() {
+            return (State::Blocked, None);
+        }
         match (spec.not_before.filter(|at| *at > now), self.origin) {
             (Some(at), _) => (State::Delayed, Some(Due::At(at))),
             (None, Origin::Api) => (State::Queued, Some(Due::In(PUBLISH_CLAIM_MS))),
@@ -114,7 +117,7 @@ impl NewJob {
     pub(super) fn custody(&self, state: State) -> Option<Custody> {
         match (state.is_end(), self.origin, state) {
             (true, _, _) => None,
-            (false, Origin::Api, _) | (false, _, State::Delayed) => Some(Custody::Ledger),
+            (false, Origin::Api, _) | (false, _, State::Delayed | State::Blocked) => Some(Custody::Ledger),
             (false, Origin::Tap | Origin::Claim | Origin::Unroutable | Origin::DeadLetter, _) => Some(Custody::Broker),
         }
     }

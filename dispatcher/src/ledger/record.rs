@@ -14,6 +14,7 @@ use ffpool_schema::parse::Fault;
 use ffpool_schema::retry::Backoff;
 use serde_json::{Value, json};
 
+use super::families::Relative;
 use super::fresh::NewJob;
 use super::kind;
 
@@ -212,6 +213,8 @@ pub(super) enum Outbox {
     Leave,
     /// To be published after so many milliseconds.
     Enter(i64),
+    /// To be published at the job's `not_before`, or at once.
+    EnterWhenDue,
 }
 
 /// What a batch writes besides the records.
@@ -253,6 +256,8 @@ pub(super) struct EndedRow {
 pub(super) struct Effects {
     /// To be published at once by this process.
     pub(super) publish: Vec<JobId>,
+    /// After which children are to be looked at.
+    pub(super) families: Vec<Relative>,
     /// To be told to owners.
     pub(super) tell: Vec<TellOwner>,
     /// To be counted.
@@ -433,6 +438,7 @@ fn apply(
     if change.to.is_end() && !was.is_end() {
         record.custody = None;
         record.facts.paused = false;
+        plan.effects.families.push(Relative::Ended(record.id));
         record.writes.clear_progress = true;
         plan.effects.counts.push(Count::Ended { state: change.to, queue: record.queue.clone() });
         if let (State::Completed, Some(secs)) = (change.to, record.run_secs) {
@@ -624,7 +630,7 @@ fn place_in_outbox(record: &mut Record, change: &Change, policy: &Policy, random
             Some(Outbox::Enter(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
         }
         Some(Publish::AfterPlacementPause) => Some(Outbox::Enter(PLACEMENT_PAUSE_MS)),
-        Some(Publish::WhenDue) => Some(Outbox::Enter(0)),
+        Some(Publish::WhenDue) => Some(Outbox::EnterWhenDue),
         // A claim proves that the job's message is out; an ended job has nothing to publish.
         None if change.begin || change.to.is_end() => Some(Outbox::Leave),
         None => None,

@@ -2,6 +2,7 @@
 
 mod claims;
 mod ends;
+mod families;
 mod intake;
 mod outages;
 mod pauses;

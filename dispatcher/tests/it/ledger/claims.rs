@@ -114,14 +114,7 @@ async fn a_job_that_fits_nobody_is_rejected_and_one_that_fits_another_waits_for_
     let _alive = [small.live(), large.live()];
     let tiny = Ability { memory_mb: 512, ..ability() };
     let claim = async |id: JobId, body: &[u8]| {
-        let request = ClaimRequest {
-            idle: true,
-            from: small.sender.clone(),
-            delivery: delivery(Some(id), body),
-            ability: Some(tiny.clone()),
-            running_unanswered: None,
-        };
-        scene.signals.request::<_, ClaimReply>(subjects::CLAIM, &request, BOUND).await.unwrap()
+        small.claim_as(&delivery(Some(id), body), |request| request.ability = Some(tiny.clone())).await
     };
 
     let (id, body) = job_with(|spec| spec.resource_limits.max_memory_mb = Some(4096));

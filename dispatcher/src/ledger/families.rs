@@ -1,0 +1,264 @@
+//! Jobs that wait for other jobs: what becomes of them when those end, and the refusal of circles.
+//!
+//! A child is looked at after its own recording is committed, and after the end of each parent: whichever comes last sees
+//! the other. What a crash left out is found by the leader, who looks at all that wait.
+//!
+//! Invariants: a parent that is not recorded yet keeps its children waiting; two transactions that record jobs with
+//! parents run one after the other, so that together they cannot close a circle that neither sees. A redrive of a
+//! parent does not revive children that ended with it: they are dead letters of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use deadpool_postgres::ClientWrapper;
+use ffpool_schema::id::JobId;
+use ffpool_schema::lifecycle::Input;
+use ffpool_schema::parse::Fault;
+use tokio::sync::mpsc;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::fresh::NewJob;
+use super::{Evidence, Happening, Ledger, Unavailable};
+
+/// Children decided in one sweep.
+const SWEEP_MAX: i64 = 500;
+/// Serialises the recording of jobs with parents. The number is arbitrary.
+const RECORDING_LOCK: i64 = 0x6666_706f_6f6c_6430;
+/// Jobs of a circle that are named.
+const NAMED_MAX: usize = 20;
+
+/// Something after which children must be looked at.
+#[derive(Debug, Clone, Copy)]
+pub enum Relative {
+    /// It has ended; whoever waits for it may go on, or not at all.
+    Ended(JobId),
+    /// It has been recorded and waits for others, which may have ended before.
+    Waits(JobId),
+}
+
+impl Ledger {
+    /// What has ended or waits by the decisions of this process. Can be taken once.
+    ///
+    /// # Panics
+    /// When it was taken before.
+    #[must_use]
+    pub fn take_relatives(&self) -> mpsc::Receiver<Relative> {
+        let mut slot = self.inner.relatives.lock().expect("no holder panics");
+        slot.take().expect("one task follows families")
+    }
+
+    /// Lets go on, or ends, the children of `relatives` whose parents have ended. `skip`: a child counts as cancelled
+    /// instead of failed with its parent. Answers how many were decided.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn settle_families(&self, relatives: &[Relative], skip: bool) -> Result<usize, Unavailable> {
+        let (mut parents, mut children) = (Vec::new(), Vec::new());
+        for relative in relatives {
+            match relative {
+                Relative::Ended(job) => parents.push(job.0),
+                Relative::Waits(job) => children.push(job.0),
+            }
+        }
+        let rows = self
+            .bounded(async {
+                let client = self.pool().get().await?;
+                let statement = client.prepare_cached(SETTLED_OF).await?;
+                Ok(client.query(&statement, &[&parents, &children, &i64::MAX]).await?)
+            })
+            .await?;
+        self.settle(&rows, skip).await
+    }
+
+    /// The same for every job that waits for others.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn settle_waiting(&self, skip: bool) -> Result<usize, Unavailable> {
+        let rows = self
+            .bounded(async {
+                let client = self.pool().get().await?;
+                let statement = client.prepare_cached(SETTLED).await?;
+                Ok(client.query(&statement, &[&SWEEP_MAX]).await?)
+            })
+            .await?;
+        self.settle(&rows, skip).await
+    }
+
+    async fn settle(&self, rows: &[Row], skip: bool) -> Result<usize, Unavailable> {
+        let mut happenings = Vec::with_capacity(rows.len());
+        for row in rows {
+            let child = JobId(row.try_get("child")?);
+            let bad: Option<Uuid> = row.try_get("bad")?;
+            happenings.push(match bad {
+                None => Happening::new(child, Input::ParentsDone),
+                Some(bad) => {
+                    let end: String = row.try_get("bad_end")?;
+                    let reason = Some(format!("job {bad}, which it waits for, has ended as {end}"));
+                    let evidence = Evidence { reason, ..Evidence::default() };
+                    Happening { evidence, ..Happening::new(child, Input::ParentFailed { skip }) }
+                }
+            });
+        }
+        let count = happenings.len();
+        self.apply_all(happenings).await;
+        Ok(count)
+    }
+
+    /// What is wrong with a job that would wait for itself, for whoever can still be told.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub(super) async fn circle_of(&self, job: JobId, parents: &[JobId]) -> Result<Option<Fault>, Unavailable> {
+        let edges: Vec<(JobId, JobId)> = parents.iter().map(|parent| (job, *parent)).collect();
+        self.bounded(async {
+            let client = self.pool().get().await?;
+            let circles = circles(&client, &edges).await?;
+            Ok(circles.into_values().next())
+        })
+        .await
+    }
+}
+
+/// The jobs among `missing` that would close a circle, as jobs that say so. Takes the lock if there is anything to
+/// look at.
+pub(super) async fn refuse_circles(
+    client: &ClientWrapper,
+    missing: &BTreeMap<JobId, &NewJob>,
+) -> Result<BTreeMap<JobId, NewJob>, tokio_postgres::Error> {
+    let edges = edges(missing.iter().map(|(id, new)| (*id, *new)));
+    if edges.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let statement = client.prepare_cached("SELECT pg_advisory_xact_lock($1)").await?;
+    client.execute(&statement, &[&RECORDING_LOCK]).await?;
+    let circles = circles(client, &edges).await?;
+    let refused =
+        circles.into_iter().map(|(id, fault)| (id, NewJob { spec: Err(vec![fault]), ..missing[&id].clone() }));
+    Ok(refused.collect())
+}
+
+/// Records who waits for whom. The children are recorded in the same transaction.
+pub(super) async fn insert_dependencies<'a>(
+    client: &ClientWrapper,
+    recorded: impl Iterator<Item = (JobId, &'a NewJob)>,
+) -> Result<(), tokio_postgres::Error> {
+    let edges = edges(recorded);
+    if edges.is_empty() {
+        return Ok(());
+    }
+    let statement = client.prepare_cached(INSERT).await?;
+    let (children, parents) = columns(&edges);
+    client.execute(&statement, &[&children, &parents]).await?;
+    Ok(())
+}
+
+/// Children with their parents.
+fn edges<'a>(jobs: impl Iterator<Item = (JobId, &'a NewJob)>) -> Vec<(JobId, JobId)> {
+    jobs.filter_map(|(id, new)| Some((id, new.spec.as_ref().ok()?)))
+        .flat_map(|(id, spec)| spec.depends_on.iter().map(move |parent| (id, *parent)))
+        .collect()
+}
+
+fn columns(edges: &[(JobId, JobId)]) -> (Vec<Uuid>, Vec<Uuid>) {
+    edges.iter().map(|(child, parent)| (child.0, parent.0)).unzip()
+}
+
+/// The children of `new` edges that would wait for themselves, with what is wrong.
+async fn circles(
+    client: &ClientWrapper,
+    new: &[(JobId, JobId)],
+) -> Result<BTreeMap<JobId, Fault>, tokio_postgres::Error> {
+    let (children, parents) = columns(new);
+    let statement = client.prepare_cached(CIRCLES).await?;
+    let mut found = BTreeMap::new();
+    for row in client.query(&statement, &[&children, &parents]).await? {
+        let job = JobId(row.try_get(0)?);
+        let circle = name_circle(client, new, job).await?;
+        let named: Vec<String> = circle.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+        let message =
+            format!("a circle: {} waits for {job}, so none of them could ever run", named.join(" waits for "));
+        found.insert(job, Fault::new("depends_on", "cycle", message));
+    }
+    Ok(found)
+}
+
+/// The shortest way from a job to itself, over parents, level by level.
+async fn name_circle(
+    client: &ClientWrapper,
+    new: &[(JobId, JobId)],
+    start: JobId,
+) -> Result<Vec<JobId>, tokio_postgres::Error> {
+    let statement =
+        client.prepare_cached("SELECT child, parent FROM dependency WHERE child = ANY ($1::uuid[])").await?;
+    let mut reached_from: BTreeMap<JobId, JobId> = BTreeMap::new();
+    let mut level = BTreeSet::from([start]);
+    while !level.is_empty() && !reached_from.contains_key(&start) {
+        let ids: Vec<Uuid> = level.iter().map(|job| job.0).collect();
+        let mut edges: Vec<(JobId, JobId)> = new.iter().filter(|(child, _)| level.contains(child)).copied().collect();
+        for row in client.query(&statement, &[&ids]).await? {
+            edges.push((JobId(row.try_get(0)?), JobId(row.try_get(1)?)));
+        }
+        level.clear();
+        for (child, parent) in edges {
+            if let std::collections::btree_map::Entry::Vacant(vacant) = reached_from.entry(parent) {
+                vacant.insert(child);
+                level.insert(parent);
+            }
+        }
+    }
+    let mut circle = Vec::new();
+    let mut at = start;
+    while let Some(child) = reached_from.get(&at) {
+        circle.push(*child);
+        if *child == start {
+            break;
+        }
+        at = *child;
+    }
+    circle.reverse();
+    Ok(circle)
+}
+
+const INSERT: &str = "INSERT INTO dependency (child, parent) \
+     SELECT * FROM unnest($1::uuid[], $2::uuid[]) ON CONFLICT DO NOTHING";
+
+// UNION forgets what was reached before, so that a graph of any shape is walked once.
+const CIRCLES: &str = "WITH RECURSIVE above(start, node) AS ( \
+        SELECT child, parent FROM unnest($1::uuid[], $2::uuid[]) AS new(child, parent) \
+        UNION \
+        SELECT above.start, edge.parent FROM above JOIN ( \
+            SELECT child, parent FROM dependency \
+            UNION ALL SELECT child, parent FROM unnest($1::uuid[], $2::uuid[]) AS new(child, parent)) AS edge \
+            ON edge.child = above.node) \
+     SELECT DISTINCT start FROM above WHERE start = node";
+
+macro_rules! settled {
+    ($from:literal, $limit:literal) => {
+        concat!(
+            "SELECT c.id AS child, \
+                    (array_agg(p.id ORDER BY p.number) FILTER (WHERE p.state IN ('failed', 'cancelled', 'rejected')))[1] \
+                        AS bad, \
+                    (array_agg(p.state ORDER BY p.number) FILTER (WHERE p.state IN ('failed', 'cancelled', 'rejected')))[1] \
+                        AS bad_end ",
+            $from,
+            " JOIN dependency AS d ON d.child = c.id LEFT JOIN job AS p ON p.id = d.parent \
+             GROUP BY c.id \
+             HAVING bool_and(coalesce(p.state = 'completed', false)) \
+                    OR bool_or(coalesce(p.state IN ('failed', 'cancelled', 'rejected'), false)) \
+             LIMIT ",
+            $limit
+        )
+    };
+}
+
+const SETTLED_OF: &str = settled!(
+    "FROM (SELECT child FROM dependency WHERE parent = ANY ($1::uuid[]) UNION SELECT unnest($2::uuid[])) AS asked \
+     JOIN job AS c ON c.id = asked.child AND c.state = 'blocked'",
+    "$3"
+);
+
+const SETTLED: &str = settled!(
+    "FROM (SELECT id FROM job WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'blocked') AS c",
+    "$1"
+);
