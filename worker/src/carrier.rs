@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use ffpool_broker::{Delivery, Settled, Signals};
 use ffpool_runtime::telemetry::continue_trace;
+use ffpool_schema::job::Queue;
 use ffpool_schema::message::{
-    ClaimRequest, CommitReply, DropReason, Event, Grant, LogLine, Outcome, Progress, Sender, Usage,
+    ClaimRequest, CommitReply, DropReason, Event, Grant, HoldScope, LogLine, Outcome, Progress, Sender, Usage,
 };
 use ffpool_schema::{id::JobId, metrics as names, subjects};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 use uuid::Uuid;
 
@@ -27,6 +28,7 @@ use crate::control;
 use crate::drain::{Drain, Stage};
 use crate::events::Events;
 use crate::ledger::Ledger;
+use crate::service::Links;
 use crate::slots::Slot;
 use crate::workshop::{Consent, Ended, Reports, Stop, Workshop};
 
@@ -41,6 +43,8 @@ const RECLAIM: Duration = Duration::from_millis(200);
 const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 /// Log lines on their way from the tool; more are dropped, the log file has them all.
 const LOG_LINES: usize = 256;
+/// Longest that the report of an attempt waits for its last lines to be sent.
+const LOG_TAIL: Duration = Duration::from_millis(500);
 
 /// What all slots of a worker share to carry deliveries.
 pub struct Carrier {
@@ -54,6 +58,8 @@ pub struct Carrier {
     pub claims: Claims,
     /// Answers everything else.
     pub ledger: Ledger,
+    /// Where work comes from.
+    pub(crate) links: Arc<Links>,
     /// For progress, logs and commands.
     pub signals: Signals,
     /// For ends of attempts.
@@ -62,6 +68,10 @@ pub struct Carrier {
     pub drain: Drain,
     /// A delivery held longer passes into the ledger's custody.
     pub custody_after: Duration,
+    /// When a heartbeat was last sent.
+    pub beaten: watch::Receiver<Instant>,
+    /// A live attempt ends when no heartbeat was sent for so long.
+    pub live_fence: Duration,
     /// Whether an attempt takes the whole worker, because it cannot be held to its limits.
     pub one_at_a_time: bool,
     /// Processor time of all ended attempts; the counter made of it has whole seconds.
@@ -78,7 +88,7 @@ enum Lease {
     /// Not granted after all: the delivery is not needed.
     Dropped,
     /// Not granted after all: the delivery goes back after so long.
-    HeldBack(Duration),
+    HeldBack(Duration, HoldScope),
 }
 
 impl Carrier {
@@ -86,14 +96,14 @@ impl Carrier {
     pub async fn carry(&self, delivery: Delivery, mut slot: Slot) {
         loop {
             let claim = tokio::select! {
-                claim = self.claims.claim(&delivery) => claim,
+                claim = self.claims.claim(&delivery, self.attempts.count() == 0) => claim,
                 () = self.drained_for(CLAIM_GRACE) => return hand_back(delivery, "the worker drains").await,
             };
             let (grant, request) = match claim {
                 Claim::Granted(grant) => (grant, None),
                 Claim::Provisional(grant, request) => (grant, Some(request)),
                 Claim::Drop(reason) => return forget(delivery, reason).await,
-                Claim::Hold { pause, reason } => return self.hold_back(delivery, pause, &reason).await,
+                Claim::Hold { pause, scope, reason } => return self.hold_back(delivery, pause, scope, &reason).await,
             };
             let (job, attempt) = (grant.job, grant.attempt);
             let progress = watch::Sender::new(None);
@@ -122,8 +132,17 @@ impl Carrier {
         }
     }
 
-    async fn hold_back(&self, delivery: Delivery, pause: Duration, reason: &str) {
+    /// Gives a delivery back, and sees to it that it does not come again at once: a single one is kept for a while, of a
+    /// paused queue nothing more is asked for.
+    async fn hold_back(&self, delivery: Delivery, pause: Duration, scope: HoldScope, reason: &str) {
         debug!(queue = %delivery.work.name(), reason, "held back");
+        match scope {
+            HoldScope::Queue => {
+                self.links.hold(delivery.work.queue, pause);
+                return hand_back(delivery, reason).await;
+            }
+            HoldScope::Delivery => {}
+        }
         tokio::select! {
             () = sleep(pause.min(HOLD_MAX)) => {}
             () = self.drain.reached(Stage::Finishing) => {}
@@ -167,13 +186,14 @@ impl Errand<'_> {
             self.entry.stop(Stop::Release("the worker drains".into()));
         }
         let mut held = Some(delivery);
-        let (log, lines) = mpsc::channel(LOG_LINES);
+        let (log, mut lines) = mpsc::channel(LOG_LINES);
         let tending = async {
             tokio::join!(
                 self.confirm(unanswered),
+                self.fence(),
                 self.keep_custody(&mut held),
                 self.forward_progress(progress.subscribe()),
-                self.forward_log(lines),
+                self.forward_log(&mut lines),
                 control::obey_job(&self.carrier.signals, &self.carrier.attempts, &self.carrier.me, self.grant.job),
             );
             pending().await
@@ -182,6 +202,9 @@ impl Errand<'_> {
             ended = self.work(slot, Reports { progress: progress.clone(), log }) => ended,
             ended = tending => ended,
         };
+        // What the tool said last is what says why it failed.
+        lines.close();
+        let _ = timeout(LOG_TAIL, self.forward_log(&mut lines)).await;
         self.settle(held, ended, unanswered).await;
     }
 
@@ -189,7 +212,8 @@ impl Errand<'_> {
     async fn work(&self, slot: &mut Slot, reports: Reports) -> Ended {
         let workshop = &self.carrier.workshop;
         let noop = self.grant.encode.is_none();
-        let units = if self.carrier.one_at_a_time && !noop { u32::MAX } else { workshop.units(&self.grant.spec) };
+        let whole_worker = self.grant.alone || (self.carrier.one_at_a_time && !noop);
+        let units = if whole_worker { u32::MAX } else { workshop.units(&self.grant.spec) };
         let mut stop = self.entry.stop_signal();
         let stopped = tokio::select! {
             () = slot.hold(units) => None,
@@ -228,9 +252,9 @@ impl Errand<'_> {
                 self.entry.leased();
                 Lease::Held
             }
-            Claim::Hold { pause, reason } => {
+            Claim::Hold { pause, scope, reason } => {
                 info!(reason, "the attempt that began without a lease gets none");
-                Lease::HeldBack(pause)
+                Lease::HeldBack(pause, scope)
             }
             Claim::Drop(reason) => {
                 info!(reason = reason.as_str(), "the attempt that began without a lease gets none");
@@ -243,6 +267,31 @@ impl Errand<'_> {
             self.entry.stop(Stop::Abandon);
         }
         self.lease.send_replace(lease);
+    }
+
+    /// Ends a live attempt whose lease has not been renewed for too long. What others make twice for a while is told apart
+    /// when they ask to publish; a live output would be sent twice.
+    async fn fence(&self) {
+        match self.grant.spec.queue {
+            Queue::Live => {}
+            Queue::Default | Queue::Batch => return,
+        }
+        // Before there is a lease, nobody else has the job.
+        if self.lease.subscribe().wait_for(|&lease| lease == Lease::Held).await.is_err() {
+            return;
+        }
+        let (mut beaten, granted) = (self.carrier.beaten.clone(), Instant::now());
+        loop {
+            let renewed = (*beaten.borrow_and_update()).max(granted);
+            tokio::select! {
+                // Without a heart the worker is at its end.
+                beat = beaten.changed() => if beat.is_err() { return },
+                () = sleep_until(renewed + self.carrier.live_fence) => {
+                    warn!("the lease of a live attempt cannot be renewed: it ends");
+                    return self.entry.stop(Stop::Release("its lease could not be renewed".into()));
+                }
+            }
+        }
     }
 
     /// Hands the delivery's duty to the ledger before the broker's acknowledgement timeout can bite, or when its
@@ -289,7 +338,7 @@ impl Errand<'_> {
         }
     }
 
-    async fn forward_log(&self, mut lines: mpsc::Receiver<LogLine>) {
+    async fn forward_log(&self, lines: &mut mpsc::Receiver<LogLine>) {
         let subject = subjects::log(self.grant.job);
         while let Some(line) = lines.recv().await {
             // Best effort by definition.
@@ -310,11 +359,11 @@ impl Errand<'_> {
         match (lease, held) {
             (Lease::Held, held) => self.conclude(held, ended).await,
             (Lease::Dropped, Some(delivery)) => acknowledge(delivery).await,
-            (Lease::HeldBack(pause), Some(delivery)) => {
-                self.carrier.hold_back(delivery, pause, "the ledger holds the job back").await;
+            (Lease::HeldBack(pause, scope), Some(delivery)) => {
+                self.carrier.hold_back(delivery, pause, scope, "the ledger holds the job back").await;
             }
             (Lease::Asked, Some(delivery)) => hand_back(delivery, "no dispatcher answered").await,
-            (Lease::Dropped | Lease::HeldBack(_) | Lease::Asked, None) => {}
+            (Lease::Dropped | Lease::HeldBack(..) | Lease::Asked, None) => {}
         }
     }
 
@@ -377,7 +426,7 @@ impl Consent for AskTheLedger {
             let answered = pin!(lease.wait_for(|&lease| lease != Lease::Asked));
             match answered.await.map(|lease| *lease) {
                 Ok(Lease::Held) => self.ledger.commit(self.job, self.attempt).await,
-                Ok(Lease::Asked | Lease::Dropped | Lease::HeldBack(_)) | Err(_) => {
+                Ok(Lease::Asked | Lease::Dropped | Lease::HeldBack(..)) | Err(_) => {
                     CommitReply::Refused { reason: "the attempt has no lease".into() }
                 }
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ffpool_broker::Delivery;
 use ffpool_schema::message::{
-    Ability, ClaimReply, ClaimRequest, DeliveredJob, DropReason, Grant, MAX_BODY_BYTES, Sender, fingerprint,
+    Ability, ClaimReply, ClaimRequest, DeliveredJob, DropReason, Grant, HoldScope, MAX_BODY_BYTES, Sender, fingerprint,
 };
 use ffpool_schema::parse::{Received, parse};
 use ffpool_schema::scenario;
@@ -32,6 +32,8 @@ pub enum Claim {
     Hold {
         /// How long.
         pause: Duration,
+        /// What is not taken meanwhile.
+        scope: HoldScope,
         /// Why, in words.
         reason: String,
     },
@@ -42,8 +44,8 @@ impl From<ClaimReply> for Claim {
         match reply {
             ClaimReply::Run(grant) => Claim::Granted(grant),
             ClaimReply::Drop { job: _, reason } => Claim::Drop(reason),
-            ClaimReply::Hold { retry_after_ms, scope: _, reason } => {
-                Claim::Hold { pause: Duration::from_millis(retry_after_ms), reason }
+            ClaimReply::Hold { retry_after_ms, scope, reason } => {
+                Claim::Hold { pause: Duration::from_millis(retry_after_ms), scope, reason }
             }
         }
     }
@@ -63,9 +65,9 @@ impl Claims {
         Claims { ledger, me, ability }
     }
 
-    /// Asks until there is an answer, or starts without one where that is allowed.
-    pub async fn claim(&self, delivery: &Delivery) -> Claim {
-        let request = self.request(delivery);
+    /// Asks until there is an answer, or starts without one where that is allowed. `idle`: nothing else runs here.
+    pub async fn claim(&self, delivery: &Delivery, idle: bool) -> Claim {
+        let request = self.request(delivery, idle);
         tokio::select! {
             reply = self.ledger.claim(&request) => reply.into(),
             provisional = self.unanswered(&request, delivery) => provisional,
@@ -83,14 +85,14 @@ impl Claims {
         let number = delivery.headers.get(ATTEMPT_HEADER).map(String::as_str);
         match provisional(&request.delivery, number, &self.ability, Timestamp::now()) {
             Some(grant) => {
-                let request = ClaimRequest { running_unanswered: Some(grant.attempt), ..request.clone() };
+                let request = ClaimRequest { running_unanswered: Some(grant.attempt), idle: false, ..request.clone() };
                 Claim::Provisional(Box::new(grant), Box::new(request))
             }
             None => std::future::pending().await,
         }
     }
 
-    fn request(&self, delivery: &Delivery) -> ClaimRequest {
+    fn request(&self, delivery: &Delivery, idle: bool) -> ClaimRequest {
         let body_len = delivery.body.len();
         ClaimRequest {
             from: self.me.clone(),
@@ -107,7 +109,7 @@ impl Claims {
             },
             // Said each time: the dispatcher that answers need not be the one that heard the heartbeat.
             ability: Some(self.ability.clone()),
-            idle: false,
+            idle,
             running_unanswered: None,
         }
     }

@@ -48,6 +48,8 @@ pub struct Pulse {
     pub attempts: Attempts,
     /// The state.
     pub drain: Drain,
+    /// When a heartbeat was last sent.
+    pub beaten: watch::Sender<Instant>,
 }
 
 /// The thread that beats. Dropping it ends the heartbeats without a last word, as a crash would.
@@ -130,8 +132,11 @@ impl Pulse {
         let sent = signals.publish(subject, &heartbeat).await;
         let outcome = if sent.is_ok() { "sent" } else { "failed" };
         metrics::counter!(names::WORKER_HEARTBEATS, "outcome" => outcome).increment(1);
-        if let Err(error) = &sent {
-            debug!(%error, "a heartbeat was not sent");
+        match &sent {
+            Ok(()) => {
+                self.beaten.send_replace(Instant::now());
+            }
+            Err(error) => debug!(%error, "a heartbeat was not sent"),
         }
         sent.is_ok()
     }

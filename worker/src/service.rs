@@ -15,13 +15,13 @@ use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Intake, Publisher, Signal
 use ffpool_runtime::metrics::Exposition;
 use ffpool_runtime::settings::chain;
 use ffpool_schema::id::Incarnation;
-use ffpool_schema::job::Pool;
+use ffpool_schema::job::{Pool, Queue};
 use ffpool_schema::message::{Capacity, Sender};
 use ffpool_schema::metrics as names;
 use ffpool_schema::topology::{Topology, WorkQueue};
 use tokio::sync::{OnceCell, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
@@ -125,27 +125,32 @@ impl Worker {
             slots: slots.clone(),
             attempts: attempts.clone(),
             drain: drain.clone(),
+            beaten: watch::Sender::new(Instant::now()),
         };
+        let beaten = pulse.beaten.subscribe();
         let heart = Heart::start(&settings.nats_url, pulse)?;
         info!(worker = %me.worker, incarnation = %me.incarnation, slots = slots.total(), %http_addr, "the worker starts");
 
         let stop_grace = Duration::from_secs(settings.stop_grace_secs);
         let leaving = Leaving::start((&settings.eviction).into(), attempts.clone(), drain.clone(), stop_grace);
         let ledger = Ledger::new(signals.clone(), me.clone());
+        let links = Arc::new(Links { amqp: link, nats: signals.clone(), intake: OnceCell::new() });
         let carrier = Arc::new(Carrier {
             me: me.clone(),
             claims: Claims::new(ledger.clone(), me.clone(), workshop.ability()),
             workshop,
             attempts,
             ledger,
-            signals: signals.clone(),
+            links: links.clone(),
+            signals,
             events,
             drain: drain.clone(),
             custody_after: Duration::from_secs(settings.custody_after_secs),
+            beaten,
+            live_fence: Duration::from_secs(settings.live_fence_secs),
             one_at_a_time: one_at_a_time.is_some(),
             cpu_ms: AtomicU64::new(0),
         });
-        let links = Arc::new(Links { amqp: link, nats: signals, intake: OnceCell::new() });
         let service = Service {
             carrier,
             links,
@@ -175,6 +180,15 @@ pub(crate) struct Links {
     pub(crate) nats: Signals,
     /// Set once the topology is declared.
     pub(crate) intake: OnceCell<Intake>,
+}
+
+impl Links {
+    /// Asks for nothing of `queue` for a while, so that its backlog does not stand before other queues.
+    pub(crate) fn hold(&self, queue: Queue, pause: Duration) {
+        if let Some(intake) = self.intake.get() {
+            intake.hold(queue, pause);
+        }
+    }
 }
 
 /// The room of this worker.

@@ -79,9 +79,12 @@ pub struct Settings {
     #[arg(long, env = "FFPOOL_ALLOW_NOOP", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub allow_noop: bool,
 
-    /// A tool that says nothing for so many seconds has stalled.
+    /// A tool that makes no progress for so many seconds has stalled, unless its job says otherwise (`stall_sec`).
     #[arg(long, env = "FFPOOL_STALL_SECS", value_name = "SECONDS", default_value_t = 1800)]
     pub stall_secs: u64,
+    /// The same for live jobs.
+    #[arg(long, env = "FFPOOL_LIVE_STALL_SECS", value_name = "SECONDS", default_value_t = 300)]
+    pub live_stall_secs: u64,
     /// Seconds between asking a tool to stop and killing it.
     #[arg(long, env = "FFPOOL_STOP_GRACE_SECS", value_name = "SECONDS", default_value_t = 10)]
     pub stop_grace_secs: u64,
@@ -93,6 +96,10 @@ pub struct Settings {
     /// Must stay under the broker's acknowledgement timeout (30 minutes by default).
     #[arg(long, env = "FFPOOL_CUSTODY_AFTER_SECS", value_name = "SECONDS", default_value_t = 300)]
     pub custody_after_secs: u64,
+    /// A live attempt ends by itself when no heartbeat could be sent for so many seconds: by then its lease has lapsed and
+    /// the job runs elsewhere. Others go on, and ask before they publish. Keep it at the dispatchers' lease.
+    #[arg(long, env = "FFPOOL_LIVE_FENCE_SECS", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub live_fence_secs: u64,
 
     /// Eviction notices of the cloud.
     #[command(flatten)]
@@ -151,6 +158,7 @@ impl Settings {
             },
             tool_user: self.tool_user,
             stall_after: Duration::from_secs(self.stall_secs),
+            live_stall_after: Duration::from_secs(self.live_stall_secs),
             stop_grace: Duration::from_secs(self.stop_grace_secs),
             worker: self.worker_id.clone(),
             cgroup_parent: self.cgroup_parent.clone(),

@@ -54,8 +54,10 @@ pub struct WorkshopSettings {
     pub cgroups: CgroupMode,
     /// User and group of the tools. `None`: the worker's own, or `nobody` when that is root.
     pub tool_user: Option<(u32, u32)>,
-    /// Silence of a tool after which the attempt has stalled; for live jobs at most [`WorkshopSettings::LIVE_STALL`].
+    /// Silence of a tool after which the attempt has stalled, unless its job says otherwise.
     pub stall_after: Duration,
+    /// The same for live jobs.
+    pub live_stall_after: Duration,
     /// Time between asking a tool to stop and killing it.
     pub stop_grace: Duration,
     /// This worker.
@@ -65,9 +67,6 @@ pub struct WorkshopSettings {
 }
 
 impl WorkshopSettings {
-    /// Silence after which a live attempt has stalled.
-    pub const LIVE_STALL: Duration = Duration::from_secs(5 * 60);
-
     /// Usual settings for a worker with these roots and this scratch.
     #[must_use]
     pub fn new(worker: WorkerId, media_roots: Vec<PathBuf>, scratch: PathBuf) -> WorkshopSettings {
@@ -83,6 +82,7 @@ impl WorkshopSettings {
             cgroups: CgroupMode::Auto,
             tool_user: None,
             stall_after: Duration::from_secs(30 * 60),
+            live_stall_after: Duration::from_secs(5 * 60),
             stop_grace: Duration::from_secs(10),
             worker,
             cgroup_parent: None,

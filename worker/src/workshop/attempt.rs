@@ -20,7 +20,7 @@ use ffpool_schema::parse::Fault;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Consent, Ended, Orders, Reports, Shop, Stop, WorkshopSettings};
+use super::{Consent, Ended, Orders, Reports, Shop, Stop};
 use crate::classify::{self, Exit};
 use crate::machine::group::Group;
 use crate::plan::{self, Expected, Request};
@@ -372,10 +372,11 @@ impl<'a> Attempt<'a> {
         phase: Phase,
         duration_secs: Option<f64>,
     ) -> Result<Option<Block>, End> {
-        let stall_after = match self.grant.spec.queue {
-            Queue::Live => self.shop.settings.stall_after.min(WorkshopSettings::LIVE_STALL),
+        let usual = match self.grant.spec.queue {
+            Queue::Live => self.shop.settings.live_stall_after,
             Queue::Default | Queue::Batch => self.shop.settings.stall_after,
         };
+        let stall_after = self.grant.spec.resource_limits.stall_sec.map_or(usual, Duration::from_secs);
         self.stand_still().await;
         let mut follower = Follower {
             reporter: &self.reporter,

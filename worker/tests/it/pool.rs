@@ -11,7 +11,7 @@ use ffpool_broker::{AmqpConfig, AmqpLink, BatchConsumer, Outgoing, Publisher, Si
 use ffpool_runtime::metrics::Exposition;
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::message::{
-    ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Event, Grant, Heartbeat,
+    ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Event, Grant, Heartbeat, HoldScope,
 };
 use ffpool_schema::parse::{Received, parse};
 use ffpool_schema::topology::{ATTEMPT_HEADER, EVENTS_QUEUE, Topology, WorkQueue};
@@ -35,8 +35,12 @@ static EXPOSITION: LazyLock<Exposition> =
 #[derive(Debug, Clone, Copy)]
 pub enum Say {
     Run(u32),
+    /// With nothing beside it.
+    RunAlone(u32),
     Drop(DropReason),
     Hold(u64),
+    /// The whole queue.
+    HoldQueue(u64),
     Nothing,
 }
 
@@ -96,12 +100,14 @@ impl Dispatcher {
         self.claims.lock().unwrap().push(request.clone());
         match (*self.to_claim.lock().unwrap())(request) {
             Say::Run(attempt) => Some(ClaimReply::Run(Box::new(grant(request, attempt)))),
+            Say::RunAlone(attempt) => Some(ClaimReply::Run(Box::new(Grant { alone: true, ..grant(request, attempt) }))),
             Say::Drop(reason) => Some(ClaimReply::Drop { job: None, reason }),
-            Say::Hold(retry_after_ms) => Some(ClaimReply::Hold {
-                retry_after_ms,
-                scope: ffpool_schema::message::HoldScope::Delivery,
-                reason: "test".into(),
-            }),
+            Say::Hold(retry_after_ms) => {
+                Some(ClaimReply::Hold { retry_after_ms, scope: HoldScope::Delivery, reason: "test".into() })
+            }
+            Say::HoldQueue(retry_after_ms) => {
+                Some(ClaimReply::Hold { retry_after_ms, scope: HoldScope::Queue, reason: "paused".into() })
+            }
             Say::Nothing => None,
         }
     }
@@ -255,8 +261,12 @@ impl Pool {
     }
 
     pub async fn publish_as(&self, job: JobId, body: &str, attempt: Option<u32>) {
+        self.publish_to("default", job, body, attempt).await;
+    }
+
+    pub async fn publish_to(&self, queue: &str, job: JobId, body: &str, attempt: Option<u32>) {
         let message = Outgoing {
-            exchange: "jobs.default".into(),
+            exchange: format!("jobs.{queue}"),
             routing_key: "medium".into(),
             body: body.as_bytes().to_vec(),
             content_type: "application/json".into(),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use ffpool_schema::id::JobId;
+use ffpool_schema::job::Queue;
 use ffpool_schema::message::{
     CommitReply, DropReason, JobAnswer, JobCommand, Outcome, WorkerAnswer, WorkerCommand, WorkerState,
 };
@@ -149,6 +150,73 @@ async fn a_worker_of_two_slots_never_has_more_than_two_of_eight_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_must_run_alone_waits_for_the_others_and_keeps_everybody_out() {
+    let pool = Pool::new("alone").await;
+    let open = gate_commits(&pool);
+    let alone = JobId(uuid::Uuid::now_v7());
+    pool.dispatcher.on_claim(move |claim| {
+        if claim.delivery.message_id == Some(alone.to_string()) { Say::RunAlone(3) } else { Say::Run(1) }
+    });
+    let worker = pool.start(&["--slots=3"]).await;
+    let first = pool.publish(NOOP).await;
+    until_running(&pool, first).await;
+    pool.publish_as(alone, NOOP, Some(3)).await;
+    until_running(&pool, alone).await;
+    // It queues for all the room from here on, so nobody else is let in.
+    let last = pool.publish(NOOP).await;
+    let beats = pool.dispatcher.heartbeats().len();
+    until("three more heartbeats", async || {
+        let now = pool.dispatcher.heartbeats().len();
+        if now >= beats + 3 { Ok(()) } else { Err(now) }
+    })
+    .await;
+    let commits: BTreeSet<JobId> = pool.dispatcher.commits().iter().map(|commit| commit.job).collect();
+    assert_eq!(commits, BTreeSet::from([first]), "the one that must run alone has not begun");
+    let claims: Vec<(Option<String>, bool)> =
+        pool.dispatcher.claims().into_iter().map(|claim| (claim.delivery.message_id, claim.idle)).collect();
+    assert_eq!(claims, [(Some(first.to_string()), true), (Some(alone.to_string()), false)]);
+
+    open.store(true, Ordering::SeqCst);
+    pool.until_ends(&[(first, 1, "finished"), (alone, 3, "finished"), (last, 1, "finished")]).await;
+    let granted: Vec<JobId> = pool.events().iter().map(|event| event.job).collect();
+    assert_eq!(granted, [first, alone, last], "one after the other");
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backlog_of_a_paused_queue_does_not_stand_before_other_queues() {
+    let pool = Pool::new("paused").await;
+    let resumed = Arc::new(AtomicBool::new(false));
+    let runs = resumed.clone();
+    pool.dispatcher.on_claim(move |claim| match claim.delivery.work.queue {
+        Queue::Default if !runs.load(Ordering::SeqCst) => Say::HoldQueue(3000),
+        Queue::Live | Queue::Default | Queue::Batch => Say::Run(1),
+    });
+    let mut paused = Vec::new();
+    for _ in 0..20 {
+        paused.push(pool.publish(NOOP).await);
+    }
+    let worker = pool.start(&["--slots=1"]).await;
+    let mut batch = Vec::new();
+    for _ in 0..5 {
+        let job = JobId(uuid::Uuid::now_v7());
+        pool.publish_to("batch", job, NOOP, None).await;
+        batch.push((job, 1, "finished"));
+    }
+    pool.until_ends(&batch).await;
+    let asked = pool.dispatcher.claims().iter().filter(|claim| claim.delivery.work.queue == Queue::Default).count();
+    println!("the paused queue was asked for {asked} times");
+    assert!(asked < 20, "each of its jobs was tried: {asked}");
+
+    resumed.store(true, Ordering::SeqCst);
+    let all: Vec<_> = batch.into_iter().chain(paused.into_iter().map(|job| (job, 1, "finished"))).collect();
+    pool.until_ends(&all).await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_delivery_of_a_running_job_passes_into_custody_and_starts_nothing() {
     let pool = Pool::new("twice").await;
     let open = gate_commits(&pool);
@@ -229,6 +297,40 @@ async fn a_cancel_reaches_the_tool() {
     assert!(!wrong.accepted && wrong.reason.is_some(), "{wrong:?}");
     let right = ask(JobCommand::Cancel { attempt: 1 }).await;
     assert!(right.accepted, "{right:?}");
+    pool.until_ends(&[(job, 1, "cancelled")]).await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_job_stands_still_says_so_and_can_be_resumed_and_cancelled() {
+    let pool = Pool::new("pause").await;
+    let worker = pool.start(&["--slots=2"]).await;
+    let job = pool.publish(ENDLESS).await;
+    until_running(&pool, job).await;
+    let subject = subjects::control_job(job);
+    let tell = async |command: JobCommand| {
+        let answer = until("an answer to the command", async || {
+            pool.signals.request::<_, JobAnswer>(&subject, &command, Duration::from_secs(5)).await
+        })
+        .await;
+        assert!(answer.accepted, "{answer:?}");
+    };
+    let until_frozen = async |frozen: bool| {
+        until("a heartbeat that says whether it is frozen", async || {
+            let last = pool.dispatcher.heartbeats().pop().unwrap();
+            if last.running.iter().any(|running| running.frozen == frozen) { Ok(()) } else { Err(last) }
+        })
+        .await;
+    };
+    tell(JobCommand::Pause { attempt: 1 }).await;
+    tell(JobCommand::Pause { attempt: 1 }).await;
+    until_frozen(true).await;
+    tell(JobCommand::Resume { attempt: 1 }).await;
+    until_frozen(false).await;
+    tell(JobCommand::Pause { attempt: 1 }).await;
+    until_frozen(true).await;
+    tell(JobCommand::Cancel { attempt: 1 }).await;
     pool.until_ends(&[(job, 1, "cancelled")]).await;
     assert_eq!(stop(worker).await, Finish::Clean);
     assert_eq!(pool.ready().await, 0);
@@ -385,6 +487,29 @@ async fn an_outage_of_nats_delays_the_consent_and_ends_nothing() {
     .await;
     assert_eq!(pool.dispatcher.claims().len(), 1, "the attempt was claimed once");
     assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_attempt_ends_itself_when_its_lease_cannot_be_renewed_and_others_go_on() {
+    let stack = tokio::task::spawn_blocking(|| Stack::builder().postgres(false).start().unwrap()).await.unwrap();
+    let stack = Arc::new(stack);
+    let pool = Pool::on(&stack.rabbit, &stack.nats, "fence").await;
+    let worker = pool.start(&["--slots=2", "--live-fence-secs=2"]).await;
+    let (live, other) = (JobId(uuid::Uuid::now_v7()), pool.publish(ENDLESS).await);
+    pool.publish_to("live", live, ENDLESS, None).await;
+    until_running(&pool, live).await;
+    until_running(&pool, other).await;
+
+    let killed = stack.clone();
+    tokio::task::spawn_blocking(move || killed.nats.kill()).await.unwrap();
+    pool.until_ends(&[(live, 1, "released")]).await;
+    let restarted = stack.clone();
+    tokio::task::spawn_blocking(move || restarted.nats.restart().unwrap()).await.unwrap();
+    until_running(&pool, other).await;
+    assert_eq!(pool.ends().len(), 1);
+    assert_eq!(stop(worker).await, Finish::Clean);
+    pool.until_ends(&[(live, 1, "released"), (other, 1, "released")]).await;
     assert_eq!(pool.ready().await, 0);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::JobId;
-use ffpool_schema::job::{Engine, JobSpec};
+use ffpool_schema::job::{Engine, JobSpec, Queue};
 use ffpool_schema::message::{Manifest, Outcome, Phase};
 use ffpool_worker::workshop::{CgroupMode, OpenError, Stop, Workshop};
 
@@ -149,7 +149,15 @@ async fn a_silent_tool_has_stalled_and_a_slow_one_runs_out_of_time() {
     let mut spec = endless(&bench);
     let stalled = bench.run_spec(&spec).await;
     assert_eq!(failure(&stalled).cause, Cause::Stall);
+
+    // A live job has a bound of its own, and any job may name one.
+    spec.queue = Queue::Live;
+    spec.resource_limits.timeout_sec = Some(3);
+    assert_eq!(failure(&bench.run_spec(&spec).await).cause, Cause::Timeout);
+    spec.resource_limits.stall_sec = Some(1);
+    assert_eq!(failure(&bench.run_spec(&spec).await).cause, Cause::Stall);
     drop(bench);
+    spec.resource_limits.stall_sec = None;
 
     let bench = Bench::open().await;
     spec.resource_limits.timeout_sec = Some(1);
