@@ -18,12 +18,14 @@ use tokio::sync::watch;
 use crate::audit::{self, AuditArgs};
 use crate::pool::{Pool, PoolSettings};
 pub use fault::Fault;
-use fault::{Dice, Injected, inject};
+use fault::{Dice, Injected, Times, inject};
 pub use figures::{FaultFigures, Waste};
 
 const WORKERS: usize = 3;
 /// How often it is looked whether a part has ended by itself.
 const WATCH: Duration = Duration::from_millis(100);
+/// How long a fault waits for an encode that it can hurt.
+const VICTIM_WAIT: Duration = Duration::from_secs(5);
 
 /// What is done to the pool.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,6 +51,9 @@ pub struct ChaosArgs {
     /// Lease of the attempts, in seconds.
     #[arg(long, value_name = "SECS", default_value_t = 5)]
     pub lease_secs: u32,
+    /// Seconds that a killed server stays away. Default: up to 4, as the seed says.
+    #[arg(long, value_name = "SECS")]
+    pub outage_secs: Option<u64>,
     /// Seconds after the load in which every job must end and everything be cleaned up.
     #[arg(long, value_name = "SECS", default_value_t = 300)]
     pub settle_secs: u64,
@@ -211,7 +216,11 @@ async fn faults(
     let mut dice = Dice::new(args.seed);
     let kinds = if args.faults.is_empty() { Fault::ALL.to_vec() } else { args.faults.clone() };
     let (time, interval) = (Duration::from_secs_f64(args.minutes * 60.0), Duration::from_secs_f64(args.interval));
-    let lease = Duration::from_secs(args.lease_secs.into());
+    let times = Times {
+        lease: Duration::from_secs(args.lease_secs.into()),
+        outage: args.outage_secs.map(Duration::from_secs),
+        victim: if args.encodes_per_second > 0.0 { VICTIM_WAIT } else { Duration::ZERO },
+    };
     let mut injected = Vec::new();
     watching(pool, wrong, tokio::time::sleep(interval)).await?;
     loop {
@@ -222,7 +231,7 @@ async fn faults(
                 return Ok(injected);
             }
             let next = Instant::now() + interval;
-            let one = inject(fault, pool, stack, lease, &mut dice).await?;
+            let one = inject(fault, pool, stack, times, &mut dice).await?;
             let (at, lasted) = (begin.elapsed().as_secs_f64(), (next - interval).elapsed().as_secs_f64());
             eprintln!("{at:7.1} s  {:18} lasted {lasted:4.1} s, met {} encodes", fault.name(), one.hit.len());
             injected.push(one);

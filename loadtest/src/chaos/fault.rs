@@ -14,8 +14,6 @@ use super::figures::{self, Running};
 use crate::pool::{Part, Pool};
 use crate::processes;
 
-/// How long a fault waits for a job that it can hurt.
-const VICTIM_WAIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 /// How long a drained worker may take: its drain time, the tools' grace, and a busy machine.
 const DRAIN_BOUND: Duration = Duration::from_secs(60);
@@ -131,16 +129,29 @@ pub(super) struct Injected {
     pub(super) wrong: Option<String>,
 }
 
+/// How long things last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) lease: Duration,
+    /// How long a killed server stays away; absent, the dice say.
+    pub(super) outage: Option<Duration>,
+    /// How long a fault waits for an encode that it can hurt.
+    pub(super) victim: Duration,
+}
+
 /// Does it to the pool. Must be called on the thread that the pool's processes belong to.
 pub(super) async fn inject(
     fault: Fault,
     pool: &mut Pool,
     stack: &Stack,
-    lease: Duration,
+    times: Times,
     dice: &mut Dice,
 ) -> anyhow::Result<Injected> {
+    let lease = times.lease;
     let number = match fault {
-        Fault::WorkerKill | Fault::WorkerFreeze | Fault::WorkerDrain | Fault::ToolKill => worker(pool, dice).await?,
+        Fault::WorkerKill | Fault::WorkerFreeze | Fault::WorkerDrain | Fault::ToolKill => {
+            worker(pool, times.victim, dice).await?
+        }
         Fault::DispatcherKill | Fault::DispatcherFreeze => dice.below(pool.dispatchers.len()),
         Fault::RabbitKill
         | Fault::RabbitRestart
@@ -181,7 +192,7 @@ pub(super) async fn inject(
             wrong = drained(&mut pool.workers[number]).await;
             pool.respawn_worker(number)?;
         }
-        Fault::ToolKill => hit = kill_tool(pool, number).await?,
+        Fault::ToolKill => hit = kill_tool(pool, number, times.victim).await?,
         Fault::DispatcherKill => {
             pool.dispatchers[number].kill();
             tokio::time::sleep(dice.between(0.0, 2.0)).await;
@@ -193,13 +204,13 @@ pub(super) async fn inject(
         }
         Fault::RabbitKill => {
             tokio::task::block_in_place(|| stack.rabbit.kill());
-            tokio::time::sleep(dice.between(0.0, 4.0)).await;
+            tokio::time::sleep(times.outage.unwrap_or(dice.between(0.0, 4.0))).await;
             tokio::task::block_in_place(|| stack.rabbit.restart())?;
         }
         Fault::RabbitRestart => tokio::task::block_in_place(|| stack.rabbit.restart())?,
         Fault::NatsKill => {
             tokio::task::block_in_place(|| pool.nats().kill());
-            tokio::time::sleep(dice.between(0.0, 4.0)).await;
+            tokio::time::sleep(times.outage.unwrap_or(dice.between(0.0, 4.0))).await;
             tokio::task::block_in_place(|| pool.nats().restart())?;
         }
         Fault::NatsPause => {
@@ -209,7 +220,7 @@ pub(super) async fn inject(
         }
         Fault::PostgresKill => {
             tokio::task::block_in_place(|| stack.postgres.kill());
-            tokio::time::sleep(dice.between(0.0, 4.0)).await;
+            tokio::time::sleep(times.outage.unwrap_or(dice.between(0.0, 4.0))).await;
             tokio::task::block_in_place(|| stack.postgres.restart())?;
         }
         Fault::PostgresRestart => tokio::task::block_in_place(|| stack.postgres.restart())?,
@@ -218,8 +229,8 @@ pub(super) async fn inject(
 }
 
 /// A worker that runs something, if there is one soon; else any.
-async fn worker(pool: &Pool, dice: &mut Dice) -> anyhow::Result<usize> {
-    let end = tokio::time::Instant::now() + VICTIM_WAIT;
+async fn worker(pool: &Pool, wait: Duration, dice: &mut Dice) -> anyhow::Result<usize> {
+    let end = tokio::time::Instant::now() + wait;
     let first = dice.below(pool.workers.len());
     while tokio::time::Instant::now() < end {
         let running = figures::running(&pool.database_url).await?;
@@ -261,8 +272,8 @@ async fn drained(part: &mut Part) -> Option<String> {
 }
 
 /// Kills one FFmpeg of the worker; an attempt without one yet may get one soon.
-async fn kill_tool(pool: &Pool, number: usize) -> anyhow::Result<Vec<Running>> {
-    let end = tokio::time::Instant::now() + VICTIM_WAIT;
+async fn kill_tool(pool: &Pool, number: usize, wait: Duration) -> anyhow::Result<Vec<Running>> {
+    let end = tokio::time::Instant::now() + wait;
     while tokio::time::Instant::now() < end {
         let tools = processes::tools_inside(&pool.scratch(number));
         if let Some(tool) = tools.iter().find(|tool| tool.program.starts_with("ffmpeg")) {

@@ -25,6 +25,7 @@ fn nothing_is_lost_doubled_or_stuck_whatever_dies() {
             encodes_per_second: 0.4,
             interval: 4.0,
             lease_secs: 5,
+            outage_secs: None,
             settle_secs: 600,
             record: None,
         })
