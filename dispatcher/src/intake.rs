@@ -60,7 +60,7 @@ impl Source {
 /// What a message means for the ledger.
 enum Meaning {
     /// Something happened to a job.
-    Happened(Happening, Incoming),
+    Happened(Box<Happening>, Incoming),
     /// A job arrived that has no id.
     Anonymous(NewJob, Incoming),
     /// Nobody knows.
@@ -101,7 +101,7 @@ impl Intake {
         for message in messages {
             match self.read(message).await {
                 Meaning::Happened(happening, message) => {
-                    happenings.push(happening);
+                    happenings.push(*happening);
                     origins.push(message);
                 }
                 Meaning::Anonymous(new, message) => anonymous.push((new, message.redelivered)),
@@ -157,7 +157,7 @@ impl Intake {
         let evidence = Evidence { reason, ..Evidence::default() };
         let happening =
             Happening { evidence, record: Some(Box::new(record)), ..Happening::new(job, Input::DeliveryLimit) };
-        Meaning::Happened(happening, message)
+        Meaning::Happened(Box::new(happening), message)
     }
 
     fn read_unroutable(&self, message: Incoming) -> Meaning {
@@ -289,11 +289,12 @@ fn read_event(message: Incoming) -> Meaning {
         Outcome::Released { reason } => (Input::Released { attempt }, Evidence { reason: Some(reason), ..evidence }),
         Outcome::Cancelled => (Input::CancelDone { attempt }, evidence),
     };
-    Meaning::Happened(Happening { evidence, ..Happening::new(event.job, input) }, message)
+    Meaning::Happened(Box::new(Happening { evidence, ..Happening::new(event.job, input) }), message)
 }
 
 fn arrival(id: JobId, record: NewJob, message: Incoming) -> Meaning {
-    Meaning::Happened(Happening { record: Some(Box::new(record)), ..Happening::new(id, Input::Arrive) }, message)
+    let happening = Happening { record: Some(Box::new(record)), ..Happening::new(id, Input::Arrive) };
+    Meaning::Happened(Box::new(happening), message)
 }
 
 fn received<'a>(message: &'a Incoming, work: &'a WorkQueue) -> Received<'a> {

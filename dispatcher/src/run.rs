@@ -81,8 +81,7 @@ impl Dispatcher {
         workers.spawn(control::pass_on(signals.clone(), ledger.tells(), work.clone()));
         let postman = Postman { ledger: ledger.clone(), publisher, leadership: leadership.clone() };
         workers.spawn(postman.run(work.clone()));
-        let families =
-            families::follow(ledger.clone(), leadership.clone(), settings.parent_failure, work.clone());
+        let families = families::follow(ledger.clone(), leadership.clone(), settings.parent_failure, work.clone());
         workers.spawn(families);
         let renewer = Renewer {
             ledger: ledger.clone(),
