@@ -4,4 +4,6 @@
 
 pub mod group;
 pub mod hierarchy;
+#[cfg(test)]
+mod kernel;
 pub mod room;
