@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -226,6 +227,11 @@ impl Pool {
                 }
             }
         });
+    }
+
+    /// The media root.
+    pub fn media(&self) -> PathBuf {
+        self.place.path().join("media")
     }
 
     /// The settings of the worker, as flags.
