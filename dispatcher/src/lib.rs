@@ -1,8 +1,8 @@
 //! The only writer of job state: ledger, claims, leases, retries, dead letters, HTTP API.
 //!
-//! Messages come in by [`intake`], questions of workers by [`claims`], signs of life by [`heartbeats`]; each becomes a
-//! happening that the [`ledger`] decides. What follows goes out by [`outbox`] and [`control`]. What nobody brings in,
-//! because somebody died, is found by the leader's [`timers`]. [`api`] serves people.
+//! Messages come in by `intake`, questions of workers by `claims`, signs of life by `heartbeats`; each becomes a
+//! happening that the [`ledger`] decides. What follows goes out by `outbox` and `control`. What nobody brings in,
+//! because somebody died, is found by the leader's `timers`. [`api`] serves people.
 //!
 //! Invariant: only `ledger` knows Postgres, only `ffpool-broker` the brokers, and no state is kept outside the ledger
 //! that cannot be lost.

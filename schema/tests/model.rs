@@ -159,9 +159,9 @@ impl World {
             self.consent = Some(self.attempt);
         }
         if change.publish.is_some() {
-            let kept = !(rule == Rule::SilentLapse && lapsed)
-                && !(rule == Rule::SilentRetry && matches!(input, Input::Failed { .. }));
-            self.publish |= kept;
+            let forgotten = (rule == Rule::SilentLapse && lapsed)
+                || (rule == Rule::SilentRetry && matches!(input, Input::Failed { .. }));
+            self.publish |= !forgotten;
         }
         if self.state.is_end() {
             self.publish = false;

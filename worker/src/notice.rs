@@ -1,6 +1,6 @@
 //! Notices of the cloud that this machine is about to be taken away, and what the worker makes of them.
 //!
-//! Each provider is a [`Source`] that is asked again and again ([`Lookout`]); [`leave`] sorts what runs by what still
+//! Each provider is a `Source` that is asked again and again ([`Lookout`]); [`leave`] sorts what runs by what still
 //! fits before the deadline ([`fit`]) and hands back the rest through the stages of [`crate::drain`].
 //!
 //! Invariant: nothing that a metadata service answers, or fails to answer, stops the worker, except a notice that is
