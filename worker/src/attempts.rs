@@ -193,6 +193,12 @@ impl Entry {
         stop(&self.stop, why);
     }
 
+    /// Freezes the attempt to make room for a live job, or ends that.
+    pub fn preempt(&self, preempted: bool) {
+        self.freeze.send_modify(|freeze| freeze.preempted = preempted);
+        self.attempts.shared.news.notify_one();
+    }
+
     /// The ledger granted the attempt, so the heartbeat names it from now on.
     pub fn leased(&self) {
         if let Some(running) = self.attempts.books().running.get_mut(&(self.job, self.attempt)) {

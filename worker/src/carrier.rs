@@ -3,6 +3,7 @@
 //! Invariant: a delivery is acknowledged only when somebody else answers for the job: its end is on record, or the
 //! ledger took custody, or the ledger said that the delivery is not needed. In every other case it is handed back.
 
+use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,8 +17,9 @@ use ffpool_schema::message::{
     ClaimRequest, CommitReply, DropReason, Event, Grant, HoldScope, LogLine, Outcome, Progress, Sender, Usage,
 };
 use ffpool_schema::{id::JobId, metrics as names, subjects};
+use futures_util::FutureExt;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 use uuid::Uuid;
@@ -28,6 +30,7 @@ use crate::control;
 use crate::drain::{Drain, Stage};
 use crate::events::Events;
 use crate::ledger::Ledger;
+use crate::preempt::{Need, Place, Preemption};
 use crate::service::Links;
 use crate::slots::Slot;
 use crate::workshop::{Consent, Ended, Reports, Stop, Workshop};
@@ -68,6 +71,8 @@ pub struct Carrier {
     pub drain: Drain,
     /// A delivery held longer passes into the ledger's custody.
     pub custody_after: Duration,
+    /// Who makes room for live jobs.
+    pub preemption: Preemption,
     /// When a heartbeat was last sent.
     pub beaten: watch::Receiver<Instant>,
     /// A live attempt ends when no heartbeat was sent for so long.
@@ -111,7 +116,9 @@ impl Carrier {
                 Ok(entry) => {
                     let span = info_span!("attempt", %job, attempt, queue = %grant.spec.queue);
                     continue_trace(&span, grant.traceparent.as_deref());
-                    let errand = Errand { carrier: self, grant, entry, lease: watch::Sender::new(Lease::Held) };
+                    let place = self.preemption.place(job, attempt);
+                    let lease = watch::Sender::new(Lease::Held);
+                    let errand = Errand { carrier: self, grant, entry, place, lease };
                     return errand.run(delivery, &mut slot, progress, request).instrument(span).await;
                 }
                 Err(already) => already,
@@ -162,6 +169,7 @@ struct Errand<'a> {
     carrier: &'a Carrier,
     grant: Box<Grant>,
     entry: Entry,
+    place: Place,
     /// Written by this errand only.
     lease: watch::Sender<Lease>,
 }
@@ -214,9 +222,14 @@ impl Errand<'_> {
         let noop = self.grant.encode.is_none();
         let whole_worker = self.grant.alone || (self.carrier.one_at_a_time && !noop);
         let units = if whole_worker { u32::MAX } else { workshop.units(&self.grant.spec) };
+        let need = Need {
+            units,
+            memory_mb: if noop { 0 } else { self.grant.spec.resource_limits.memory_mb() },
+            yields: self.grant.spec.queue == Queue::Batch && !noop && !self.grant.alone,
+        };
         let mut stop = self.entry.stop_signal();
         let stopped = tokio::select! {
-            () = slot.hold(units) => None,
+            () = self.find_room(slot, need) => None,
             stop = stop.wait_for(Option::is_some) => stop.ok().and_then(|stop| stop.clone()),
         };
         if let Some(stop) = stopped {
@@ -236,7 +249,42 @@ impl Errand<'_> {
             attempt: self.grant.attempt,
             lease: self.lease.subscribe(),
         });
-        workshop.run(&self.grant, reports, self.entry.orders(), consent).await
+        let orders = self.entry.orders();
+        let asked = self.place.begin(need, orders.freeze.clone());
+        tokio::select! {
+            ended = workshop.run(&self.grant, reports, orders, consent) => ended,
+            never = self.give_way(slot, units, asked) => match never {},
+        }
+    }
+
+    /// Waits for room. A live job that came to a full worker has room made for it, where that is possible.
+    async fn find_room(&self, slot: &mut Slot, need: Need) {
+        if slot.is_empty() && slot.hold(need.units).now_or_never().is_none() {
+            let total_mb = self.carrier.workshop.ability().memory_mb;
+            if let Some(room) = self.carrier.preemption.make_room(need, total_mb).await {
+                *slot = room;
+            }
+        }
+        slot.hold(need.units).await;
+    }
+
+    /// Freezes the attempt when a live job needs its room, and thaws it when there is room again.
+    async fn give_way(
+        &self,
+        slot: &mut Slot,
+        units: u32,
+        mut asked: mpsc::Receiver<oneshot::Sender<Slot>>,
+    ) -> Infallible {
+        while let Some(room) = asked.recv().await {
+            info!("the attempt is frozen to make room for a live job");
+            self.entry.preempt(true);
+            // If nobody takes the room, it is free.
+            let _ = room.send(slot.cede());
+            slot.hold(units).await;
+            self.entry.preempt(false);
+            info!("there is room again: the attempt is thawed");
+        }
+        pending().await
     }
 
     /// Repeats the claim of an attempt that began without an answer, until there is one.
@@ -300,6 +348,7 @@ impl Errand<'_> {
         let Some(delivery) = held.as_ref() else { return };
         tokio::select! {
             () = sleep(self.carrier.custody_after) => {}
+            () = self.place.custody_wanted() => {}
             () = delivery.lost() => info!("the delivery's channel is lost, the attempt goes on"),
         }
         if self.lease.subscribe().wait_for(|&lease| lease == Lease::Held).await.is_err() {
@@ -311,6 +360,7 @@ impl Errand<'_> {
                 if let Some(delivery) = held.take() {
                     acknowledge(delivery).await;
                 }
+                self.place.in_custody();
             }
             CommitReply::Refused { reason } => {
                 warn!(reason, "the ledger takes no custody: the lease is lost");

@@ -2,7 +2,7 @@
 //!
 //! The way of a delivery: [`slots`] make room, the broker's intake hands one over, [`claims`] ask the ledger, the
 //! [`workshop`] runs the tool and publishes the output, [`events`] reports the end, and [`carrier`], which holds these
-//! steps together, acknowledges. Beside it [`heartbeat`] renews the leases that [`attempts`] knows, [`control`] obeys the
+//! steps together, acknowledges. [`preempt`] makes room for live jobs. Beside it [`heartbeat`] renews the leases that [`attempts`] knows, [`control`] obeys the
 //! dispatchers, and [`service`] starts everything and, through the stages of [`drain`], stops it.
 //!
 //! Invariant: the worker keeps no state that outlives it; whatever it dies of, the broker or the ledger gives its jobs
@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod machine;
 pub mod notice;
 pub mod plan;
+pub mod preempt;
 pub mod probe;
 pub mod progress;
 pub mod publish;

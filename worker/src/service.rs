@@ -6,12 +6,13 @@
 //! Invariant: a slot is taken before a delivery is, so the worker never holds more deliveries than it has slots; every
 //! task started here has ended, and its deliveries are settled or given back, when [`Worker::finished`] returns.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Intake, Publisher, Signals, declare_topology};
+use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Delivery, Intake, Publisher, Signals, declare_topology};
 use ffpool_runtime::metrics::Exposition;
 use ffpool_runtime::settings::chain;
 use ffpool_schema::id::Incarnation;
@@ -35,6 +36,7 @@ use crate::heartbeat::{Heart, Pulse};
 use crate::http;
 use crate::ledger::Ledger;
 use crate::notice::leave::Leaving;
+use crate::preempt::Preemption;
 use crate::settings::{Settings, host};
 use crate::slots::Slots;
 use crate::workshop::{OpenError, Workshop};
@@ -47,6 +49,8 @@ const SAY_WAITING: Duration = Duration::from_secs(5);
 const DECLARE_AGAIN: Duration = Duration::from_secs(2);
 /// Beside the grace of the tools, time for attempts that were told to stop to be reported and acknowledged.
 const RELEASE: Duration = Duration::from_secs(20);
+/// How often a worker looks whether it is full and could make room for a live job.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(250);
 /// Deliveries in hand at most, whatever the slots become while the worker runs.
 const INTAKE_MIN: u32 = 64;
 
@@ -134,7 +138,8 @@ impl Worker {
         let stop_grace = Duration::from_secs(settings.stop_grace_secs);
         let leaving = Leaving::start((&settings.eviction).into(), attempts.clone(), drain.clone(), stop_grace);
         let ledger = Ledger::new(signals.clone(), me.clone());
-        let links = Arc::new(Links { amqp: link, nats: signals.clone(), intake: OnceCell::new() });
+        let links =
+            Arc::new(Links { amqp: link, nats: signals.clone(), intake: OnceCell::new(), live: OnceCell::new() });
         let carrier = Arc::new(Carrier {
             me: me.clone(),
             claims: Claims::new(ledger.clone(), me.clone(), workshop.ability()),
@@ -146,6 +151,7 @@ impl Worker {
             events,
             drain: drain.clone(),
             custody_after: Duration::from_secs(settings.custody_after_secs),
+            preemption: Preemption::default(),
             beaten,
             live_fence: Duration::from_secs(settings.live_fence_secs),
             one_at_a_time: one_at_a_time.is_some(),
@@ -156,6 +162,7 @@ impl Worker {
             links,
             slots,
             pools: settings.pools.clone(),
+            preempts: settings.preempt,
             room,
             capacity,
             in_time: settings.drain(),
@@ -180,12 +187,14 @@ pub(crate) struct Links {
     pub(crate) nats: Signals,
     /// Set once the topology is declared.
     pub(crate) intake: OnceCell<Intake>,
+    /// The same for the live work queues alone, where live jobs have room made for them.
+    pub(crate) live: OnceCell<Intake>,
 }
 
 impl Links {
     /// Asks for nothing of `queue` for a while, so that its backlog does not stand before other queues.
     pub(crate) fn hold(&self, queue: Queue, pause: Duration) {
-        if let Some(intake) = self.intake.get() {
+        for intake in [&self.intake, &self.live].into_iter().filter_map(OnceCell::get) {
             intake.hold(queue, pause);
         }
     }
@@ -212,6 +221,8 @@ struct Service {
     links: Arc<Links>,
     slots: Slots,
     pools: Vec<Pool>,
+    /// Whether live jobs have room made for them.
+    preempts: bool,
     room: Room,
     capacity: watch::Sender<Capacity>,
     /// Time for what runs after a stop signal.
@@ -261,6 +272,7 @@ impl Service {
         let mut carried = JoinSet::new();
         let drain = &self.carrier.drain;
         let Some(()) = until(drain, self.wait_for_servers()).await else { return carried };
+        let mut urgent = std::pin::pin!(self.next_urgent());
         loop {
             tokio::select! {
                 biased;
@@ -270,12 +282,39 @@ impl Service {
                     let service = self.clone();
                     carried.spawn(async move { service.pull(slot).await });
                 }
+                delivery = &mut urgent => {
+                    let service = self.clone();
+                    carried.spawn(async move { service.carrier.carry(delivery, service.slots.none()).await });
+                    urgent.set(self.next_urgent());
+                }
             }
         }
-        if let Some(intake) = self.links.intake.get() {
+        for intake in [&self.links.intake, &self.links.live].into_iter().filter_map(OnceCell::get) {
             intake.close().await;
         }
         carried
+    }
+
+    /// The next live delivery that comes while the worker is full and could make room for it. Cancel-safe.
+    async fn next_urgent(&self) -> Delivery {
+        let Some(live) = self.links.live.get() else { return pending().await };
+        let until_crowded = async |crowded: bool| {
+            while self.is_crowded() != crowded {
+                sleep(LOOK_FOR_ROOM).await;
+            }
+        };
+        loop {
+            until_crowded(true).await;
+            tokio::select! {
+                delivery = live.next() => return delivery,
+                () = until_crowded(false) => {}
+            }
+        }
+    }
+
+    /// Whether nobody would take a live job, and somebody could make room for one. One at a time is frozen: it queues.
+    fn is_crowded(&self) -> bool {
+        self.slots.full() && !self.slots.contended() && self.carrier.preemption.prepare()
     }
 
     /// Waits for one delivery and carries it. Gives the slot back when it is needed elsewhere.
@@ -325,7 +364,7 @@ impl Service {
 
     /// Waits for both servers and the topology, then opens the intake.
     async fn wait_for_servers(&self) {
-        let Links { amqp, nats, intake } = &*self.links;
+        let Links { amqp, nats, intake, live } = &*self.links;
         while let Err(error) = amqp.connected(SAY_WAITING).await {
             warn!(error = chain(&error), "waiting for RabbitMQ");
         }
@@ -344,6 +383,12 @@ impl Service {
         let deliveries = u16::try_from(self.slots.total().saturating_mul(2).max(INTAKE_MIN)).unwrap_or(u16::MAX);
         let opened = intake.set(Intake::new(amqp.clone(), queues, deliveries));
         assert!(opened.is_ok(), "only this function opens the intake, once");
+        if self.preempts {
+            let queues =
+                self.pools.iter().flat_map(WorkQueue::of_pool).filter(|work| work.queue == Queue::Live).collect();
+            let opened = live.set(Intake::new(amqp.clone(), queues, 1));
+            assert!(opened.is_ok(), "only this function opens the intake, once");
+        }
         info!(broker = amqp.server_version(), nats = nats.server_version(), "taking work");
     }
 

@@ -96,6 +96,9 @@ pub struct Settings {
     /// Must stay under the broker's acknowledgement timeout (30 minutes by default).
     #[arg(long, env = "FFPOOL_CUSTODY_AFTER_SECS", value_name = "SECONDS", default_value_t = 300)]
     pub custody_after_secs: u64,
+    /// Freeze a batch attempt for a live job that finds no free slot. It goes on when there is room again.
+    #[arg(long, env = "FFPOOL_PREEMPT", value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub preempt: bool,
     /// A live attempt ends by itself when no heartbeat could be sent for so many seconds: by then its lease has lapsed and
     /// the job runs elsewhere. Others go on, and ask before they publish. Keep it at the dispatchers' lease.
     #[arg(long, env = "FFPOOL_LIVE_FENCE_SECS", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]

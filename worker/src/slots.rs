@@ -89,6 +89,18 @@ impl Slots {
         Slot { slots: self.clone(), units: 1, idle: true }
     }
 
+    /// Whether somebody queues for room.
+    #[must_use]
+    pub fn contended(&self) -> bool {
+        !self.books().gathering.is_empty()
+    }
+
+    /// A slot without room, for a delivery that somebody else is to make room for.
+    #[must_use]
+    pub fn none(&self) -> Slot {
+        Slot { slots: self.clone(), units: 0, idle: false }
+    }
+
     /// Resolves when a slot that has no delivery yet must be given back: somebody gathers, or the total shrank.
     pub async fn recalled(&self) {
         let mut recall = self.shared.recall.subscribe();
@@ -124,6 +136,18 @@ impl Slot {
         if std::mem::take(&mut self.idle) {
             self.slots.change(|books| books.idle -= 1);
         }
+    }
+
+    /// Whether it has no room.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.units == 0
+    }
+
+    /// Gives all its room to another slot.
+    #[must_use]
+    pub fn cede(&mut self) -> Slot {
+        Slot { slots: self.slots.clone(), units: std::mem::take(&mut self.units), idle: false }
     }
 
     /// Waits until it holds `units`, or all there are if that is less. First come, first served.

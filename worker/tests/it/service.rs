@@ -337,6 +337,42 @@ async fn a_paused_job_stands_still_says_so_and_can_be_resumed_and_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_live_job_on_a_full_worker_freezes_a_batch_attempt_and_the_batch_attempt_goes_on_after_it() {
+    let pool = Pool::new("preempt").await;
+    let worker = pool.start(&["--slots=1"]).await;
+    let (batch, live) = (JobId(uuid::Uuid::now_v7()), JobId(uuid::Uuid::now_v7()));
+    pool.publish_to("batch", batch, ENDLESS, None).await;
+    until("custody of the batch attempt", async || {
+        let custodies = pool.dispatcher.custodies();
+        if custodies.iter().any(|custody| custody.job == batch) { Ok(()) } else { Err(custodies) }
+    })
+    .await;
+    let published = std::time::Instant::now();
+    pool.publish_to("live", live, ENDLESS, None).await;
+    let frozen_and_beside = |frozen: bool, beside: bool| {
+        let last = pool.dispatcher.heartbeats().pop().unwrap();
+        let batch_is = last.running.iter().any(|running| running.job == batch && running.frozen == frozen);
+        let encodes = |job: JobId| last.running.iter().any(|running| running.job == job && running.progress.is_some());
+        if batch_is && encodes(live) == beside { Ok(()) } else { Err(Box::new(last)) }
+    };
+    until("the live job beside the frozen one", async || frozen_and_beside(true, true)).await;
+    println!("the live job encodes {:?} after it was published", published.elapsed());
+
+    let cancel = JobCommand::Cancel { attempt: 1 };
+    let subject = subjects::control_job(live);
+    until("the live job to be cancelled", async || {
+        pool.signals.request::<_, JobAnswer>(&subject, &cancel, Duration::from_secs(5)).await
+    })
+    .await;
+    pool.until_ends(&[(live, 1, "cancelled")]).await;
+    until("the batch attempt to be thawed", async || frozen_and_beside(false, false)).await;
+    assert!(pool.dispatcher.heartbeats().iter().all(|beat| beat.capacity.used <= 1));
+    assert_eq!(stop(worker).await, Finish::Clean);
+    pool.until_ends(&[(live, 1, "cancelled"), (batch, 1, "released")]).await;
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_lease_ends_the_attempt_without_a_report() {
     let pool = Pool::new("abandon").await;
     let worker = pool.start(&["--slots=2"]).await;
