@@ -2,6 +2,7 @@
 
 mod chaos;
 mod clients;
+mod failure_model;
 mod faults;
 mod inputs;
 mod scheduling;
