@@ -9,7 +9,8 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use ffpool_schema::encode::{
-    AudioChoice, Bitrate, Container, Encode, Encoder, Fps, PixelFormat, RateControl, Resolution, Source, VideoCodec, VideoEncode,
+    AudioChoice, Bitrate, Container, Encode, Encoder, Fps, PixelFormat, RateControl, Resolution, Source, VideoCodec,
+    VideoEncode,
 };
 
 use crate::probe::Probed;
@@ -204,9 +205,11 @@ fn expected(request: &Request<'_>, shape: &Shape) -> Expected {
     let audio = match (encode.audio.codec, request.source) {
         (AudioChoice::None, _) => None,
         (choice, None) => Some(audio_name(choice).unwrap_or("aac").to_owned()),
-        (choice, Some((_, probed))) => {
-            probed.probe.audio.as_ref().map(|audio| audio_name(choice).map_or_else(|| audio.codec.clone(), str::to_owned))
-        }
+        (choice, Some((_, probed))) => probed
+            .probe
+            .audio
+            .as_ref()
+            .map(|audio| audio_name(choice).map_or_else(|| audio.codec.clone(), str::to_owned)),
     };
     let source_secs = match (&encode.source, request.source) {
         (Source::Generated { duration_secs }, _) => Some(*duration_secs),
@@ -475,7 +478,12 @@ fn quality(crf: u8, maxrate: Option<Bitrate>, encoder: Encoder, arguments: &mut 
             arguments.pair("-cq", crf);
             arguments.pair("-b:v", 0);
         }
-        Encoder::H264Qsv | Encoder::HevcQsv | Encoder::Av1Qsv | Encoder::H264Vaapi | Encoder::HevcVaapi | Encoder::Av1Vaapi => {
+        Encoder::H264Qsv
+        | Encoder::HevcQsv
+        | Encoder::Av1Qsv
+        | Encoder::H264Vaapi
+        | Encoder::HevcVaapi
+        | Encoder::Av1Vaapi => {
             arguments.pair("-global_quality", crf.max(1));
         }
         Encoder::H264Videotoolbox | Encoder::HevcVideotoolbox => {
@@ -584,7 +592,13 @@ mod tests {
         Probed {
             probe: Probe {
                 duration_secs: Some(12.0),
-                video: Some(VideoProbe { width: 1921, height: 1080, fps: Some(25.0), duration_secs: Some(10.0), ..VideoProbe::default() }),
+                video: Some(VideoProbe {
+                    width: 1921,
+                    height: 1080,
+                    fps: Some(25.0),
+                    duration_secs: Some(10.0),
+                    ..VideoProbe::default()
+                }),
                 audio: Some(AudioProbe { codec: "ac3".to_owned(), duration_secs: Some(10.5), ..AudioProbe::default() }),
                 ..Probe::default()
             },
@@ -648,7 +662,8 @@ mod tests {
 
     #[test]
     fn a_generated_source_has_the_shape_asked_for() {
-        let (arguments, expected) = planned(&encode(Source::Generated { duration_secs: 2.5 }, Container::Webm), Encoder::LibvpxVp9, None);
+        let (arguments, expected) =
+            planned(&encode(Source::Generated { duration_secs: 2.5 }, Container::Webm), Encoder::LibvpxVp9, None);
         has(&arguments, "-i testsrc2=size=640x360:rate=30:duration=2.5");
         has(&arguments, "-crf 23 -b:v 0");
         assert_eq!(expected.duration_secs, Some(2.5));

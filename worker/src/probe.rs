@@ -29,7 +29,9 @@ pub struct Probed {
 #[must_use]
 pub fn arguments(file: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> =
-        ["-hide_banner", "-loglevel", "level+error", "-of", "json", "-show_format", "-show_streams"].map(Into::into).into();
+        ["-hide_banner", "-loglevel", "level+error", "-of", "json", "-show_format", "-show_streams"]
+            .map(Into::into)
+            .into();
     arguments.extend(READ_ONLY_FILES.map(OsString::from));
     arguments.extend(["-i".into(), file_argument(file)]);
     arguments

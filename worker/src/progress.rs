@@ -157,7 +157,9 @@ mod tests {
 
     #[test]
     fn what_the_tool_does_not_know_is_absent() {
-        let found = blocks("bitrate=N/A\ntotal_size=N/A\nout_time_us=-9223372036854775808\nspeed=N/A\nprogress=continue\nrubbish\n");
+        let found = blocks(
+            "bitrate=N/A\ntotal_size=N/A\nout_time_us=-9223372036854775808\nspeed=N/A\nprogress=continue\nrubbish\n",
+        );
         assert_eq!(found, [Block { out_time_us: Some(i64::MIN), ..Block::default() }]);
         let estimate = Meter::new(Some(10.0)).observe(&found[0], Duration::from_secs(1));
         assert_eq!(estimate.percent, Some(0.0));
@@ -202,10 +204,8 @@ mod tests {
 
     #[test]
     fn an_unknown_length_gives_no_percent() {
-        let estimate = Meter::new(None).observe(
-            &Block { out_time_us: Some(1_000_000), ..Block::default() },
-            Duration::from_secs(1),
-        );
+        let estimate = Meter::new(None)
+            .observe(&Block { out_time_us: Some(1_000_000), ..Block::default() }, Duration::from_secs(1));
         assert_eq!((estimate.percent, estimate.eta_secs), (None, None));
     }
 }

@@ -92,11 +92,8 @@ pub fn stage(
     };
     clear_earlier(output, job, attempt);
     // The tool may have been turned against us: what it left may be a link to something that only we can read.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(made)
-        .map_err(fail("open", made))?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(made).map_err(fail("open", made))?;
     let metadata = file.metadata().map_err(fail("read", made))?;
     if !metadata.is_file() || metadata.nlink() != 1 {
         return Err(PublishError::NoPlainFile { path: made.to_owned() });
@@ -305,8 +302,10 @@ mod tests {
         }
 
         fn names(&self) -> Vec<String> {
-            let mut names: Vec<String> =
-                fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<String> = fs::read_dir(self.dir.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
             names.sort();
             names
         }

@@ -124,7 +124,10 @@ impl Roots {
             return fault("name_too_long", format!("the name of {shown} has more than {NAME_BYTES} bytes"));
         }
         if path.extension().is_none() {
-            return fault("unknown_container", format!("{shown} has no extension: mp4, mov, mkv, webm or ts is expected"));
+            return fault(
+                "unknown_container",
+                format!("{shown} has no extension: mp4, mov, mkv, webm or ts is expected"),
+            );
         }
         let output = self.directory(directory, &path)?.join(name);
         if output.is_dir() {
@@ -137,7 +140,11 @@ impl Roots {
     fn directory(&self, directory: &Path, output: &Path) -> Result<PathBuf, PathProblem> {
         let existing = directory.ancestors().find(|part| part.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
         let real = fs::canonicalize(existing).map_err(|error| {
-            PathProblem::fault("output", "no_file", format!("{}: {} cannot be used: {error}", output.display(), existing.display()))
+            PathProblem::fault(
+                "output",
+                "no_file",
+                format!("{}: {} cannot be used: {error}", output.display(), existing.display()),
+            )
         })?;
         if !self.contains(&real) {
             return Err(outside("output", output));
@@ -147,7 +154,11 @@ impl Roots {
         match fs::create_dir_all(&wanted) {
             Ok(()) => Ok(wanted),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists) => {
-                Err(PathProblem::fault("output", "no_file", format!("{}: {} is no directory", output.display(), existing.display())))
+                Err(PathProblem::fault(
+                    "output",
+                    "no_file",
+                    format!("{}: {} is no directory", output.display(), existing.display()),
+                ))
             }
             Err(error) => Err(PathProblem::failure(
                 io_cause(&error),
@@ -228,7 +239,11 @@ fn outside(field: &str, path: &Path) -> PathProblem {
 /// The absolute path that an address names, without `..`.
 fn plain_path(field: &str, address: &str) -> Result<PathBuf, PathProblem> {
     let Some(path) = path_of(address).filter(|path| !path.contains('\0')) else {
-        return Err(PathProblem::fault(field, "bad_value", format!("`{address}` is no file:// address and no absolute path")));
+        return Err(PathProblem::fault(
+            field,
+            "bad_value",
+            format!("`{address}` is no file:// address and no absolute path"),
+        ));
     };
     let path = PathBuf::from(path);
     // Refused rather than resolved: behind a symbolic link `..` means something else than it seems to.
@@ -290,10 +305,22 @@ mod tests {
     #[test]
     fn no_way_leads_out_of_the_roots() {
         let place = Place::new();
-        for path in ["other/secret.mp4", "media/../other/secret.mp4", "media/leak/secret.mp4", "media/leak.mp4", "other/absent.mp4"] {
+        for path in [
+            "other/secret.mp4",
+            "media/../other/secret.mp4",
+            "media/leak/secret.mp4",
+            "media/leak.mp4",
+            "other/absent.mp4",
+        ] {
             assert_eq!(code(place.roots.input(&place.at(path)).unwrap_err()), "outside_roots", "input {path}");
         }
-        for path in ["other/new.mp4", "media/../other/new.mp4", "media/leak/new.mp4", "media/leak/deep/new.mp4", "mediation/new.mp4"] {
+        for path in [
+            "other/new.mp4",
+            "media/../other/new.mp4",
+            "media/leak/new.mp4",
+            "media/leak/deep/new.mp4",
+            "mediation/new.mp4",
+        ] {
             assert_eq!(code(place.output(path).unwrap_err()), "outside_roots", "output {path}");
         }
         let encoded = format!("file://{}", place.at("media/%2e%2e/other/secret.mp4"));

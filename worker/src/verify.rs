@@ -30,12 +30,20 @@ pub fn differences(expected: &Expected, found: &Probed) -> Vec<String> {
         differ("the codec", expected.codec.probe_name().to_owned(), video.codec.clone());
     }
     if (video.width, video.height) != (expected.width, expected.height) {
-        differ("the size", format!("{}x{}", expected.width, expected.height), format!("{}x{}", video.width, video.height));
+        differ(
+            "the size",
+            format!("{}x{}", expected.width, expected.height),
+            format!("{}x{}", video.width, video.height),
+        );
     }
     if let Some(wish) = expected.fps
         && !video.fps.is_some_and(|fps| (fps - wish).abs() <= wish * FPS_TOLERANCE)
     {
-        differ("the frame rate", format!("{wish:.3}"), video.fps.map_or("unknown".to_owned(), |fps| format!("{fps:.3}")));
+        differ(
+            "the frame rate",
+            format!("{wish:.3}"),
+            video.fps.map_or("unknown".to_owned(), |fps| format!("{fps:.3}")),
+        );
     }
     let pixels = video.pixel_format.as_deref().unwrap_or("unknown");
     // The `j` says full range, which is no other format.
@@ -48,7 +56,11 @@ pub fn differences(expected: &Expected, found: &Probed) -> Vec<String> {
     if let (Some(wish), found) = (expected.duration_secs, found.probe.duration_secs) {
         let tolerance = expected.frame_secs.max(DURATION_TOLERANCE_SECS);
         if !found.is_some_and(|secs| (secs - wish).abs() <= tolerance) {
-            differ("the length", format!("{wish:.3} s"), found.map_or("unknown".to_owned(), |secs| format!("{secs:.3} s")));
+            differ(
+                "the length",
+                format!("{wish:.3} s"),
+                found.map_or("unknown".to_owned(), |secs| format!("{secs:.3} s")),
+            );
         }
     }
     let audio = found.probe.audio.as_ref().map(|audio| audio.codec.as_str());

@@ -134,7 +134,9 @@ pub enum KeyError {
     #[error("a key's name has 1 to 64 characters")]
     BadName,
     /// The bootstrap key can be guessed.
-    #[error("FFPOOL_BOOTSTRAP_KEY has {0} characters; at least {BOOTSTRAP_KEY_MIN} are needed, such as `openssl rand -hex 32` makes")]
+    #[error(
+        "FFPOOL_BOOTSTRAP_KEY has {0} characters; at least {BOOTSTRAP_KEY_MIN} are needed, such as `openssl rand -hex 32` makes"
+    )]
     TooShort(usize),
     /// The ledger does not answer.
     #[error(transparent)]
@@ -187,7 +189,12 @@ impl Ledger {
         let key = MintedKey::mint();
         let stored = bounded(async {
             let client = self.pool().get().await?;
-            Ok(client.execute(INSERT, &[&Uuid::now_v7(), &name, &prefix_of(key.text()), &hash_of(key.text()), &role.as_str()]).await?)
+            Ok(client
+                .execute(
+                    INSERT,
+                    &[&Uuid::now_v7(), &name, &prefix_of(key.text()), &hash_of(key.text()), &role.as_str()],
+                )
+                .await?)
         })
         .await?;
         if stored == 0 { Err(KeyError::NameTaken(name.to_owned())) } else { Ok(key) }
@@ -245,14 +252,21 @@ impl Ledger {
                 Some(key) => {
                     // Somebody may have put a minted key into the settings: one prefix, one row.
                     transaction.execute(MAKE_ROOM, &[&prefix_of(key), &BOOTSTRAP]).await?;
-                    transaction.execute(REPLACE_BOOTSTRAP, &[&Uuid::now_v7(), &BOOTSTRAP, &prefix_of(key), &hash_of(key)]).await?;
+                    transaction
+                        .execute(REPLACE_BOOTSTRAP, &[&Uuid::now_v7(), &BOOTSTRAP, &prefix_of(key), &hash_of(key)])
+                        .await?;
                     None
                 }
                 None if transaction.query_opt("SELECT FROM api_key LIMIT 1", &[]).await?.is_some() => None,
                 None => {
                     let key = MintedKey::mint();
                     let role = Role::Admin.as_str();
-                    transaction.execute(INSERT, &[&Uuid::now_v7(), &"first", &prefix_of(key.text()), &hash_of(key.text()), &role]).await?;
+                    transaction
+                        .execute(
+                            INSERT,
+                            &[&Uuid::now_v7(), &"first", &prefix_of(key.text()), &hash_of(key.text()), &role],
+                        )
+                        .await?;
                     Some(key)
                 }
             };

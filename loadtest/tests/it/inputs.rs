@@ -205,7 +205,11 @@ fn a_damaged_input_is_a_dead_letter_that_can_be_sent_round_again() {
         let path = source.display().to_string();
         let made = ["-v", "error", "-f", "lavfi", "-i", "testsrc2=d=1:s=320x240:r=15", "-y", &path];
         assert!(program("ffmpeg", "ffmpeg", &made).status.success());
-        let request = ffpool_schema::api::RedriveRequest { ids: vec![id], fingerprint: None, reason: Some("replaced the input".into()) };
+        let request = ffpool_schema::api::RedriveRequest {
+            ids: vec![id],
+            fingerprint: None,
+            reason: Some("replaced the input".into()),
+        };
         assert_eq!(pool.client.redrive(&request).await?.redriven, [id]);
         let detail = pool.until(id, BOUND, |view| view.state == State::Completed).await?;
         assert_eq!(detail.attempts.len(), 2, "{detail:#?}");

@@ -256,10 +256,10 @@ pub(crate) mod tests {
     pub(crate) fn job(state: State) -> JobDetail {
         JobDetail {
             job: JobView {
-            paused: false,
-            frozen_since: None,
-            deadline: None,
-            depends_on: Vec::new(),
+                paused: false,
+                frozen_since: None,
+                deadline: None,
+                depends_on: Vec::new(),
                 id: JobId(uuid::Uuid::from_u128(1)),
                 number: 17,
                 state,

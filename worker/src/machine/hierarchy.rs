@@ -48,16 +48,17 @@ impl Hierarchy {
         let mut hierarchy = Hierarchy::default();
         for line in cgroups.lines() {
             let mut fields = line.splitn(3, ':');
-            let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+            let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+                continue;
+            };
             if controllers.is_empty() {
-                hierarchy.v2 =
-                    mounts.iter().find(|mount| mount.kind == "cgroup2").map(|mount| mount.place(root, path));
+                hierarchy.v2 = mounts.iter().find(|mount| mount.kind == "cgroup2").map(|mount| mount.place(root, path));
                 continue;
             }
             for controller in controllers.split(',').filter(|name| !name.starts_with("name=")) {
-                let mount = mounts
-                    .iter()
-                    .find(|mount| mount.kind == "cgroup" && mount.options.split(',').any(|option| option == controller));
+                let mount = mounts.iter().find(|mount| {
+                    mount.kind == "cgroup" && mount.options.split(',').any(|option| option == controller)
+                });
                 if let Some(mount) = mount {
                     hierarchy.v1.insert(controller.to_owned(), mount.place(root, path));
                 }

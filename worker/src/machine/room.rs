@@ -262,7 +262,8 @@ mod tests {
 
     #[test]
     fn a_job_takes_as_many_slots_as_its_largest_wish_and_no_more_than_there_are() {
-        let limits = |cpu, memory| ResourceLimits { max_cpu_percent: cpu, max_memory_mb: memory, ..ResourceLimits::default() };
+        let limits =
+            |cpu, memory| ResourceLimits { max_cpu_percent: cpu, max_memory_mb: memory, ..ResourceLimits::default() };
         assert_eq!(units(&limits(None, None), 8), 1);
         assert_eq!(units(&limits(Some(50), None), 8), 1);
         assert_eq!(units(&limits(Some(250), None), 8), 3);

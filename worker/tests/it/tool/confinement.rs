@@ -26,7 +26,11 @@ async fn a_tool_has_no_rights_no_way_back_and_no_secrets() {
     }
     let says = |start: &str| {
         let found = lines.iter().find(|line| line.starts_with(start));
-        found.unwrap_or_else(|| panic!("no {start} in {lines:#?}")).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        found
+            .unwrap_or_else(|| panic!("no {start} in {lines:#?}"))
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     if nix::unistd::geteuid().is_root() {
         let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();

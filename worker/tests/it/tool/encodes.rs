@@ -32,7 +32,10 @@ async fn a_file_becomes_what_its_scenario_says_with_a_proof_beside_it() {
     let beside = std::fs::read(bench.media("new/out put.mp4.ffpool.json")).unwrap();
     assert_eq!(&serde_json::from_slice::<ffpool_schema::message::Manifest>(&beside).unwrap(), manifest);
     assert!(manifest.tool.starts_with("ffmpeg version"), "{}", manifest.tool);
-    assert_eq!(manifest.source.as_ref().unwrap().size_bytes, std::fs::metadata(bench.media("source.mp4")).unwrap().len());
+    assert_eq!(
+        manifest.source.as_ref().unwrap().size_bytes,
+        std::fs::metadata(bench.media("source.mp4")).unwrap().len()
+    );
 
     let progress = running.progress.borrow().clone().unwrap();
     assert_eq!((progress.phase, progress.job, progress.attempt), (Phase::Commit, grant.job, 1));
@@ -136,7 +139,8 @@ async fn damaged_and_disguised_inputs_are_bad_inputs() {
     }
     std::fs::write(&text, "this is no film\n".repeat(100)).unwrap();
     std::fs::write(&script, "ffconcat version 1.0\nfile neighbour.mp4\n").unwrap();
-    std::fs::write(&list, "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n").unwrap();
+    std::fs::write(&list, "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n")
+        .unwrap();
     bench.clip("neighbour.mp4", &[]);
     for input in [cut, cut_in_the_middle, text, script, list] {
         let mut spec = bench.spec("240p25-h264");
