@@ -145,3 +145,29 @@ pub fn traceparent(span: &Span, received: Option<&str>) -> Option<String> {
     TraceContextPropagator::new().inject_context(&span.context(), &mut carrier);
     carrier.remove("traceparent").or_else(|| received.map(str::to_owned))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One test for the process: a subscriber can be installed only once.
+    #[test]
+    fn a_span_continues_the_trace_that_it_was_given() {
+        let args = TelemetryArgs {
+            log: "info".into(),
+            log_format: LogFormat::Text,
+            // Nobody listens: an exporter that cannot send must not matter.
+            otlp_endpoint: Some("http://127.0.0.1:9".into()),
+            trace_ratio: 1.0,
+        };
+        let telemetry = init("ffpool-test", &args).expect("these settings are valid");
+        let received = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let span = tracing::info_span!("attempt");
+        continue_trace(&span, Some(received));
+        let handed_on = traceparent(&span, None).expect("traces are exported");
+        assert_eq!(handed_on[..35], received[..35], "the same trace");
+        assert_ne!(handed_on, received, "another span of it");
+        drop(span);
+        drop(telemetry);
+    }
+}
