@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use ffpool_schema::api::ScenarioView;
 use ffpool_schema::encode::{Resolution, VideoCodec};
-use ffpool_schema::job::JobSpec;
+use ffpool_schema::parse;
 use ffpool_schema::scenario::NAMED;
 
 use crate::api::openapi;
@@ -30,9 +30,8 @@ pub(crate) async fn scenarios() -> Json<Vec<ScenarioView>> {
 
 /// `GET /v1/schema/job`
 pub(crate) async fn job_schema() -> Response {
-    static SCHEMA: LazyLock<String> = LazyLock::new(|| {
-        serde_json::to_string_pretty(&schemars::schema_for!(JobSpec)).expect("a schema is plain data")
-    });
+    static SCHEMA: LazyLock<String> =
+        LazyLock::new(|| serde_json::to_string_pretty(&parse::job_schema()).expect("a schema is plain data"));
     let kind = HeaderValue::from_static("application/schema+json");
     ([(header::CONTENT_TYPE, kind)], SCHEMA.as_str()).into_response()
 }

@@ -128,6 +128,23 @@ pub(crate) enum Command {
     /// Print the JSON Schema of a job.
     #[command(after_help = "Examples:\n  ffpool schema > job.schema.json")]
     Schema,
+    /// Print the broker's exchanges, queues, bindings and policies as a RabbitMQ definitions file.
+    ///
+    /// Dispatchers and workers declare them by themselves; the file is for brokers on which they may not.
+    #[command(
+        after_help = "Examples:\n  ffpool topology --broker-version 4.0.5 > definitions.json\n  rabbitmqctl import_definitions definitions.json"
+    )]
+    Topology {
+        /// A pool of workers besides `cpu`. May be repeated.
+        #[arg(long = "pool", value_name = "POOL")]
+        pools: Vec<Pool>,
+        /// The broker's version: older ones stop at policies they do not know.
+        #[arg(long, default_value = "3.10.0")]
+        broker_version: String,
+        /// The vhost, which must exist.
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
     /// Check every part of the pool and this machine, and say what to do.
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),

@@ -148,7 +148,13 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
         Command::Audit(args) => audit::audit(context, args).await,
         Command::Scenarios => fleet::scenarios(context).await,
         Command::Schema => {
-            Format::Json.print(&schemars::schema_for!(ffpool_schema::job::JobSpec), |_| String::new());
+            Format::Json.print(&ffpool_schema::parse::job_schema(), |_| String::new());
+            Ok(Exit::Success)
+        }
+        Command::Topology { pools, broker_version, vhost } => {
+            let topology = ffpool_schema::topology::Topology::for_pools(&pools);
+            let file = ffpool_broker::definitions_in(&topology, &broker_version, &vhost);
+            Format::Json.print(&file, |_| String::new());
             Ok(Exit::Success)
         }
         Command::Doctor(args) => doctor::doctor(context, &args).await,

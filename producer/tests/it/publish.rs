@@ -75,3 +75,18 @@ fn a_broker_that_is_away_is_told_and_its_password_is_not() {
     assert!(said.contains("no connection to the AMQP broker") && said.contains("FFPOOL_AMQP_URL"), "{said}");
     assert!(!said.contains("hidden"), "{said}");
 }
+
+#[test]
+fn the_topology_is_printed_as_a_file_that_names_every_queue() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ffpool"))
+        .args(["topology", "--pool", "gpu", "--broker-version", "4.0.5"])
+        .output()
+        .expect("the program was built with its tests");
+    assert!(output.status.success(), "{output:?}");
+    let file: serde_json::Value = serde_json::from_slice(&output.stdout).expect("the file is JSON");
+    let names: Vec<&str> =
+        file["queues"].as_array().unwrap().iter().map(|queue| queue["name"].as_str().unwrap()).collect();
+    for name in ["jobs.live.high", "jobs.batch.low.gpu", "jobs.ledger", "jobs.events", "jobs.dead", "jobs.unroutable"] {
+        assert!(names.contains(&name), "{name} is missing from {names:?}");
+    }
+}

@@ -79,6 +79,7 @@ async fn a_client_finds_out_how_to_write_a_job() {
     let api = Api::start().await;
     let schema = api.show("/v1/schema/job").await;
     assert!(schema["properties"]["scenario"].is_object(), "{schema}");
+    assert!(schema["$defs"]["Parameters"]["properties"]["frame_rate"].is_object(), "every spelling: {schema}");
     let scenarios = api.show("/v1/scenarios").await;
     let names: Vec<&str> = scenarios.as_array().unwrap().iter().map(|each| each["name"].as_str().unwrap()).collect();
     assert!(names.contains(&"custom-input") && names.contains(&"<size>[fps]-<codec>"), "{names:?}");
