@@ -17,6 +17,9 @@ use tokio::sync::Semaphore;
 use crate::pool::{Pool, PoolSettings};
 use crate::raw;
 
+/// Between two probes: long enough for a worker to have become idle.
+const IDLE: Duration = Duration::from_millis(100);
+
 /// What is measured.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BaselineArgs {
@@ -166,8 +169,8 @@ async fn latency(
         let micros = |at: jiff::Timestamp| u64::try_from((at.as_microsecond() - begin.as_microsecond()).max(1));
         start.record(micros(started)?)?;
         done.record(micros(ended)?)?;
-        // The worker must be idle again before the next: its slots arm their consumers within a few milliseconds.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // The worker must be idle again before the next: its consumers are armed 30 ms after its last work.
+        tokio::time::sleep(IDLE).await;
     }
     Ok((start, done))
 }
