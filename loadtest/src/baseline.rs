@@ -30,7 +30,7 @@ pub struct BaselineArgs {
     #[arg(long, default_value_t = 300)]
     pub probes: usize,
     /// Slots of the worker.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 128)]
     pub slots: u32,
     /// Publishes that may wait for their confirm.
     #[arg(long, default_value_t = 256)]
