@@ -114,6 +114,8 @@ pub fn init(service: &'static str, args: &TelemetryArgs) -> Result<Telemetry, Te
 }
 
 fn exporter(service: &'static str, endpoint: &str, ratio: f64) -> Result<SdkTracerProvider, TelemetryError> {
+    // The exporter's client refuses to exist without a provider, even for plain HTTP.
+    crate::install_crypto();
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
