@@ -84,7 +84,7 @@ impl Envelope {
         PublishError::NotSent { exchange: self.exchange.to_string(), source: Box::new(source) }
     }
 
-    /// The broker takes no messages for now.
+    /// The broker takes no messages at present: an alarm blocks publishers.
     pub(crate) fn blocked(&self) -> PublishError {
         PublishError::Blocked { exchange: self.exchange.to_string() }
     }
