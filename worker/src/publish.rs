@@ -5,6 +5,8 @@
 //!
 //! Everything here blocks: call it from a thread that may.
 
+mod replace;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -13,13 +15,18 @@ use std::path::{Path, PathBuf};
 
 use ffpool_schema::id::JobId;
 use ffpool_schema::message::{Manifest, hex};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sha2::{Digest, Sha256};
+
+use replace::Put;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
 /// Rights of a published file.
 const MODE: u32 = 0o644;
+/// How the name of a file ends that is to be the output.
+const DATA: &str = "part";
+/// The same of its manifest.
+const PROOF: &str = "json.part";
 /// The largest manifest that is read.
 const MANIFEST_BYTES: u64 = 16 << 20;
 
@@ -98,7 +105,7 @@ pub fn stage(
     if !metadata.is_file() || metadata.nlink() != 1 {
         return Err(PublishError::NoPlainFile { path: made.to_owned() });
     }
-    let path = staged_path(output, job, attempt, "part");
+    let path = staged_path(output, job, attempt, DATA);
     let mut staged = Staged { path: path.clone(), size_bytes: metadata.len(), sha256: String::new() };
     staged.sha256 = match fs::rename(made, &path) {
         Ok(()) => {
@@ -158,66 +165,104 @@ fn copy_hashing(
 
 /// Deletes parts of this job's earlier attempts.
 fn clear_earlier(output: &Path, job: JobId, attempt: u32) {
-    let prefix = format!(".ffpool-{job}.");
-    let entries = output.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
-    for entry in entries {
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.split('.').next()?.parse::<u32>().ok());
-        if number.is_some_and(|number| number <= attempt) {
-            let _ = fs::remove_file(entry.path());
+    for name in parts(output, job) {
+        if part_of(&name, job).is_some_and(|(number, _)| number <= attempt) {
+            let _ = fs::remove_file(output.with_file_name(name));
         }
     }
 }
 
-/// Puts a staged file under its name. What is there already is replaced, unless a later attempt of the same job made it.
+/// The names of all parts of the job where its output goes.
+fn parts(output: &Path, job: JobId) -> impl Iterator<Item = String> {
+    let names = output.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+    names.filter_map(|entry| entry.file_name().into_string().ok()).filter(move |name| part_of(name, job).is_some())
+}
+
+/// The attempt and the suffix in the name of a part of the job.
+fn part_of(name: &str, job: JobId) -> Option<(u32, &str)> {
+    let (number, suffix) = name.strip_prefix(&format!(".ffpool-{job}."))?.split_once('.')?;
+    Some((number.parse().ok()?, suffix))
+}
+
+/// Puts a staged file under its name and its manifest beside it, all on disk before it returns. What is there already is
+/// replaced, unless a later attempt of the same job made it. Whatever fails, the output is not left without a manifest.
 ///
 /// # Errors
-/// When it cannot be renamed, or the directory cannot be brought to disk.
-pub fn publish(staged: Staged, output: &Path, job: JobId, attempt: u32) -> Result<Published, PublishError> {
+/// When it cannot be written or renamed, or the directory cannot be brought to disk.
+pub fn publish(staged: Staged, output: &Path, manifest: &Manifest) -> Result<Published, PublishError> {
     let fail = |what| move |source| PublishError::Io { what, path: output.to_owned(), source };
-    match renameat2(AT_FDCWD, &staged.path, AT_FDCWD, output, RenameFlags::RENAME_NOREPLACE) {
-        Ok(()) => {}
-        // Something is there, or the file system cannot tell: look, then replace.
-        Err(nix::Error::EEXIST | nix::Error::EINVAL | nix::Error::ENOSYS) => {
-            let is_later = |manifest: &Manifest| manifest.job == job && manifest.attempt > attempt;
-            if output.exists() && read_manifest(output).as_ref().is_some_and(is_later) {
-                return Ok(Published::Lost);
-            }
-            fs::rename(&staged.path, output).map_err(fail("publish"))?;
-        }
-        Err(error) => return Err(fail("publish")(error.into())),
+    let (job, attempt) = (manifest.job, manifest.attempt);
+    // Written before the output is in place: it wants room on the disk, and it says to every earlier attempt that there is
+    // a later one. Both names stand in one directory, so what is left to do are renames.
+    let proof = write_part(output, manifest)?;
+    let ours = replace::identity(&staged.path).map_err(fail("publish"))?;
+    let put = replace::put(&staged.path, output, &|_| is_superseded(output, job, attempt)).map_err(fail("publish"))?;
+    if put == Put::Superseded {
+        return Ok(Published::Lost);
     }
-    sync_directory(output).map_err(fail("sync the directory of"))?;
-    Ok(Published::Done)
+    let proven = sync_directory(output)
+        .and_then(|()| replace::put(&proof.path, &manifest_path(output), &|path| is_later(path, job, attempt)))
+        .and_then(|put| sync_directory(output).map(|()| put));
+    match proven {
+        // Then a later attempt's output has replaced ours too, or is about to.
+        Ok(Put::Superseded) => Ok(Published::Lost),
+        Ok(Put::Fresh | Put::Exchanged | Put::Overwritten) => Ok(Published::Done),
+        Err(source) => {
+            if let Err(error) = replace::take_back(put, &staged.path, output, ours) {
+                tracing::warn!(output = %output.display(), %error, "an output without a manifest stays");
+            }
+            Err(fail("write the manifest of")(source))
+        }
+    }
 }
 
-/// Writes the manifest beside a published output, whole or not at all.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_manifest(output: &Path, manifest: &Manifest) -> Result<(), PublishError> {
-    let path = manifest_path(output);
-    let part = staged_path(output, manifest.job, manifest.attempt, "json.part");
+/// Whether a later attempt of the job has published here, or is about to.
+fn is_superseded(output: &Path, job: JobId, attempt: u32) -> bool {
+    let is_later_part = |(number, suffix): (u32, &str)| number > attempt && suffix == PROOF;
+    is_later(&manifest_path(output), job, attempt)
+        || parts(output, job).any(|name| part_of(&name, job).is_some_and(is_later_part))
+}
+
+/// Whether a manifest is of a later attempt of the job.
+fn is_later(manifest: &Path, job: JobId, attempt: u32) -> bool {
+    read(manifest).is_some_and(|found| found.job == job && found.attempt > attempt)
+}
+
+/// A file that is deleted on drop, unless it has another name by then.
+struct Part {
+    path: PathBuf,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Renamed, it is not there any more; exchanged, it is what was replaced.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Has the manifest on disk beside the output, not yet under its name.
+fn write_part(output: &Path, manifest: &Manifest) -> Result<Part, PublishError> {
+    let part = Part { path: staged_path(output, manifest.job, manifest.attempt, PROOF) };
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(manifest)?;
         text.push(b'\n');
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&part)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&part.path)?;
         file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&part, &path)?;
-        sync_directory(output)
+        file.sync_all()
     };
-    write().map_err(|source| {
-        let _ = fs::remove_file(&part);
-        PublishError::Io { what: "write the manifest", path: path.clone(), source }
-    })
+    write().map_err(|source| PublishError::Io { what: "write the manifest", path: manifest_path(output), source })?;
+    Ok(part)
 }
 
 /// The manifest beside an output, if one can be read.
 #[must_use]
 pub fn read_manifest(output: &Path) -> Option<Manifest> {
+    read(&manifest_path(output))
+}
+
+fn read(manifest: &Path) -> Option<Manifest> {
     let mut text = Vec::new();
-    File::open(manifest_path(output)).ok()?.take(MANIFEST_BYTES).read_to_end(&mut text).ok()?;
+    File::open(manifest).ok()?.take(MANIFEST_BYTES).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
@@ -294,11 +339,7 @@ mod tests {
         fn publish(&self, attempt: u32, text: &str) -> Published {
             let staged = self.staged(attempt, text);
             let manifest = manifest(self.job, attempt, &staged);
-            let published = publish(staged, &self.output(), self.job, attempt).unwrap();
-            if published == Published::Done {
-                write_manifest(&self.output(), &manifest).unwrap();
-            }
-            published
+            publish(staged, &self.output(), &manifest).unwrap()
         }
 
         fn names(&self) -> Vec<String> {
@@ -331,6 +372,35 @@ mod tests {
         assert_eq!(bench.publish(4, "fourth"), Published::Done);
         assert_eq!(fs::read_to_string(bench.output()).unwrap(), "fourth");
         assert_eq!(bench.names(), ["out.mp4", "out.mp4.ffpool.json"]);
+    }
+
+    #[test]
+    fn an_attempt_that_sees_a_later_one_about_to_publish_leaves_the_name_to_it() {
+        let bench = Bench::new();
+        assert_eq!(bench.publish(1, "first"), Published::Done);
+        let later = bench.staged(3, "third");
+        // It has renamed its output, and is frozen before it renames its manifest.
+        let _proof = write_part(&bench.output(), &manifest(bench.job, 3, &later)).unwrap();
+        fs::rename(&later.path, bench.output()).unwrap();
+        assert_eq!(bench.publish(2, "second"), Published::Lost);
+        assert_eq!(fs::read_to_string(bench.output()).unwrap(), "third");
+    }
+
+    #[test]
+    fn a_manifest_that_finds_no_place_takes_the_output_back() {
+        for there in [None, Some("old")] {
+            let bench = Bench::new();
+            if let Some(text) = there {
+                fs::write(bench.output(), text).unwrap();
+            }
+            fs::create_dir(manifest_path(&bench.output())).unwrap();
+            let staged = bench.staged(1, "new");
+            let manifest = manifest(bench.job, 1, &staged);
+            let error = publish(staged, &bench.output(), &manifest).unwrap_err();
+            assert!(error.to_string().contains("manifest"), "{error}");
+            assert_eq!(fs::read_to_string(bench.output()).ok().as_deref(), there);
+            assert!(bench.names().iter().all(|name| !name.starts_with('.')), "{:?}", bench.names());
+        }
     }
 
     #[test]
@@ -367,9 +437,10 @@ mod tests {
         let made = elsewhere.path().join("made");
         fs::write(&made, "x".repeat(3 * CHUNK / 2)).unwrap();
         let staged = stage(&made, &bench.output(), bench.job, 1, GO_ON).unwrap();
-        assert_eq!(publish(staged, &bench.output(), bench.job, 1).unwrap(), Published::Done);
+        let manifest = manifest(bench.job, 1, &staged);
+        assert_eq!(publish(staged, &bench.output(), &manifest).unwrap(), Published::Done);
         assert_eq!(fs::read(bench.output()).unwrap(), fs::read(&made).unwrap());
-        assert_eq!(bench.names(), ["out.mp4"]);
+        assert_eq!(bench.names(), ["out.mp4", "out.mp4.ffpool.json"]);
     }
 
     #[test]

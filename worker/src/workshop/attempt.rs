@@ -516,14 +516,10 @@ impl<'a> Attempt<'a> {
             source,
             usage: self.used(),
         };
-        let (job, attempt) = (self.grant.job, self.grant.attempt);
-        blocking(move || match publish::publish(staged, &output, job, attempt) {
-            Ok(Published::Done) => match publish::write_manifest(&output, &manifest) {
-                Ok(()) => Ok(manifest),
-                Err(error) => Err(unpublished(&error)),
-            },
+        blocking(move || match publish::publish(staged, &output, &manifest) {
+            Ok(Published::Done) => Ok(manifest),
             Ok(Published::Lost) => {
-                tracing::info!(%job, attempt, "a later attempt has published already");
+                tracing::info!(job = %manifest.job, attempt = manifest.attempt, "a later attempt has published already");
                 Err(End::Silent)
             }
             Err(error) => Err(unpublished(&error)),
