@@ -16,6 +16,7 @@ use tracing::error;
 use crate::drain::{Drain, Stage};
 use crate::service::Links;
 use crate::slots::Slots;
+use crate::space::Space;
 
 /// A free slot has proved within this time that it can get work.
 const PROOF: Duration = Duration::from_secs(30);
@@ -26,6 +27,7 @@ pub(crate) struct Health {
     pub(crate) links: Arc<Links>,
     pub(crate) slots: Slots,
     pub(crate) drain: Drain,
+    pub(crate) space: Space,
     pub(crate) exposition: Exposition,
 }
 
@@ -61,7 +63,9 @@ impl Health {
         };
         let nats = (!self.links.nats.is_up()).then(|| "no connection".to_owned());
         let draining = (self.drain.stage() != Stage::Serving).then(|| "the worker drains".to_owned());
-        let found = [("amqp", amqp), ("nats", nats), ("intake", self.intake_trouble()), ("state", draining)];
+        let scratch = self.space.trouble();
+        let intake = if scratch.is_some() { None } else { self.intake_trouble() };
+        let found = [("amqp", amqp), ("nats", nats), ("intake", intake), ("scratch", scratch), ("state", draining)];
         let ready = found.iter().all(|(_, trouble)| trouble.is_none());
         let say = |(part, trouble): (&str, Option<String>)| (part.to_owned(), trouble.unwrap_or_else(|| "ok".into()));
         Readiness { ready, parts: found.into_iter().map(say).collect::<BTreeMap<_, _>>() }

@@ -30,6 +30,7 @@ pub mod roots;
 pub mod service;
 pub mod settings;
 pub mod slots;
+mod space;
 pub mod tool;
 pub mod verify;
 pub mod workshop;

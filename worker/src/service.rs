@@ -38,7 +38,8 @@ use crate::ledger::Ledger;
 use crate::notice::leave::Leaving;
 use crate::preempt::Preemption;
 use crate::settings::{Settings, host};
-use crate::slots::Slots;
+use crate::slots::{Slot, Slots};
+use crate::space::Space;
 use crate::workshop::{OpenError, Workshop};
 
 /// How often the limits of the worker's cgroup are read again.
@@ -158,6 +159,7 @@ impl Worker {
             cpu_ms: AtomicU64::new(0),
         });
         let service = Service {
+            space: Space::new(capacity.subscribe(), settings.min_disk_mb),
             carrier,
             links,
             slots,
@@ -225,6 +227,8 @@ struct Service {
     preempts: bool,
     room: Room,
     capacity: watch::Sender<Capacity>,
+    /// Whether the scratch has room for more.
+    space: Space,
     /// Time for what runs after a stop signal.
     in_time: Duration,
     /// Time for what was told to stop.
@@ -244,6 +248,7 @@ impl Service {
             links: service.links.clone(),
             slots: service.slots.clone(),
             drain: service.carrier.drain.clone(),
+            space: service.space.clone(),
             exposition,
         };
         let mut helpers = JoinSet::new();
@@ -278,7 +283,7 @@ impl Service {
                 biased;
                 () = drain.reached(Stage::Finishing) => break,
                 Some(ended) = carried.join_next() => notice_panic(ended),
-                slot = self.slots.take() => {
+                slot = self.room_for_one() => {
                     let service = self.clone();
                     carried.spawn(async move { service.pull(slot).await });
                 }
@@ -314,11 +319,20 @@ impl Service {
 
     /// Whether nobody would take a live job, and somebody could make room for one. One at a time is frozen: it queues.
     fn is_crowded(&self) -> bool {
-        self.slots.full() && !self.slots.contended() && self.carrier.preemption.prepare()
+        self.slots.full()
+            && !self.slots.contended()
+            && self.space.trouble().is_none()
+            && self.carrier.preemption.prepare()
+    }
+
+    /// A slot to pull a delivery with, once the scratch has room for what it may write. Cancel-safe.
+    async fn room_for_one(&self) -> Slot {
+        self.space.becomes(false).await;
+        self.slots.take().await
     }
 
     /// Waits for one delivery and carries it. Gives the slot back when it is needed elsewhere.
-    async fn pull(&self, mut slot: crate::slots::Slot) {
+    async fn pull(&self, mut slot: Slot) {
         let intake = self.links.intake.get().expect("pulling begins when the intake is there");
         let drain = &self.carrier.drain;
         let delivery = tokio::select! {
@@ -326,6 +340,7 @@ impl Service {
             delivery = intake.next() => delivery,
             () = drain.reached(Stage::Finishing) => return,
             () = self.slots.recalled() => return,
+            () = self.space.becomes(true) => return,
         };
         slot.occupy();
         if drain.stage() == Stage::Serving {

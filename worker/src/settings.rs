@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 use ffpool_runtime::settings::FileArgs;
 use ffpool_runtime::telemetry::TelemetryArgs;
 use ffpool_schema::id::WorkerId;
-use ffpool_schema::job::Pool;
+use ffpool_schema::job::{Pool, ResourceLimits};
 
 use crate::notice::EvictionArgs;
 use crate::workshop::{CgroupMode, Workload, WorkshopSettings};
@@ -41,6 +41,9 @@ pub struct Settings {
     /// Directory for what attempts write before it is proven. On the disk of the media roots, publishing is a rename.
     #[arg(long, env = "FFPOOL_SCRATCH", value_name = "DIR", default_value = "/var/tmp/ffpool")]
     pub scratch: PathBuf,
+    /// Free scratch space in MiB below which the worker takes no more work. Default: what a job may write that does not say.
+    #[arg(long, env = "FFPOOL_MIN_DISK_MB", value_name = "MIB", default_value_t = ResourceLimits::DISK_MB)]
+    pub min_disk_mb: u64,
     /// Address of `/metrics`, `/health` and `/ready`.
     #[arg(long, env = "FFPOOL_METRICS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9091")]
     pub metrics_addr: SocketAddr,

@@ -229,6 +229,11 @@ impl Pool {
         });
     }
 
+    /// The scratch of the worker.
+    pub fn scratch(&self) -> PathBuf {
+        self.place.path().join("scratch")
+    }
+
     /// The media root.
     pub fn media(&self) -> PathBuf {
         self.place.path().join("media")

@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 
 use crate::pool::{Pool, Say, until};
 
-const NOOP: &str = r#"{"scenario": "480p30-h264", "engine": "noop"}"#;
+pub const NOOP: &str = r#"{"scenario": "480p30-h264", "engine": "noop"}"#;
 /// Longer than any test: it ends because somebody ends it.
 const ENDLESS: &str = r#"{"scenario": "480p30-h264", "parameters": {"duration": 86400, "preset": "ultrafast"},
     "resource_limits": {"max_cpu_percent": 50, "timeout_sec": 3600, "max_memory_mb": 512, "max_disk_mb": 2000}}"#;
@@ -598,7 +598,7 @@ impl Drop for KilledOnDrop {
     }
 }
 
-fn get(address: SocketAddr, path: &str) -> String {
+pub fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

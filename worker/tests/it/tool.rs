@@ -1,6 +1,6 @@
 //! Attempts with real tools: what is asked for comes out, limits hold, and whatever happens nothing is left behind.
 
-mod bench;
+pub mod bench;
 mod confinement;
 mod encodes;
 mod endings;
