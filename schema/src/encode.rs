@@ -583,6 +583,11 @@ pub enum Source {
         /// The path, not yet checked against the worker's roots.
         path: String,
     },
+    /// Something that the worker fetches first.
+    Remote {
+        /// Its address, a [`crate::location::Location`]. It may hold a signature.
+        url: String,
+    },
     /// A generated test picture and tone.
     Generated {
         /// Its length in seconds.
@@ -595,7 +600,8 @@ pub enum Source {
 pub struct Encode {
     /// Where the pictures come from.
     pub source: Source,
-    /// The destination's absolute path; absent: the worker chooses a name under its first media root.
+    /// The destination's absolute path, or the address of an object; absent: the worker chooses a name under its first
+    /// media root.
     pub output: Option<String>,
     /// The container.
     pub container: Container,

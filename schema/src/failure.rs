@@ -16,14 +16,30 @@ pub enum Cause {
     InputAuth,
     /// The input is damaged or no media.
     InputBad,
+    /// The input is larger than the attempt may store.
+    InputTooLarge,
+    /// The input's server ends before the length it named.
+    InputTruncated,
+    /// The input changes while it is fetched.
+    InputChanged,
+    /// What was fetched is not what its server's checksum says.
+    InputChecksum,
     /// The encode cannot be done as configured.
     ConfigBad,
     /// A rule of the pool forbids it.
     Policy,
+    /// The output's store refuses us.
+    OutputAuth,
+    /// The output's bucket does not exist.
+    OutputMissing,
     /// The network failed.
     NetTransient,
     /// Reading or writing failed on this machine.
     IoTransient,
+    /// A host's name does not resolve.
+    Dns,
+    /// A server's certificate or its TLS is not accepted.
+    Tls,
     /// The attempt's memory limit killed it.
     Oom,
     /// A disk or quota is full.
@@ -90,14 +106,22 @@ pub enum RetryPolicy {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 22] = [
+    pub const ALL: [Cause; 30] = [
         Cause::InputMissing,
         Cause::InputAuth,
         Cause::InputBad,
+        Cause::InputTooLarge,
+        Cause::InputTruncated,
+        Cause::InputChanged,
+        Cause::InputChecksum,
         Cause::ConfigBad,
         Cause::Policy,
+        Cause::OutputAuth,
+        Cause::OutputMissing,
         Cause::NetTransient,
         Cause::IoTransient,
+        Cause::Dns,
+        Cause::Tls,
         Cause::Oom,
         Cause::DiskFull,
         Cause::Resource,
@@ -122,10 +146,18 @@ impl Cause {
             Cause::InputMissing => 1001,
             Cause::InputAuth => 1002,
             Cause::InputBad => 1003,
+            Cause::InputTooLarge => 1004,
+            Cause::InputTruncated => 1005,
+            Cause::InputChanged => 1006,
+            Cause::InputChecksum => 1007,
             Cause::ConfigBad => 2001,
             Cause::Policy => 2002,
+            Cause::OutputAuth => 2003,
+            Cause::OutputMissing => 2004,
             Cause::NetTransient => 3001,
             Cause::IoTransient => 3002,
+            Cause::Dns => 3003,
+            Cause::Tls => 3004,
             Cause::Oom => 4001,
             Cause::DiskFull => 4002,
             Cause::Resource => 4003,
@@ -151,10 +183,18 @@ impl Cause {
             Cause::InputMissing => "input_missing",
             Cause::InputAuth => "input_auth",
             Cause::InputBad => "input_bad",
+            Cause::InputTooLarge => "input_too_large",
+            Cause::InputTruncated => "input_truncated",
+            Cause::InputChanged => "input_changed",
+            Cause::InputChecksum => "input_checksum",
             Cause::ConfigBad => "config_bad",
             Cause::Policy => "policy",
+            Cause::OutputAuth => "output_auth",
+            Cause::OutputMissing => "output_missing",
             Cause::NetTransient => "net_transient",
             Cause::IoTransient => "io_transient",
+            Cause::Dns => "dns",
+            Cause::Tls => "tls",
             Cause::Oom => "oom",
             Cause::DiskFull => "disk_full",
             Cause::Resource => "resource",
@@ -177,13 +217,23 @@ impl Cause {
     #[must_use]
     pub fn blame(self) -> Blame {
         match self {
-            Cause::InputMissing | Cause::InputAuth | Cause::InputBad => Blame::Input,
-            Cause::ConfigBad | Cause::Policy | Cause::Oom | Cause::Timeout | Cause::Deadline | Cause::ParentFailed => {
-                Blame::Request
-            }
-            Cause::NetTransient => Blame::Network,
+            Cause::InputMissing
+            | Cause::InputAuth
+            | Cause::InputBad
+            | Cause::InputTruncated
+            | Cause::InputChanged
+            | Cause::InputChecksum => Blame::Input,
+            Cause::InputTooLarge
+            | Cause::OutputMissing
+            | Cause::ConfigBad
+            | Cause::Policy
+            | Cause::Oom
+            | Cause::Timeout
+            | Cause::Deadline
+            | Cause::ParentFailed => Blame::Request,
+            Cause::NetTransient | Cause::Dns | Cause::Tls => Blame::Network,
             Cause::Device => Blame::Device,
-            Cause::DiskFull | Cause::Resource => Blame::Operator,
+            Cause::DiskFull | Cause::Resource | Cause::OutputAuth => Blame::Operator,
             Cause::IoTransient
             | Cause::Crash
             | Cause::Killed
@@ -202,14 +252,25 @@ impl Cause {
         match self {
             Cause::InputAuth
             | Cause::InputBad
+            | Cause::InputTooLarge
+            | Cause::OutputMissing
             | Cause::ConfigBad
             | Cause::Policy
             | Cause::Timeout
             | Cause::Deadline
             | Cause::ParentFailed
             | Cause::DeliveryLimit => RetryPolicy::Never,
-            Cause::InputMissing | Cause::Oom | Cause::Unknown | Cause::VerifyFailed => RetryPolicy::Once,
+            Cause::InputMissing
+            | Cause::Oom
+            | Cause::Unknown
+            | Cause::VerifyFailed
+            | Cause::InputChecksum
+            | Cause::OutputAuth
+            | Cause::Tls => RetryPolicy::Once,
             Cause::NetTransient
+            | Cause::Dns
+            | Cause::InputTruncated
+            | Cause::InputChanged
             | Cause::IoTransient
             | Cause::DiskFull
             | Cause::Resource
@@ -229,10 +290,18 @@ impl Cause {
             Cause::InputMissing => "Check the input's address, or publish the job after the input is in place.",
             Cause::InputAuth => "Give the worker the right to read the input, or renew its signed address.",
             Cause::InputBad => "Replace the input: it is damaged, cut short or not a media file.",
+            Cause::InputTooLarge => "Raise resource_limits.max_disk_mb: input and output must fit under it.",
+            Cause::InputTruncated => "Look at the input's server: it promises more bytes than it sends.",
+            Cause::InputChanged => "Publish the job after the input is written, or give the input a name of its own.",
+            Cause::InputChecksum => "Upload the input again: it is not what its checksum says.",
             Cause::ConfigBad => "Change the parameters: the tool cannot encode what they ask for.",
             Cause::Policy => "Use only what the pool allows, or ask its operator to allow more.",
+            Cause::OutputAuth => "Give the worker's credentials the right to read and write the output's bucket.",
+            Cause::OutputMissing => "Create the bucket, or correct its name in the job.",
             Cause::NetTransient => "Nothing, unless it stays: then look at the network between worker and input.",
             Cause::IoTransient => "Nothing, unless it stays: then look at the worker's disks and mounts.",
+            Cause::Dns => "Correct the host's name in the address, or look at the worker's name servers.",
+            Cause::Tls => "Renew the server's certificate, or have the worker's machine trust who signed it.",
             Cause::Oom => "Raise resource_limits.max_memory_mb.",
             Cause::DiskFull => "Free space on the disk named in the evidence, or raise resource_limits.max_disk_mb.",
             Cause::Resource => "Look at the worker: it ran out of memory, files or processes.",

@@ -86,6 +86,10 @@ pub struct Ability {
     pub noop: bool,
     /// Whether each attempt gets a cgroup of its own with limits that hold.
     pub cgroups: bool,
+    /// Where it fetches inputs from and puts outputs to besides files: schemes such as `https`, or buckets such as
+    /// `s3://media`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<String>,
 }
 
 /// Worker to dispatcher ([`crate::subjects::CLAIM`]): may I run this delivery?
@@ -542,12 +546,18 @@ pub struct Artifact {
 /// The source as it was when it was read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceIdentity {
-    /// Where it was.
+    /// Where it was, secrets taken out.
     pub url: String,
     /// Its size in bytes.
     pub size_bytes: u64,
     /// Its modification time.
     pub modified: Option<Timestamp>,
+    /// Hex sha256 of what was fetched. Absent for files, which are read in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The version that its server named, by the entity tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
 }
 
 /// What probing a file found.

@@ -8,6 +8,7 @@ use crate::encode::{
     RateControl, Resolution, Source, VideoCodec, VideoEncode,
 };
 use crate::job::{Engine, HardwarePolicy, JobSpec, ResourceLimits};
+use crate::location::{Location, Use};
 use crate::message::Ability;
 use crate::parse::Fault;
 
@@ -243,8 +244,11 @@ impl Checks<'_> {
                 "`crf` and `bitrate` exclude each other: give one, or `crf` with `maxrate` and `bufsize`",
             );
         }
-        self.address("input", spec.input.as_deref());
-        self.address("output", spec.output.as_deref());
+        self.address("input", spec.input.as_deref(), Use::Input);
+        self.address("output", spec.output.as_deref(), Use::Output);
+        if spec.output.is_some() && spec.input == spec.output {
+            self.fault("output", "same_as_input", "the output would replace the input: give it another name");
+        }
         let Some(scenario) = Scenario::find(&spec.scenario) else {
             if !spec.scenario.is_empty() {
                 self.fault(
@@ -261,14 +265,14 @@ impl Checks<'_> {
         };
         let codec = p.codec.unwrap_or(scenario.codec);
         self.codec_limits(spec, codec);
-        if let Some(output) = spec.output.as_deref().and_then(path_of) {
-            match Container::of_path(&output) {
+        if let Some(output) = spec.output.as_deref().and_then(|address| Location::parse(address, Use::Output).ok()) {
+            match Container::of_path(output.name()) {
                 None => self.fault(
                     "output",
                     "unknown_container",
                     format!(
                         "`{}` does not end in a known container: mp4, mov, mkv, webm or ts is expected",
-                        crate::id::excerpt(&output)
+                        crate::id::excerpt(output.name())
                     ),
                 ),
                 Some(container) => self.container(spec, codec.codec(), container),
@@ -276,25 +280,9 @@ impl Checks<'_> {
         }
     }
 
-    fn address(&mut self, path: &str, address: Option<&str>) {
-        let Some(address) = address else { return };
-        if address.contains('\0') {
-            self.fault(path, "bad_value", "an address has no NUL in it");
-        } else if path_of(address).is_none() {
-            let scheme = address.split_once("://").map(|(scheme, _)| scheme);
-            match scheme {
-                Some(scheme @ ("http" | "https" | "s3" | "gs" | "az" | "rtmp" | "rtmps" | "srt" | "rtsp")) => self
-                    .fault(
-                        path,
-                        "unsupported",
-                        format!("`{scheme}` is not supported: a file:// address or an absolute path is expected"),
-                    ),
-                Some(_) | None => self.fault(
-                    path,
-                    "bad_value",
-                    format!("`{}` is no file:// address and no absolute path", crate::id::excerpt(address)),
-                ),
-            }
+    fn address(&mut self, path: &str, address: Option<&str>, purpose: Use) {
+        if let Some(Err(bad)) = address.map(|address| Location::parse(address, purpose)) {
+            self.fault(path, bad.code, bad.message);
         }
     }
 
@@ -472,21 +460,24 @@ pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
     })?;
     let p = &spec.parameters;
     let codec = p.codec.unwrap_or(scenario.codec);
-    let source = match spec.input.as_deref().and_then(path_of) {
-        Some(path) => Source::File { path },
+    let source = match spec.input.as_deref().and_then(|address| Location::parse(address, Use::Input).ok()) {
+        Some(Location::File(path)) => Source::File { path },
+        Some(Location::Web(url)) => Source::Remote { url },
+        Some(Location::Object(object)) => Source::Remote { url: object.to_string() },
         None => Source::Generated { duration_secs: p.duration.unwrap_or(GENERATED_SECS) },
     };
     let generated = matches!(source, Source::Generated { .. });
     let size = p.resolution.or(scenario.size).or_else(|| generated.then_some(Resolution { width: 1280, height: 720 }));
     let fps = p.fps.or(scenario.fps).or_else(|| generated.then_some(Fps::whole(30)));
-    let output = spec.output.as_deref().and_then(path_of);
-    let container = output.as_deref().and_then(Container::of_path).unwrap_or(match codec.codec() {
-        VideoCodec::H264 | VideoCodec::H265 | VideoCodec::Av1 => Container::Mp4,
-        VideoCodec::Vp8 | VideoCodec::Vp9 => Container::Webm,
-    });
+    let output = spec.output.as_deref().and_then(|address| Location::parse(address, Use::Output).ok());
+    let container =
+        output.as_ref().and_then(|output| Container::of_path(output.name())).unwrap_or(match codec.codec() {
+            VideoCodec::H264 | VideoCodec::H265 | VideoCodec::Av1 => Container::Mp4,
+            VideoCodec::Vp8 | VideoCodec::Vp9 => Container::Webm,
+        });
     Ok(Some(Encode {
         source,
-        output,
+        output: output.map(|output| output.to_string()),
         container,
         video: VideoEncode {
             codec: codec.codec(),
@@ -553,6 +544,12 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
             "resource_limits.max_disk_mb",
             format!("{disk} MiB is more than the {} MiB a worker has", ability.disk_mb),
         );
+    }
+    for (path, address, purpose) in [("input", &spec.input, Use::Input), ("output", &spec.output, Use::Output)] {
+        let location = address.as_deref().and_then(|address| Location::parse(address, purpose).ok());
+        if let Some(location) = location.filter(|location| !location.is_served_by(&ability.stores)) {
+            need(path, format!("no worker here serves {location}"));
+        }
     }
     match encode {
         None if !ability.noop => {

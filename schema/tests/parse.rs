@@ -216,6 +216,36 @@ fn a_job_resolves_to_a_typed_encode() {
 }
 
 #[test]
+fn a_job_with_remote_ends_is_for_workers_that_serve_them() {
+    let job = json!({"scenario":"360p-h264","input":"https://host/a.mov?sig=1","output":"s3://media/b c.mkv"});
+    let spec = read(&job).unwrap();
+    let encode = resolve(&spec).unwrap().unwrap();
+    assert_eq!(encode.source, Source::Remote { url: "https://host/a.mov?sig=1".into() });
+    assert_eq!(encode.output.as_deref(), Some("s3://media/b c.mkv"));
+    assert_eq!(encode.container, Container::Mkv);
+    let mut ability = ability();
+    let lacks = |ability: &Ability| fits(&spec, Some(&encode), ability).err().unwrap_or_default();
+    let messages: Vec<String> = lacks(&ability).iter().map(ToString::to_string).collect();
+    let expected =
+        ["input: no worker here serves https://host/a.mov?***", "output: no worker here serves s3://media/b c.mkv"];
+    assert_eq!(messages, expected);
+    ability.stores = vec!["https".into(), "s3://media".into()];
+    assert_eq!(lacks(&ability), []);
+}
+
+fn ability() -> Ability {
+    Ability {
+        cpu_percent: 200,
+        memory_mb: 4096,
+        disk_mb: 10_000,
+        encoders: vec!["libx264".into()],
+        noop: false,
+        cgroups: true,
+        stores: Vec::new(),
+    }
+}
+
+#[test]
 fn what_does_not_go_together_is_refused_before_it_runs() {
     let refuse = |job: Value| codes(&job);
     assert_eq!(refuse(json!({"scenario":"720p-vp9","output":"/m/a.mov"})), [fault("output", "unsupported")]);
@@ -231,7 +261,17 @@ fn what_does_not_go_together_is_refused_before_it_runs() {
         refuse(json!({"scenario":"720p-h264","parameters":{"preset":"p4"}})),
         [fault("parameters.preset", "unknown_preset")]
     );
-    assert_eq!(refuse(json!({"scenario":"720p-h264","input":"s3://in/a.mov"})), [fault("input", "unsupported")]);
+    for (input, code) in [
+        ("rtmp://in/a", "unsupported"),
+        ("s3://media/", "no_file"),
+        ("https://joe:secret@host/a.mov", "credentials_in_address"),
+    ] {
+        assert_eq!(refuse(json!({"scenario":"720p-h264","input":input})), [fault("input", code)], "{input}");
+    }
+    let both = json!({"scenario":"720p-h264","input":"s3://media/a.mp4","output":"s3://media/a.mp4"});
+    assert_eq!(refuse(both), [fault("output", "same_as_input")]);
+    let web = json!({"scenario":"720p-h264","output":"https://host/a.mp4"});
+    assert_eq!(refuse(web), [fault("output", "unsupported")]);
 }
 
 #[test]
@@ -246,14 +286,7 @@ fn addresses_are_absolute_paths_or_file_urls_of_this_host() {
 
 #[test]
 fn a_job_too_large_for_a_worker_says_what_is_too_large() {
-    let ability = Ability {
-        cpu_percent: 200,
-        memory_mb: 4096,
-        disk_mb: 10_000,
-        encoders: vec!["libx264".into()],
-        noop: false,
-        cgroups: true,
-    };
+    let ability = ability();
     let lacks = |job: Value| {
         let spec = read(&job).unwrap();
         let encode = resolve(&spec).unwrap();

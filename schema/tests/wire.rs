@@ -51,6 +51,7 @@ fn ability() -> Ability {
         encoders: vec!["libx264".into()],
         noop: true,
         cgroups: true,
+        stores: Vec::new(),
     }
 }
 
@@ -189,7 +190,13 @@ fn events() {
                 streams: 2,
             },
         }],
-        source: Some(SourceIdentity { url: "file:///media/in.mov".into(), size_bytes: 10, modified: None }),
+        source: Some(SourceIdentity {
+            url: "file:///media/in.mov".into(),
+            size_bytes: 10,
+            modified: None,
+            sha256: None,
+            etag: None,
+        }),
         usage: usage(),
     };
     golden("event_finished", &event(Outcome::Finished { manifest: Some(Box::new(manifest)) }));
@@ -203,6 +210,14 @@ fn events() {
     golden("event_rejected", &event(Outcome::Rejected { faults }));
     golden("event_released", &event(Outcome::Released { reason: "the worker drains".into() }));
     golden("event_cancelled", &event(Outcome::Cancelled));
+}
+
+#[test]
+fn what_a_worker_serves_and_what_was_fetched_are_said_only_where_there_is_something() {
+    golden("ability_with_stores", &Ability { stores: vec!["https".into(), "s3://media".into()], ..ability() });
+    let url = "https://media.example/in.mov?***".into();
+    let (sha256, etag) = (Some("ab".repeat(32)), Some("\"v1\"".into()));
+    golden("source_fetched", &SourceIdentity { url, size_bytes: 10, modified: None, sha256, etag });
 }
 
 #[test]

@@ -158,7 +158,15 @@ mod tests {
     const ID: &str = "01920f3a-7c1e-7d2a-8a6e-3f0c5b1d9e42";
 
     fn ability() -> Ability {
-        Ability { cpu_percent: 200, memory_mb: 4096, disk_mb: 50_000, encoders: Vec::new(), noop: true, cgroups: true }
+        Ability {
+            cpu_percent: 200,
+            memory_mb: 4096,
+            disk_mb: 50_000,
+            encoders: Vec::new(),
+            noop: true,
+            cgroups: true,
+            stores: Vec::new(),
+        }
     }
 
     fn delivered(body: &str) -> DeliveredJob {

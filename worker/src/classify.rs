@@ -5,6 +5,7 @@
 //! Source of table and codes: FFmpeg 5.1 and 9.0 measured, 7.1 and 8.1 read; lines carry `[error]` by `-loglevel level+warning`.
 
 use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::location::redact;
 
 /// How a tool ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -244,33 +245,6 @@ fn without_pointers(line: &str) -> String {
     for part in parts {
         cleaned.push_str(part.trim_start_matches(|c: char| c.is_ascii_hexdigit()));
     }
-    cleaned
-}
-
-/// Takes out of every URL what may be a secret: user and password, and the query, where signatures stand.
-fn redact(line: &str) -> String {
-    let mut cleaned = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        cleaned.push_str(before);
-        let end = after.find(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '<' | '>')).unwrap_or(after.len());
-        let (url, tail) = after.split_at(end);
-        let authority = url.find(['/', '?']).unwrap_or(url.len());
-        let host = url[..authority].rfind('@').map_or(0, |at| at + 1);
-        if host > 0 {
-            cleaned.push_str("***@");
-        }
-        match url[host..].split_once('?') {
-            Some((path, _)) => {
-                cleaned.push_str(path);
-                cleaned.push_str("?***");
-            }
-            None => cleaned.push_str(&url[host..]),
-        }
-        rest = tail;
-    }
-    cleaned.push_str(rest);
     cleaned
 }
 

@@ -213,8 +213,8 @@ fn expected(request: &Request<'_>, shape: &Shape) -> Expected {
     };
     let source_secs = match (&encode.source, request.source) {
         (Source::Generated { duration_secs }, _) => Some(*duration_secs),
-        (Source::File { .. }, Some((_, probed))) => source_secs(probed, audio.is_some()),
-        (Source::File { .. }, None) => None,
+        (Source::File { .. } | Source::Remote { .. }, Some((_, probed))) => source_secs(probed, audio.is_some()),
+        (Source::File { .. } | Source::Remote { .. }, None) => None,
     };
     let slowest = [shape.fps.map(Fps::as_f64), shape.source_fps].into_iter().flatten().filter(|fps| *fps > 0.0);
     Expected {
@@ -269,7 +269,7 @@ fn inputs(request: &Request<'_>, shape: &Shape, arguments: &mut Arguments) {
             let rate = shape.fps.unwrap_or(Fps::whole(30));
             let secs = match request.encode.source {
                 Source::Generated { duration_secs } => duration_secs,
-                Source::File { .. } => 0.0,
+                Source::File { .. } | Source::Remote { .. } => 0.0,
             };
             arguments.pair("-f", "lavfi");
             arguments.pair("-i", format!("testsrc2=size={}x{}:rate={rate}:duration={secs}", shape.width, shape.height));
@@ -524,7 +524,7 @@ fn audio(request: &Request<'_>, expected: &Expected, arguments: &mut Arguments) 
 
 fn output(request: &Request<'_>, arguments: &mut Arguments) {
     let encode = request.encode;
-    if let (Some(secs), Source::File { .. }) = (encode.duration_secs, &encode.source) {
+    if let (Some(secs), Source::File { .. } | Source::Remote { .. }) = (encode.duration_secs, &encode.source) {
         arguments.pair("-t", secs);
     }
     match encode.container {

@@ -290,6 +290,7 @@ impl Workshop {
             encoders: self.shop.encoders.iter().map(|encoder| encoder.as_str().to_owned()).collect(),
             noop: self.shop.settings.allow_noop,
             cgroups: self.shop.groups.is_ok(),
+            stores: Vec::new(),
         }
     }
 

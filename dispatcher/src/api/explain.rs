@@ -417,6 +417,7 @@ mod tests {
                 encoders: vec![],
                 noop: false,
                 cgroups: true,
+                stores: Vec::new(),
             },
             running: Vec::new(),
             first_seen: at(0),

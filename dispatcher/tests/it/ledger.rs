@@ -286,6 +286,7 @@ fn ability() -> Ability {
         encoders: vec!["libx264".into()],
         noop: true,
         cgroups: true,
+        stores: Vec::new(),
     }
 }
 

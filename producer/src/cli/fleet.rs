@@ -238,6 +238,7 @@ pub(crate) mod tests {
                 encoders: vec!["libx264".into()],
                 noop: false,
                 cgroups: true,
+                stores: Vec::new(),
             },
             running: Vec::new(),
             first_seen: Timestamp::from_second(900).unwrap(),

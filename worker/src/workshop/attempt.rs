@@ -218,6 +218,9 @@ impl<'a> Attempt<'a> {
     fn paths(&self, encode: &Encode) -> Result<Paths, End> {
         let input = match &encode.source {
             Source::File { path } => Some(self.shop.roots.input(path)?),
+            Source::Remote { .. } => {
+                return Err(End::rejected("input", "unsupported", "this worker fetches no inputs"));
+            }
             Source::Generated { .. } => None,
         };
         let output = self.shop.roots.output(encode.output.as_deref(), self.grant.job, encode.container)?;
@@ -592,6 +595,8 @@ fn identify(input: &Path) -> SourceIdentity {
         url: file_url(input),
         size_bytes: metadata.as_ref().map_or(0, std::fs::Metadata::len),
         modified: metadata.and_then(|metadata| Timestamp::try_from(metadata.modified().ok()?).ok()),
+        sha256: None,
+        etag: None,
     }
 }
 
