@@ -199,7 +199,11 @@ pub(super) fn relative_of(id: JobId, state: State) -> Option<Relative> {
 
 /// Inserts jobs in the order of their ids and returns the rows that were not there before.
 pub(super) async fn insert_jobs(client: &ClientWrapper, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Vec<Row>, Error> {
-    let now = Timestamp::now();
+    // The clock that decides about everything later; asked only where a decision depends on it.
+    let now = match jobs.values().any(|new| new.is_timed()) {
+        true => client.query_one("SELECT clock_timestamp()", &[]).await?.try_get(0)?,
+        false => Timestamp::UNIX_EPOCH,
+    };
     let mut columns = JobColumns::default();
     for (id, new) in jobs {
         columns.push(*id, new, now);

@@ -100,6 +100,11 @@ impl NewJob {
         }
     }
 
+    /// Whether the state in which it is recorded depends on the time.
+    pub(super) fn is_timed(&self) -> bool {
+        self.spec.as_ref().is_ok_and(|spec| spec.not_before.is_some())
+    }
+
     /// The state in which it is recorded, and when the ledger publishes it.
     pub(super) fn begin(&self, now: Timestamp) -> (State, Option<Due>) {
         let Ok(spec) = &self.spec else { return (State::Rejected, None) };

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use jiff::fmt::rfc2822::DateTimeParser;
+use jiff::{SignedDuration, Timestamp};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 
@@ -13,8 +15,13 @@ const CONNECT: Duration = Duration::from_secs(1);
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// Far more than any answer that is understood here.
 const ANSWER_MAX: usize = 256 * 1024;
+/// Two clocks with less between them agree.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(5);
 /// So much of an answer that is not understood is shown.
 const SHOWN: usize = 80;
+
+/// Reads dates as HTTP writes them.
+pub(super) static DATE: DateTimeParser = DateTimeParser::new();
 
 /// Why a question has no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +86,14 @@ impl Answer {
         } else {
             Err(AskError::Status { path: path.to_owned(), status: self.status })
         }
+    }
+
+    /// How far the clock of this machine is before that of the service, by the date of the answer. A date has whole
+    /// seconds and was on its way: what is less than [`CLOCKS_AGREE`] is nothing.
+    pub(super) fn clock_error(&self, now: Timestamp) -> SignedDuration {
+        let date = self.header("date").and_then(|date| DATE.parse_timestamp(date).ok());
+        let error = date.map_or(SignedDuration::ZERO, |date| now.duration_since(date));
+        if error.abs() < CLOCKS_AGREE { SignedDuration::ZERO } else { error }
     }
 
     /// A header as text.

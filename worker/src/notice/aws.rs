@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -63,18 +63,19 @@ impl Aws {
     }
 
     async fn look_once(&mut self) -> Result<Vec<Notice>, AskError> {
-        if let Some(text) = self.read(ACTION).await? {
+        if let Some(answer) = self.read(ACTION).await? {
+            let now = Timestamp::now();
             // Nothing that the other path says could matter more.
-            return Ok(vec![interruption(&text, Timestamp::now())?]);
+            return Ok(vec![interruption(&answer.text, now, answer.clock_error(now))?]);
         }
         match self.read(REBALANCE).await? {
-            Some(text) => Ok(vec![recommendation(&text)?]),
+            Some(answer) => Ok(vec![recommendation(&answer.text)?]),
             None => Ok(Vec::new()),
         }
     }
 
     /// What stands at `path`; `None` when there is no such thing. A token that is refused is replaced once.
-    async fn read(&mut self, path: &str) -> Result<Option<String>, AskError> {
+    async fn read(&mut self, path: &str) -> Result<Option<Answer>, AskError> {
         let mut answer = self.read_with_token(path).await?;
         if answer.status == StatusCode::UNAUTHORIZED {
             self.token = None;
@@ -83,7 +84,7 @@ impl Aws {
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        Ok(Some(answer.good(path)?.text))
+        Ok(Some(answer.good(path)?))
     }
 
     async fn read_with_token(&mut self, path: &str) -> Result<Answer, AskError> {
@@ -123,12 +124,14 @@ async fn new_token(metadata: &Metadata) -> Result<Token, AskError> {
     Ok(Token { text, renew_at: asked + (ttl / 2).max(ttl.saturating_sub(RENEW_BEFORE)) })
 }
 
-fn interruption(text: &str, now: Timestamp) -> Result<Notice, AskError> {
+/// The notice in an answer that came `now`, by a clock that is `clock_error` before the service's.
+fn interruption(text: &str, now: Timestamp, clock_error: SignedDuration) -> Result<Notice, AskError> {
     let said: Action = serde_json::from_str(text).map_err(|_| AskError::not_understood(ACTION, text))?;
+    let time = said.time.saturating_add(clock_error).unwrap_or(now);
     let deadline = match said.action.as_str() {
-        "terminate" | "stop" => said.time.min(now.saturating_add(NOTICE).unwrap_or(now)),
+        "terminate" | "stop" => time.min(now.saturating_add(NOTICE).unwrap_or(now)),
         // Begins at once, whatever time stands there.
-        "hibernate" => said.time.min(now),
+        "hibernate" => time.min(now),
         _ => return Err(AskError::not_understood(ACTION, text)),
     };
     let evidence = format!("spot/instance-action is {} at {}", said.action, said.time);
@@ -146,7 +149,11 @@ mod tests {
     use super::*;
 
     fn deadline(text: &str, now: &str) -> Option<String> {
-        match interruption(text, now.parse().unwrap()).ok()?.kind {
+        deadline_by(text, now, SignedDuration::ZERO)
+    }
+
+    fn deadline_by(text: &str, now: &str, clock_error: SignedDuration) -> Option<String> {
+        match interruption(text, now.parse().unwrap(), clock_error).ok()?.kind {
             Kind::Evict { deadline } => Some(deadline.to_string()),
             Kind::Rebalance => None,
         }
@@ -159,6 +166,14 @@ mod tests {
         assert_eq!(deadline(text, "2026-03-01T07:20:30Z").unwrap(), "2026-03-01T07:22:30Z");
         let text = r#"{"action": "hibernate", "time": "2026-03-01T08:22:00Z"}"#;
         assert_eq!(deadline(text, "2026-03-01T08:20:30Z").unwrap(), "2026-03-01T08:20:30Z");
+    }
+
+    #[test]
+    fn a_clock_that_is_an_hour_off_does_not_move_the_deadline() {
+        let text = r#"{"action": "terminate", "time": "2026-03-01T08:22:00Z"}"#;
+        let hour = SignedDuration::from_hours(1);
+        assert_eq!(deadline_by(text, "2026-03-01T09:20:30Z", hour).unwrap(), "2026-03-01T09:22:00Z");
+        assert_eq!(deadline_by(text, "2026-03-01T07:20:30Z", -hour).unwrap(), "2026-03-01T07:22:00Z");
     }
 
     #[test]

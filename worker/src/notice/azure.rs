@@ -7,11 +7,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimeParser;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use super::ask::{AskError, Metadata, ask};
+use super::ask::{AskError, DATE, Metadata, ask};
 use super::{Asked, Kind, Notice, Provider, Source};
 
 const EVENTS: &str = "/metadata/scheduledevents?api-version=2020-07-01";
@@ -19,8 +18,6 @@ const NAME: &str = "/metadata/instance/compute/name?api-version=2021-02-01&forma
 const HEADER: (&str, &str) = ("metadata", "true");
 /// The first question of a machine's life switches the service on, which takes its time.
 const ANSWER: Duration = Duration::from_secs(15);
-
-static DATE: DateTimeParser = DateTimeParser::new();
 
 /// The answer of [`EVENTS`].
 #[derive(Debug, Deserialize)]
@@ -57,11 +54,15 @@ impl Event {
         }
     }
 
-    fn notice(&self, now: Timestamp) -> Result<Notice, AskError> {
+    /// The notice in an answer that came `now`, by a clock that is `clock_error` before the service's.
+    fn notice(&self, now: Timestamp, clock_error: SignedDuration) -> Result<Notice, AskError> {
         let not_understood = || AskError::not_understood(EVENTS, &format!("NotBefore is {:?}", self.not_before));
         let deadline = match self.not_before.as_str() {
             "" => now,
-            date => DATE.parse_timestamp(date).map_err(|_| not_understood())?,
+            date => {
+                let time = DATE.parse_timestamp(date).map_err(|_| not_understood())?;
+                time.saturating_add(clock_error).unwrap_or(now)
+            }
         };
         let when = if self.not_before.is_empty() { "has begun" } else { &self.not_before };
         let evidence = format!("scheduled event {} {}: {when}", self.event_type, self.event_id);
@@ -93,6 +94,8 @@ impl Azure {
     async fn look_once(&mut self) -> Result<Vec<Notice>, AskError> {
         let question = self.metadata.get(EVENTS).header(HEADER.0, HEADER.1).timeout(ANSWER);
         let answer = ask(question, EVENTS).await?.good(EVENTS)?;
+        let now = Timestamp::now();
+        let clock_error = answer.clock_error(now);
         let said: Events =
             serde_json::from_str(&answer.text).map_err(|_| AskError::not_understood(EVENTS, &answer.text))?;
         if !said.events.is_empty() && self.name.is_none() {
@@ -101,11 +104,10 @@ impl Azure {
                 Err(error) => tracing::warn!(%error, "the name of this machine is not known: every event counts"),
             }
         }
-        let now = Timestamp::now();
         let mut notices = Vec::new();
         for event in said.events.iter().filter(|event| event.concerns(self.name.as_deref())) {
             match event.takes_the_machine() {
-                Some(true) => match event.notice(now) {
+                Some(true) => match event.notice(now, clock_error) {
                     Ok(notice) => notices.push(notice),
                     // The others must not go unheard for it.
                     Err(error) => tracing::warn!(event = event.event_id, %error, "an event is passed over"),
@@ -177,9 +179,14 @@ mod tests {
     #[test]
     fn the_date_is_read_and_an_event_that_has_begun_leaves_no_time() {
         let now: Timestamp = "2026-03-01T08:20:30Z".parse().unwrap();
-        let deadline = |text: &str| event(text).notice(now).ok().map(|notice| notice.kind);
+        let deadline_by =
+            |text: &str, error: SignedDuration| event(text).notice(now, error).ok().map(|notice| notice.kind);
+        let deadline = |text: &str| deadline_by(text, SignedDuration::ZERO);
         let dated = "2022-09-19T18:29:47Z".parse().unwrap();
         assert_eq!(deadline("Mon, 19 Sep 2022 18:29:47 GMT"), Some(Kind::Evict { deadline: dated }));
+        let by_ours = "2022-09-19T19:29:47Z".parse().unwrap();
+        let an_hour_fast = deadline_by("Mon, 19 Sep 2022 18:29:47 GMT", SignedDuration::from_hours(1));
+        assert_eq!(an_hour_fast, Some(Kind::Evict { deadline: by_ours }));
         assert_eq!(deadline(""), Some(Kind::Evict { deadline: now }));
         assert_eq!(deadline("soon"), None);
     }

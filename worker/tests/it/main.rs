@@ -1,5 +1,6 @@
 //! The worker against real servers and real tools.
 
+mod clock;
 mod disk;
 mod log;
 mod notice;

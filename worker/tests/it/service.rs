@@ -24,7 +24,7 @@ use crate::pool::{Pool, Say, until};
 
 pub const NOOP: &str = r#"{"scenario": "480p30-h264", "engine": "noop"}"#;
 /// Longer than any test: it ends because somebody ends it.
-const ENDLESS: &str = r#"{"scenario": "480p30-h264", "parameters": {"duration": 86400, "preset": "ultrafast"},
+pub const ENDLESS: &str = r#"{"scenario": "480p30-h264", "parameters": {"duration": 86400, "preset": "ultrafast"},
     "resource_limits": {"max_cpu_percent": 50, "timeout_sec": 3600, "max_memory_mb": 512, "max_disk_mb": 2000}}"#;
 
 async fn stop(worker: Worker) -> Finish {
@@ -32,7 +32,7 @@ async fn stop(worker: Worker) -> Finish {
     worker.finished().await
 }
 
-async fn until_running(pool: &Pool, job: JobId) {
+pub async fn until_running(pool: &Pool, job: JobId) {
     until("a heartbeat that names the job", async || {
         let beats = pool.dispatcher.heartbeats();
         let named = beats.last().is_some_and(|beat| beat.running.iter().any(|running| running.job == job));
@@ -588,7 +588,7 @@ async fn the_process_serves_health_and_metrics_and_ends_well_on_a_signal() {
     .await;
 }
 
-struct KilledOnDrop(Child);
+pub struct KilledOnDrop(pub Child);
 
 impl Drop for KilledOnDrop {
     fn drop(&mut self) {
