@@ -8,6 +8,8 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use options::{Channels, Crop, Deinterlace, Fit, Hdr, Keep, Loudness, Profile, Streams, SubtitleMode, Treatment};
+
 /// Video codecs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -191,15 +193,22 @@ pub enum CodecChoice {
     Codec(VideoCodec),
     /// This encoder.
     Encoder(Encoder),
+    /// The source's packets as they are.
+    Copy,
+    /// No video.
+    None,
+    /// One picture. Only scenarios say so.
+    Picture,
 }
 
 impl CodecChoice {
-    /// What it makes.
+    /// The codec it encodes to, if it encodes.
     #[must_use]
-    pub fn codec(self) -> VideoCodec {
+    pub fn codec(self) -> Option<VideoCodec> {
         match self {
-            CodecChoice::Codec(codec) => codec,
-            CodecChoice::Encoder(encoder) => encoder.codec(),
+            CodecChoice::Codec(codec) => Some(codec),
+            CodecChoice::Encoder(encoder) => Some(encoder.codec()),
+            CodecChoice::Copy | CodecChoice::None | CodecChoice::Picture => None,
         }
     }
 }
@@ -209,6 +218,9 @@ impl fmt::Display for CodecChoice {
         match self {
             CodecChoice::Codec(codec) => f.write_str(codec.as_str()),
             CodecChoice::Encoder(encoder) => f.write_str(encoder.as_str()),
+            CodecChoice::Copy => f.write_str("copy"),
+            CodecChoice::None => f.write_str("none"),
+            CodecChoice::Picture => f.write_str("picture"),
         }
     }
 }
@@ -218,6 +230,11 @@ impl FromStr for CodecChoice {
 
     fn from_str(text: &str) -> Result<CodecChoice, ValueError> {
         let lower = text.to_ascii_lowercase();
+        match lower.as_str() {
+            "copy" => return Ok(CodecChoice::Copy),
+            "none" => return Ok(CodecChoice::None),
+            _ => {}
+        }
         let codec = match lower.as_str() {
             "hevc" => Some(VideoCodec::H265),
             "avc" => Some(VideoCodec::H264),
@@ -230,6 +247,7 @@ impl FromStr for CodecChoice {
                 let known: Vec<&str> = VideoCodec::ALL
                     .iter()
                     .map(|codec| codec.as_str())
+                    .chain(["copy", "none"])
                     .chain(Encoder::ALL.iter().map(|encoder| encoder.as_str()))
                     .collect();
                 Err(ValueError::new(text, format!("a codec or encoder: one of {} is expected", known.join(", "))))
@@ -238,7 +256,7 @@ impl FromStr for CodecChoice {
     }
 }
 
-text_form!(CodecChoice, serde_json::json!({"type": "string", "examples": ["h264", "libx265"]}));
+text_form!(CodecChoice, serde_json::json!({"type": "string", "examples": ["h264", "libx265", "copy", "none"]}));
 
 /// A bit rate in bits per second, or a size in bits. Written as a number or as `6M`, `2500k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -410,11 +428,11 @@ impl FromStr for Resolution {
 text_form!(Resolution, serde_json::json!({"type": "string", "examples": ["1920x1080", "1080p"]}));
 
 macro_rules! named_values {
-    ($(#[$doc:meta])* $type:ident, $what:literal, { $($variant:ident = $name:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $type:ident, $what:literal, { $($(#[$mark:meta])* $variant:ident = $name:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[expect(missing_docs, reason = "each variant is the value's own name")]
-        pub enum $type { $($variant),* }
+        pub enum $type { $($(#[$mark])* $variant),* }
 
         impl $type {
             /// Every value.
@@ -489,6 +507,10 @@ named_values!(
         Mkv = "mkv",
         Webm = "webm",
         Ts = "ts",
+        M4a = "m4a",
+        Mp3 = "mp3",
+        Jpg = "jpg",
+        Png = "png",
     }
 );
 
@@ -502,6 +524,9 @@ impl Container {
             Container::Mkv => "matroska",
             Container::Webm => "webm",
             Container::Ts => "mpegts",
+            Container::M4a => "ipod",
+            Container::Mp3 => "mp3",
+            Container::Jpg | Container::Png => "image2",
         }
     }
 
@@ -513,10 +538,13 @@ impl Container {
         let extension = extension.to_ascii_lowercase();
         match extension.as_str() {
             "m4v" => Some(Container::Mp4),
+            "jpeg" => Some(Container::Jpg),
             other => other.parse().ok(),
         }
     }
 }
+
+mod options;
 
 /// How the encoder spends bits.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -563,6 +591,27 @@ pub struct VideoEncode {
     pub tune: Option<String>,
     /// Frames between key frames; absent: two seconds.
     pub gop: Option<u32>,
+    /// What is done with the video. Everything else here holds for an encode, the size for a picture too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub treatment: Treatment,
+    /// Whether the encoder goes over the source twice.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub two_pass: bool,
+    /// The profile that a decoder needs at most.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub profile: Option<Profile>,
+    /// How the source's shape becomes the frame's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fit: Fit,
+    /// The part of the upright source that is taken.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub crop: Option<Crop>,
+    /// Whether fields become frames.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub deinterlace: Deinterlace,
+    /// What is done with a high dynamic range.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hdr: Hdr,
 }
 
 /// The audio half of an encode.
@@ -572,6 +621,18 @@ pub struct AudioEncode {
     pub codec: AudioChoice,
     /// Bits per second.
     pub bitrate: Bitrate,
+    /// Channels; absent: the source's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub channels: Option<Channels>,
+    /// Samples per second; absent: the source's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sample_rate: Option<u32>,
+    /// The loudness it is brought to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub loudness: Option<Loudness>,
+    /// Which of the source's audio streams.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub streams: Streams,
 }
 
 /// Where the pictures come from.
@@ -611,4 +672,73 @@ pub struct Encode {
     pub audio: AudioEncode,
     /// Seconds of output at most.
     pub duration_secs: Option<f64>,
+    /// Seconds of the source before the first that is taken. For a picture: its time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub start_secs: Option<f64>,
+    /// What is done with subtitles.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub subtitles: SubtitleMode,
+    /// Which of the source's subtitle streams.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub subtitle_streams: Streams,
+    /// Whether titles and tags of the source are kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub metadata: Keep,
+    /// Whether chapters of the source are kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub chapters: Keep,
+}
+
+impl Encode {
+    /// The feature of a worker that knows every field. One without it would leave out what it does not know.
+    pub const FEATURE: &'static str = "encodes-2";
+
+    /// Features beyond its video encoder that a worker must have for it, by the names in
+    /// [`crate::message::Ability::features`].
+    #[must_use]
+    pub fn needs(&self) -> Vec<&'static str> {
+        let mut needs = Vec::new();
+        let VideoEncode { treatment, two_pass, profile, fit, crop, deinterlace, hdr, .. } = &self.video;
+        let AudioEncode { channels, sample_rate, loudness, streams, .. } = &self.audio;
+        let is_plain = is_default(treatment)
+            && is_default(two_pass)
+            && is_default(profile)
+            && is_default(fit)
+            && is_default(crop)
+            && is_default(deinterlace)
+            && is_default(hdr)
+            && is_default(channels)
+            && is_default(sample_rate)
+            && is_default(loudness)
+            && is_default(streams)
+            && is_default(&self.start_secs)
+            && is_default(&self.subtitles)
+            && is_default(&self.subtitle_streams)
+            && is_default(&self.metadata)
+            && is_default(&self.chapters)
+            && matches!(
+                self.container,
+                Container::Mp4 | Container::Mov | Container::Mkv | Container::Webm | Container::Ts
+            );
+        if !is_plain {
+            needs.push(Encode::FEATURE);
+        }
+        if *deinterlace == Deinterlace::On {
+            needs.push("bwdif");
+        }
+        if *hdr == Hdr::Tonemap {
+            needs.extend(["zscale", "tonemap"]);
+        }
+        if loudness.is_some() {
+            needs.push("loudnorm");
+        }
+        if self.subtitles == SubtitleMode::Burn {
+            needs.push("subtitles");
+        }
+        needs
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

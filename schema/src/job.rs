@@ -11,7 +11,10 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::encode::{AudioChoice, Bitrate, CodecChoice, Fps, OutputMode, PixelFormat, Resolution};
+use crate::encode::{
+    AudioChoice, Bitrate, Channels, CodecChoice, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, OutputMode,
+    PixelFormat, Profile, Resolution, Streams, SubtitleMode,
+};
 use crate::id::JobId;
 
 /// One of the three queues. Order of choice: live, default, batch.
@@ -325,7 +328,7 @@ impl ResourceLimits {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
-    /// A codec (`h264`, `h265`, `vp8`, `vp9`, `av1`) or one encoder by name (`libx264`, `h264_nvenc`). Also spelled `encoder`.
+    /// A codec (`h264`, `h265`, `vp8`, `vp9`, `av1`), one encoder by name (`libx264`, `h264_nvenc`), `copy` or `none`. Also spelled `encoder`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codec: Option<CodecChoice>,
     /// Video bit rate in bits per second: a number, or text such as `6M` or `2500k`. Not together with `crf`.
@@ -370,6 +373,60 @@ pub struct Parameters {
     /// Audio bit rate. Default `128k`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio_bitrate: Option<Bitrate>,
+    /// The container. Default: what the output's extension says, else what suits the codec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// 1, or 2: the encoder goes over the source twice and meets `bitrate` better. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passes: Option<u8>,
+    /// The profile of H.264 or H.265 that must do for a decoder. Default: what the pixel format needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+    /// How the source's shape becomes the frame's: `pad` (default, with bars), `fit` (as large as fits into it), `crop` (fills it), `stretch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
+    /// The part of the upright source that is taken, `<width>x<height>+<left>+<top>` in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Crop>,
+    /// `off` (default), `on`, or `auto`: where the source says that it is interlaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deinterlace: Option<Deinterlace>,
+    /// High dynamic range: `keep` it, `tonemap` it to SDR, or `auto` (default): keep it in 10 bits, map it in 8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hdr: Option<Hdr>,
+    /// Seconds of the source to leave out before the first. For a picture: its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<f64>,
+    /// Second of the source at which the output ends. Not together with `duration`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<f64>,
+    /// `mono`, `stereo`, `5.1` or `7.1`. Default: the source's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_channels: Option<Channels>,
+    /// Audio samples per second. Default: the source's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_rate: Option<u32>,
+    /// Integrated loudness in LUFS to bring the audio to (EBU R 128, measured first): -70 to -5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loudness: Option<f64>,
+    /// The highest true peak in dBTP with `loudness`: -9 to 0, default -1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub true_peak: Option<f64>,
+    /// Which audio streams: `first` (default), `all`, or numbers such as `0,2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_streams: Option<Streams>,
+    /// `drop` (default), `copy`, `convert` to what the container takes, or `burn` into the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subtitles: Option<SubtitleMode>,
+    /// Which subtitle streams: `first` (default), `all`, or numbers such as `0,2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subtitle_streams: Option<Streams>,
+    /// Titles and tags of the source: `keep` (default) or `drop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Keep>,
+    /// Chapters of the source: `keep` (default) or `drop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chapters: Option<Keep>,
     /// Where the encode goes: `file` (default), `rtmp` or `stream`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_mode: Option<OutputMode>,

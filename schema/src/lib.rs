@@ -1,7 +1,8 @@
 //! The contract of ffpool: everything the parts agree on, and nothing that does I/O.
 //!
 //! A client writes a [`job::JobSpec`]; [`parse`] turns its bytes into one or says everything that is wrong with it;
-//! [`scenario`] resolves it to a typed [`encode::Encode`], whose ends are [`location`]s. It waits in a queue of [`topology`]. Workers and
+//! [`scenario`] resolves it to a typed [`encode::Encode`], whose ends are [`location`]s and from which [`plan`] makes the
+//! tool's arguments with what [`probe`] found in the source. It waits in a queue of [`topology`]. Workers and
 //! dispatchers exchange the [`message`]s over the [`subjects`]; what a message does to a job is decided by one pure
 //! function, [`lifecycle::step`]. What ended an attempt is one of the closed set of [`failure`] causes. The ledger's
 //! tables are [`migrations`]; what the HTTP API answers is [`api`]; every metric's name stands in [`metrics`].
@@ -19,6 +20,8 @@ pub mod message;
 pub mod metrics;
 pub mod migrations;
 pub mod parse;
+pub mod plan;
+pub mod probe;
 pub mod retry;
 pub mod scenario;
 pub mod subjects;

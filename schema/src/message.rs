@@ -90,6 +90,17 @@ pub struct Ability {
     /// `s3://media`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<String>,
+    /// What else it can do: [`Encode::FEATURE`], and filters by FFmpeg's names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+}
+
+impl Ability {
+    /// Whether it has a feature.
+    #[must_use]
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
 }
 
 /// Worker to dispatcher ([`crate::subjects::CLAIM`]): may I run this delivery?
@@ -522,10 +533,19 @@ pub struct Manifest {
     pub tool: String,
     /// The exact argument list, paths as given to the tool.
     pub arguments: Vec<String>,
+    /// Argument lists of the runs before it: measurements, first passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Vec<String>>,
+    /// The prober's first version line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prober: Option<String>,
     /// The files.
     pub artifacts: Vec<Artifact>,
     /// What was read.
     pub source: Option<SourceIdentity>,
+    /// What probing found in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_probe: Option<Probe>,
     /// What it cost.
     pub usage: Usage,
 }
@@ -541,6 +561,37 @@ pub struct Artifact {
     pub sha256: String,
     /// What probing found.
     pub probe: Probe,
+    /// What reading every packet and decoding every frame found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+}
+
+/// What reading every packet of an output and decoding it to its end found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Proof {
+    /// Each stream, in the file's order.
+    pub streams: Vec<StreamProof>,
+    /// Frames of video that decoded, every error fatal.
+    pub frames: Option<u64>,
+    /// Measured loudness in LUFS, where the job asks for one.
+    pub lufs: Option<f64>,
+}
+
+/// What the packets of one stream are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamProof {
+    /// `video`, `audio`, `subtitle` or another of FFmpeg's kinds.
+    pub kind: String,
+    /// FFmpeg's codec name.
+    pub codec: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of all packets.
+    pub bytes: u64,
+    /// Time of the first, in seconds.
+    pub first_secs: Option<f64>,
+    /// End of the last, in seconds.
+    pub end_secs: Option<f64>,
 }
 
 /// The source as it was when it was read.

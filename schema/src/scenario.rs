@@ -3,11 +3,14 @@
 //! Invariant: a job that passes [`check`] resolves, and what it resolves to is what will be proven; what this version
 //! cannot do is a fault with a reason, never something else that runs instead.
 
+pub mod containers;
+mod wishes;
+
 use crate::encode::{
-    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fps, OutputMode, PixelFormat,
-    RateControl, Resolution, Source, VideoCodec, VideoEncode,
+    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fps, Loudness, OutputMode, PixelFormat,
+    RateControl, Resolution, Source, Treatment, VideoCodec, VideoEncode,
 };
-use crate::job::{Engine, HardwarePolicy, JobSpec, ResourceLimits};
+use crate::job::{Engine, HardwarePolicy, JobSpec, Parameters, ResourceLimits};
 use crate::location::{Location, Use};
 use crate::message::Ability;
 use crate::parse::Fault;
@@ -26,6 +29,8 @@ pub struct Scenario {
     pub fps: Option<Fps>,
     /// Codec, or one encoder.
     pub codec: CodecChoice,
+    /// Audio; absent: what suits the container.
+    pub audio: Option<AudioChoice>,
 }
 
 /// A scenario with a name of its own.
@@ -37,55 +42,56 @@ pub struct Named {
     pub description: &'static str,
     size: Option<Resolution>,
     fps: Option<Fps>,
-    codec: VideoCodec,
+    codec: CodecChoice,
+    audio: Option<AudioChoice>,
+}
+
+/// A scenario that keeps the source's size and rate.
+const fn as_source(name: &'static str, description: &'static str, codec: CodecChoice) -> Named {
+    Named { name, description, size: None, fps: None, codec, audio: None }
+}
+
+/// A scenario without video.
+const fn audio_only(name: &'static str, description: &'static str, audio: AudioChoice) -> Named {
+    Named { name, description, size: None, fps: None, codec: CodecChoice::None, audio: Some(audio) }
 }
 
 const FULL_HD: Option<Resolution> = Some(Resolution { width: 1920, height: 1080 });
 
 /// The named scenarios. Every `<size>[fps]-<codec>` works besides, such as `720p30-h264`.
-pub const NAMED: [Named; 6] = [
-    Named {
-        name: "custom-input",
-        description: "H.264 at the source's size and rate",
-        size: None,
-        fps: None,
-        codec: VideoCodec::H264,
-    },
+pub const NAMED: [Named; 11] = [
+    as_source("custom-input", "H.264 at the source's size and rate", CodecChoice::Codec(VideoCodec::H264)),
     Named {
         name: "test-1080p",
         description: "H.264, 1920x1080, 30 frames per second",
         size: FULL_HD,
         fps: Some(Fps { num: 30, den: 1 }),
-        codec: VideoCodec::H264,
+        codec: CodecChoice::Codec(VideoCodec::H264),
+        audio: None,
     },
     Named {
         name: "live-stream",
         description: "H.264, 1920x1080, 30 frames per second",
         size: FULL_HD,
         fps: Some(Fps { num: 30, den: 1 }),
-        codec: VideoCodec::H264,
+        codec: CodecChoice::Codec(VideoCodec::H264),
+        audio: None,
     },
+    as_source("source-h265", "H.265 at the source's size and rate", CodecChoice::Codec(VideoCodec::H265)),
+    as_source("source-vp9", "VP9 at the source's size and rate", CodecChoice::Codec(VideoCodec::Vp9)),
+    as_source("source-av1", "AV1 at the source's size and rate", CodecChoice::Codec(VideoCodec::Av1)),
     Named {
-        name: "source-h265",
-        description: "H.265 at the source's size and rate",
+        name: "copy",
+        description: "the source's video and audio as they are, in another container",
         size: None,
         fps: None,
-        codec: VideoCodec::H265,
+        codec: CodecChoice::Copy,
+        audio: Some(AudioChoice::Copy),
     },
-    Named {
-        name: "source-vp9",
-        description: "VP9 at the source's size and rate",
-        size: None,
-        fps: None,
-        codec: VideoCodec::Vp9,
-    },
-    Named {
-        name: "source-av1",
-        description: "AV1 at the source's size and rate",
-        size: None,
-        fps: None,
-        codec: VideoCodec::Av1,
-    },
+    audio_only("audio-aac", "the audio alone as AAC, in m4a", AudioChoice::Aac),
+    audio_only("audio-opus", "the audio alone as Opus, in webm", AudioChoice::Opus),
+    audio_only("audio-mp3", "the audio alone as MP3", AudioChoice::Mp3),
+    as_source("thumbnail", "one picture of the source at the time `start`, as jpg or png", CodecChoice::Picture),
 ];
 
 impl Scenario {
@@ -93,7 +99,7 @@ impl Scenario {
     #[must_use]
     pub fn find(name: &str) -> Option<Scenario> {
         if let Some(named) = NAMED.iter().find(|named| named.name == name) {
-            return Some(Scenario { size: named.size, fps: named.fps, codec: CodecChoice::Codec(named.codec) });
+            return Some(Scenario { size: named.size, fps: named.fps, codec: named.codec, audio: named.audio });
         }
         let (frame, codec) = name.split_once('-')?;
         let codec: CodecChoice = codec.parse().ok()?;
@@ -106,7 +112,9 @@ impl Scenario {
         let rest = &lower[size_name.len()..];
         let fps =
             if rest.is_empty() { None } else { Some(rest.parse::<u32>().ok().filter(|fps| (1..=1000).contains(fps))?) };
-        Some(Scenario { size: Some(Resolution { width, height }), fps: fps.map(Fps::whole), codec })
+        // A size says that something is encoded.
+        codec.codec()?;
+        Some(Scenario { size: Some(Resolution { width, height }), fps: fps.map(Fps::whole), codec, audio: None })
     }
 }
 
@@ -265,19 +273,21 @@ impl Checks<'_> {
         };
         let codec = p.codec.unwrap_or(scenario.codec);
         self.codec_limits(spec, codec);
-        if let Some(output) = spec.output.as_deref().and_then(|address| Location::parse(address, Use::Output).ok()) {
-            match Container::of_path(output.name()) {
-                None => self.fault(
-                    "output",
-                    "unknown_container",
-                    format!(
-                        "`{}` does not end in a known container: mp4, mov, mkv, webm or ts is expected",
-                        crate::id::excerpt(output.name())
-                    ),
+        if let Some(output) = spec.output.as_deref().and_then(|address| Location::parse(address, Use::Output).ok())
+            && Container::of_path(output.name()).is_none()
+            && p.container.is_none()
+        {
+            self.fault(
+                "output",
+                "unknown_container",
+                format!(
+                    "`{}` does not end in a known container: one of {} is expected, or `container`",
+                    crate::id::excerpt(output.name()),
+                    Container::ALL.iter().map(|container| container.as_str()).collect::<Vec<_>>().join(", ")
                 ),
-                Some(container) => self.container(spec, codec.codec(), container),
-            }
+            );
         }
+        wishes::check(spec, &scenario, self.faults);
     }
 
     fn address(&mut self, path: &str, address: Option<&str>, purpose: Use) {
@@ -288,7 +298,8 @@ impl Checks<'_> {
 
     fn codec_limits(&mut self, spec: &JobSpec, codec: CodecChoice) {
         let p = &spec.parameters;
-        let max_crf = match codec.codec() {
+        let Some(made) = codec.codec() else { return };
+        let max_crf = match made {
             VideoCodec::H264 | VideoCodec::H265 => 51,
             VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1 => 63,
         };
@@ -343,39 +354,6 @@ impl Checks<'_> {
             }
         }
     }
-
-    fn container(&mut self, spec: &JobSpec, codec: VideoCodec, container: Container) {
-        let fits = match container {
-            Container::Mkv => true,
-            Container::Mp4 => codec != VideoCodec::Vp8,
-            Container::Mov | Container::Ts => matches!(codec, VideoCodec::H264 | VideoCodec::H265),
-            Container::Webm => matches!(codec, VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1),
-        };
-        if !fits {
-            self.fault(
-                "output",
-                "unsupported",
-                format!("{} does not go into {container}; mkv takes every codec", codec.as_str()),
-            );
-        }
-        let audio = spec.parameters.audio_codec.unwrap_or_else(|| default_audio(container));
-        let fits = match container {
-            Container::Mkv => true,
-            Container::Mp4 => audio != AudioChoice::Opus || codec != VideoCodec::Vp8,
-            Container::Mov | Container::Ts => audio != AudioChoice::Opus,
-            Container::Webm => matches!(audio, AudioChoice::Opus | AudioChoice::Copy | AudioChoice::None),
-        };
-        if !fits {
-            self.fault("parameters.audio_codec", "unsupported", format!("{audio} does not go into {container}"));
-        }
-    }
-}
-
-fn default_audio(container: Container) -> AudioChoice {
-    match container {
-        Container::Webm => AudioChoice::Opus,
-        Container::Mp4 | Container::Mov | Container::Mkv | Container::Ts => AudioChoice::Aac,
-    }
 }
 
 const X26X_PRESETS: &[&str] =
@@ -389,6 +367,7 @@ pub fn presets(codec: CodecChoice) -> &'static [&'static str] {
             &["p1", "p2", "p3", "p4", "p5", "p6", "p7", "slow", "medium", "fast"]
         }
         CodecChoice::Encoder(_) | CodecChoice::Codec(_) => X26X_PRESETS,
+        CodecChoice::Copy | CodecChoice::None | CodecChoice::Picture => &[],
     }
 }
 
@@ -400,7 +379,11 @@ fn tunes(codec: CodecChoice) -> &'static [&'static str] {
         CodecChoice::Codec(VideoCodec::H265) | CodecChoice::Encoder(Encoder::Libx265) => {
             &["animation", "grain", "fastdecode", "zerolatency", "psnr", "ssim"]
         }
-        CodecChoice::Codec(VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1) | CodecChoice::Encoder(_) => &[],
+        CodecChoice::Codec(VideoCodec::Vp8 | VideoCodec::Vp9 | VideoCodec::Av1)
+        | CodecChoice::Encoder(_)
+        | CodecChoice::Copy
+        | CodecChoice::None
+        | CodecChoice::Picture => &[],
     }
 }
 
@@ -410,6 +393,7 @@ fn pixel_formats(codec: CodecChoice) -> &'static [PixelFormat] {
         CodecChoice::Encoder(encoder) if encoder.is_hardware() => &[Yuv420p, P010le],
         CodecChoice::Encoder(Encoder::Libsvtav1) | CodecChoice::Codec(VideoCodec::Av1) => &[Yuv420p, Yuv420p10le],
         CodecChoice::Codec(VideoCodec::Vp8) | CodecChoice::Encoder(Encoder::Libvpx) => &[Yuv420p],
+        CodecChoice::Copy | CodecChoice::None | CodecChoice::Picture => &[],
         CodecChoice::Codec(_) | CodecChoice::Encoder(_) => {
             &[Yuv420p, Yuv422p, Yuv444p, Yuv420p10le, Yuv422p10le, Yuv444p10le]
         }
@@ -467,42 +451,108 @@ pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
         None => Source::Generated { duration_secs: p.duration.unwrap_or(GENERATED_SECS) },
     };
     let generated = matches!(source, Source::Generated { .. });
-    let size = p.resolution.or(scenario.size).or_else(|| generated.then_some(Resolution { width: 1280, height: 720 }));
+    let size = p.resolution.or(scenario.size).or_else(|| generated.then_some(wishes::GENERATED_SIZE));
     let fps = p.fps.or(scenario.fps).or_else(|| generated.then_some(Fps::whole(30)));
     let output = spec.output.as_deref().and_then(|address| Location::parse(address, Use::Output).ok());
-    let container =
-        output.as_ref().and_then(|output| Container::of_path(output.name())).unwrap_or(match codec.codec() {
-            VideoCodec::H264 | VideoCodec::H265 | VideoCodec::Av1 => Container::Mp4,
-            VideoCodec::Vp8 | VideoCodec::Vp9 => Container::Webm,
-        });
+    let container = container(spec, &scenario);
     Ok(Some(Encode {
         source,
         output: output.map(|output| output.to_string()),
         container,
-        video: VideoEncode {
-            codec: codec.codec(),
-            encoder: match codec {
-                CodecChoice::Encoder(encoder) => Some(encoder),
-                CodecChoice::Codec(_) => None,
-            },
-            size,
-            fps,
-            pixel_format: p.pixel_format.unwrap_or(PixelFormat::Yuv420p),
-            rate: rate_control(spec, codec.codec()),
-            preset: p.preset.clone(),
-            tune: p.tune.clone(),
-            gop: p.gop,
-        },
+        video: video(p, codec, size, fps),
         audio: AudioEncode {
-            codec: p.audio_codec.unwrap_or_else(|| default_audio(container)),
+            codec: audio(spec, &scenario, container),
             bitrate: p.audio_bitrate.unwrap_or(Bitrate(128_000)),
+            channels: p.audio_channels,
+            sample_rate: p.sample_rate,
+            loudness: p.loudness.map(|lufs| Loudness { lufs, peak_dbtp: p.true_peak.unwrap_or(-1.0) }),
+            streams: p.audio_streams.unwrap_or_default(),
         },
-        duration_secs: p.duration,
+        duration_secs: p.duration.or_else(|| p.end.map(|end| end - p.start.unwrap_or(0.0))),
+        start_secs: p.start.filter(|start| *start > 0.0),
+        subtitles: p.subtitles.unwrap_or_default(),
+        subtitle_streams: p.subtitle_streams.unwrap_or_default(),
+        metadata: p.metadata.unwrap_or_default(),
+        chapters: p.chapters.unwrap_or_default(),
     }))
 }
 
-fn rate_control(spec: &JobSpec, codec: VideoCodec) -> RateControl {
-    let p = &spec.parameters;
+fn video(p: &Parameters, codec: CodecChoice, size: Option<Resolution>, fps: Option<Fps>) -> VideoEncode {
+    // What is not encoded still has to name a codec on the wire.
+    let made = codec.codec().unwrap_or(VideoCodec::H264);
+    let two_pass = p.passes == Some(2);
+    VideoEncode {
+        codec: made,
+        encoder: match codec {
+            CodecChoice::Encoder(encoder) => Some(encoder),
+            // A wish for two passes is one for an encoder that has them.
+            CodecChoice::Codec(codec) if two_pass => {
+                codec.encoders().iter().copied().find(|encoder| wishes::has_two_passes(*encoder))
+            }
+            CodecChoice::Codec(_) | CodecChoice::Copy | CodecChoice::None | CodecChoice::Picture => None,
+        },
+        size,
+        fps,
+        pixel_format: pixel_format(p),
+        rate: rate_control(p, made),
+        preset: p.preset.clone(),
+        tune: p.tune.clone(),
+        gop: p.gop,
+        treatment: match codec {
+            CodecChoice::Codec(_) | CodecChoice::Encoder(_) => Treatment::Encode,
+            CodecChoice::Copy => Treatment::Copy,
+            CodecChoice::None => Treatment::Drop,
+            CodecChoice::Picture => Treatment::Picture,
+        },
+        two_pass,
+        profile: p.profile,
+        fit: p.fit.unwrap_or_default(),
+        crop: p.crop,
+        deinterlace: p.deinterlace.unwrap_or_default(),
+        hdr: p.hdr.unwrap_or_default(),
+    }
+}
+
+/// The pixel format asked for, by itself or by a profile.
+fn pixel_format(p: &Parameters) -> PixelFormat {
+    let usual = p.profile.and_then(|profile| profile.pixel_formats().first().copied());
+    p.pixel_format.or(usual).unwrap_or(PixelFormat::Yuv420p)
+}
+
+/// The container that an output's name says.
+fn output_container(address: &str) -> Option<Container> {
+    Container::of_path(Location::parse(address, Use::Output).ok()?.name())
+}
+
+/// The container of a job.
+fn container(spec: &JobSpec, scenario: &Scenario) -> Container {
+    let named = spec.output.as_deref().and_then(output_container);
+    let usual = || match spec.parameters.codec.unwrap_or(scenario.codec) {
+        CodecChoice::Copy => Container::Mkv,
+        CodecChoice::Picture => Container::Jpg,
+        CodecChoice::None => match spec.parameters.audio_codec.or(scenario.audio) {
+            Some(AudioChoice::Mp3) => Container::Mp3,
+            Some(AudioChoice::Opus) => Container::Webm,
+            Some(AudioChoice::Copy) => Container::Mkv,
+            Some(AudioChoice::Aac | AudioChoice::None) | None => Container::M4a,
+        },
+        CodecChoice::Codec(VideoCodec::Vp8 | VideoCodec::Vp9)
+        | CodecChoice::Encoder(Encoder::Libvpx | Encoder::LibvpxVp9) => Container::Webm,
+        CodecChoice::Codec(VideoCodec::H264 | VideoCodec::H265 | VideoCodec::Av1) | CodecChoice::Encoder(_) => {
+            Container::Mp4
+        }
+    };
+    spec.parameters.container.or(named).unwrap_or_else(usual)
+}
+
+/// What a job does with the audio.
+fn audio(spec: &JobSpec, scenario: &Scenario, container: Container) -> AudioChoice {
+    let is_copy = spec.parameters.codec == Some(CodecChoice::Copy);
+    let by_scenario = scenario.audio.or(is_copy.then_some(AudioChoice::Copy));
+    spec.parameters.audio_codec.or(by_scenario).unwrap_or_else(|| containers::default_audio(container))
+}
+
+fn rate_control(p: &Parameters, codec: VideoCodec) -> RateControl {
     match p.bitrate {
         Some(bitrate) => RateControl::Bitrate { bitrate, maxrate: p.maxrate, bufsize: p.bufsize },
         None => {
@@ -557,24 +607,27 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
         }
         None => {}
         Some(encode) => {
-            let has = |encoder: Encoder| ability.encoders.iter().any(|name| name == encoder.as_str());
-            match encode.video.encoder {
-                Some(encoder)
-                    if !has(encoder)
-                        && spec.parameters.hw == Some(HardwarePolicy::Prefer)
-                        && encode.video.codec.encoders().iter().copied().any(has) => {}
-                Some(encoder) if !has(encoder) => {
-                    need("parameters.codec", format!("no worker here has a working encoder {encoder}"));
-                }
-                None if !encode.video.codec.encoders().iter().copied().any(has) => {
-                    need(
-                        "parameters.codec",
-                        format!("no worker here has a working encoder for {}", encode.video.codec.as_str()),
-                    );
-                }
-                Some(_) | None => {}
+            if encode.video.treatment == Treatment::Encode
+                && let Some(message) = lacks_encoder(spec, encode, ability)
+            {
+                need("parameters.codec", message);
+            }
+            for feature in encode.needs().into_iter().filter(|feature| !ability.has(feature)) {
+                need("parameters", format!("no worker here can do what this needs: `{feature}`"));
             }
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+fn lacks_encoder(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Option<String> {
+    let has = |encoder: Encoder| ability.encoders.iter().any(|name| name == encoder.as_str());
+    let has_software = encode.video.codec.encoders().iter().copied().any(has);
+    match encode.video.encoder {
+        Some(encoder) if has(encoder) => None,
+        Some(_) if spec.parameters.hw == Some(HardwarePolicy::Prefer) && has_software => None,
+        Some(encoder) => Some(format!("no worker here has a working encoder {encoder}")),
+        None if has_software => None,
+        None => Some(format!("no worker here has a working encoder for {}", encode.video.codec.as_str())),
+    }
 }

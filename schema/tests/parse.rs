@@ -242,6 +242,7 @@ fn ability() -> Ability {
         noop: false,
         cgroups: true,
         stores: Vec::new(),
+        features: Vec::new(),
     }
 }
 

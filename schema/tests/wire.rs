@@ -52,6 +52,7 @@ fn ability() -> Ability {
         noop: true,
         cgroups: true,
         stores: Vec::new(),
+        features: Vec::new(),
     }
 }
 
@@ -177,6 +178,8 @@ fn events() {
         version: "0.1.0".into(),
         tool: "ffmpeg version 5.1".into(),
         arguments: vec!["-i".into(), "file:/media/in.mov".into()],
+        steps: Vec::new(),
+        prober: None,
         artifacts: vec![Artifact {
             url: "file:///media/out.mp4".into(),
             size_bytes: 9,
@@ -189,6 +192,7 @@ fn events() {
                 audio: Some(audio),
                 streams: 2,
             },
+            proof: None,
         }],
         source: Some(SourceIdentity {
             url: "file:///media/in.mov".into(),
@@ -197,6 +201,7 @@ fn events() {
             sha256: None,
             etag: None,
         }),
+        source_probe: None,
         usage: usage(),
     };
     golden("event_finished", &event(Outcome::Finished { manifest: Some(Box::new(manifest)) }));

@@ -166,6 +166,7 @@ mod tests {
             noop: true,
             cgroups: true,
             stores: Vec::new(),
+            features: Vec::new(),
         }
     }
 

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ffpool_schema::encode::Encoder;
+use ffpool_schema::encode::{Encode, Encoder};
+use ffpool_schema::plan;
 use futures_util::{StreamExt, stream};
 use tokio::process::Command;
-
-use crate::plan;
 
 /// How long a trial may take: well under a second on an idle machine, and a busy one must not lose its encoders.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Trials at the same time.
 const TRIALS: usize = 4;
+/// Filters without which some jobs cannot be run.
+const FILTERS: [&str; 5] = ["bwdif", "loudnorm", "subtitles", "tonemap", "zscale"];
 /// How long a tool may take to say what it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -61,6 +62,19 @@ pub async fn working(ffmpeg: &Path) -> Result<Vec<Encoder>, EncodersError> {
     let results: Vec<(Encoder, bool)> = trials.buffered(TRIALS).collect().await;
     let working: Vec<Encoder> = results.into_iter().filter(|(_, works)| *works).map(|(encoder, _)| encoder).collect();
     if working.is_empty() { Err(EncodersError::None { program: ffmpeg.to_owned() }) } else { Ok(working) }
+}
+
+/// What this worker can do besides its encoders: [`Encode::FEATURE`], and the filters that FFmpeg has.
+///
+/// # Errors
+/// When FFmpeg cannot be asked.
+pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
+    let text = ask(ffmpeg, &["-hide_banner", "-filters"])
+        .await
+        .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
+    let there: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    let filters = FILTERS.into_iter().filter(|filter| there.contains(filter));
+    Ok([Encode::FEATURE].into_iter().chain(filters).map(str::to_owned).collect())
 }
 
 /// The known encoders in FFmpeg's list: ` V....D libx264   libx264 H.264 ...`.

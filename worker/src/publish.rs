@@ -305,7 +305,11 @@ mod tests {
             version: "0".to_owned(),
             tool: "none".to_owned(),
             arguments: Vec::new(),
+            steps: Vec::new(),
+            prober: None,
+            source_probe: None,
             artifacts: vec![Artifact {
+                proof: None,
                 url: String::new(),
                 size_bytes: staged.size_bytes,
                 sha256: staged.sha256.clone(),

@@ -3,146 +3,311 @@
 //! Invariant: pure; every difference is named, with what was expected and what is there.
 
 use ffpool_schema::encode::Container;
-
-use crate::plan::Expected;
-use crate::probe::Probed;
+use ffpool_schema::message::{AudioProbe, Proof, StreamProof};
+use ffpool_schema::plan::{Expected, ExpectedAudio, ExpectedVideo};
+use ffpool_schema::probe::Probed;
 
 /// How far a frame rate may be off.
 const FPS_TOLERANCE: f64 = 0.01;
-/// How exact a length is at best, in seconds: sound comes in packets.
+/// How exact a length is at best, in seconds: sound comes in packets, of which the first and the last are not full.
 const DURATION_TOLERANCE_SECS: f64 = 0.1;
+/// How exact the video's length is at best, in seconds: Matroska counts in milliseconds.
+const VIDEO_TOLERANCE_SECS: f64 = 0.02;
 /// How far an average bit rate may be over what was asked for.
 const BITRATE_TOLERANCE: f64 = 0.1;
 /// Shorter outputs do not settle to their average.
 const BITRATE_MIN_SECS: f64 = 5.0;
+/// How far a loudness may be off, in LU.
+const LOUDNESS_TOLERANCE: f64 = 1.0;
+/// Shorter sound has no loudness that could be relied on: it is measured in blocks of 400 ms above a gate.
+const LOUDNESS_MIN_SECS: f64 = 3.0;
 
-/// Every way in which an output differs from what was planned. Empty: it is right.
+/// What differs, one sentence for each.
+#[derive(Default)]
+struct Differences {
+    list: Vec<String>,
+}
+
+impl Differences {
+    fn differ(&mut self, what: &str, expected: impl std::fmt::Display, found: impl std::fmt::Display) {
+        self.list.push(format!("{what} is {found} instead of {expected}"));
+    }
+}
+
+/// Every way in which an output's probe differs from what was planned. Empty: it is right.
 #[must_use]
 pub fn differences(expected: &Expected, found: &Probed) -> Vec<String> {
-    let Some(video) = &found.probe.video else {
-        return vec!["it has no video".to_owned()];
-    };
-    let mut differences = Vec::new();
-    let mut differ = |what: &str, expected: String, found: String| {
-        differences.push(format!("{what} is {found} instead of {expected}"));
-    };
-    if video.codec != expected.codec.probe_name() {
-        differ("the codec", expected.codec.probe_name().to_owned(), video.codec.clone());
+    let mut differences = Differences::default();
+    match (&expected.video, &found.probe.video) {
+        (Some(wish), Some(_)) => video(wish, found, &mut differences),
+        (Some(_), None) => differences.list.push("it has no video".to_owned()),
+        (None, Some(_)) => differences.list.push("it has a video that was not asked for".to_owned()),
+        (None, None) => {}
     }
-    if (video.width, video.height) != (expected.width, expected.height) {
-        differ(
-            "the size",
-            format!("{}x{}", expected.width, expected.height),
-            format!("{}x{}", video.width, video.height),
-        );
+    container(expected.container, found, &mut differences);
+    length(expected, found, &mut differences);
+    audio(&expected.audio, &found.audio, &mut differences);
+    if expected.subtitles != found.subtitles {
+        let names = |codecs: &[String]| if codecs.is_empty() { "none".to_owned() } else { codecs.join(", ") };
+        differences.differ("the subtitles", names(&expected.subtitles), names(&found.subtitles));
     }
-    if let Some(wish) = expected.fps
-        && !video.fps.is_some_and(|fps| (fps - wish).abs() <= wish * FPS_TOLERANCE)
+    if let Some(chapters) = expected.chapters.filter(|chapters| *chapters != found.chapters) {
+        differences.differ("the number of chapters", chapters, found.chapters);
+    }
+    differences.list
+}
+
+fn video(wish: &ExpectedVideo, found: &Probed, differences: &mut Differences) {
+    let Some(video) = &found.probe.video else { return };
+    if video.codec != wish.codec {
+        differences.differ("the codec", &wish.codec, &video.codec);
+    }
+    if (video.width, video.height) != (wish.width, wish.height) {
+        let size = |(width, height): (u32, u32)| format!("{width}x{height}");
+        differences.differ("the size", size((wish.width, wish.height)), size((video.width, video.height)));
+    }
+    if let Some(fps) = wish.fps
+        && !video.fps.is_some_and(|found| (found - fps).abs() <= fps * FPS_TOLERANCE)
     {
-        differ(
-            "the frame rate",
-            format!("{wish:.3}"),
-            video.fps.map_or("unknown".to_owned(), |fps| format!("{fps:.3}")),
-        );
+        let found = video.fps.map_or("unknown".to_owned(), |fps| format!("{fps:.3}"));
+        differences.differ("the frame rate", format!("{fps:.3}"), found);
     }
-    let pixels = video.pixel_format.as_deref().unwrap_or("unknown");
-    // The `j` says full range, which is no other format.
-    if pixels.replacen("yuvj", "yuv", 1) != expected.pixel_format {
-        differ("the pixel format", expected.pixel_format.to_owned(), pixels.to_owned());
-    }
-    if !found.probe.format.split(',').any(|name| name == format_name(expected.container)) {
-        differ("the container", format_name(expected.container).to_owned(), found.probe.format.clone());
-    }
-    if let (Some(wish), found) = (expected.duration_secs, found.probe.duration_secs) {
-        let tolerance = expected.frame_secs.max(DURATION_TOLERANCE_SECS);
-        if !found.is_some_and(|secs| (secs - wish).abs() <= tolerance) {
-            differ(
-                "the length",
-                format!("{wish:.3} s"),
-                found.map_or("unknown".to_owned(), |secs| format!("{secs:.3} s")),
-            );
+    if let Some(format) = wish.pixel_format {
+        let pixels = video.pixel_format.as_deref().unwrap_or("unknown");
+        // The `j` says full range, which is no other format.
+        if pixels.replacen("yuvj", "yuv", 1) != format.replacen("yuvj", "yuv", 1) {
+            differences.differ("the pixel format", format, pixels);
         }
     }
-    let audio = found.probe.audio.as_ref().map(|audio| audio.codec.as_str());
-    if audio != expected.audio.as_deref() {
-        differ("the audio", expected.audio.clone().unwrap_or("none".to_owned()), audio.unwrap_or("none").to_owned());
-    }
-    if let (Some(wish), Some(rate)) = (expected.bitrate, settled_bitrate(found)) {
-        // Under it is no fault: a simple picture needs no more, and no encoder can spend bits on nothing.
-        if rate > wish as f64 * (1.0 + BITRATE_TOLERANCE) {
-            differ("the video bit rate", format!("{wish}"), format!("{rate:.0}"));
+    if let Some(profile) = wish.profile {
+        let name = video.profile.as_deref().unwrap_or("unknown");
+        if !profile.probe_names().contains(&name) {
+            differences.differ("the profile", format!("{profile} or less"), name);
         }
     }
-    differences
-}
-
-/// The video's average rate, where the output is long enough to have one.
-#[must_use]
-pub fn settled_bitrate(found: &Probed) -> Option<f64> {
-    let secs = found.probe.duration_secs.filter(|secs| *secs > BITRATE_MIN_SECS)?;
-    match found.video_bitrate {
-        Some(rate) => Some(rate as f64),
-        // Without a rate of its own: the whole, less the sound.
-        None => Some(found.size_bytes? as f64 * 8.0 / secs - found.audio_bitrate.unwrap_or(0) as f64),
+    if let Some(colors) = &wish.colors {
+        let found = &found.colors;
+        for (what, wish, found) in [
+            ("the colour primaries", colors.primaries, found.primaries),
+            ("the colour transfer", colors.transfer, found.transfer),
+            ("the colour matrix", colors.matrix, found.matrix),
+        ] {
+            if wish.is_some() && wish != found {
+                differences.differ(what, wish.unwrap_or("unknown"), found.unwrap_or("unknown"));
+            }
+        }
+    }
+    if wish.pixel_format.is_some() && video.rotation.is_some_and(|degrees| degrees.rem_euclid(360) != 0) {
+        differences.differ("the rotation", 0, video.rotation.unwrap_or(0));
     }
 }
 
-/// A name that FFmpeg's prober gives such a container.
-fn format_name(container: Container) -> &'static str {
-    match container {
+fn container(wish: Container, found: &Probed, differences: &mut Differences) {
+    let name = match wish {
         Container::Mp4 => "mp4",
         Container::Mov => "mov",
         Container::Mkv => "matroska",
         Container::Webm => "webm",
         Container::Ts => "mpegts",
+        Container::M4a => "m4a",
+        Container::Mp3 => "mp3",
+        Container::Jpg => "jpeg_pipe",
+        Container::Png => "png_pipe",
+    };
+    if !found.probe.format.split(',').any(|format| format == name) {
+        differences.differ("the container", name, &found.probe.format);
     }
+}
+
+fn length(expected: &Expected, found: &Probed, differences: &mut Differences) {
+    // Subtitles may outlast both picture and sound.
+    let Some(wish) = expected.duration_secs.filter(|_| expected.subtitles.is_empty()) else { return };
+    let tolerance = expected.frame_secs.max(DURATION_TOLERANCE_SECS);
+    if !found.probe.duration_secs.is_some_and(|secs| (secs - wish).abs() <= tolerance) {
+        let found = found.probe.duration_secs.map_or("unknown".to_owned(), |secs| format!("{secs:.3} s"));
+        differences.differ("the length", format!("{wish:.3} s"), found);
+    }
+}
+
+fn audio(wishes: &[ExpectedAudio], found: &[AudioProbe], differences: &mut Differences) {
+    if wishes.len() != found.len() {
+        let count = |count: usize| if count == 0 { "none".to_owned() } else { format!("{count} streams") };
+        differences.differ("the audio", count(wishes.len()), count(found.len()));
+        return;
+    }
+    for (wish, found) in wishes.iter().zip(found) {
+        if wish.codec != found.codec {
+            differences.differ("the audio", &wish.codec, &found.codec);
+        }
+        let text = |value: Option<u32>| value.map_or("unknown".to_owned(), |value| value.to_string());
+        if wish.channels.is_some() && wish.channels != found.channels {
+            differences.differ("the number of audio channels", text(wish.channels), text(found.channels));
+        }
+        if wish.sample_rate.is_some() && wish.sample_rate != found.sample_rate {
+            differences.differ("the audio's sample rate", text(wish.sample_rate), text(found.sample_rate));
+        }
+    }
+}
+
+/// Every way in which an output's packets and frames differ from what was planned. `lufs`: its loudness, where measured.
+#[must_use]
+pub fn proof_differences(expected: &Expected, proof: &Proof) -> Vec<String> {
+    let mut differences = Differences::default();
+    let of_kind = |kind: &str| proof.streams.iter().find(|stream| stream.kind == kind);
+    if let (Some(wish), Some(video)) = (&expected.video, of_kind("video")) {
+        frames(wish, video, proof.frames, &mut differences);
+        if let (Some(secs), Some(found)) = (expected.video_secs, span(video)) {
+            // A frame at either end: the first may come before the sound, the last may be cut or doubled by the rate.
+            let tolerance = 2.0 * expected.frame_secs + VIDEO_TOLERANCE_SECS;
+            if (found - secs).abs() > tolerance.max(VIDEO_TOLERANCE_SECS * 2.0) {
+                differences.differ("the video's length", format!("{secs:.3} s"), format!("{found:.3} s"));
+            }
+        }
+        if let (Some(bitrate), Some(rate)) = (wish.bitrate, settled_bitrate(proof)) {
+            // Under it is no fault: a simple picture needs no more, and no encoder can spend bits on nothing.
+            if rate > bitrate as f64 * (1.0 + BITRATE_TOLERANCE) {
+                differences.differ("the video bit rate", bitrate, format!("{rate:.0}"));
+            }
+        }
+        if let (Some(lag), Some(audio)) = (expected.audio_lag_secs, of_kind("audio"))
+            && let (Some(video_end), Some(audio_end)) = (video.end_secs, audio.end_secs)
+        {
+            let found = audio_end - video_end;
+            if (found - lag).abs() > DURATION_TOLERANCE_SECS + 2.0 * expected.frame_secs {
+                differences.differ(
+                    "the time from the video's end to the audio's",
+                    format!("{lag:.3} s"),
+                    format!("{found:.3} s"),
+                );
+            }
+        }
+    }
+    let wish = expected.audio.iter().find_map(|audio| audio.loudness);
+    let is_long = expected.duration_secs.is_none_or(|secs| secs >= LOUDNESS_MIN_SECS);
+    if let (Some(wish), true) = (wish, is_long)
+        && !proof.lufs.is_some_and(|lufs| (lufs - wish.lufs).abs() <= LOUDNESS_TOLERANCE)
+    {
+        let found = proof.lufs.map_or("unknown".to_owned(), |lufs| format!("{lufs:.1} LUFS"));
+        differences.differ("the loudness", format!("{:.1} LUFS", wish.lufs), found);
+    }
+    differences.list
+}
+
+fn frames(wish: &ExpectedVideo, video: &StreamProof, frames: Option<u64>, differences: &mut Differences) {
+    let Some(decoded) = frames else {
+        differences.list.push("its frames could not be counted".to_owned());
+        return;
+    };
+    if decoded == 0 {
+        differences.list.push("it has no frames".to_owned());
+    }
+    // A copy is as good as its source; VP8 has packets that are not shown.
+    let is_one_to_one = wish.pixel_format.is_some() && video.codec != "vp8";
+    if is_one_to_one && decoded != video.packets {
+        differences.differ("the number of frames that decode", video.packets, decoded);
+    }
+    if let (Some(fps), Some(secs)) = (wish.fps, span(video)) {
+        let planned = secs * fps;
+        if (decoded as f64 - planned).abs() > 1.5 + planned * FPS_TOLERANCE {
+            differences.differ("the number of frames", format!("{planned:.0}"), decoded);
+        }
+    }
+}
+
+fn span(stream: &StreamProof) -> Option<f64> {
+    Some(stream.end_secs? - stream.first_secs?)
+}
+
+/// The video's average rate, where the output is long enough to have one.
+#[must_use]
+pub fn settled_bitrate(proof: &Proof) -> Option<f64> {
+    let video = proof.streams.iter().find(|stream| stream.kind == "video")?;
+    let secs = span(video).filter(|secs| *secs > BITRATE_MIN_SECS)?;
+    Some(video.bytes as f64 * 8.0 / secs)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ffpool_schema::encode::VideoCodec;
-    use ffpool_schema::message::{AudioProbe, Probe, VideoProbe};
+    use ffpool_schema::encode::{Loudness, Profile};
+    use ffpool_schema::message::{Probe, VideoProbe};
+    use ffpool_schema::probe::Colors;
 
     fn expected() -> Expected {
         Expected {
-            codec: VideoCodec::H265,
-            width: 640,
-            height: 360,
-            fps: Some(30.0),
-            pixel_format: "yuv420p",
-            duration_secs: Some(10.0),
-            frame_secs: 1.0 / 30.0,
-            audio: Some("aac".to_owned()),
-            bitrate: Some(1_000_000),
             container: Container::Mp4,
+            video: Some(ExpectedVideo {
+                codec: "hevc".to_owned(),
+                width: 640,
+                height: 360,
+                fps: Some(30.0),
+                pixel_format: Some("yuv420p"),
+                profile: Some(Profile::Main),
+                bitrate: Some(1_000_000),
+                colors: Some(Colors { transfer: Some("smpte2084"), ..Colors::default() }),
+                is_picture: false,
+            }),
+            audio: vec![ExpectedAudio {
+                codec: "aac".to_owned(),
+                channels: Some(2),
+                sample_rate: Some(48_000),
+                loudness: Some(Loudness { lufs: -23.0, peak_dbtp: -1.0 }),
+            }],
+            subtitles: Vec::new(),
+            chapters: Some(0),
+            duration_secs: Some(10.0),
+            video_secs: Some(10.0),
+            audio_lag_secs: Some(0.0),
+            frame_secs: 1.0 / 30.0,
         }
     }
 
     fn found() -> Probed {
+        let audio = AudioProbe {
+            codec: "aac".to_owned(),
+            channels: Some(2),
+            sample_rate: Some(48_000),
+            ..AudioProbe::default()
+        };
         Probed {
             probe: Probe {
                 format: "mov,mp4,m4a,3gp,3g2,mj2".to_owned(),
                 duration_secs: Some(10.05),
                 video: Some(VideoProbe {
                     codec: "hevc".to_owned(),
+                    profile: Some("Main".to_owned()),
                     width: 640,
                     height: 360,
                     fps: Some(29.97),
                     pixel_format: Some("yuvj420p".to_owned()),
                     ..VideoProbe::default()
                 }),
-                audio: Some(AudioProbe { codec: "aac".to_owned(), ..AudioProbe::default() }),
+                audio: Some(audio.clone()),
                 ..Probe::default()
             },
-            video_bitrate: Some(1_050_000),
+            audio: vec![audio],
+            colors: Colors { transfer: Some("smpte2084"), ..Colors::default() },
             ..Probed::default()
         }
+    }
+
+    fn proof() -> Proof {
+        let stream = |kind: &str, codec: &str, packets, bytes| StreamProof {
+            kind: kind.to_owned(),
+            codec: codec.to_owned(),
+            packets,
+            bytes,
+            first_secs: Some(0.0),
+            end_secs: Some(10.0),
+        };
+        let streams = vec![stream("video", "hevc", 300, 1_300_000), stream("audio", "aac", 469, 160_000)];
+        Proof { streams, frames: Some(300), lufs: Some(-23.4) }
     }
 
     #[test]
     fn what_was_asked_for_passes() {
         assert_eq!(differences(&expected(), &found()), Vec::<String>::new());
+        assert_eq!(proof_differences(&expected(), &proof()), Vec::<String>::new());
     }
 
     #[test]
@@ -153,25 +318,87 @@ mod tests {
         video.width = 320;
         video.fps = Some(25.0);
         video.pixel_format = Some("yuv444p".to_owned());
+        video.profile = Some("High".to_owned());
+        video.rotation = Some(90);
         wrong.probe.duration_secs = Some(9.0);
-        wrong.probe.audio = None;
+        wrong.audio.clear();
         wrong.probe.format = "matroska,webm".to_owned();
-        wrong.video_bitrate = Some(1_200_000);
+        wrong.subtitles = vec!["subrip".to_owned()];
+        wrong.chapters = 2;
+        wrong.colors = Colors::default();
         let differences = differences(&expected(), &wrong);
-        for what in ["codec", "size", "frame rate", "pixel format", "container", "length", "audio", "bit rate"] {
+        for what in [
+            "codec",
+            "size",
+            "frame rate",
+            "pixel format",
+            "profile",
+            "rotation",
+            "container",
+            "length",
+            "audio",
+            "subtitles",
+            "chapters",
+            "colour transfer",
+        ] {
             assert!(differences.iter().any(|line| line.contains(what)), "{what}: {differences:?}");
         }
-        assert_eq!(differences.len(), 8);
+        assert_eq!(differences.len(), 12);
+    }
+
+    #[test]
+    fn sound_is_compared_stream_by_stream() {
+        let mut wrong = found();
+        wrong.audio[0] = AudioProbe {
+            codec: "mp3".to_owned(),
+            channels: Some(1),
+            sample_rate: Some(44_100),
+            ..AudioProbe::default()
+        };
+        let differences = differences(&expected(), &wrong);
+        assert_eq!(
+            differences,
+            [
+                "the audio is mp3 instead of aac",
+                "the number of audio channels is 1 instead of 2",
+                "the audio's sample rate is 44100 instead of 48000",
+            ]
+        );
+    }
+
+    #[test]
+    fn packets_and_frames_must_agree_with_the_plan_and_with_each_other() {
+        let mut wrong = proof();
+        wrong.frames = Some(250);
+        wrong.streams[0].end_secs = Some(9.0);
+        wrong.streams[0].bytes = 1_500_000;
+        wrong.lufs = Some(-30.0);
+        let differences = proof_differences(&expected(), &wrong);
+        for what in [
+            "frames that decode",
+            "the number of frames is",
+            "the video's length",
+            "bit rate",
+            "the loudness is -30.0 LUFS",
+            "from the video's end to the audio's",
+        ] {
+            assert!(differences.iter().any(|line| line.contains(what)), "{what}: {differences:?}");
+        }
     }
 
     #[test]
     fn a_rate_is_asked_only_of_what_is_long_enough_and_may_be_lower() {
-        let mut short = found();
-        short.video_bitrate = Some(2_000_000);
-        short.probe.duration_secs = Some(4.95);
-        let wish = Expected { duration_secs: Some(5.0), ..expected() };
-        assert_eq!(differences(&wish, &short), Vec::<String>::new());
-        let simple = Probed { video_bitrate: Some(10_000), ..found() };
-        assert_eq!(differences(&expected(), &simple), Vec::<String>::new());
+        let mut short = proof();
+        for stream in &mut short.streams {
+            stream.end_secs = Some(4.95);
+        }
+        short.frames = Some(149);
+        short.streams[0].packets = 149;
+        short.streams[0].bytes = 9_000_000;
+        let wish = Expected { duration_secs: Some(4.95), video_secs: Some(4.95), ..expected() };
+        assert_eq!(proof_differences(&wish, &short), Vec::<String>::new());
+        let mut simple = proof();
+        simple.streams[0].bytes = 10_000;
+        assert_eq!(proof_differences(&expected(), &simple), Vec::<String>::new());
     }
 }

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ffpool_schema::encode::{Encoder, VideoEncode};
+use ffpool_schema::encode::{Encoder, Treatment, VideoEncode};
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Engine, JobSpec};
 use ffpool_schema::message::{Ability, Capacity, CommitReply, Grant, LogLine, Outcome, Progress, Usage};
@@ -205,11 +205,15 @@ struct Shop {
     ffprobe: PathBuf,
     /// The first line that the tool says of its version.
     tool_version: String,
+    /// The first line that the prober says of its version.
+    prober_version: String,
     user: ToolUser,
     groups: Result<Groups, String>,
     launcher: Launcher,
     /// Encoders that passed a real encode, in the schema's order.
     encoders: Vec<Encoder>,
+    /// What else can be done here.
+    features: Vec<String>,
     /// The last reading of the machine's limits. Never held across an await.
     room: Mutex<(Instant, Room)>,
     /// Held for life: it says that this worker is alive.
@@ -256,10 +260,11 @@ impl Workshop {
         let tool_version = encoders::version(&ffmpeg)
             .await
             .map_err(|error| OpenError::ToolBroken { path: ffmpeg.clone(), message: error.to_string() })?;
-        encoders::version(&ffprobe)
+        let prober_version = encoders::version(&ffprobe)
             .await
             .map_err(|error| OpenError::ToolBroken { path: ffprobe.clone(), message: error.to_string() })?;
         let encoders = encoders::working(&ffmpeg).await?;
+        let features = encoders::features(&ffmpeg).await?;
         let room = Room::read(Path::new("/"), &scratch).map_err(OpenError::Limits)?;
         Ok(Workshop {
             shop: Arc::new(Shop {
@@ -268,10 +273,12 @@ impl Workshop {
                 ffmpeg,
                 ffprobe,
                 tool_version,
+                prober_version,
                 user,
                 groups,
                 launcher,
                 encoders,
+                features,
                 room: Mutex::new((Instant::now(), room)),
                 _lock: lock,
                 settings,
@@ -290,6 +297,7 @@ impl Workshop {
             encoders: self.shop.encoders.iter().map(|encoder| encoder.as_str().to_owned()).collect(),
             noop: self.shop.settings.allow_noop,
             cgroups: self.shop.groups.is_ok(),
+            features: self.shop.features.clone(),
             stores: Vec::new(),
         }
     }
@@ -351,13 +359,21 @@ impl Shop {
         }
     }
 
-    /// The encoder for a video: the one asked for, else the worker's first for the codec.
-    fn encoder(&self, video: &VideoEncode) -> Option<Encoder> {
+    /// The encoder for a video, where it is encoded: the one asked for, else the worker's first for the codec.
+    ///
+    /// # Errors
+    /// The name of what was asked for, and whether a device would make it.
+    fn encoder(&self, video: &VideoEncode) -> Result<Option<Encoder>, (&'static str, bool)> {
+        if video.treatment != Treatment::Encode {
+            return Ok(None);
+        }
         let has = |encoder: &Encoder| self.encoders.contains(encoder);
-        match video.encoder {
+        let found = match video.encoder {
             Some(encoder) => Some(encoder).filter(has),
             None => video.codec.encoders().iter().copied().find(has),
-        }
+        };
+        let wish = || video.encoder.map_or(video.codec.as_str(), |encoder| encoder.as_str());
+        found.map(Some).ok_or_else(|| (wish(), video.encoder.is_some_and(|encoder| encoder.is_hardware())))
     }
 
     /// Threads that a tool may start for this job.

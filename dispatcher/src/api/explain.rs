@@ -418,6 +418,7 @@ mod tests {
                 noop: false,
                 cgroups: true,
                 stores: Vec::new(),
+                features: Vec::new(),
             },
             running: Vec::new(),
             first_seen: at(0),

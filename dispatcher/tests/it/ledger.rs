@@ -287,6 +287,7 @@ fn ability() -> Ability {
         noop: true,
         cgroups: true,
         stores: Vec::new(),
+        features: Vec::new(),
     }
 }
 

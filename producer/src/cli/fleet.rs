@@ -239,6 +239,7 @@ pub(crate) mod tests {
                 noop: false,
                 cgroups: true,
                 stores: Vec::new(),
+                features: Vec::new(),
             },
             running: Vec::new(),
             first_seen: Timestamp::from_second(900).unwrap(),

@@ -304,7 +304,11 @@ pub(crate) mod tests {
             version: "0".into(),
             tool: "ffmpeg".into(),
             arguments: Vec::new(),
+            steps: Vec::new(),
+            prober: None,
+            source_probe: None,
             artifacts: vec![Artifact {
+                proof: None,
                 url: "file:///media/out.mp4".into(),
                 size_bytes: 2048,
                 sha256: "00".into(),

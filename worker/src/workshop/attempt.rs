@@ -14,17 +14,18 @@ use ffpool_schema::encode::{Encode, Source};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::{Engine, Queue};
 use ffpool_schema::message::{
-    Artifact, CommitReply, Grant, LogLine, Manifest, Outcome, Phase, Progress, SourceIdentity, Usage,
+    Artifact, CommitReply, Grant, LogLine, Manifest, Outcome, Phase, Probe, Progress, Proof, SourceIdentity, Usage,
 };
 use ffpool_schema::parse::Fault;
+use ffpool_schema::plan::{self, Expected, Measured, Plan, Purpose, Refusal, Request};
+use ffpool_schema::probe::{self, Probed};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Consent, Ended, Orders, Reports, Shop, Stop};
 use crate::classify::{self, Exit};
 use crate::machine::group::Group;
-use crate::plan::{self, Expected, Request};
-use crate::probe::{self, Probed};
+use crate::packets::Packets;
 use crate::progress::{Block, Blocks, Meter};
 use crate::publish::{self, PublishError, Published, Staged};
 use crate::roots;
@@ -33,6 +34,8 @@ use crate::verify;
 
 /// Percent shown between the encode's end and the publication.
 const NEARLY: f64 = 99.9;
+/// How much less than its header says a whole source may hold, in seconds: a frame at the slowest usual rate.
+const SOURCE_TOLERANCE_SECS: f64 = 0.2;
 
 /// An attempt that ends before it has published.
 enum End {
@@ -171,7 +174,32 @@ struct Paths {
 struct Made {
     file: PathBuf,
     arguments: Vec<OsString>,
+    /// The runs before it.
+    steps: Vec<Vec<OsString>>,
     probed: Probed,
+    proof: Proof,
+}
+
+/// A run of FFmpeg that went well.
+struct Ran {
+    last: Option<Block>,
+    log: Vec<String>,
+}
+
+/// Which part of the whole work a run is, as fractions of it.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    before: f64,
+    share: f64,
+}
+
+impl Part {
+    const WHOLE: Part = Part { before: 0.0, share: 1.0 };
+
+    /// Percent of the whole, from percent of the run.
+    fn of_whole(self, percent: f64) -> f64 {
+        self.before * 100.0 + percent * self.share
+    }
 }
 
 impl<'a> Attempt<'a> {
@@ -194,7 +222,8 @@ impl<'a> Attempt<'a> {
         let staged = self.stage(&made.file, &paths.output).await?;
         self.reporter.phase(Phase::Commit, Some(NEARLY));
         ask(&self.orders, consent).await?;
-        self.publish(staged, made, identity, paths.output).await
+        let source_probe = source.map(|(_, probed)| probed.probe);
+        self.publish(staged, made, identity, source_probe, paths.output).await
     }
 
     fn encode(&self) -> Result<&'a Encode, End> {
@@ -284,20 +313,27 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// What ffprobe finds in a file; a relative path is one in the scratch.
+    /// What ffprobe finds in a source.
     async fn probe(&mut self, file: &Path, user: ToolUser) -> Result<Probed, End> {
-        self.stand_still().await;
-        let arguments = probe::arguments(file);
         let mut answer = Answer::default();
-        let invocation = self.invocation(&self.shop.ffprobe, &arguments, user);
-        let finished = tool::run(&self.shop.launcher, invocation, self.watch(None), &mut answer).await;
+        self.run_ffprobe(&probe::arguments(file), user, &mut answer).await?;
+        read_probe(&answer)
+    }
+
+    async fn run_ffprobe(
+        &mut self,
+        arguments: &[OsString],
+        user: ToolUser,
+        listener: &mut impl Listener,
+    ) -> Result<(), End> {
+        self.stand_still().await;
+        let invocation = self.invocation(&self.shop.ffprobe, arguments, user);
+        let finished = tool::run(&self.shop.launcher, invocation, self.watch(None), listener).await;
         let finished = self.account(finished, "ffprobe")?;
         for line in &finished.log {
             self.reporter.log(line);
         }
-        self.check(&finished, "ffprobe")?;
-        probe::parse(&answer.text)
-            .map_err(|error| End::failure(Cause::Unknown, format!("ffprobe's answer cannot be read: {error}")))
+        self.check(&finished, "ffprobe")
     }
 
     async fn encode_source(
@@ -308,26 +344,81 @@ impl<'a> Attempt<'a> {
     ) -> Result<Made, End> {
         self.usage.input_bytes =
             source.and_then(|(path, _)| std::fs::metadata(path).ok()).map(|metadata| metadata.len());
-        let encoder = self.shop.encoder(&encode.video).ok_or_else(|| {
-            let wish = encode.video.encoder.map_or(encode.video.codec.as_str(), |encoder| encoder.as_str());
-            let is_hardware = encode.video.encoder.is_some_and(|encoder| encoder.is_hardware());
+        let encoder = self.shop.encoder(&encode.video).map_err(|(wish, is_hardware)| {
             let cause = if is_hardware { Cause::Device } else { Cause::Platform };
             End::failure(cause, format!("this worker has no working encoder for {wish}"))
         })?;
         // By name: the working directory is the scratch, whose parents the tool's user need not be able to enter.
         let name = PathBuf::from(format!("encode.{}", encode.container));
-        let threads = self.shop.threads(&self.grant.spec);
-        let request = Request { encode, encoder, source, output: &name, threads };
-        let plan = plan::plan(&request).map_err(|error| End::failure(Cause::InputBad, error.to_string()))?;
-        let file = self.scratch_path().join(&name);
-
-        self.run_ffmpeg(&plan.arguments, user, Phase::Encode, plan.expected.duration_secs).await?;
+        let request = Request {
+            encode,
+            encoder,
+            source,
+            output: &name,
+            threads: self.shop.threads(&self.grant.spec),
+            features: &self.shop.features,
+            loudness: None,
+        };
+        let plan = self.carry_out_plan(request, user).await?;
         self.reporter.phase(Phase::Verify, Some(NEARLY));
-        let probed = self.verify(&file, &name, &plan.expected, user, threads).await?;
-        Ok(Made { file, arguments: plan.arguments, probed })
+        let file = self.scratch_path().join(&name);
+        let verified = self.verify(&file, &name, &plan.expected, user, request.threads).await;
+        let (probed, proof) = match verified {
+            Err(end) => return Err(self.blame(end, source, user).await),
+            Ok(verified) => verified,
+        };
+        let mut steps: Vec<Vec<OsString>> = plan.steps.into_iter().map(|step| step.arguments).collect();
+        let arguments = steps.pop().unwrap_or_default();
+        Ok(Made { file, arguments, steps, probed, proof })
     }
 
-    /// Probes the output against the plan, then decodes it to its end.
+    /// Runs every step of the plan that a request makes.
+    async fn carry_out_plan(&mut self, mut request: Request<'_>, user: ToolUser) -> Result<Plan, End> {
+        let mut plan = plan::plan(&request).map_err(refused)?;
+        let total: f64 = plan.steps.iter().map(|step| step.purpose.weight()).sum();
+        let duration = plan.expected.duration_secs;
+        let mut before = 0.0;
+        for number in 0..plan.steps.len() {
+            let step = plan.steps[number].clone();
+            let part = Part { before: before / total, share: step.purpose.weight() / total };
+            let ran = self.run_ffmpeg(&step.arguments, user, Phase::Encode, duration, part).await?;
+            before += step.purpose.weight();
+            if step.purpose == Purpose::Loudness {
+                let found = Measured::parse(ran.log.iter().map(String::as_str)).ok_or_else(|| {
+                    End::failure(Cause::ConfigBad, "the audio is silent: it cannot be brought to a loudness")
+                })?;
+                request.loudness = Some(found);
+                plan = plan::plan(&request).map_err(refused)?;
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Whose fault it is that an output is too short: a source that holds less than its header says gives one without
+    /// any error of the tool's.
+    async fn blame(&mut self, end: End, source: Option<(&Path, &Probed)>, user: ToolUser) -> End {
+        let is_unproven = matches!(&end, End::Report(outcome)
+            if matches!(&**outcome, Outcome::Failed { failure } if failure.cause == Cause::VerifyFailed));
+        let Some((path, probed)) = source.filter(|_| is_unproven) else { return end };
+        let claimed = probed.video_end.or_else(|| probed.audio_ends.iter().flatten().copied().reduce(f64::max));
+        let Some(claimed) = claimed else { return end };
+        let mut packets = Packets::default();
+        if let Err(other) = self.run_ffprobe(&plan::packet_arguments(path), user, &mut packets).await {
+            return other;
+        }
+        let (streams, _) = packets.finish(&probed.streams);
+        let kind = if probed.video_end.is_some() { "video" } else { "audio" };
+        let there = streams.iter().filter(|stream| stream.kind == kind).filter_map(|stream| stream.end_secs);
+        match there.reduce(f64::max) {
+            Some(there) if claimed - there > SOURCE_TOLERANCE_SECS => {
+                let message = format!("the input is cut off: it says {claimed:.3} s and holds {there:.3} s");
+                End::failure(Cause::InputBad, message)
+            }
+            Some(_) | None => end,
+        }
+    }
+
+    /// Probes the output against the plan, reads all its packets, then decodes it to its end.
     async fn verify(
         &mut self,
         file: &Path,
@@ -335,46 +426,63 @@ impl<'a> Attempt<'a> {
         expected: &Expected,
         user: ToolUser,
         threads: u32,
-    ) -> Result<Probed, End> {
-        let broken = |evidence: String| {
-            let mut failure = Failure::new(Cause::VerifyFailed, "the output is not what was asked for");
-            failure.evidence = Some(evidence);
-            End::failed(failure)
-        };
+    ) -> Result<(Probed, Proof), End> {
         if !file.is_file() {
-            return Err(broken("ffmpeg reported success and wrote no file".to_owned()));
+            return Err(unproven("ffmpeg reported success and wrote no file".to_owned()));
         }
-        // Whatever these two say against the file, the tool that made it said that all went well.
-        let mut probed = self.probe(name, user).await.map_err(as_verify)?;
+        // Whatever the tools say against the file, the one that made it said that all went well.
+        let mut answer = Answer::default();
+        let arguments = probe::output_arguments(name, expected.container);
+        self.run_ffprobe(&arguments, user, &mut answer).await.map_err(as_verify)?;
+        let mut probed = read_probe(&answer)?;
         let differences = verify::differences(expected, &probed);
         if !differences.is_empty() {
-            return Err(broken(differences.join("; ")));
+            return Err(unproven(differences.join("; ")));
         }
-        if let (Some(wish), Some(rate)) = (expected.bitrate, verify::settled_bitrate(&probed))
+        let is_picture = expected.video.as_ref().is_some_and(|video| video.is_picture);
+        let mut packets = Packets::default();
+        if !is_picture {
+            let arguments = plan::packet_arguments(name);
+            self.run_ffprobe(&arguments, user, &mut packets).await.map_err(as_verify)?;
+        }
+        let (streams, faults) = packets.finish(&probed.streams);
+        if !faults.is_empty() {
+            return Err(unproven(faults.join("; ")));
+        }
+        let decode = plan::decode_arguments(name, expected, threads);
+        let duration = expected.duration_secs;
+        let ran = self.run_ffmpeg(&decode, user, Phase::Verify, duration, Part::WHOLE).await.map_err(as_verify)?;
+        let lufs = Measured::parse(ran.log.iter().map(String::as_str)).map(|found| found.lufs);
+        let frames = ran.last.and_then(|block| block.frame);
+        let proof = Proof { streams: if is_picture { Vec::new() } else { streams }, frames, lufs };
+        let differences = verify::proof_differences(expected, &proof);
+        if !differences.is_empty() {
+            return Err(unproven(differences.join("; ")));
+        }
+        if is_picture && frames != Some(1) {
+            return Err(unproven(format!("it has {} frames instead of 1", frames.unwrap_or(0))));
+        }
+        let wish = expected.video.as_ref().and_then(|video| video.bitrate);
+        if let (Some(wish), Some(rate)) = (wish, verify::settled_bitrate(&proof))
             && rate < wish as f64 * 0.9
         {
             self.reporter.log(&format!("[ffpool] the video needed {rate:.0} of {wish} bits per second"));
         }
-        let decode = plan::decode_arguments(name, threads);
-        let last = self.run_ffmpeg(&decode, user, Phase::Verify, expected.duration_secs).await.map_err(as_verify)?;
-        let frames = last.and_then(|block| block.frame);
-        if frames == Some(0) {
-            return Err(broken("it has no frames".to_owned()));
-        }
         if let Some(video) = &mut probed.probe.video {
             video.frames = frames;
         }
-        Ok(probed)
+        Ok((probed, proof))
     }
 
-    /// Runs FFmpeg to a good end; its last progress.
+    /// Runs FFmpeg to a good end.
     async fn run_ffmpeg(
         &mut self,
         arguments: &[OsString],
         user: ToolUser,
         phase: Phase,
         duration_secs: Option<f64>,
-    ) -> Result<Option<Block>, End> {
+        part: Part,
+    ) -> Result<Ran, End> {
         let usual = match self.grant.spec.queue {
             Queue::Live => self.shop.settings.live_stall_after,
             Queue::Default | Queue::Batch => self.shop.settings.stall_after,
@@ -384,6 +492,7 @@ impl<'a> Attempt<'a> {
         let mut follower = Follower {
             reporter: &self.reporter,
             phase,
+            part,
             started: Instant::now(),
             blocks: Blocks::default(),
             meter: Meter::new(duration_secs),
@@ -394,7 +503,7 @@ impl<'a> Attempt<'a> {
         let last = follower.last;
         let finished = self.account(finished, "ffmpeg")?;
         self.check(&finished, "ffmpeg")?;
-        Ok(last)
+        Ok(Ran { last, log: finished.log })
     }
 
     fn invocation<'i>(&'i self, program: &'i Path, arguments: &'i [OsString], user: ToolUser) -> Invocation<'i> {
@@ -500,6 +609,7 @@ impl<'a> Attempt<'a> {
         staged: Staged,
         made: Made,
         source: Option<SourceIdentity>,
+        source_probe: Option<Probe>,
         output: PathBuf,
     ) -> Result<Manifest, End> {
         let manifest = Manifest {
@@ -509,12 +619,16 @@ impl<'a> Attempt<'a> {
             at: Timestamp::now(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             tool: self.shop.tool_version.clone(),
-            arguments: made.arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+            arguments: words(&made.arguments),
+            steps: made.steps.iter().map(|step| words(step)).collect(),
+            prober: Some(self.shop.prober_version.clone()),
+            source_probe,
             artifacts: vec![Artifact {
                 url: file_url(&output),
                 size_bytes: staged.size_bytes,
                 sha256: staged.sha256.clone(),
                 probe: made.probed.probe,
+                proof: Some(made.proof),
             }],
             source,
             usage: self.used(),
@@ -552,6 +666,29 @@ impl<'a> Attempt<'a> {
         drop(self.scratch.take());
         usage
     }
+}
+
+fn read_probe(answer: &Answer) -> Result<Probed, End> {
+    probe::parse(&answer.text)
+        .map_err(|error| End::failure(Cause::Unknown, format!("ffprobe's answer cannot be read: {error}")))
+}
+
+/// A job that cannot be made of this source is rejected; a source that is not what it should be is a bad input.
+fn refused(refusal: Refusal) -> End {
+    match refusal {
+        Refusal::Input(why) => End::failure(Cause::InputBad, why),
+        Refusal::Job(fault) => End::Report(Box::new(Outcome::Rejected { faults: vec![fault] })),
+    }
+}
+
+fn unproven(evidence: String) -> End {
+    let mut failure = Failure::new(Cause::VerifyFailed, "the output is not what was asked for");
+    failure.evidence = Some(evidence);
+    End::failed(failure)
+}
+
+fn words(arguments: &[OsString]) -> Vec<String> {
+    arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
 /// A failure of the tools that look at a finished output is the output's, unless they were stopped or died of the machine.
@@ -700,6 +837,7 @@ impl Reporter<'_> {
 struct Follower<'a, 'r> {
     reporter: &'r Reporter<'a>,
     phase: Phase,
+    part: Part,
     started: Instant,
     blocks: Blocks,
     meter: Meter,
@@ -714,7 +852,7 @@ impl Listener for Follower<'_, '_> {
         // The decode that verifies goes through the whole length again; to the outside the attempt is nearly done.
         let progress = match self.phase {
             Phase::Prepare | Phase::Encode => Progress {
-                percent: estimate.percent,
+                percent: estimate.percent.map(|percent| self.part.of_whole(percent)),
                 frame: block.frame,
                 fps: block.fps,
                 speed: estimate.speed,

@@ -6,4 +6,5 @@ mod encodes;
 mod endings;
 mod freeze;
 mod limits;
+mod options;
 mod paths;

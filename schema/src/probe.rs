@@ -5,9 +5,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use ffpool_schema::message::{AudioProbe, Probe, VideoProbe};
 use serde::Deserialize;
 
+use crate::encode::Container;
+use crate::message::{AudioProbe, Probe, VideoProbe};
 use crate::plan::{READ_ONLY_FILES, file_argument};
 
 /// A probed file: what goes into a manifest, and what planning needs besides.
@@ -23,18 +24,95 @@ pub struct Probed {
     pub audio_bitrate: Option<u64>,
     /// Size of the file in bytes.
     pub size_bytes: Option<u64>,
+    /// Audio streams, in the file's order.
+    pub audio: Vec<AudioProbe>,
+    /// Codecs of the subtitle streams, in the file's order.
+    pub subtitles: Vec<String>,
+    /// Kind and codec of every stream, in the file's order.
+    pub streams: Vec<(String, String)>,
+    /// When the video ends, in seconds of the file.
+    pub video_end: Option<f64>,
+    /// When each audio stream ends, in seconds of the file.
+    pub audio_ends: Vec<Option<f64>>,
+    /// Chapters.
+    pub chapters: usize,
+    /// The picture's colours.
+    pub colors: Colors,
+    /// Whether the picture is made of fields.
+    pub is_interlaced: bool,
 }
 
-/// ffprobe's arguments for a file.
+/// What the numbers of a picture mean, by FFmpeg's names. Members of closed sets: what is not known is absent.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Colors {
+    /// Primaries, such as `bt2020`.
+    pub primaries: Option<&'static str>,
+    /// Transfer, such as `smpte2084`.
+    pub transfer: Option<&'static str>,
+    /// Matrix, such as `bt2020nc`.
+    pub matrix: Option<&'static str>,
+    /// The display on which it was mastered.
+    pub mastering: Option<Mastering>,
+    /// Brightest pixel and brightest frame, in candela per square metre.
+    pub light: Option<(u32, u32)>,
+}
+
+impl Colors {
+    /// Whether the range is high: PQ or HLG.
+    #[must_use]
+    pub fn is_hdr(&self) -> bool {
+        matches!(self.transfer, Some("smpte2084" | "arib-std-b67"))
+    }
+}
+
+/// The display on which a picture was mastered (SMPTE ST 2086).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mastering {
+    /// Red, green, blue and white point, as x and y.
+    pub points: [(f64, f64); 4],
+    /// Darkest and brightest, in candela per square metre.
+    pub luminance: (f64, f64),
+}
+
+const PRIMARIES: &[&str] =
+    &["bt709", "bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte431", "smpte432"];
+const TRANSFERS: &[&str] =
+    &["bt709", "smpte170m", "smpte240m", "linear", "bt2020-10", "bt2020-12", "smpte2084", "arib-std-b67"];
+const MATRICES: &[&str] = &["bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc", "bt2020c"];
+
+/// ffprobe's arguments for a source.
 #[must_use]
 pub fn arguments(file: &Path) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> =
-        ["-hide_banner", "-loglevel", "level+error", "-of", "json", "-show_format", "-show_streams"]
-            .map(Into::into)
-            .into();
+    let mut arguments = questions();
     arguments.extend(READ_ONLY_FILES.map(OsString::from));
     arguments.extend(["-i".into(), file_argument(file)]);
     arguments
+}
+
+/// ffprobe's arguments for an output of ours. Pictures are read as what they are: their names look like patterns.
+#[must_use]
+pub fn output_arguments(file: &Path, container: Container) -> Vec<OsString> {
+    let demuxer = match container {
+        Container::Jpg => "jpeg_pipe",
+        Container::Png => "png_pipe",
+        Container::Mp4
+        | Container::Mov
+        | Container::Mkv
+        | Container::Webm
+        | Container::Ts
+        | Container::M4a
+        | Container::Mp3 => return arguments(file),
+    };
+    let mut arguments = questions();
+    arguments.extend(["-f", demuxer, "-i"].map(OsString::from));
+    arguments.push(file_argument(file));
+    arguments
+}
+
+fn questions() -> Vec<OsString> {
+    ["-hide_banner", "-loglevel", "level+error", "-of", "json", "-show_format", "-show_streams", "-show_chapters"]
+        .map(Into::into)
+        .into()
 }
 
 /// Reads ffprobe's answer.
@@ -43,22 +121,49 @@ pub fn arguments(file: &Path) -> Vec<OsString> {
 /// When it is not the JSON that ffprobe writes.
 pub fn parse(json: &str) -> Result<Probed, serde_json::Error> {
     let raw: Raw = serde_json::from_str(json)?;
-    let video = raw.streams.iter().find(|stream| stream.codec_type == "video" && stream.disposition.attached_pic == 0);
-    let audio = raw.streams.iter().find(|stream| stream.codec_type == "audio");
+    let of_kind = |kind: &'static str| raw.streams.iter().filter(move |stream| stream.codec_type == kind);
+    let video = of_kind("video").find(|stream| stream.disposition.attached_pic == 0);
+    let audio: Vec<AudioProbe> = of_kind("audio").map(audio_probe).collect();
     Ok(Probed {
         probe: Probe {
             format: raw.format.format_name.clone(),
             duration_secs: seconds(raw.format.duration.as_deref()),
             bitrate: raw.format.bit_rate.as_deref().and_then(|text| text.parse().ok()),
             video: video.map(video_probe),
-            audio: audio.map(audio_probe),
+            audio: audio.first().cloned(),
             streams: u32::try_from(raw.streams.len()).unwrap_or(u32::MAX),
         },
         sample_aspect: video.and_then(|video| ratio(video.sample_aspect_ratio.as_deref()?, ':')).unwrap_or((1, 1)),
         video_bitrate: video.and_then(|video| video.bit_rate.as_deref()?.parse().ok()),
-        audio_bitrate: audio.and_then(|audio| audio.bit_rate.as_deref()?.parse().ok()),
+        audio_bitrate: of_kind("audio").next().and_then(|audio| audio.bit_rate.as_deref()?.parse().ok()),
         size_bytes: raw.format.size.as_deref().and_then(|text| text.parse().ok()),
+        audio,
+        streams: raw
+            .streams
+            .iter()
+            .map(|stream| (stream.codec_type.clone(), stream.codec_name.clone().unwrap_or_default()))
+            .collect(),
+        video_end: video.and_then(RawStream::end),
+        audio_ends: of_kind("audio").map(RawStream::end).collect(),
+        subtitles: of_kind("subtitle").map(|stream| stream.codec_name.clone().unwrap_or_default()).collect(),
+        chapters: raw.chapters.len(),
+        colors: video.map(colors).unwrap_or_default(),
+        is_interlaced: video
+            .is_some_and(|video| matches!(video.field_order.as_deref(), Some("tt" | "bb" | "tb" | "bt"))),
     })
+}
+
+fn colors(stream: &RawStream) -> Colors {
+    let known = |text: &Option<String>, names: &[&'static str]| {
+        names.iter().copied().find(|name| text.as_deref() == Some(*name))
+    };
+    Colors {
+        primaries: known(&stream.color_primaries, PRIMARIES),
+        transfer: known(&stream.color_transfer, TRANSFERS),
+        matrix: known(&stream.color_space, MATRICES),
+        mastering: stream.side_data_list.iter().find_map(SideData::mastering),
+        light: stream.side_data_list.iter().find_map(|data| Some((data.max_content?, data.max_average?))),
+    }
 }
 
 fn video_probe(stream: &RawStream) -> VideoProbe {
@@ -89,6 +194,8 @@ fn audio_probe(stream: &RawStream) -> AudioProbe {
 struct Raw {
     #[serde(default)]
     streams: Vec<RawStream>,
+    #[serde(default)]
+    chapters: Vec<serde::de::IgnoredAny>,
     format: RawFormat,
 }
 
@@ -109,9 +216,14 @@ struct RawStream {
     width: Option<u32>,
     height: Option<u32>,
     pix_fmt: Option<String>,
+    field_order: Option<String>,
+    color_primaries: Option<String>,
+    color_transfer: Option<String>,
+    color_space: Option<String>,
     sample_aspect_ratio: Option<String>,
     avg_frame_rate: Option<String>,
     r_frame_rate: Option<String>,
+    start_time: Option<String>,
     duration: Option<String>,
     bit_rate: Option<String>,
     channels: Option<u32>,
@@ -139,14 +251,55 @@ struct Tags {
     rotate: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct SideData {
     rotation: Option<f64>,
+    max_content: Option<u32>,
+    max_average: Option<u32>,
+    red_x: Option<String>,
+    red_y: Option<String>,
+    green_x: Option<String>,
+    green_y: Option<String>,
+    blue_x: Option<String>,
+    blue_y: Option<String>,
+    white_point_x: Option<String>,
+    white_point_y: Option<String>,
+    min_luminance: Option<String>,
+    max_luminance: Option<String>,
+}
+
+impl SideData {
+    fn mastering(&self) -> Option<Mastering> {
+        let point = |x: &Option<String>, y: &Option<String>| Some((fraction(x)?, fraction(y)?));
+        Some(Mastering {
+            points: [
+                point(&self.red_x, &self.red_y)?,
+                point(&self.green_x, &self.green_y)?,
+                point(&self.blue_x, &self.blue_y)?,
+                point(&self.white_point_x, &self.white_point_y)?,
+            ],
+            luminance: (fraction(&self.min_luminance)?, fraction(&self.max_luminance)?),
+        })
+    }
+}
+
+/// `34000/50000` as a number.
+fn fraction(text: &Option<String>) -> Option<f64> {
+    let (num, den) = text.as_deref()?.split_once('/')?;
+    let value = num.parse::<f64>().ok()? / den.parse::<f64>().ok()?;
+    (value.is_finite() && value >= 0.0).then_some(value)
 }
 
 impl RawStream {
     fn duration_secs(&self) -> Option<f64> {
         seconds(self.duration.as_deref()).or_else(|| clock(self.tags.duration.as_deref()?))
+    }
+
+    /// Matroska's own length counts from the file's beginning, the others' from the stream's.
+    fn end(&self) -> Option<f64> {
+        let start = self.start_time.as_deref().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+        let own = seconds(self.duration.as_deref()).map(|secs| start + secs);
+        own.or_else(|| clock(self.tags.duration.as_deref()?))
     }
 
     fn rotation(&self) -> Option<i32> {

@@ -1,0 +1,249 @@
+//! From an encode, what its source is and what a worker can do to FFmpeg's exact arguments and to what must come out.
+//!
+//! Invariant: pure; every argument is written here, a number, a name from a closed set, or a path behind `file:`. Nothing a
+//! user wrote can become an option, a filter or a protocol.
+//! Source: FFmpeg 5.1 and 9.0 measured: threads must be bounded before the first `-i` and for the output; without
+//! `-xerror` a cut-off source ends in a short file and exit code 0.
+
+mod arguments;
+mod audio;
+pub mod estimate;
+mod expected;
+mod filters;
+mod loudness;
+mod rate;
+mod shape;
+mod speed;
+mod streams;
+mod trial;
+mod video;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::encode::{Encode, Encoder, SubtitleMode, Treatment};
+use crate::parse::Fault;
+use crate::probe::Probed;
+
+use arguments::{Arguments, COMMON};
+pub use arguments::{READ_ONLY_FILES, file_argument};
+pub use expected::{Expected, ExpectedAudio, ExpectedVideo};
+pub use loudness::Measured;
+use shape::Shape;
+use streams::Chosen;
+pub use trial::{decode_arguments, packet_arguments, trial_arguments};
+
+/// Seconds of the source that are decoded and thrown away before a start in the middle: a seek by key frame alone is not
+/// exact in every container.
+const PREROLL_SECS: f64 = 10.0;
+/// The file into which subtitles are taken before they are burnt in.
+const SUBTITLES_FILE: &str = "subtitles.ass";
+/// Where two passes keep what the first one found.
+const PASS_FILE: &str = "passes";
+
+/// What to plan for.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The encode.
+    pub encode: &'a Encode,
+    /// The encoder, one that works here; absent where the video is not encoded.
+    pub encoder: Option<Encoder>,
+    /// The source file and what is in it; absent where the source is generated.
+    pub source: Option<(&'a Path, &'a Probed)>,
+    /// The file to write.
+    pub output: &'a Path,
+    /// Threads that each part of the tool may start.
+    pub threads: u32,
+    /// What the worker can do, see [`crate::message::Ability::features`].
+    pub features: &'a [String],
+    /// The source's loudness, once the plan's first step has measured it.
+    pub loudness: Option<Measured>,
+}
+
+impl Request<'_> {
+    fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|known| known == feature)
+    }
+}
+
+/// What to run, in this order, and what must come out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The runs. The last one makes the output.
+    pub steps: Vec<Step>,
+    /// What the output must be.
+    pub expected: Expected,
+}
+
+impl Plan {
+    /// Arguments of the run that makes the output.
+    ///
+    /// # Panics
+    /// Never: a plan has a last step.
+    #[must_use]
+    pub fn arguments(&self) -> &[OsString] {
+        &self.steps.last().expect("a plan has a last step").arguments
+    }
+}
+
+/// One run of FFmpeg.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Measures the loudness of the source; the plan is made again with what it said.
+    Loudness,
+    /// Takes the subtitles out that the encode burns in.
+    Subtitles,
+    /// The first of two passes.
+    FirstPass,
+    /// Makes the output.
+    Encode,
+}
+
+impl Purpose {
+    /// In a word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Purpose::Loudness => "measure loudness",
+            Purpose::Subtitles => "take out subtitles",
+            Purpose::FirstPass => "first pass",
+            Purpose::Encode => "encode",
+        }
+    }
+
+    /// Its part of the whole work, roughly, against 1 for an encode.
+    #[must_use]
+    pub fn weight(self) -> f64 {
+        match self {
+            Purpose::Loudness | Purpose::Subtitles => 0.1,
+            Purpose::FirstPass => 0.5,
+            Purpose::Encode => 1.0,
+        }
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The source has nothing of what is asked for.
+    #[error("{0}")]
+    Input(&'static str),
+    /// The job asks for what cannot be made of this source here.
+    #[error("{0}")]
+    Job(Fault),
+}
+
+impl Refusal {
+    fn job(field: &str, code: &str, message: impl Into<String>) -> Refusal {
+        Refusal::Job(Fault::new(format!("parameters.{field}"), code, message))
+    }
+}
+
+/// The plan of an encode.
+///
+/// # Errors
+/// When the source does not have what is asked for, or what is asked for does not go with it.
+pub fn plan(request: &Request<'_>) -> Result<Plan, Refusal> {
+    let chosen = Chosen::of(request)?;
+    let shape = Shape::of(request)?;
+    let expected = expected::expected(request, shape.as_ref(), &chosen)?;
+    let mut steps = Vec::new();
+    if request.encode.audio.loudness.is_some() && !expected.audio.is_empty() {
+        steps.push(Step { purpose: Purpose::Loudness, arguments: loudness::measurement(request, &chosen) });
+    }
+    if request.encode.subtitles == SubtitleMode::Burn && !chosen.subtitles.is_empty() {
+        steps.push(Step { purpose: Purpose::Subtitles, arguments: streams::extraction(request, &chosen) });
+    }
+    let whole = Whole { request, shape: shape.as_ref(), chosen: &chosen, expected: &expected };
+    if request.encode.video.two_pass {
+        steps.push(Step { purpose: Purpose::FirstPass, arguments: whole.run(Some(1))? });
+    }
+    let pass = request.encode.video.two_pass.then_some(2);
+    steps.push(Step { purpose: Purpose::Encode, arguments: whole.run(pass)? });
+    Ok(Plan { steps, expected })
+}
+
+/// Everything that a run is made of.
+struct Whole<'a> {
+    request: &'a Request<'a>,
+    shape: Option<&'a Shape>,
+    chosen: &'a Chosen,
+    expected: &'a Expected,
+}
+
+impl Whole<'_> {
+    fn run(&self, pass: Option<u8>) -> Result<Vec<OsString>, Refusal> {
+        let (request, encode) = (self.request, self.request.encode);
+        let mut arguments = head(request);
+        if request.encoder.is_some_and(video::is_vaapi) {
+            arguments.pair("-vaapi_device", "/dev/dri/renderD128");
+        }
+        let trimmed = streams::inputs(request, self.shape, &mut arguments);
+        if let Some(shape) = self.shape {
+            arguments.all(["-map", "0:V:0"]);
+            self.video(shape, pass, &mut arguments)?;
+        }
+        if pass == Some(1) {
+            trim(request, trimmed, &mut arguments);
+            arguments.all(["-an", "-sn", "-dn", "-f", "null", "-"]);
+            return Ok(arguments.list);
+        }
+        audio::audio(request, self.chosen, self.expected, &mut arguments)?;
+        streams::rest(request, self.chosen, &mut arguments);
+        trim(request, trimmed, &mut arguments);
+        streams::output(request, &mut arguments);
+        debug_assert!(self.shape.is_some() || encode.video.treatment != Treatment::Encode);
+        Ok(arguments.list)
+    }
+
+    fn video(&self, shape: &Shape, pass: Option<u8>, arguments: &mut Arguments) -> Result<(), Refusal> {
+        let request = self.request;
+        match (request.encode.video.treatment, request.encoder) {
+            (Treatment::Copy, _) => arguments.pair("-c:v", "copy"),
+            (Treatment::Picture, _) => {
+                arguments.pair("-vf", filters::filters(request, shape, self.chosen)?);
+                video::picture(request, arguments);
+            }
+            (Treatment::Encode, Some(encoder)) => {
+                arguments.pair("-vf", filters::filters(request, shape, self.chosen)?);
+                video::video(&request.encode.video, encoder, shape, request.threads, pass, arguments);
+            }
+            (Treatment::Encode, None) | (Treatment::Drop, _) => {}
+        }
+        Ok(())
+    }
+}
+
+/// What every run begins with.
+fn head(request: &Request<'_>) -> Arguments {
+    let mut arguments = Arguments::default();
+    arguments.all(COMMON);
+    arguments.pair("-threads", request.threads);
+    arguments.pair("-filter_threads", request.threads);
+    arguments.pair("-filter_complex_threads", request.threads);
+    arguments
+}
+
+/// Start and length of what is written; `start` counts from where reading begins.
+fn trim(request: &Request<'_>, start: f64, arguments: &mut Arguments) {
+    if start > 0.0 {
+        arguments.pair("-ss", start);
+    }
+    if request.encode.video.treatment == Treatment::Picture {
+        arguments.all(["-frames:v", "1"]);
+    } else if let (Some(secs), Some(_)) = (request.encode.duration_secs, request.source) {
+        arguments.pair("-t", secs);
+    }
+}
+
+#[cfg(test)]
+mod tests;

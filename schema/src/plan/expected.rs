@@ -1,0 +1,260 @@
+//! What an output must be, known before anything runs.
+//!
+//! Invariant: every field follows from the job and the probe of its source alone.
+
+use super::filters::{picture_format, planar};
+use super::shape::Shape;
+use super::streams::Chosen;
+use super::{Refusal, Request, audio};
+use crate::encode::{
+    AudioChoice, Container, Fps, Keep, Loudness, Profile, RateControl, Source, SubtitleMode, Treatment,
+};
+use crate::message::AudioProbe;
+use crate::probe::{Colors, Probed};
+use crate::scenario::containers::text_subtitles;
+
+/// What an output must be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expected {
+    /// The container.
+    pub container: Container,
+    /// The video; absent: none.
+    pub video: Option<ExpectedVideo>,
+    /// The audio streams.
+    pub audio: Vec<ExpectedAudio>,
+    /// The codecs of the subtitle streams, by FFmpeg's prober.
+    pub subtitles: Vec<String>,
+    /// Chapters, where the container keeps them and their number can be known.
+    pub chapters: Option<usize>,
+    /// Length in seconds, where it can be known.
+    pub duration_secs: Option<f64>,
+    /// Length of the video alone in seconds, where it can be known and is not a copy's.
+    pub video_secs: Option<f64>,
+    /// How much later the audio ends than the video, in seconds, where it can be known.
+    pub audio_lag_secs: Option<f64>,
+    /// The longest frame of source or output in seconds: how exact a length can be.
+    pub frame_secs: f64,
+}
+
+/// What the video must be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpectedVideo {
+    /// The codec's name in FFmpeg's prober.
+    pub codec: String,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Frames per second, where the job asks for a rate.
+    pub fps: Option<f64>,
+    /// FFmpeg's name of the pixel format; absent: a copy's.
+    pub pixel_format: Option<&'static str>,
+    /// The profile that must do for a decoder.
+    pub profile: Option<Profile>,
+    /// Bits per second, where the job asks for an average.
+    pub bitrate: Option<u64>,
+    /// Colours that it must name.
+    pub colors: Option<Colors>,
+    /// Whether it is one picture.
+    pub is_picture: bool,
+}
+
+/// What an audio stream must be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpectedAudio {
+    /// The codec's name in FFmpeg's prober.
+    pub codec: String,
+    /// Channels, where they can be known.
+    pub channels: Option<u32>,
+    /// Samples per second, where the job asks for a rate.
+    pub sample_rate: Option<u32>,
+    /// Loudness, where the job asks for one.
+    pub loudness: Option<Loudness>,
+}
+
+pub(super) fn expected(request: &Request<'_>, shape: Option<&Shape>, chosen: &Chosen) -> Result<Expected, Refusal> {
+    let encode = request.encode;
+    let video = shape.map(|shape| video(request, shape));
+    let audio: Vec<ExpectedAudio> = chosen.audio.iter().map(|number| sound(request, *number)).collect();
+    let rates = shape.map(|shape| [shape.fps.map(Fps::as_f64), shape.source_fps]);
+    let slowest = rates.into_iter().flatten().flatten().filter(|fps| *fps > 0.0);
+    let is_picture = encode.video.treatment == Treatment::Picture;
+    let duration_secs = if is_picture { None } else { length(request, !audio.is_empty())? };
+    Ok(Expected {
+        container: encode.container,
+        video,
+        subtitles: subtitles(request, chosen),
+        chapters: chapters(request),
+        duration_secs,
+        video_secs: video_secs(request),
+        audio_lag_secs: lag(request, chosen, &audio),
+        frame_secs: slowest.map(|fps| 1.0 / fps).fold(0.0, f64::max),
+        audio,
+    })
+}
+
+fn video(request: &Request<'_>, shape: &Shape) -> ExpectedVideo {
+    let wish = &request.encode.video;
+    let source = request.source.and_then(|(_, probed)| probed.probe.video.as_ref());
+    let blank = ExpectedVideo {
+        codec: String::new(),
+        width: shape.width,
+        height: shape.height,
+        fps: None,
+        pixel_format: None,
+        profile: None,
+        bitrate: None,
+        colors: None,
+        is_picture: false,
+    };
+    match (wish.treatment, request.encoder) {
+        (Treatment::Encode, Some(encoder)) => ExpectedVideo {
+            codec: encoder.codec().probe_name().to_owned(),
+            fps: shape.fps.map(Fps::as_f64),
+            pixel_format: Some(planar(wish.pixel_format).as_str()),
+            profile: wish.profile,
+            bitrate: match wish.rate {
+                RateControl::Bitrate { bitrate, .. } => Some(bitrate.0),
+                RateControl::Crf { .. } => None,
+            },
+            colors: shape.colors.clone(),
+            ..blank
+        },
+        (Treatment::Picture, _) => ExpectedVideo {
+            codec: if request.encode.container == Container::Png { "png" } else { "mjpeg" }.to_owned(),
+            pixel_format: Some(picture_format(request.encode.container)),
+            is_picture: true,
+            ..blank
+        },
+        (Treatment::Encode | Treatment::Copy | Treatment::Drop, _) => {
+            ExpectedVideo { codec: source.map(|video| video.codec.clone()).unwrap_or_default(), ..blank }
+        }
+    }
+}
+
+fn sound(request: &Request<'_>, number: usize) -> ExpectedAudio {
+    let wish = &request.encode.audio;
+    let source: Option<&AudioProbe> = request.source.and_then(|(_, probed)| probed.audio.get(number));
+    // The tone that is generated has one channel.
+    let there = if request.source.is_some() { source.and_then(|audio| audio.channels) } else { Some(1) };
+    let made = match wish.codec {
+        AudioChoice::Copy if request.source.is_none() => Some("aac"),
+        choice => audio::name(choice),
+    };
+    let channels = match (wish.codec, wish.channels) {
+        (AudioChoice::Copy | AudioChoice::None, _) => there,
+        (_, Some(channels)) => Some(channels.count()),
+        (AudioChoice::Mp3, None) => there.map(|channels| channels.min(2)),
+        (AudioChoice::Aac, None) => there,
+        // Of the layouts it takes, the filter chooses the nearest.
+        (AudioChoice::Opus, None) => there.filter(|channels| matches!(channels, 1 | 2 | 6 | 8)),
+    };
+    ExpectedAudio {
+        codec: made.map(str::to_owned).or_else(|| source.map(|audio| audio.codec.clone())).unwrap_or_default(),
+        channels,
+        sample_rate: rate(request, source),
+        loudness: wish.loudness,
+    }
+}
+
+/// The rate of the samples, where it is settled.
+fn rate(request: &Request<'_>, source: Option<&AudioProbe>) -> Option<u32> {
+    let wish = &request.encode.audio;
+    match wish.codec {
+        AudioChoice::Copy | AudioChoice::None => None,
+        // It has one rate.
+        AudioChoice::Opus => Some(48_000),
+        AudioChoice::Aac | AudioChoice::Mp3 => {
+            // The loudness filter works at a rate of its own, from which the way back must be told.
+            let own = || source.and_then(|audio| audio.sample_rate).map_or(48_000, |rate| rate.min(48_000));
+            wish.sample_rate.or_else(|| wish.loudness.map(|_| own()))
+        }
+    }
+}
+
+/// Length in seconds of what is taken.
+fn length(request: &Request<'_>, with_audio: bool) -> Result<Option<f64>, Refusal> {
+    let encode = request.encode;
+    let Some((_, probed)) = request.source else {
+        return Ok(match encode.source {
+            Source::Generated { duration_secs } => Some(duration_secs),
+            _ => None,
+        });
+    };
+    let start = encode.start_secs.unwrap_or(0.0);
+    let Some(whole) = source_secs(probed, encode.video.treatment != Treatment::Drop, with_audio) else {
+        return Ok(None);
+    };
+    if start >= whole {
+        return Err(Refusal::job(
+            "start",
+            "out_of_range",
+            format!("the source ends at {whole:.3} s, before the start"),
+        ));
+    }
+    let left = whole - start;
+    Ok(Some(encode.duration_secs.map_or(left, |wish| wish.min(left))))
+}
+
+/// Length of the streams that are taken. The file as a whole may be longer, by streams that are left out.
+fn source_secs(probed: &Probed, with_video: bool, with_audio: bool) -> Option<f64> {
+    let video = probed.probe.video.as_ref().filter(|_| with_video).map(|video| video.duration_secs);
+    let audio = probed.probe.audio.as_ref().filter(|_| with_audio).map(|audio| audio.duration_secs);
+    match (video, audio) {
+        (Some(Some(secs)), None) | (None, Some(Some(secs))) => Some(secs),
+        (Some(Some(video)), Some(Some(audio))) => Some(video.max(audio)),
+        (_, _) => probed.probe.duration_secs,
+    }
+}
+
+/// Length of the video that is encoded.
+fn video_secs(request: &Request<'_>) -> Option<f64> {
+    let encode = request.encode;
+    if encode.video.treatment != Treatment::Encode {
+        return None;
+    }
+    let Some((_, probed)) = request.source else { return length(request, false).ok().flatten() };
+    let left = probed.probe.video.as_ref()?.duration_secs? - encode.start_secs.unwrap_or(0.0);
+    Some(encode.duration_secs.map_or(left, |wish| wish.min(left))).filter(|secs| *secs > 0.0)
+}
+
+/// How much later the source's audio ends than its video, where both are taken to their ends.
+fn lag(request: &Request<'_>, chosen: &Chosen, audio: &[ExpectedAudio]) -> Option<f64> {
+    if audio.is_empty() || request.encode.video.treatment != Treatment::Encode {
+        return None;
+    }
+    let Some((_, probed)) = request.source else { return Some(0.0) };
+    if request.encode.duration_secs.is_some() || audio.len() > 1 {
+        return None;
+    }
+    let number = *chosen.audio.first()?;
+    Some((*probed.audio_ends.get(number)?)? - probed.video_end?)
+}
+
+fn subtitles(request: &Request<'_>, chosen: &Chosen) -> Vec<String> {
+    let encode = request.encode;
+    let Some((_, probed)) = request.source else { return Vec::new() };
+    let codec = |number: &usize| match encode.subtitles {
+        SubtitleMode::Convert => text_subtitles(encode.container).unwrap_or_default().to_owned(),
+        SubtitleMode::Copy | SubtitleMode::Burn | SubtitleMode::Drop => probed.subtitles[*number].clone(),
+    };
+    match encode.subtitles {
+        SubtitleMode::Copy | SubtitleMode::Convert => chosen.subtitles.iter().map(codec).collect(),
+        SubtitleMode::Burn | SubtitleMode::Drop => Vec::new(),
+    }
+}
+
+fn chapters(request: &Request<'_>) -> Option<usize> {
+    let encode = request.encode;
+    let Some((_, probed)) = request.source else { return Some(0) };
+    match encode.container {
+        Container::Mkv | Container::Mp4 | Container::Mov | Container::M4a => {}
+        Container::Webm | Container::Ts | Container::Mp3 | Container::Jpg | Container::Png => return None,
+    }
+    match encode.chapters {
+        Keep::Drop => Some(0),
+        // A part of the source has a part of its chapters.
+        Keep::Keep if encode.start_secs.is_some() || encode.duration_secs.is_some() => None,
+        Keep::Keep => Some(probed.chapters),
+    }
+}

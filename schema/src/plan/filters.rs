@@ -1,0 +1,110 @@
+//! The picture's way through FFmpeg's filters.
+//!
+//! Invariant: filters of this list only, with numbers and closed sets as their values. Order: fields to frames, cut,
+//! square pixels, dynamic range, size, rate, subtitles, pixel format.
+
+use super::shape::Shape;
+use super::streams::Chosen;
+use super::video::is_vaapi;
+use super::{Refusal, Request, SUBTITLES_FILE};
+use crate::encode::{Container, Encoder, Fit, PixelFormat, SubtitleMode, Treatment};
+
+pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> Result<String, Refusal> {
+    let wish = &request.encode.video;
+    let mut filters = Vec::new();
+    if shape.is_deinterlaced {
+        filters.push("bwdif=mode=send_frame:parity=auto:deint=all".to_owned());
+    }
+    if let Some(crop) = wish.crop {
+        filters.push(format!("crop={}:{}:{}:{}", crop.width, crop.height, crop.x, crop.y));
+    }
+    if shape.is_mapped {
+        filters.push(mapped(request));
+    }
+    size(request, shape, &mut filters);
+    if let Some(fps) = shape.fps.filter(|_| wish.treatment == Treatment::Encode) {
+        filters.push(format!("fps={fps}"));
+    }
+    if request.encode.subtitles == SubtitleMode::Burn && !chosen.subtitles.is_empty() {
+        if !request.has("subtitles") {
+            return Err(Refusal::job(
+                "subtitles",
+                "unsupported",
+                "FFmpeg here has no libass to burn subtitles in with",
+            ));
+        }
+        filters.push(format!("subtitles=f={SUBTITLES_FILE}"));
+    }
+    filters.push(match (wish.treatment, request.encoder) {
+        (Treatment::Encode, Some(encoder)) => pixels(encoder, wish.pixel_format),
+        (Treatment::Encode | Treatment::Copy | Treatment::Drop | Treatment::Picture, _) => {
+            format!("format={}", picture_format(request.encode.container))
+        }
+    });
+    Ok(filters.join(","))
+}
+
+fn size(request: &Request<'_>, shape: &Shape, filters: &mut Vec<String>) {
+    let (width, height) = (shape.width, shape.height);
+    let wish = &request.encode.video;
+    if wish.size.is_none() {
+        if wish.treatment != Treatment::Picture {
+            filters.push("scale=trunc(iw/2)*2:trunc(ih/2)*2".to_owned());
+        }
+        return;
+    }
+    if shape.sample_aspect != (1, 1) && wish.fit != Fit::Stretch {
+        // Square pixels first: the fit below looks at pixels only.
+        filters.push("scale=trunc(iw*sar/2)*2:ih".to_owned());
+    }
+    match wish.fit {
+        Fit::Pad => {
+            filters.push(format!("scale={width}:{height}:force_original_aspect_ratio=decrease:force_divisible_by=2"));
+            filters.push(format!("pad={width}:{height}:(ow-iw)/2:(oh-ih)/2"));
+        }
+        Fit::Inside | Fit::Stretch => filters.push(format!("scale={width}:{height}")),
+        Fit::Crop => {
+            filters.push(format!("scale={width}:{height}:force_original_aspect_ratio=increase:force_divisible_by=2"));
+            filters.push(format!("crop={width}:{height}"));
+        }
+    }
+    filters.push("setsar=1".to_owned());
+}
+
+/// From PQ or HLG to BT.709 (Hable's curve, over linear light of 100 cd/m2).
+fn mapped(request: &Request<'_>) -> String {
+    let colors = request.source.map(|(_, probed)| &probed.colors);
+    let transfer = colors.and_then(|colors| colors.transfer).unwrap_or("smpte2084");
+    let primaries = colors.and_then(|colors| colors.primaries).unwrap_or("bt2020");
+    let matrix = colors.and_then(|colors| colors.matrix).unwrap_or("bt2020nc");
+    format!(
+        "zscale=tin={transfer}:pin={primaries}:min={matrix}:t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,\
+         tonemap=tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=limited"
+    )
+}
+
+pub(super) fn pixels(encoder: Encoder, format: PixelFormat) -> String {
+    if !encoder.is_hardware() {
+        return format!("format={}", planar(format));
+    }
+    let format = if format == PixelFormat::Yuv420p { "nv12" } else { "p010le" };
+    if is_vaapi(encoder) { format!("format={format},hwupload") } else { format!("format={format}") }
+}
+
+/// The pixels of a picture.
+pub(super) fn picture_format(container: Container) -> &'static str {
+    if container == Container::Png { "rgb24" } else { "yuvj420p" }
+}
+
+/// What decoders give back: the interleaved formats exist only on the way into hardware.
+pub(super) fn planar(format: PixelFormat) -> PixelFormat {
+    match format {
+        PixelFormat::P010le => PixelFormat::Yuv420p10le,
+        PixelFormat::Yuv420p
+        | PixelFormat::Yuv422p
+        | PixelFormat::Yuv444p
+        | PixelFormat::Yuv420p10le
+        | PixelFormat::Yuv422p10le
+        | PixelFormat::Yuv444p10le => format,
+    }
+}

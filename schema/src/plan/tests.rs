@@ -1,0 +1,448 @@
+//! Plans of every kind, argument by argument.
+
+use super::*;
+use crate::encode::{
+    AudioChoice, AudioEncode, Bitrate, Channels, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, Loudness,
+    PixelFormat, Profile, RateControl, Resolution, Source, Streams, VideoCodec, VideoEncode,
+};
+use crate::message::{AudioProbe, Probe, VideoProbe};
+use crate::probe::Colors;
+
+fn encode(source: Source, container: Container) -> Encode {
+    Encode {
+        source,
+        output: None,
+        container,
+        video: VideoEncode {
+            codec: VideoCodec::H264,
+            encoder: None,
+            size: Some(Resolution { width: 640, height: 360 }),
+            fps: Some(Fps::whole(30)),
+            pixel_format: PixelFormat::Yuv420p,
+            rate: RateControl::Crf { crf: 23, maxrate: None, bufsize: None },
+            preset: Some("fast".to_owned()),
+            tune: None,
+            gop: None,
+            treatment: Treatment::Encode,
+            two_pass: false,
+            profile: None,
+            fit: Fit::Pad,
+            crop: None,
+            deinterlace: Deinterlace::Off,
+            hdr: Hdr::Auto,
+        },
+        audio: AudioEncode {
+            codec: AudioChoice::Aac,
+            bitrate: Bitrate(128_000),
+            channels: None,
+            sample_rate: None,
+            loudness: None,
+            streams: Streams::First,
+        },
+        duration_secs: None,
+        start_secs: None,
+        subtitles: SubtitleMode::Drop,
+        subtitle_streams: Streams::First,
+        metadata: Keep::Keep,
+        chapters: Keep::Keep,
+    }
+}
+
+fn file() -> Source {
+    Source::File { path: "/media/-y.mp4".to_owned() }
+}
+
+fn sound() -> AudioProbe {
+    AudioProbe { codec: "ac3".to_owned(), channels: Some(6), sample_rate: Some(44_100), duration_secs: Some(10.5) }
+}
+
+fn features() -> Vec<String> {
+    ["bwdif", "zscale", "tonemap", "loudnorm", "subtitles"].map(str::to_owned).into()
+}
+
+fn request<'a>(
+    encode: &'a Encode,
+    encoder: Encoder,
+    probed: Option<&'a Probed>,
+    features: &'a [String],
+) -> Request<'a> {
+    let is_encode = encode.video.treatment == Treatment::Encode;
+    Request {
+        encode,
+        encoder: is_encode.then_some(encoder),
+        source: probed.map(|probed| (Path::new("/media/-y.mp4"), probed)),
+        output: Path::new("out.mp4"),
+        threads: 2,
+        features,
+        loudness: None,
+    }
+}
+
+fn text(arguments: &[OsString]) -> String {
+    let words: Vec<&str> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
+    format!(" {} ", words.join(" "))
+}
+
+fn refused(encode: &Encode, probed: &Probed) -> String {
+    match plan(&request(encode, Encoder::Libx264, Some(probed), &features())).unwrap_err() {
+        Refusal::Job(fault) => format!("{} {}", fault.path, fault.code),
+        Refusal::Input(why) => why.to_owned(),
+    }
+}
+
+fn probed() -> Probed {
+    Probed {
+        probe: Probe {
+            duration_secs: Some(12.0),
+            video: Some(VideoProbe {
+                width: 1921,
+                height: 1080,
+                fps: Some(25.0),
+                duration_secs: Some(10.0),
+                ..VideoProbe::default()
+            }),
+            audio: Some(sound()),
+            ..Probe::default()
+        },
+        audio: vec![sound(), AudioProbe { codec: "aac".to_owned(), channels: Some(1), ..AudioProbe::default() }],
+        subtitles: vec!["subrip".to_owned(), "hdmv_pgs_subtitle".to_owned()],
+        chapters: 3,
+        video_end: Some(10.0),
+        audio_ends: vec![Some(10.5), None],
+        sample_aspect: (1, 1),
+        ..Probed::default()
+    }
+}
+
+fn planned(encode: &Encode, encoder: Encoder, probed: Option<&Probed>) -> (String, Expected) {
+    let plan = plan(&request(encode, encoder, probed, &features())).unwrap();
+    (text(plan.arguments()), plan.expected)
+}
+
+fn has(arguments: &str, part: &str) {
+    assert!(arguments.contains(&format!(" {part} ")), "{part} is not in {arguments}");
+}
+
+#[test]
+fn a_file_is_read_with_its_hands_tied_and_written_as_asked() {
+    let (arguments, expected) = planned(&encode(file(), Container::Mp4), Encoder::Libx264, Some(&probed()));
+    for part in [
+        "-threads 2 -filter_threads 2 -filter_complex_threads 2 -protocol_whitelist file,crypto,data",
+        "-i file:/media/-y.mp4 -map 0:V:0",
+        "-map 0:a:0 -c:a aac -b:a 128000",
+        "-xerror",
+        "-vf scale=640:360:force_original_aspect_ratio=decrease:force_divisible_by=2,pad=640:360:(ow-iw)/2:(oh-ih)/2,setsar=1,fps=30,format=yuv420p",
+        "-c:v libx264 -preset fast -crf 23 -g 60 -threads 2",
+        "-movflags +faststart",
+        "-f mp4 -y file:out.mp4",
+    ] {
+        has(&arguments, part);
+    }
+    assert!(!arguments.contains("concat") && !arguments.contains(",hls"));
+    let video = expected.video.as_ref().unwrap();
+    assert_eq!((video.width, video.height, video.fps), (640, 360, Some(30.0)));
+    assert_eq!((expected.duration_secs, expected.audio[0].codec.as_str()), (Some(10.5), "aac"));
+    assert!((expected.audio_lag_secs.unwrap() - 0.5).abs() < 1e-9);
+    assert!((expected.frame_secs - 0.04).abs() < 1e-9);
+}
+
+#[test]
+fn the_source_s_own_size_is_kept_even_and_upright() {
+    let mut wish = encode(file(), Container::Mkv);
+    wish.video.size = None;
+    wish.video.fps = None;
+    wish.audio.codec = AudioChoice::None;
+    let mut source = probed();
+    source.probe.video.as_mut().unwrap().rotation = Some(-90);
+    let (arguments, expected) = planned(&wish, Encoder::Libx264, Some(&source));
+    let video = expected.video.as_ref().unwrap();
+    assert_eq!((video.width, video.height, video.fps), (1080, 1920, None));
+    assert_eq!((expected.duration_secs, expected.audio.len()), (Some(10.0), 0));
+    has(&arguments, "-g 50");
+    has(&arguments, "-an");
+}
+
+#[test]
+fn a_generated_source_has_the_shape_asked_for() {
+    let (arguments, expected) =
+        planned(&encode(Source::Generated { duration_secs: 2.5 }, Container::Webm), Encoder::LibvpxVp9, None);
+    has(&arguments, "-i testsrc2=size=640x360:rate=30:duration=2.5");
+    has(&arguments, "-crf 23 -b:v 0");
+    assert_eq!(expected.duration_secs, Some(2.5));
+}
+
+#[test]
+fn each_encoder_is_spoken_to_in_its_own_words() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.video.rate = RateControl::Bitrate { bitrate: Bitrate(2_000_000), maxrate: None, bufsize: None };
+    wish.duration_secs = Some(3.0);
+    let (arguments, expected) = planned(&wish, Encoder::Libx265, Some(&probed()));
+    has(&arguments, "-x265-params pools=2:log-level=warning:open-gop=0 -b:v 2000000 -maxrate 3000000 -bufsize 4000000");
+    has(&arguments, "-tag:v hvc1");
+    has(&arguments, "-t 3");
+    assert_eq!((expected.video.unwrap().bitrate, expected.duration_secs), (Some(2_000_000), Some(3.0)));
+    has(&planned(&wish, Encoder::Libsvtav1, Some(&probed())).0, "-preset 9 -svtav1-params lp=2 -b:v 2000000");
+    let (aom, _) = planned(&wish, Encoder::LibaomAv1, Some(&probed()));
+    has(&aom, "-cpu-used 5");
+    has(&aom, "-b:v 2000000 -minrate 2000000 -maxrate 2000000 -bufsize 4000000");
+    has(&planned(&wish, Encoder::Libvpx, Some(&probed())).0, "-deadline good -cpu-used 3");
+    has(&planned(&wish, Encoder::H264Nvenc, Some(&probed())).0, "-preset p3");
+}
+
+#[test]
+fn pixels_that_are_not_square_are_made_so_before_the_fit() {
+    let source = Probed { sample_aspect: (4, 3), ..probed() };
+    let (arguments, _) = planned(&encode(file(), Container::Mp4), Encoder::Libx264, Some(&source));
+    assert!(arguments.contains("-vf scale=trunc(iw*sar/2)*2:ih,scale=640:360:"), "{arguments}");
+}
+
+#[test]
+fn a_source_without_video_has_no_plan() {
+    let mut source = probed();
+    source.probe.video = None;
+    assert_eq!(refused(&encode(file(), Container::Mp4), &source), "the input has no video stream");
+}
+
+#[test]
+fn a_start_in_the_middle_is_read_from_before_and_cut_exactly() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.start_secs = Some(4.0);
+    has(
+        &planned(&wish, Encoder::Libx264, Some(&probed())).0,
+        "-ss 4 -max_muxing_queue_size 4096".replace("-max", "-movflags +faststart -max").as_str(),
+    );
+    let mut long = probed();
+    long.probe.video.as_mut().unwrap().duration_secs = Some(100.0);
+    wish.start_secs = Some(32.5);
+    wish.duration_secs = Some(80.0);
+    let (arguments, expected) = planned(&wish, Encoder::Libx264, Some(&long));
+    has(&arguments, "-ss 22.5 -i file:/media/-y.mp4");
+    has(&arguments, "-ss 10 -t 80");
+    assert_eq!(expected.duration_secs, Some(67.5));
+    wish.start_secs = Some(100.0);
+    assert_eq!(refused(&wish, &long), "parameters.start out_of_range");
+}
+
+#[test]
+fn two_passes_are_two_runs_with_the_same_picture() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.video.two_pass = true;
+    wish.video.rate = RateControl::Bitrate { bitrate: Bitrate(1_000_000), maxrate: None, bufsize: None };
+    let features = features();
+    let source = probed();
+    for (encoder, first, second) in [
+        (Encoder::Libx264, "-pass 1 -passlogfile passes", "-pass 2 -passlogfile passes"),
+        (
+            Encoder::Libx265,
+            "-x265-params pools=2:log-level=warning:open-gop=0:pass=1:stats=passes",
+            "-x265-params pools=2:log-level=warning:open-gop=0:pass=2:stats=passes",
+        ),
+    ] {
+        let plan = plan(&request(&wish, encoder, Some(&source), &features)).unwrap();
+        assert_eq!(
+            plan.steps.iter().map(|step| step.purpose).collect::<Vec<_>>(),
+            [Purpose::FirstPass, Purpose::Encode]
+        );
+        let (one, two) = (text(&plan.steps[0].arguments), text(&plan.steps[1].arguments));
+        has(&one, first);
+        has(&one, "-an -sn -dn -f null -");
+        has(&two, second);
+    }
+}
+
+#[test]
+fn loudness_is_measured_first_and_corrected_by_its_numbers() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.audio.loudness = Some(Loudness { lufs: -23.0, peak_dbtp: -1.0 });
+    let (features, source) = (features(), probed());
+    let mut request = request(&wish, Encoder::Libx264, Some(&source), &features);
+    let first = plan(&request).unwrap();
+    assert_eq!(first.steps[0].purpose, Purpose::Loudness);
+    has(&text(&first.steps[0].arguments), "-map 0:a:0 -af loudnorm=I=-23:TP=-1:LRA=11:print_format=json -vn -sn -dn");
+    let log = "[Parsed_loudnorm_0 @ 0x1] [info] \n{\n\t\"input_i\" : \"-30.50\",\n\t\"input_tp\" : \"-12.00\",\n\
+               \t\"input_lra\" : \"12.30\",\n\t\"input_thresh\" : \"-40.9\",\n\t\"output_i\" : \"-23.0\",\n\
+               \t\"target_offset\" : \"0.40\"\n}\n[info] bye";
+    request.loudness = Measured::parse(log.lines());
+    let second = plan(&request).unwrap();
+    has(
+        &text(second.arguments()),
+        "-af loudnorm=I=-23:TP=-1:LRA=13:measured_I=-30.5:measured_TP=-12:measured_LRA=12.3:measured_thresh=-40.9:\
+         offset=0.4:linear=true -ar 44100",
+    );
+    assert_eq!(Measured::parse("{\n\"input_i\" : \"-inf\"\n}".lines()), None);
+}
+
+#[test]
+fn the_picture_is_cut_and_fitted_as_the_job_says() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.video.crop = Some(Crop { width: 1280, height: 536, x: 0, y: 92 });
+    for (fit, filters, size) in [
+        (
+            Fit::Pad,
+            "crop=1280:536:0:92,scale=640:360:force_original_aspect_ratio=decrease:force_divisible_by=2,pad=640:360",
+            (640, 360),
+        ),
+        (Fit::Inside, "crop=1280:536:0:92,scale=640:268,setsar=1", (640, 268)),
+        (
+            Fit::Crop,
+            "crop=1280:536:0:92,scale=640:360:force_original_aspect_ratio=increase:force_divisible_by=2,crop=640:360",
+            (640, 360),
+        ),
+        (Fit::Stretch, "crop=1280:536:0:92,scale=640:360,setsar=1", (640, 360)),
+    ] {
+        wish.video.fit = fit;
+        let (arguments, expected) = planned(&wish, Encoder::Libx264, Some(&probed()));
+        assert!(arguments.contains(&format!("-vf {filters}")), "{fit}: {arguments}");
+        let video = expected.video.unwrap();
+        assert_eq!((video.width, video.height), size, "{fit}");
+    }
+    wish.video.crop = Some(Crop { width: 1280, height: 536, x: 700, y: 0 });
+    assert_eq!(refused(&wish, &probed()), "parameters.crop out_of_range");
+}
+
+#[test]
+fn fields_become_frames_where_the_source_has_them() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.video.deinterlace = Deinterlace::Auto;
+    assert!(!planned(&wish, Encoder::Libx264, Some(&probed())).0.contains("bwdif"));
+    let fields = Probed { is_interlaced: true, ..probed() };
+    assert!(planned(&wish, Encoder::Libx264, Some(&fields)).0.contains("-vf bwdif=mode=send_frame:"));
+}
+
+#[test]
+fn a_high_dynamic_range_is_kept_mapped_or_refused_and_never_lost() {
+    let colors = Colors {
+        primaries: Some("bt2020"),
+        transfer: Some("smpte2084"),
+        matrix: Some("bt2020nc"),
+        mastering: Some(crate::probe::Mastering {
+            points: [(0.68, 0.32), (0.265, 0.69), (0.15, 0.06), (0.3127, 0.329)],
+            luminance: (0.0001, 1000.0),
+        }),
+        light: Some((1000, 400)),
+    };
+    let source = Probed { colors, ..probed() };
+    let mut wish = encode(file(), Container::Mkv);
+    assert!(planned(&wish, Encoder::Libx264, Some(&source)).0.contains("tonemap=tonemap=hable"));
+    wish.video.pixel_format = PixelFormat::Yuv420p10le;
+    let (arguments, expected) = planned(&wish, Encoder::Libx265, Some(&source));
+    has(&arguments, "-color_primaries bt2020 -color_trc smpte2084 -colorspace bt2020nc");
+    assert!(
+        arguments.contains(
+            ":hdr10=1:repeat-headers=1:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)\
+             L(10000000,1):max-cll=1000,400 "
+        ),
+        "{arguments}"
+    );
+    assert!(expected.video.unwrap().colors.is_some_and(|colors| colors.is_hdr()));
+    wish.video.pixel_format = PixelFormat::Yuv420p;
+    let bare = request(&wish, Encoder::Libx264, Some(&source), &[]);
+    assert!(matches!(plan(&bare), Err(Refusal::Job(fault)) if fault.path == "parameters.hdr"));
+    wish.video.hdr = Hdr::Keep;
+    assert_eq!(refused(&wish, &probed()), "parameters.hdr contradiction");
+}
+
+#[test]
+fn streams_are_taken_by_choice_and_only_where_they_go() {
+    let mut wish = encode(file(), Container::Mkv);
+    wish.audio.streams = Streams::All;
+    wish.subtitles = SubtitleMode::Copy;
+    wish.subtitle_streams = Streams::All;
+    wish.metadata = Keep::Drop;
+    let (arguments, expected) = planned(&wish, Encoder::Libx264, Some(&probed()));
+    has(&arguments, "-map 0:a:0 -map 0:a:1 -c:a aac");
+    has(&arguments, "-map 0:s:0 -map 0:s:1 -c:s copy -dn -map_metadata -1 -map_chapters 0");
+    assert_eq!(expected.audio.iter().map(|audio| audio.channels).collect::<Vec<_>>(), [Some(6), Some(1)]);
+    assert_eq!((expected.subtitles.len(), expected.chapters), (2, Some(3)));
+
+    wish.container = Container::Mp4;
+    assert_eq!(refused(&wish, &probed()), "parameters.subtitles unsupported");
+    wish.subtitles = SubtitleMode::Convert;
+    assert_eq!(refused(&wish, &probed()), "parameters.subtitles unsupported");
+    wish.subtitle_streams = Streams::First;
+    let (arguments, expected) = planned(&wish, Encoder::Libx264, Some(&probed()));
+    has(&arguments, "-map 0:s:0 -c:s mov_text");
+    assert_eq!(expected.subtitles, ["mov_text"]);
+    wish.audio.streams = Streams::Chosen(0b100);
+    assert_eq!(refused(&wish, &probed()), "parameters.audio_streams out_of_range");
+}
+
+#[test]
+fn burnt_subtitles_are_taken_out_first_and_keep_the_source_s_clock() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.subtitles = SubtitleMode::Burn;
+    wish.start_secs = Some(3.0);
+    let (features, source) = (features(), probed());
+    let plan = plan(&request(&wish, Encoder::Libx264, Some(&source), &features)).unwrap();
+    assert_eq!(plan.steps[0].purpose, Purpose::Subtitles);
+    has(&text(&plan.steps[0].arguments), "-map 0:s:0 -c:s ass -f ass -y file:subtitles.ass");
+    assert!(text(plan.arguments()).contains("fps=30,subtitles=f=subtitles.ass,format=yuv420p"));
+    has(&text(plan.arguments()), "-sn");
+    assert_eq!(plan.expected.subtitles, [] as [String; 0]);
+}
+
+#[test]
+fn copies_go_only_where_they_fit() {
+    let mut wish = encode(file(), Container::Mkv);
+    wish.video.treatment = Treatment::Copy;
+    wish.video.size = None;
+    wish.video.fps = None;
+    wish.audio.codec = AudioChoice::Copy;
+    let mut source = probed();
+    source.probe.video.as_mut().unwrap().codec = "vp8".to_owned();
+    let (arguments, expected) = planned(&wish, Encoder::Libx264, Some(&source));
+    has(&arguments, "-map 0:V:0 -c:v copy -map 0:a:0 -c:a copy");
+    assert!(!arguments.contains("-vf"));
+    assert_eq!(expected.video.unwrap().codec, "vp8");
+    wish.container = Container::Mp4;
+    assert_eq!(refused(&wish, &source), "parameters.codec unsupported");
+}
+
+#[test]
+fn audio_alone_and_one_picture_are_outputs_too() {
+    let mut wish = encode(file(), Container::M4a);
+    wish.video.treatment = Treatment::Drop;
+    wish.audio.channels = Some(Channels::Stereo);
+    wish.audio.sample_rate = Some(48_000);
+    let (arguments, expected) = planned(&wish, Encoder::Libx264, Some(&probed()));
+    has(&arguments, "-map 0:a:0 -c:a aac -b:a 128000 -af aformat=channel_layouts=stereo -ar 48000");
+    has(&arguments, "-f ipod");
+    assert!(expected.video.is_none() && !arguments.contains("-vf"));
+    let mut silent = probed();
+    silent.audio.clear();
+    silent.probe.audio = None;
+    assert_eq!(refused(&wish, &silent), "the input has no audio stream");
+
+    wish.container = Container::Jpg;
+    wish.video.treatment = Treatment::Picture;
+    wish.audio.codec = AudioChoice::None;
+    wish.start_secs = Some(2.0);
+    let (arguments, expected) = planned(&wish, Encoder::Libx264, Some(&probed()));
+    has(&arguments, "-c:v mjpeg -q:v 2");
+    has(&arguments, "-ss 2 -frames:v 1 -update 1");
+    assert!(expected.video.unwrap().is_picture && expected.duration_secs.is_none());
+}
+
+#[test]
+fn a_profile_is_told_to_the_encoder_and_expected() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.video.profile = Some(Profile::Main);
+    let (arguments, expected) = planned(&wish, Encoder::Libx264, Some(&probed()));
+    has(&arguments, "-profile:v main");
+    assert_eq!(expected.video.unwrap().profile, Some(Profile::Main));
+}
+
+#[test]
+fn an_estimate_says_on_what_it_stands() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.video.rate = RateControl::Bitrate { bitrate: Bitrate(2_000_000), maxrate: None, bufsize: None };
+    let (features, source) = (features(), probed());
+    let request = request(&wish, Encoder::Libx264, Some(&source), &features);
+    let cost = estimate::estimate(&request, &plan(&request).unwrap(), 2);
+    // 10.5 s of 2 Mbit/s and 128 kbit/s.
+    assert!((2_700_000..3_000_000).contains(&cost.size_bytes.unwrap()), "{cost:?}");
+    assert!(cost.wall_secs.unwrap() > 0.5 && cost.memory_mb > 60 && cost.disk_mb.unwrap() >= 5, "{cost:?}");
+    for what in ["time:", "size:", "memory:"] {
+        assert!(cost.basis.iter().any(|line| line.starts_with(what)), "{what}");
+    }
+}

@@ -1,0 +1,94 @@
+//! Runs that look at something instead of making it: a trial of an encoder, a full decode, a list of packets.
+//!
+//! Invariant: they write nothing.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::arguments::{Arguments, COMMON, READ_ONLY_FILES, file_argument};
+use super::shape::Shape;
+use super::{Expected, filters, loudness, video};
+use crate::encode::{Container, Deinterlace, Encoder, Fit, Hdr, PixelFormat, RateControl, Treatment, VideoEncode};
+
+/// Arguments of a full decode of a finished file, every error fatal. Where a loudness was asked for, it is measured too.
+#[must_use]
+pub fn decode_arguments(file: &Path, expected: &Expected, threads: u32) -> Vec<OsString> {
+    let mut arguments = Arguments::default();
+    arguments.all(COMMON);
+    let loudness = expected.audio.iter().find_map(|audio| audio.loudness);
+    if loudness.is_some() {
+        arguments.all(["-loglevel", "level+info"]);
+    }
+    arguments.pair("-threads", threads);
+    arguments.pair("-filter_threads", threads);
+    match expected.container {
+        Container::Jpg => arguments.pair("-f", "jpeg_pipe"),
+        Container::Png => arguments.pair("-f", "png_pipe"),
+        Container::Mp4
+        | Container::Mov
+        | Container::Mkv
+        | Container::Webm
+        | Container::Ts
+        | Container::M4a
+        | Container::Mp3 => arguments.all(READ_ONLY_FILES),
+    }
+    arguments.list.extend(["-i".into(), file_argument(file)]);
+    if expected.video.is_some() {
+        arguments.all(["-map", "0:V:0"]);
+    }
+    if !expected.audio.is_empty() {
+        arguments.all(["-map", "0:a"]);
+    }
+    if let Some(wish) = loudness {
+        arguments.pair("-af", loudness::check(wish));
+    }
+    arguments.all(["-fps_mode", "passthrough", "-f", "null", "-"]);
+    arguments.list
+}
+
+/// ffprobe's arguments for one line for each packet: its stream, its times, its size.
+#[must_use]
+pub fn packet_arguments(file: &Path) -> Vec<OsString> {
+    let mut arguments = Arguments::default();
+    arguments.all(["-hide_banner", "-loglevel", "level+error"]);
+    arguments.all(READ_ONLY_FILES);
+    arguments.all(["-show_entries", "packet=stream_index,pts_time,dts_time,duration_time,size"]);
+    arguments.all(["-of", "compact=p=0", "-i"]);
+    arguments.list.push(file_argument(file));
+    arguments.list
+}
+
+/// Arguments that encode one frame with an encoder and keep nothing.
+#[must_use]
+pub fn trial_arguments(encoder: Encoder) -> Vec<OsString> {
+    let rate = RateControl::Crf { crf: 30, maxrate: None, bufsize: None };
+    let trial = VideoEncode {
+        codec: encoder.codec(),
+        encoder: Some(encoder),
+        size: None,
+        fps: None,
+        pixel_format: PixelFormat::Yuv420p,
+        rate,
+        preset: Some("ultrafast".to_owned()),
+        tune: None,
+        gop: None,
+        treatment: Treatment::Encode,
+        two_pass: false,
+        profile: None,
+        fit: Fit::Pad,
+        crop: None,
+        deinterlace: Deinterlace::Off,
+        hdr: Hdr::Auto,
+    };
+    let shape = Shape::plain(256, 256, None);
+    let mut arguments = Arguments::default();
+    arguments.all(["-nostdin", "-hide_banner", "-loglevel", "error"]);
+    if video::is_vaapi(encoder) {
+        arguments.pair("-vaapi_device", "/dev/dri/renderD128");
+    }
+    arguments.all(["-f", "lavfi", "-i", "testsrc2=size=256x256:rate=30", "-frames:v", "1"]);
+    arguments.pair("-vf", filters::pixels(encoder, PixelFormat::Yuv420p));
+    video::video(&trial, encoder, &shape, 1, None, &mut arguments);
+    arguments.all(["-f", "null", "-"]);
+    arguments.list
+}

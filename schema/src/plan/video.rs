@@ -1,0 +1,82 @@
+//! The video encoder's arguments.
+//!
+//! Invariant: every encoder closes its groups of pictures and gets a distance between key frames.
+
+use super::arguments::Arguments;
+use super::shape::Shape;
+use super::{PASS_FILE, Request, rate, speed};
+use crate::encode::{Container, Encoder, VideoEncode};
+use crate::probe::Mastering;
+
+/// Time between key frames where the job does not say.
+const GOP_SECS: f64 = 2.0;
+
+pub(super) fn is_vaapi(encoder: Encoder) -> bool {
+    matches!(encoder, Encoder::H264Vaapi | Encoder::HevcVaapi | Encoder::Av1Vaapi)
+}
+
+/// `pass`: which of two passes, where there are two.
+pub(super) fn video(
+    video: &VideoEncode,
+    encoder: Encoder,
+    shape: &Shape,
+    threads: u32,
+    pass: Option<u8>,
+    arguments: &mut Arguments,
+) {
+    arguments.pair("-c:v", encoder);
+    let hdr = if encoder == Encoder::Libx265 { x265_hdr(shape) } else { String::new() };
+    speed::speed(video, encoder, threads, pass, &hdr, arguments);
+    if let Some(profile) = video.profile {
+        arguments.pair("-profile:v", profile);
+    }
+    rate::rate(video.rate, encoder, arguments);
+    if let Some(pass) = pass.filter(|_| encoder != Encoder::Libx265) {
+        arguments.pair("-pass", pass);
+        arguments.pair("-passlogfile", PASS_FILE);
+    }
+    let gop = video.gop.unwrap_or_else(|| (shape.rate() * GOP_SECS).round().max(1.0) as u32);
+    arguments.pair("-g", gop);
+    colors(shape, arguments);
+    arguments.pair("-threads", threads);
+}
+
+/// What the numbers of the picture mean, where it is not what every player assumes.
+fn colors(shape: &Shape, arguments: &mut Arguments) {
+    let Some(colors) = &shape.colors else { return };
+    for (option, value) in
+        [("-color_primaries", colors.primaries), ("-color_trc", colors.transfer), ("-colorspace", colors.matrix)]
+    {
+        if let Some(value) = value {
+            arguments.pair(option, value);
+        }
+    }
+}
+
+/// Mastering display and light levels: FFmpeg 5.1 hands neither to x265 by itself.
+fn x265_hdr(shape: &Shape) -> String {
+    let Some(colors) = shape.colors.as_ref().filter(|colors| colors.is_hdr()) else { return String::new() };
+    let mut parameters = String::from(":hdr10=1:repeat-headers=1");
+    if let Some(Mastering { points, luminance }) = colors.mastering {
+        // x265 counts points in 1/50,000 and light in 1/10,000.
+        let point = |(x, y): (f64, f64)| format!("({:.0},{:.0})", x * 50_000.0, y * 50_000.0);
+        let [red, green, blue, white] = points.map(point);
+        let (darkest, brightest) = (luminance.0 * 10_000.0, luminance.1 * 10_000.0);
+        parameters += &format!(":master-display=G{green}B{blue}R{red}WP{white}L({brightest:.0},{darkest:.0})");
+    }
+    if let Some((content, average)) = colors.light {
+        parameters += &format!(":max-cll={content},{average}");
+    }
+    parameters
+}
+
+/// One picture.
+pub(super) fn picture(request: &Request<'_>, arguments: &mut Arguments) {
+    if request.encode.container == Container::Png {
+        arguments.pair("-c:v", "png");
+    } else {
+        arguments.pair("-c:v", "mjpeg");
+        arguments.pair("-q:v", 2);
+    }
+    arguments.pair("-threads", request.threads);
+}

@@ -1,0 +1,154 @@
+//! Wishes that cannot be fulfilled are refused before anything runs, each at its field and with what would do.
+
+use ffpool_schema::encode::{AudioChoice, Container, Encode, Encoder, PixelFormat, Treatment};
+use ffpool_schema::message::Ability;
+use ffpool_schema::parse::{Fault, Received, parse};
+use ffpool_schema::scenario::{fits, resolve};
+use serde_json::{Value, json};
+
+fn read(job: &Value) -> Result<Encode, Vec<Fault>> {
+    let body = serde_json::to_vec(job).unwrap();
+    let spec = parse(&Received { body: &body, ..Received::default() })?;
+    Ok(resolve(&spec)?.expect("no test here asks for noop"))
+}
+
+/// A job from a file with these parameters.
+fn job(scenario: &str, output: &str, parameters: Value) -> Value {
+    json!({"scenario": scenario, "input": "/m/in.mkv", "output": format!("/m/{output}"), "parameters": parameters})
+}
+
+#[test]
+fn what_excludes_each_other_is_refused_at_its_field() {
+    for (scenario, output, parameters, path, code) in [
+        ("720p-h264", "a.mp4", json!({"passes": 2}), "passes", "contradiction"),
+        ("720p-libsvtav1", "a.mp4", json!({"passes": 2, "bitrate": "1M"}), "passes", "unsupported"),
+        ("720p-h264", "a.mp4", json!({"passes": 3, "bitrate": "1M"}), "passes", "out_of_range"),
+        ("720p-h264", "a.mp4", json!({"bitrate": "2M", "maxrate": "1M"}), "maxrate", "contradiction"),
+        ("720p-h264", "a.mp4", json!({"crf": 20, "bufsize": "1M"}), "bufsize", "contradiction"),
+        ("720p-h264", "a.mp4", json!({"profile": "main10"}), "profile", "unsupported"),
+        ("720p-vp9", "a.webm", json!({"profile": "main"}), "profile", "unsupported"),
+        ("720p-h264", "a.mp4", json!({"profile": "high", "pixel_format": "yuv444p"}), "profile", "contradiction"),
+        ("720p-h264", "a.mp4", json!({"profile": "high", "crf": 0}), "profile", "contradiction"),
+        ("custom-input", "a.mp4", json!({"fit": "crop"}), "fit", "contradiction"),
+        ("custom-input", "a.mp4", json!({"crop": "640x360"}), "crop", "bad_value"),
+        ("custom-input", "a.mp4", json!({"crop": "640x360+1+0"}), "crop", "bad_value"),
+        ("custom-input", "a.mp4", json!({"hdr": "keep"}), "hdr", "contradiction"),
+        ("custom-input", "a.mp4", json!({"start": 5, "end": 4}), "end", "contradiction"),
+        ("custom-input", "a.mp4", json!({"end": 4, "duration": 2}), "end", "contradiction"),
+        ("custom-input", "a.mp4", json!({"start": -1}), "start", "out_of_range"),
+        ("custom-input", "a.mp4", json!({"loudness": -3}), "loudness", "out_of_range"),
+        ("custom-input", "a.mp4", json!({"true_peak": -1}), "true_peak", "contradiction"),
+        ("custom-input", "a.mp4", json!({"loudness": -23, "audio_streams": "all"}), "loudness", "unsupported"),
+        (
+            "custom-input",
+            "a.mp4",
+            json!({"audio_codec": "copy", "audio_channels": "mono"}),
+            "audio_channels",
+            "contradiction",
+        ),
+        (
+            "custom-input",
+            "a.mp4",
+            json!({"audio_codec": "mp3", "audio_channels": "5.1"}),
+            "audio_channels",
+            "unsupported",
+        ),
+        ("custom-input", "a.mp4", json!({"audio_codec": "opus", "sample_rate": 44100}), "sample_rate", "out_of_range"),
+        ("custom-input", "a.mp4", json!({"audio_streams": "second"}), "audio_streams", "bad_value"),
+        ("custom-input", "a.mp4", json!({"audio_bitrate": "1k"}), "audio_bitrate", "out_of_range"),
+        ("custom-input", "a.ts", json!({"subtitles": "convert"}), "subtitles", "unsupported"),
+        (
+            "custom-input",
+            "a.mp4",
+            json!({"subtitles": "burn", "subtitle_streams": "all"}),
+            "subtitle_streams",
+            "contradiction",
+        ),
+        ("custom-input", "a.mp4", json!({"subtitle_streams": 1}), "subtitle_streams", "contradiction"),
+        ("copy", "a.mp4", json!({"crf": 20}), "crf", "contradiction"),
+        ("copy", "a.mp4", json!({"start": 3}), "start", "unsupported"),
+        ("copy", "a.mp4", json!({"subtitles": "burn"}), "subtitles", "contradiction"),
+        ("720p30-h264", "a.mp4", json!({"codec": "copy"}), "codec", "contradiction"),
+        ("audio-aac", "a.m4a", json!({"resolution": "720p"}), "resolution", "contradiction"),
+        ("audio-aac", "a.m4a", json!({"audio_codec": "none"}), "audio_codec", "contradiction"),
+        ("thumbnail", "a.jpg", json!({"audio_codec": "aac"}), "audio_codec", "unsupported"),
+        ("thumbnail", "a.png", json!({"hdr": "keep"}), "hdr", "unsupported"),
+        ("custom-input", "a.mp4", json!({"container": "mkv"}), "container", "contradiction"),
+    ] {
+        let faults = read(&job(scenario, output, parameters.clone())).expect_err(&format!("{scenario} {parameters}"));
+        let path = format!("parameters.{path}");
+        assert!(
+            faults.iter().any(|fault| fault.path == path && fault.code == code),
+            "{scenario} {output} {parameters}: {path} {code} is not in {faults:?}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_go_into_a_container_is_refused_with_the_cure() {
+    for (scenario, output, cure) in [
+        ("720p-h264", "a.webm", "it goes into mp4, mov, mkv, ts; webm takes vp8, vp9, av1"),
+        ("720p-vp8", "a.mp4", "it goes into mkv, webm"),
+        ("720p-av1", "a.ts", "ts takes h264, h265"),
+        ("720p-h264", "a.mp3", "it goes into mp4"),
+        ("audio-aac", "a.mp3", "mp3 takes mp3"),
+        ("audio-opus", "a.m4a", "it goes into mp4, mkv, webm"),
+        ("thumbnail", "a.mp4", "it goes into jpg, png"),
+        ("copy", "a.jpg", "it goes into mp4"),
+    ] {
+        let faults = read(&job(scenario, output, json!({}))).expect_err(output);
+        assert!(faults.iter().any(|fault| fault.message.contains(cure)), "{scenario} {output}: {faults:?}");
+    }
+}
+
+#[test]
+fn what_goes_together_resolves_to_what_it_says() {
+    let encode = read(&job("source-h265", "a.mkv", json!({"profile": "main10", "audio_codec": "copy"}))).unwrap();
+    assert_eq!((encode.video.pixel_format, encode.audio.codec), (PixelFormat::Yuv420p10le, AudioChoice::Copy));
+    let encode = read(&job("720p-av1", "a.mkv", json!({"passes": 2, "bitrate": "1M"}))).unwrap();
+    assert_eq!(encode.video.encoder, Some(Encoder::LibaomAv1));
+    let encode = read(&job("custom-input", "a.mp4", json!({"start": 3, "end": 10.5}))).unwrap();
+    assert_eq!((encode.start_secs, encode.duration_secs), (Some(3.0), Some(7.5)));
+    for (scenario, container, treatment) in [
+        ("copy", Container::Mkv, Treatment::Copy),
+        ("audio-mp3", Container::Mp3, Treatment::Drop),
+        ("audio-aac", Container::M4a, Treatment::Drop),
+        ("audio-opus", Container::Webm, Treatment::Drop),
+        ("thumbnail", Container::Jpg, Treatment::Picture),
+    ] {
+        let encode = read(&json!({"scenario": scenario, "input": "/m/in.mkv"})).unwrap();
+        assert_eq!((encode.container, encode.video.treatment), (container, treatment), "{scenario}");
+    }
+    let encode = read(&job("custom-input", "a.xyz", json!({"container": "mkv"}))).unwrap();
+    assert_eq!(encode.container, Container::Mkv);
+}
+
+#[test]
+fn an_encode_survives_the_wire_and_an_old_worker_is_not_given_what_it_would_leave_out() {
+    let old = Ability {
+        cpu_percent: 200,
+        memory_mb: 4096,
+        disk_mb: 10_000,
+        encoders: vec!["libx264".into()],
+        noop: false,
+        cgroups: true,
+        stores: Vec::new(),
+        features: Vec::new(),
+    };
+    let new = Ability { features: vec![Encode::FEATURE.into(), "loudnorm".into()], ..old.clone() };
+    for (parameters, old_fits, new_fits) in [
+        (json!({"crf": 20}), true, true),
+        (json!({"crop": "640x360+0+20"}), false, true),
+        (json!({"loudness": -23, "audio_streams": "1"}), false, true),
+        (json!({"subtitles": "burn"}), false, false),
+        (json!({"hdr": "tonemap"}), false, false),
+    ] {
+        let body = serde_json::to_vec(&job("custom-input", "a.mkv", parameters.clone())).unwrap();
+        let spec = parse(&Received { body: &body, ..Received::default() }).unwrap();
+        let encode = resolve(&spec).unwrap();
+        assert_eq!(fits(&spec, encode.as_ref(), &old).is_ok(), old_fits, "{parameters}");
+        assert_eq!(fits(&spec, encode.as_ref(), &new).is_ok(), new_fits, "{parameters}");
+        let packed = rmp_serde::to_vec_named(&encode).unwrap();
+        assert_eq!(rmp_serde::from_slice::<Option<Encode>>(&packed).unwrap(), encode);
+    }
+}

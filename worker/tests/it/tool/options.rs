@@ -1,0 +1,345 @@
+//! Every parameter of an encode reaches the output, or the job is rejected before the tool runs.
+
+use ffpool_schema::encode::{
+    AudioChoice, Bitrate, Channels, Deinterlace, Fit, Fps, Hdr, Keep, PixelFormat, Profile, Resolution, Streams,
+    SubtitleMode,
+};
+use ffpool_schema::failure::Cause;
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::message::{Artifact, Manifest};
+
+use super::bench::{Bench, failure, fault, ffmpeg, manifest};
+
+/// A job from `input` to a new file.
+fn job(bench: &Bench, scenario: &str, input: &str, output: &str) -> JobSpec {
+    let mut spec = JobSpec::new(scenario);
+    spec.input = Some(input.to_owned());
+    spec.output = Some(bench.media(output).display().to_string());
+    if !matches!(scenario, "copy" | "thumbnail") && !scenario.starts_with("audio-") {
+        spec.parameters.preset = Some("ultrafast".to_owned());
+    }
+    spec
+}
+
+async fn made(bench: &Bench, spec: &JobSpec) -> Manifest {
+    let ended = bench.run_spec(spec).await;
+    manifest(&ended).clone()
+}
+
+fn size(artifact: &Artifact) -> (u32, u32) {
+    artifact.probe.video.as_ref().map(|video| (video.width, video.height)).unwrap()
+}
+
+/// Two tones, one line of text, two chapters and a title beside the picture.
+fn rich(bench: &Bench) -> String {
+    std::fs::write(bench.media("text.srt"), "1\n00:00:00,200 --> 00:00:01,800\nHELLO THERE\n").unwrap();
+    std::fs::write(
+        bench.media("tags.txt"),
+        ";FFMETADATA1\ntitle=A title\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=1000\ntitle=one\n\
+         [CHAPTER]\nTIMEBASE=1/1000\nSTART=1000\nEND=2000\ntitle=two\n",
+    )
+    .unwrap();
+    let path = |name: &str| bench.media(name).display().to_string();
+    ffmpeg(&[
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=320x180:rate=25:duration=2",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=frequency=300:duration=2",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=frequency=500:duration=2,aformat=channel_layouts=5.1",
+        "-i",
+        &path("text.srt"),
+        "-i",
+        &path("tags.txt"),
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-map",
+        "2",
+        "-map",
+        "3",
+        "-map_metadata",
+        "4",
+        "-map_chapters",
+        "4",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "aac",
+        "-c:s",
+        "srt",
+        &path("rich.mkv"),
+    ]);
+    path("rich.mkv")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_source_is_cut_to_the_frame_and_fitted_as_asked() {
+    let bench = Bench::open().await;
+    let long = bench.media("long.ts").display().to_string();
+    ffmpeg(&[
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=160x120:rate=10:duration=14",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=14",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-g",
+        "50",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "aac",
+        &long,
+    ]);
+    for (fit, expected) in
+        [(Fit::Pad, (128, 72)), (Fit::Inside, (96, 72)), (Fit::Crop, (128, 72)), (Fit::Stretch, (128, 72))]
+    {
+        let mut spec = job(&bench, "custom-input", &long, &format!("{fit}.mp4"));
+        spec.parameters.start = Some(12.3);
+        spec.parameters.end = Some(13.1);
+        spec.parameters.resolution = Some(Resolution::new(128, 72).unwrap());
+        spec.parameters.fit = Some(fit);
+        let manifest = made(&bench, &spec).await;
+        assert_eq!(size(&manifest.artifacts[0]), expected, "{fit}");
+        assert_eq!(manifest.artifacts[0].probe.video.as_ref().unwrap().frames, Some(8), "{fit}");
+    }
+    let mut late = job(&bench, "custom-input", &long, "late.mp4");
+    late.parameters.start = Some(20.0);
+    assert_eq!(fault(&bench.run_spec(&late).await), "parameters.start out_of_range");
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_passes_leave_both_runs_in_the_manifest_and_meet_the_rate() {
+    let bench = Bench::open().await;
+    for codec in ["libx264", "libx265", "libvpx", "libvpx-vp9", "libaom-av1"] {
+        let mut spec = JobSpec::new("custom-input");
+        spec.parameters.codec = Some(codec.parse().unwrap());
+        spec.parameters.preset = Some("ultrafast".to_owned());
+        spec.parameters.resolution = Some(Resolution::new(160, 90).unwrap());
+        spec.parameters.fps = Some(Fps::whole(15));
+        spec.parameters.duration = Some(6.0);
+        spec.parameters.bitrate = Some(Bitrate(200_000));
+        spec.parameters.passes = Some(2);
+        let manifest = made(&bench, &spec).await;
+        assert_eq!(manifest.steps.len(), 1, "{codec}");
+        assert!(manifest.steps[0].iter().any(|word| word.contains("pass=1") || word == "-pass"), "{codec}");
+        let proof = manifest.artifacts[0].proof.as_ref().unwrap();
+        let rate = proof.streams[0].bytes as f64 * 8.0 / 6.0;
+        // A synthetic picture this small may need less than it is given, and never more.
+        assert!((90_000.0..=220_000.0).contains(&rate), "{codec}: {rate}");
+    }
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loudness_is_measured_corrected_and_measured_again() {
+    let bench = Bench::open().await;
+    let quiet = bench.media("quiet.mkv").display().to_string();
+    let noise = "anoisesrc=duration=5:amplitude=0.02:sample_rate=44100:seed=1,aformat=channel_layouts=stereo";
+    ffmpeg(&["-f", "lavfi", "-i", noise, "-c:a", "flac", &quiet]);
+    let mut spec = job(&bench, "audio-aac", &quiet, "loud.m4a");
+    spec.parameters.loudness = Some(-23.0);
+    spec.parameters.sample_rate = Some(48_000);
+    spec.parameters.audio_channels = Some(Channels::Mono);
+    let manifest = made(&bench, &spec).await;
+    let artifact = &manifest.artifacts[0];
+    let audio = artifact.probe.audio.as_ref().unwrap();
+    assert_eq!((audio.channels, audio.sample_rate, artifact.probe.video.as_ref()), (Some(1), Some(48_000), None));
+    let lufs = artifact.proof.as_ref().unwrap().lufs.unwrap();
+    assert!((lufs + 23.0).abs() <= 1.0, "{lufs}");
+    assert!(manifest.arguments.iter().any(|word| word.contains("measured_I=")), "{:?}", manifest.arguments);
+
+    let silent = bench.media("silent.mkv").display().to_string();
+    ffmpeg(&["-f", "lavfi", "-i", "anullsrc=duration=1", "-t", "1", "-c:a", "flac", &silent]);
+    spec.input = Some(silent);
+    assert_eq!(failure(&bench.run_spec(&spec).await).cause, Cause::ConfigBad);
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_tags_and_chapters_are_kept_or_left_as_asked() {
+    let bench = Bench::open().await;
+    let input = rich(&bench);
+    let mut spec = job(&bench, "custom-input", &input, "all.mp4");
+    spec.parameters.audio_streams = Some(Streams::All);
+    spec.parameters.subtitles = Some(SubtitleMode::Convert);
+    let manifest = made(&bench, &spec).await;
+    let streams = &manifest.artifacts[0].proof.as_ref().unwrap().streams;
+    let kinds: Vec<&str> = streams.iter().map(|stream| stream.codec.as_str()).collect();
+    assert!(kinds.starts_with(&["h264", "aac", "aac", "mov_text"]), "{kinds:?}");
+
+    let mut spec = job(&bench, "custom-input", &input, "second.mkv");
+    spec.parameters.audio_streams = Some(Streams::Chosen(0b10));
+    spec.parameters.audio_channels = Some(Channels::Stereo);
+    spec.parameters.chapters = Some(Keep::Drop);
+    spec.parameters.metadata = Some(Keep::Drop);
+    let manifest = made(&bench, &spec).await;
+    assert_eq!(manifest.artifacts[0].probe.audio.as_ref().unwrap().channels, Some(2));
+    assert_eq!(manifest.artifacts[0].probe.streams, 2);
+
+    let plain = made(&bench, &job(&bench, "custom-input", &input, "plain.mp4")).await;
+    let mut spec = job(&bench, "custom-input", &input, "burnt.mp4");
+    spec.parameters.subtitles = Some(SubtitleMode::Burn);
+    let burnt = made(&bench, &spec).await;
+    assert_eq!(burnt.steps.len(), 1);
+    let bytes = |manifest: &Manifest| manifest.artifacts[0].proof.as_ref().unwrap().streams[0].bytes;
+    assert_ne!(bytes(&plain), bytes(&burnt), "the text is not in the picture");
+
+    for (field, change) in [
+        ("parameters.audio_streams out_of_range", Streams::Chosen(0b1000)),
+        ("parameters.audio_streams out_of_range", Streams::Chosen(0b100)),
+    ] {
+        let mut spec = job(&bench, "custom-input", &input, "never.mp4");
+        spec.parameters.audio_streams = Some(change);
+        assert_eq!(fault(&bench.run_spec(&spec).await), field);
+    }
+    let mut spec = job(&bench, "custom-input", &input, "never.mp4");
+    spec.parameters.subtitles = Some(SubtitleMode::Copy);
+    assert_eq!(fault(&bench.run_spec(&spec).await), "parameters.subtitles unsupported");
+    assert!(!bench.media("never.mp4").exists());
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_audio_alone_and_pictures_are_made() {
+    let bench = Bench::open().await;
+    let input = rich(&bench);
+    let copied = made(&bench, &job(&bench, "copy", &input, "copy.mp4")).await;
+    assert!(copied.arguments.iter().all(|word| word != "-vf"));
+    assert_eq!(copied.artifacts[0].probe.video.as_ref().unwrap().frames, Some(50));
+    for (scenario, output, codec) in
+        [("audio-mp3", "a.mp3", "mp3"), ("audio-opus", "a.webm", "opus"), ("audio-aac", "a.m4a", "aac")]
+    {
+        let manifest = made(&bench, &job(&bench, scenario, &input, output)).await;
+        let probe = &manifest.artifacts[0].probe;
+        assert_eq!((probe.audio.as_ref().unwrap().codec.as_str(), probe.video.is_none()), (codec, true), "{output}");
+    }
+    for (output, codec) in [("one.jpg", "mjpeg"), ("one.png", "png")] {
+        let mut spec = job(&bench, "thumbnail", &input, output);
+        spec.parameters.start = Some(1.2);
+        spec.parameters.resolution = Some(Resolution::new(160, 160).unwrap());
+        spec.parameters.fit = Some(Fit::Inside);
+        let manifest = made(&bench, &spec).await;
+        let artifact = &manifest.artifacts[0];
+        assert_eq!((artifact.probe.video.as_ref().unwrap().codec.as_str(), size(artifact)), (codec, (160, 90)));
+    }
+    let vp8 = bench.media("vp8.webm").display().to_string();
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc2=size=64x64:rate=10:duration=1", "-c:v", "libvpx", &vp8]);
+    assert_eq!(fault(&bench.run_spec(&job(&bench, "copy", &vp8, "no.mp4")).await), "parameters.codec unsupported");
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_high_dynamic_range_is_kept_or_mapped() {
+    let bench = Bench::open().await;
+    let hdr = bench.media("hdr.mp4").display().to_string();
+    ffmpeg(&[
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=size=160x90:rate=10:duration=1",
+        "-c:v",
+        "libx265",
+        "-preset",
+        "ultrafast",
+        "-pix_fmt",
+        "yuv420p10le",
+        "-color_primaries",
+        "bt2020",
+        "-color_trc",
+        "smpte2084",
+        "-colorspace",
+        "bt2020nc",
+        "-x265-params",
+        "log-level=error:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc",
+        "-tag:v",
+        "hvc1",
+        &hdr,
+    ]);
+    for (codec, format, profile) in [
+        ("h265", PixelFormat::Yuv420p10le, Some(Profile::Main10)),
+        ("vp9", PixelFormat::Yuv420p10le, None),
+        ("av1", PixelFormat::Yuv420p10le, None),
+    ] {
+        let mut spec = job(&bench, "custom-input", &hdr, &format!("{codec}.mkv"));
+        spec.parameters.codec = Some(codec.parse().unwrap());
+        spec.parameters.pixel_format = Some(format);
+        spec.parameters.profile = profile;
+        spec.parameters.hdr = Some(Hdr::Keep);
+        // That the colours are those of the source is part of the proof.
+        made(&bench, &spec).await;
+    }
+    let mut spec = job(&bench, "custom-input", &hdr, "sdr.mp4");
+    spec.parameters.profile = Some(Profile::Main);
+    let manifest = made(&bench, &spec).await;
+    assert!(manifest.arguments.iter().any(|word| word.contains("tonemap=")), "{:?}", manifest.arguments);
+    assert_eq!(manifest.artifacts[0].probe.video.as_ref().unwrap().pixel_format.as_deref(), Some("yuv420p"));
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_and_rotation_of_a_source_are_seen() {
+    let bench = Bench::open().await;
+    let fields =
+        bench.clip("fields.mkv", &["-vf", "interlace", "-flags", "+ildct+ilme", "-x264opts", "tff=1", "-t", "1"]);
+    let mut spec = job(&bench, "custom-input", &fields, "frames.mp4");
+    spec.parameters.deinterlace = Some(Deinterlace::Auto);
+    let manifest = made(&bench, &spec).await;
+    assert!(manifest.arguments.iter().any(|word| word.contains("bwdif")), "{:?}", manifest.arguments);
+
+    let upright = bench.clip("upright.mp4", &["-t", "1"]);
+    let turned = bench.media("turned.mp4").display().to_string();
+    ffmpeg(&["-i", &upright, "-c", "copy", "-metadata:s:v", "rotate=90", &turned]);
+    let manifest = made(&bench, &job(&bench, "custom-input", &turned, "up.mp4")).await;
+    assert_eq!(size(&manifest.artifacts[0]), (180, 320));
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_cut_off_never_completes() {
+    let bench = Bench::open().await;
+    let whole = bench.clip("whole.mkv", &[]);
+    let front = bench.clip("front.mp4", &["-movflags", "+faststart"]);
+    let back = bench.clip("back.mp4", &[]);
+    for input in [&whole, &front, &back] {
+        let len = std::fs::metadata(input).unwrap().len();
+        std::fs::File::options().write(true).open(input).unwrap().set_len(len * 6 / 10).unwrap();
+    }
+    let mut jobs: Vec<JobSpec> = [&whole, &front, &back]
+        .map(|input| {
+            let mut spec = job(&bench, "240p25-h264", input, "never.mp4");
+            spec.parameters.audio_codec = Some(AudioChoice::None);
+            spec
+        })
+        .into();
+    jobs.push(job(&bench, "copy", &whole, "never.mkv"));
+    jobs.push(job(&bench, "audio-aac", &whole, "never.m4a"));
+    for spec in jobs {
+        let ended = bench.run_spec(&spec).await;
+        let failure = failure(&ended);
+        assert_eq!(failure.cause, Cause::InputBad, "{:?}: {failure:?}", spec.input);
+    }
+    for name in ["never.mp4", "never.mkv", "never.m4a"] {
+        assert!(!bench.media(name).exists(), "{name}");
+    }
+    bench.assert_clean();
+}
