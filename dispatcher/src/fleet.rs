@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use ffpool_schema::encode::Encode;
 use ffpool_schema::id::WorkerId;
-use ffpool_schema::job::JobSpec;
-use ffpool_schema::message::{Ability, Heartbeat, Sender, WorkerState};
+use ffpool_schema::job::{JobSpec, Pool};
+use ffpool_schema::message::{Ability, Heartbeat, Sender, WorkerState, revision};
 use ffpool_schema::scenario;
 
 /// A worker is there so long after its last heartbeat.
@@ -41,6 +41,17 @@ impl Fleet {
     pub(crate) fn ability(&self, worker: &Sender) -> Option<Ability> {
         let heard = self.heard.lock().expect("no holder panics");
         heard.get(&worker.worker).filter(|(beat, _)| beat.from == *worker).map(|(beat, _)| beat.ability.clone())
+    }
+
+    /// Whether no worker of `pool` is there that passes over the twins of work queues.
+    pub(crate) fn all_serve_twins(&self, pool: &Pool) -> bool {
+        let heard = self.heard.lock().expect("no holder panics");
+        heard.values().all(|(beat, at)| {
+            at.elapsed() >= PRESENT
+                || beat.state != WorkerState::Ready
+                || !beat.pools.contains(pool)
+                || beat.revision >= revision::SERVES_TWINS
+        })
     }
 
     /// Whether some worker other than `except` is there that takes work of the job's pool and could run it. `None` when

@@ -14,7 +14,7 @@ use ffpool_schema::message::{Event, Outcome, fingerprint};
 use ffpool_schema::metrics as names;
 use ffpool_schema::parse::{self, Fault, Received};
 use ffpool_schema::topology::{
-    DEAD_QUEUE, EVENTS_QUEUE, LEDGER_QUEUE, TRACEPARENT_HEADER, UNROUTABLE_QUEUE, WorkQueue, exchange,
+    DEAD_QUEUE, EVENTS_QUEUE, LEDGER_QUEUE, TRACEPARENT_HEADER, RETURNED, UNROUTABLE_QUEUE, WorkQueue, exchange,
 };
 use metrics::counter;
 use tokio_util::sync::CancellationToken;
@@ -328,9 +328,10 @@ fn work_queue_of(exchange: &str, key: &str) -> Option<WorkQueue> {
     Some(WorkQueue { queue, priority: priority.parse().ok()?, pool })
 }
 
-/// The work queue of a name such as `jobs.batch.low.gpu`.
+/// The work queue of a name such as `jobs.batch.low.gpu`, or of its twin's, `jobs.batch.low.gpu.returned`.
 fn work_queue_named(name: &str) -> Option<WorkQueue> {
     let (queue, key) = name.strip_prefix("jobs.")?.split_once('.')?;
+    let key = key.rsplit_once('.').filter(|(_, last)| *last == RETURNED).map_or(key, |(key, _)| key);
     work_queue_of(&format!("jobs.{queue}"), key)
 }
 
@@ -343,6 +344,7 @@ mod tests {
         for pool in [Pool::cpu(), "gpu".parse().expect("gpu is a pool")] {
             for work in WorkQueue::of_pool(&pool) {
                 assert_eq!(work_queue_named(&work.name()), Some(work.clone()));
+                assert_eq!(work_queue_named(&work.returned_name()), Some(work.clone()));
                 for key in work.routing_keys() {
                     assert_eq!(work_queue_of(&exchange(work.queue), &key), Some(work.clone()), "key {key:?}");
                 }

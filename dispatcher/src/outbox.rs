@@ -2,6 +2,7 @@
 //!
 //! Invariant: a job leaves the outbox only after the broker's confirm.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ffpool_broker::{Outgoing, Publisher};
@@ -16,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::fleet::Fleet;
 use crate::ledger::{Leadership, Ledger, Published, ToPublish};
 
 /// Jobs published together at most.
@@ -34,6 +36,7 @@ pub(crate) struct Postman {
     pub(crate) ledger: Ledger,
     pub(crate) publisher: Publisher,
     pub(crate) leadership: Leadership,
+    pub(crate) fleet: Arc<Fleet>,
 }
 
 impl Postman {
@@ -108,14 +111,20 @@ impl Postman {
         }
     }
 
+    /// What was handed back goes to the twin of its queue, as long as every worker there serves twins.
+    fn queue_for(&self, job: &ToPublish) -> String {
+        if job.returned && self.fleet.all_serve_twins(&job.work.pool) { job.work.returned_name() } else { job.work.name() }
+    }
+
     async fn publish_one(&self, job: ToPublish) -> Published {
         let mut headers = std::collections::BTreeMap::from([(ATTEMPT_HEADER.to_owned(), job.next_attempt.to_string())]);
         if let Some(traceparent) = &job.traceparent {
             headers.insert(TRACEPARENT_HEADER.to_owned(), traceparent.clone());
         }
+        let queue = self.queue_for(&job);
         let message = Outgoing {
             exchange: String::new(),
-            routing_key: job.work.name(),
+            routing_key: queue.clone(),
             body: job.body.clone(),
             content_type: job.content_type.clone(),
             message_id: Some(job.job.to_string()),
@@ -126,7 +135,7 @@ impl Postman {
         let outcome = if published.is_ok() { "confirmed" } else { "failed" };
         counter!(names::PUBLISHED, "outcome" => outcome).increment(1);
         if let Err(error) = &published {
-            warn!(job = %job.job, queue = %job.work.name(), error = %ffpool_runtime::settings::chain(error), "a job was not published, trying again");
+            warn!(job = %job.job, queue, error = %ffpool_runtime::settings::chain(error), "a job was not published, trying again");
         }
         job.outcome(published.is_ok())
     }

@@ -79,7 +79,8 @@ impl Dispatcher {
         workers.spawn(AbortOnDrop(standing).joined());
         workers.spawn(ledger.clone().watch_queues(work.clone()));
         workers.spawn(control::pass_on(signals.clone(), ledger.tells(), work.clone()));
-        let postman = Postman { ledger: ledger.clone(), publisher, leadership: leadership.clone() };
+        let postman =
+            Postman { ledger: ledger.clone(), publisher, leadership: leadership.clone(), fleet: fleet.clone() };
         workers.spawn(postman.run(work.clone()));
         let families = families::follow(ledger.clone(), leadership.clone(), settings.parent_failure, work.clone());
         workers.spawn(families);

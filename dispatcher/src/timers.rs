@@ -153,9 +153,13 @@ impl Timers {
         if queues.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let queue_names: Vec<String> = queues.iter().map(WorkQueue::name).collect();
+        let queue_names: Vec<String> = queues.iter().flat_map(|work| [work.name(), work.returned_name()]).collect();
         let depths = queue_depth(&self.amqp, &queue_names).await?;
-        let is_empty = depths.iter().map(|depth| depth.as_ref().is_some_and(|depth| depth.ready == 0));
+        let is_empty = depths.chunks(2).map(|both| match both {
+            // A twin that is not there holds nothing.
+            [Some(queue), twin] => queue.ready == 0 && twin.as_ref().is_none_or(|twin| twin.ready == 0),
+            _ => false,
+        });
         Ok(queues.into_iter().zip(is_empty).filter_map(|(work, is_empty)| is_empty.then_some(work)).collect())
     }
 

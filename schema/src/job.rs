@@ -16,6 +16,7 @@ use crate::encode::{
     PixelFormat, Profile, Resolution, Streams, SubtitleMode,
 };
 use crate::id::JobId;
+use crate::topology::RETURNED;
 
 /// One of the three queues. Order of choice: live, default, batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
@@ -207,7 +208,8 @@ pub struct UnknownName {
     known: String,
 }
 
-/// Which kind of worker may run a job: `cpu`, `gpu`, or a name of the operator's. Lower-case letters, digits and `-`, at most 32.
+/// Which kind of worker may run a job: `cpu`, `gpu`, or a name of the operator's. Lower-case letters, digits and `-`, at
+/// most 32; not `returned`, which is part of queue names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pool(String);
@@ -257,7 +259,13 @@ impl TryFrom<String> for Pool {
     fn try_from(text: String) -> Result<Pool, PoolError> {
         let fits = (1..=32).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if fits { Ok(Pool(text)) } else { Err(PoolError { given: crate::id::excerpt(&text) }) }
+        if text == RETURNED {
+            Err(PoolError::Reserved)
+        } else if fits {
+            Ok(Pool(text))
+        } else {
+            Err(PoolError::Malformed { given: crate::id::excerpt(&text) })
+        }
     }
 }
 
@@ -271,9 +279,16 @@ impl FromStr for Pool {
 
 /// A text that is no pool name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{given}` is no pool: 1 to 32 lower-case letters, digits or `-` are expected")]
-pub struct PoolError {
-    given: String,
+pub enum PoolError {
+    /// Not a name.
+    #[error("`{given}` is no pool: 1 to 32 lower-case letters, digits or `-` are expected")]
+    Malformed {
+        /// What was given, shortened.
+        given: String,
+    },
+    /// Taken.
+    #[error("`{RETURNED}` cannot be a pool: queues of that name hold the jobs that were handed back; choose another name")]
+    Reserved,
 }
 
 /// What one attempt may use. Absent fields take the defaults below.

@@ -376,6 +376,8 @@ impl End {
 pub enum Publish {
     /// At once.
     Now,
+    /// At once and before what waits in its queue, because an attempt was handed back or lost: it has waited before.
+    First,
     /// After the backoff for its failures, see [`crate::retry`].
     AfterBackoff,
     /// After the pause in which a job that fits nobody is offered again.
@@ -467,11 +469,11 @@ pub fn step(facts: &Facts, input: &Input) -> Step {
         Input::Failed { attempt, cause } => report(facts, *attempt, |facts| failed(facts, *cause)),
         Input::Rejected { attempt } => report(facts, *attempt, |_| Change::to(State::Rejected).end(End::Rejected)),
         Input::Released { attempt } => {
-            report(facts, *attempt, |_| Change::to(State::Queued).end(End::Released).publish(Publish::Now))
+            report(facts, *attempt, |_| Change::to(State::Queued).end(End::Released).publish(Publish::First))
         }
         Input::CancelDone { attempt } => report(facts, *attempt, |_| {
             // The command was given and then overtaken, for example by a redrive: nobody wants it ended any more.
-            Change::to(State::Queued).end(End::Released).publish(Publish::Now)
+            Change::to(State::Queued).end(End::Released).publish(Publish::First)
         }),
         Input::Lapse { attempt } => report(facts, *attempt, lost),
         Input::Due => match facts.state {
@@ -650,7 +652,7 @@ fn lost(facts: &Facts) -> Change {
     if facts.losses + 1 >= facts.loss_limit {
         Change::to(State::Failed).end(End::Lapsed)
     } else {
-        Change::to(State::Queued).end(End::Lapsed).publish(Publish::Now)
+        Change::to(State::Queued).end(End::Lapsed).publish(Publish::First)
     }
 }
 

@@ -368,6 +368,27 @@ pub struct Heartbeat {
     pub ability: Ability,
     /// Every attempt it runs.
     pub running: Vec<RunningAttempt>,
+    /// What it understands, see [`revision`].
+    #[serde(default = "revision::first", skip_serializing_if = "revision::is_first")]
+    pub revision: u32,
+}
+
+pub mod revision {
+    //! What a worker understands beyond the first version of the protocol, so that a newer dispatcher asks no more of it.
+
+    /// Serves the twins of its work queues, see [`crate::topology::WorkQueue::returned_name`].
+    pub const SERVES_TWINS: u32 = 2;
+    /// The revision that this version speaks.
+    pub const CURRENT: u32 = SERVES_TWINS;
+
+    pub(super) fn first() -> u32 {
+        1
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+    pub(super) fn is_first(revision: &u32) -> bool {
+        *revision == first()
+    }
 }
 
 /// Dispatcher to one worker ([`crate::subjects::control_worker`]), request/reply.

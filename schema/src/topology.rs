@@ -20,6 +20,8 @@ pub const UNROUTABLE_QUEUE: &str = "jobs.unroutable";
 pub const EVENTS_EXCHANGE: &str = "jobs.events";
 /// Queue behind [`EVENTS_EXCHANGE`].
 pub const EVENTS_QUEUE: &str = "jobs.events";
+/// Last part of the name of a work queue's twin, see [`WorkQueue::returned_name`]. No pool may be called so.
+pub const RETURNED: &str = "returned";
 /// Queue that receives a copy of every job published to a job exchange.
 pub const LEDGER_QUEUE: &str = "jobs.ledger";
 
@@ -63,6 +65,14 @@ impl WorkQueue {
     pub fn name(&self) -> String {
         let WorkQueue { queue, priority, pool } = self;
         if pool.is_cpu() { format!("jobs.{queue}.{priority}") } else { format!("jobs.{queue}.{priority}.{pool}") }
+    }
+
+    /// The broker's name for its twin, such as `jobs.default.medium.returned`. What a worker handed back, or lost, waits
+    /// there for its next attempt: a queue takes in at its end only, and this twin is served before it. No exchange
+    /// routes to it; the ledger alone publishes there.
+    #[must_use]
+    pub fn returned_name(&self) -> String {
+        format!("{}.{RETURNED}", self.name())
     }
 
     /// The order of choice: queue weight (live 10, default 5, batch 1) times 10, plus priority (3, 2, 1). Higher is served first.
@@ -182,7 +192,8 @@ impl Topology {
             bind(EVENTS_EXCHANGE, "#", EVENTS_QUEUE),
         ];
         for work in pools.iter().flat_map(WorkQueue::of_pool) {
-            queues.push(QueueDeclaration { name: work.name(), dead_letter: Some(DEAD_EXCHANGE) });
+            let both = [work.name(), work.returned_name()];
+            queues.extend(both.map(|name| QueueDeclaration { name, dead_letter: Some(DEAD_EXCHANGE) }));
             for key in work.routing_keys() {
                 bindings.push(bind(&exchange(work.queue), &key, &work.name()));
                 bindings.push(bind(&exchange(work.queue), &key, LEDGER_QUEUE));

@@ -258,6 +258,7 @@ fn cell(state: State, input: &Input) -> String {
             note(change.pause == Some(false) && matches!(input, Input::Resume), "goes on");
             match change.publish {
                 Some(Publish::Now) => note(true, "published now"),
+                Some(Publish::First) => note(true, "published first"),
                 Some(Publish::AfterBackoff) => note(true, "published after backoff"),
                 Some(Publish::AfterPlacementPause) => note(true, "published after a pause"),
                 Some(Publish::WhenDue) => note(true, "published when due"),

@@ -25,6 +25,7 @@ fn the_order_of_choice_is_live_default_batch_then_high_medium_low() {
     let live_high = WorkQueue { queue: Queue::Live, priority: Priority::High, pool: Pool::cpu() };
     let batch_low = WorkQueue { queue: Queue::Batch, priority: Priority::Low, pool: Pool::cpu() };
     assert_eq!((live_high.score(), batch_low.score()), (103, 11));
+    assert_eq!(batch_low.returned_name(), "jobs.batch.low.returned");
 }
 
 #[test]
@@ -46,6 +47,20 @@ fn every_key_that_reaches_a_work_queue_reaches_the_ledger_too_and_no_other_does(
     // Nine of each pool, and the empty key for `medium` of pool cpu in each of the three queues.
     assert_eq!(work.len(), 9 + 9 + 3);
     assert_eq!(routing_key(Priority::High, &gpu), "high.gpu");
+}
+
+#[test]
+fn every_work_queue_has_a_twin_of_the_same_kind_that_no_exchange_and_no_pool_reaches() {
+    let gpu: Pool = "gpu".parse().unwrap();
+    let topology = Topology::for_pools(std::slice::from_ref(&gpu));
+    for work in [Pool::cpu(), gpu].iter().flat_map(WorkQueue::of_pool) {
+        let of = |name: String| topology.queues.iter().find(move |queue| queue.name == name);
+        let (queue, twin) = (of(work.name()).unwrap(), of(work.returned_name()).unwrap());
+        assert_eq!(queue.dead_letter, twin.dead_letter);
+        assert!(!topology.bindings.iter().any(|binding| binding.queue == twin.name), "{}", twin.name);
+    }
+    let reserved = "returned".parse::<Pool>().unwrap_err();
+    assert!(reserved.to_string().contains("choose another name"), "{reserved}");
 }
 
 #[test]

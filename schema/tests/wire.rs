@@ -135,21 +135,21 @@ fn a_commit_and_its_answers() {
 
 #[test]
 fn signals() {
-    golden(
-        "heartbeat",
-        &Heartbeat {
-            from: from(),
-            seq: 3,
-            at: "2026-12-01T00:00:00Z".parse().unwrap(),
-            host: "host".into(),
-            version: "0.1.0".into(),
-            pools: vec![Pool::cpu()],
-            state: WorkerState::Ready,
-            capacity: Capacity { slots: 2, used: 1, cpu_percent: 200, memory_mb: 4096, disk_mb: 20_000 },
-            ability: ability(),
-            running: vec![RunningAttempt { job: job(), attempt: 1, progress: Some(progress()), frozen: false }],
-        },
-    );
+    let heartbeat = Heartbeat {
+        from: from(),
+        seq: 3,
+        at: "2026-12-01T00:00:00Z".parse().unwrap(),
+        host: "host".into(),
+        version: "0.1.0".into(),
+        pools: vec![Pool::cpu()],
+        state: WorkerState::Ready,
+        capacity: Capacity { slots: 2, used: 1, cpu_percent: 200, memory_mb: 4096, disk_mb: 20_000 },
+        ability: ability(),
+        running: vec![RunningAttempt { job: job(), attempt: 1, progress: Some(progress()), frozen: false }],
+        revision: 1,
+    };
+    golden("heartbeat", &heartbeat);
+    golden("heartbeat_revision_2", &Heartbeat { revision: 2, ..heartbeat });
     golden("progress", &progress());
     golden("log_line", &LogLine { job: job(), attempt: 1, seq: 1, line: "frame=1".into() });
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ffpool_broker::{BrokerError, Signals};
 use ffpool_schema::job::Pool;
-use ffpool_schema::message::{Ability, Capacity, Heartbeat, Sender, WorkerState};
+use ffpool_schema::message::{Ability, Capacity, Heartbeat, Sender, WorkerState, revision};
 use ffpool_schema::{metrics as names, subjects};
 use jiff::Timestamp;
 use nix::libc;
@@ -169,6 +169,7 @@ impl Pulse {
             capacity,
             ability: self.ability.clone(),
             running: self.attempts.leases(),
+            revision: revision::CURRENT,
         }
     }
 }

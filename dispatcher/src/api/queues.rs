@@ -70,7 +70,7 @@ fn queues_of(served: impl Iterator<Item = String>, counts: &[QueueCount]) -> Vec
 }
 
 async fn ready_messages(app: &App, queues: &[WorkQueue]) -> BTreeMap<String, u64> {
-    let names: Vec<String> = queues.iter().map(WorkQueue::name).collect();
+    let names: Vec<String> = queues.iter().flat_map(|work| [work.name(), work.returned_name()]).collect();
     match tokio::time::timeout(BROKER_BOUND, ffpool_broker::queue_depth(&app.amqp, &names)).await {
         Ok(Ok(depths)) => depths.into_iter().flatten().map(|depth| (depth.name, u64::from(depth.ready))).collect(),
         Ok(Err(error)) => {
@@ -88,7 +88,8 @@ fn view(work: WorkQueue, counts: &[QueueCount], ready: &BTreeMap<String, u64>, p
     let name = work.name();
     let count = counts.iter().find(|count| count.work == work);
     QueueView {
-        ready: ready.get(&name).copied(),
+        // A twin that is not there holds nothing.
+        ready: ready.get(&name).map(|count| count + ready.get(&work.returned_name()).copied().unwrap_or(0)),
         paused: paused.contains(&work.queue),
         name,
         queue: work.queue.to_string(),

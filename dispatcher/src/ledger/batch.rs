@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::families::{Relative, insert_dependencies, refuse_circles};
 use super::fresh::{Due, NewJob, Origin};
 use super::record::{
-    Count, Effects, EventRow, Happening, Lesson, Outbox, Plan, Policy, Record, Verdict, Writes, decide,
+    Count, Effects, EventRow, Happening, Lesson, Outbox, PUBLISH_CLAIM_MS, Plan, Policy, Record, Verdict, Writes, decide,
 };
 
 /// What a batch decided, before it is written.
@@ -323,11 +323,13 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
         .iter()
         .map(|r| match r.writes.outbox {
             Some(Outbox::Enter(ms)) => Some(ms.max(0)),
+            Some(Outbox::EnterFirst) => Some(PUBLISH_CLAIM_MS),
             Some(Outbox::Leave) => Some(-1),
             Some(Outbox::EnterWhenDue) => Some(-2),
             None => None,
         })
         .collect();
+    let returned: Vec<bool> = records.iter().map(|r| r.writes.outbox == Some(Outbox::EnterFirst)).collect();
     let failure_texts: Vec<Option<String>> = records.iter().map(|r| r.writes.failure.as_ref().map(json)).collect();
     let faults: Vec<Option<String>> = records.iter().map(|r| r.writes.faults.as_ref().map(json)).collect();
     let manifests: Vec<Option<String>> = records.iter().map(|r| r.writes.manifest.as_ref().map(json)).collect();
@@ -364,6 +366,7 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
                 &kinds,
                 &lessons,
                 &default_memory_mb,
+                &returned,
             ],
         )
         .await?;
@@ -511,6 +514,7 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
         publish_due = CASE WHEN u.outbox IS NULL THEN j.publish_due \
                            WHEN u.outbox = -2 THEN greatest(now(), (j.spec ->> 'not_before')::timestamptz) \
                            WHEN u.outbox >= 0 THEN now() + u.outbox * interval '1 millisecond' END, \
+        returned = CASE WHEN u.outbox IS NULL THEN j.returned ELSE u.returned END, \
         failure = coalesce(u.failure::jsonb, j.failure), faults = coalesce(u.faults::jsonb, j.faults), \
         manifest = coalesce(u.manifest::jsonb, j.manifest), \
         state_since = CASE WHEN j.state = u.state THEN j.state_since ELSE now() END, \
@@ -519,9 +523,10 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
                         THEN coalesce(j.ended_at, now()) END \
      FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::uuid[], \
                  $8::integer[], $9::text[], $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::boolean[], \
-                 $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[], $22::text[], $23::text[]) \
+                 $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[], $22::text[], $23::text[], \
+                 $25::boolean[]) \
           AS u(id, state, attempt, failures, losses, worker, life, consent, cause, custody, tapped, reason, renewed, \
-               cleared, begun, outbox, failure, faults, manifest, paused, kind, lesson) \
+               cleared, begun, outbox, failure, faults, manifest, paused, kind, lesson, returned) \
      WHERE j.id = u.id";
 
 const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarnation) \

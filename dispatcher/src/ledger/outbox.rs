@@ -31,6 +31,8 @@ pub struct ToPublish {
     pub next_attempt: u32,
     /// Where it goes.
     pub work: WorkQueue,
+    /// Whether it was handed back, and goes before what waits there.
+    pub returned: bool,
     /// The body as the client sent it.
     pub body: Vec<u8>,
     /// Its content type.
@@ -148,6 +150,7 @@ fn to_publish(row: &Row) -> Result<ToPublish, Unavailable> {
             priority: row.try_get::<_, &str>("priority")?.parse().map_err(|_| bad("priority"))?,
             pool: Pool::try_from(pool).map_err(|_| bad("pool"))?,
         },
+        returned: row.try_get("returned")?,
         body: row.try_get("body")?,
         content_type: row.try_get("content_type")?,
         traceparent: row.try_get("traceparent")?,
@@ -155,13 +158,13 @@ fn to_publish(row: &Row) -> Result<ToPublish, Unavailable> {
     })
 }
 
-const LOAD: &str = "SELECT id, attempt, queue, priority, pool, body, content_type, traceparent, publish_due FROM job \
+const LOAD: &str = "SELECT id, attempt, queue, priority, pool, returned, body, content_type, traceparent, publish_due FROM job \
      WHERE id = ANY ($1::uuid[]) AND state = 'queued' AND publish_due IS NOT NULL";
 
 const CLAIM: &str = "UPDATE job SET publish_due = now() + $2::bigint * interval '1 millisecond' \
      WHERE id IN (SELECT id FROM job WHERE publish_due IS NOT NULL AND publish_due <= now() AND state = 'queued' \
                   ORDER BY publish_due LIMIT $1 FOR UPDATE SKIP LOCKED) \
-     RETURNING id, attempt, queue, priority, pool, body, content_type, traceparent, publish_due";
+     RETURNING id, attempt, queue, priority, pool, returned, body, content_type, traceparent, publish_due";
 
 const SETTLE: &str = "WITH outcome AS ( \
         SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::boolean[]) AS u(id, token, confirmed)), \

@@ -213,6 +213,8 @@ pub(super) enum Outbox {
     Leave,
     /// To be published after so many milliseconds.
     Enter(i64),
+    /// To be published at once, to the twin of its work queue.
+    EnterFirst,
     /// To be published at the job's `not_before`, or at once.
     EnterWhenDue,
 }
@@ -625,6 +627,10 @@ fn place_in_outbox(record: &mut Record, change: &Change, policy: &Policy, random
             plan.effects.publish.push(record.id);
             Some(Outbox::Enter(PUBLISH_CLAIM_MS))
         }
+        Some(Publish::First) => {
+            plan.effects.publish.push(record.id);
+            Some(Outbox::EnterFirst)
+        }
         Some(Publish::AfterBackoff) => {
             let wait = policy.backoff.after(record.facts.failures, random);
             Some(Outbox::Enter(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
@@ -798,7 +804,7 @@ mod tests {
         take(&mut record, &mut plan, claim("first"));
         take(&mut record, &mut plan, Input::Lapse { attempt: 1 });
         assert_eq!(record.facts.state, State::Queued);
-        assert_eq!(record.writes.outbox, Some(Outbox::Enter(PUBLISH_CLAIM_MS)));
+        assert_eq!(record.writes.outbox, Some(Outbox::EnterFirst));
         assert_eq!(plan.effects.publish, [record.id]);
         take(&mut record, &mut plan, claim("second"));
         take(&mut record, &mut plan, Input::Lapse { attempt: 2 });

@@ -21,7 +21,7 @@ use ffpool_schema::id::{Incarnation, JobId};
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::{
     Ability, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob, Event, Grant, Heartbeat,
-    JobCommand, Outcome, RunningAttempt, Sender, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
+    JobCommand, Outcome, RunningAttempt, Sender, WorkerAnswer, WorkerCommand, WorkerState, fingerprint, revision,
 };
 use ffpool_schema::subjects;
 use ffpool_schema::topology::{EVENTS_EXCHANGE, WorkQueue};
@@ -177,12 +177,20 @@ struct Worker {
     running: Arc<Mutex<HashMap<JobId, u32>>>,
     /// What of it is frozen.
     frozen: Arc<Mutex<HashSet<JobId>>>,
+    /// What it understands.
+    revision: u32,
 }
 
 impl Worker {
     fn new(scene: &Scene, name: &str) -> Worker {
         let sender = Sender { worker: name.parse().unwrap(), incarnation: Incarnation(Uuid::now_v7()) };
-        Worker { sender, signals: scene.signals.clone(), running: Arc::default(), frozen: Arc::default() }
+        Worker {
+            sender,
+            signals: scene.signals.clone(),
+            running: Arc::default(),
+            frozen: Arc::default(),
+            revision: revision::CURRENT,
+        }
     }
 
     /// Claims a delivery; asks again while nobody answers, as workers do.
@@ -268,6 +276,7 @@ impl Worker {
                 .into_iter()
                 .map(|(job, attempt)| RunningAttempt { job, attempt, progress: None, frozen: frozen.contains(&job) })
                 .collect(),
+            revision: self.revision,
         };
         // A signal may be lost; the next one says the same.
         let _ = self.signals.publish(&subjects::heartbeat(&self.sender.worker), &beat).await;

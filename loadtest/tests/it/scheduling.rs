@@ -2,12 +2,13 @@
 
 use ffpool_loadtest::pool::{Pool, PoolSettings};
 use ffpool_schema::api::WorkerView;
-use ffpool_schema::job::{Priority, Queue};
+use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
 use ffpool_stack::Stack;
 use jiff::Timestamp;
+use nix::sys::signal::Signal;
 
-use crate::support::{BOUND, SMALL, pool, quick, run};
+use crate::support::{BOUND, SMALL, encoding, long, medium, pool, quick, run};
 
 /// Deliveries of the work queues that somebody holds, by the broker's own count.
 fn held(pool: &Pool) -> anyhow::Result<u64> {
@@ -74,6 +75,59 @@ fn eight_jobs_on_two_slots_never_run_more_than_two_at_once_and_a_live_job_is_nex
         );
         Ok(())
     });
+}
+
+#[test]
+fn what_a_drained_worker_hands_back_is_the_next_of_its_queue_and_a_live_job_goes_before_it() {
+    run(async {
+        let one_slot = [("FFPOOL_SLOTS", "1"), ("FFPOOL_DRAIN_SECS", "0")];
+        let mut pool = pool(PoolSettings::one_worker(&one_slot).worker(&one_slot)).await?;
+        let batch = |name: &str, spec: fn(&str) -> JobSpec| {
+            let mut spec = spec(&pool.media.join(name).display().to_string());
+            (spec.queue, spec.priority) = (Queue::Batch, Priority::Low);
+            spec
+        };
+        let drained = pool.client.submit(&batch("drained.mp4", medium)).await?.id;
+        let owner = pool.until(drained, BOUND, encoding).await?.job.worker.expect("a running job has a worker");
+        let blocking = pool.client.submit(&batch("blocking.mp4", long)).await?.id;
+        pool.until(blocking, BOUND, encoding).await?;
+        let mut backlog = Vec::new();
+        for number in 0..3 {
+            backlog.push(pool.client.submit(&batch(&format!("waiting-{number}.mp4"), quick)).await?.id);
+        }
+        let number = usize::from(owner.as_str().ends_with("-1"));
+        pool.workers[number].signal(Signal::SIGTERM);
+        until_ready(&pool, "jobs.batch.low", 4).await?;
+
+        let mut live = quick(&pool.media.join("live.mp4").display().to_string());
+        live.queue = Queue::Live;
+        live.priority = Priority::Low;
+        let live = pool.client.submit(&live).await?.id;
+        // Whether it is frozen to make room, or ended: the slot goes to the live job first.
+        pool.client.cancel(blocking).await?;
+        let mut began = Vec::new();
+        for id in [live, drained].into_iter().chain(backlog) {
+            let detail = pool.until_ended(id, BOUND).await?;
+            assert_eq!(detail.job.state, State::Completed, "{detail:#?}");
+            began.push(detail.attempts.last().expect("it ran").started_at);
+        }
+        assert!(began.is_sorted(), "live, drained, backlog began at {began:#?}");
+        Ok(())
+    });
+}
+
+/// Waits until so many messages lie ready in a work queue and its twin.
+async fn until_ready(pool: &Pool, queue: &str, expected: u64) -> anyhow::Result<()> {
+    let end = std::time::Instant::now() + BOUND;
+    loop {
+        let queues = pool.client.queues().await?;
+        let ready = queues.iter().find(|view| view.name == queue).and_then(|view| view.ready);
+        if ready == Some(expected) {
+            return Ok(());
+        }
+        assert!(std::time::Instant::now() < end, "{queue}: {ready:?} of {expected}\n{}", pool.logs());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 #[test]

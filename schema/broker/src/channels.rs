@@ -133,8 +133,8 @@ impl ChannelPool {
 
     /// Gives back a channel on which nothing is unsettled. At most `keep` wait for use.
     pub(crate) fn give(&self, channel: AmqpChannel) {
-        // Room for every slot, twice: deliveries in hand and gets on their way.
-        let keep = usize::from(self.prefetch) * 2 + 16;
+        // Room for every slot, twice: deliveries in hand and gets on their way. And for a consumer on each queue.
+        let keep = usize::from(self.prefetch) * 2 + 32;
         if channel.is_open() {
             let mut idle = self.idle.lock().expect("no holder panics");
             if idle.len() < keep {

@@ -1,5 +1,8 @@
 //! The order of choice between work queues, given what is known of their depths. Pure: time comes in as an argument.
 //!
+//! Each work queue is two rungs: first its twin, which holds what was handed back, then itself. They share a score and
+//! an age.
+//!
 //! Invariant: of the queues known to hold work, the one with the best score is taken first; a queue whose depth was not
 //! looked at in the last scan counts as unknown, never as empty.
 
@@ -18,7 +21,11 @@ const UNARMED_FOR: Duration = Duration::from_secs(600);
 /// What one ageing interval adds to the score of a queue that is passed over: one unit of queue weight.
 const AGEING_STEP: u32 = 10;
 
-/// One work queue and what is known of it.
+/// How often every queue is looked at, however much work the best have, so that it is known which others wait. A part
+/// of any sensible ageing interval.
+const SURVEY: Duration = Duration::from_secs(1);
+
+/// One work queue or its twin, and what is known of it.
 pub(crate) struct Rung {
     pub(crate) work: WorkQueue,
     pub(crate) name: String,
@@ -33,8 +40,11 @@ pub(crate) struct Rung {
 
 /// All work queues of one intake.
 pub(crate) struct Ladder {
+    /// In pairs: a twin, then its queue.
     rungs: Vec<Rung>,
     scanned_at: Option<Instant>,
+    /// When all present queues were last looked at in one scan.
+    surveyed_at: Option<Instant>,
     ageing: Option<Duration>,
     /// Queues of which nothing is taken, and until when.
     holds: BTreeMap<Queue, Instant>,
@@ -42,18 +52,17 @@ pub(crate) struct Ladder {
 
 impl Ladder {
     pub(crate) fn new(queues: Vec<WorkQueue>) -> Ladder {
-        let rungs = queues
-            .into_iter()
-            .map(|work| Rung {
-                name: work.name(),
-                work,
-                ready: None,
-                passed_over_since: None,
-                missing_since: None,
-                broken_since: None,
-            })
-            .collect();
-        Ladder { rungs, scanned_at: None, ageing: None, holds: BTreeMap::new() }
+        let rung = |work: &WorkQueue, name: String| Rung {
+            work: work.clone(),
+            name,
+            ready: None,
+            passed_over_since: None,
+            missing_since: None,
+            broken_since: None,
+        };
+        let rungs =
+            queues.iter().flat_map(|work| [rung(work, work.returned_name()), rung(work, work.name())]).collect();
+        Ladder { rungs, scanned_at: None, surveyed_at: None, ageing: None, holds: BTreeMap::new() }
     }
 
     pub(crate) fn set_ageing(&mut self, ageing: Option<Duration>) {
@@ -81,11 +90,12 @@ impl Ladder {
         &self.rungs[at]
     }
 
-    /// The rungs to look at, in groups of one queue class, best group first. With ageing all are one group, because
-    /// any of them may have become the best.
-    pub(crate) fn groups(&self, now: Instant) -> Vec<Vec<usize>> {
+    /// The rungs to look at, in groups of one queue class, best group first. With ageing they are one group now and then:
+    /// a queue that nobody looks at does not age.
+    pub(crate) fn groups(&mut self, now: Instant) -> Vec<Vec<usize>> {
         let present = self.present(now);
-        if self.ageing.is_some() {
+        if self.ageing.is_some() && self.surveyed_at.is_none_or(|at| now.duration_since(at) >= SURVEY) {
+            self.surveyed_at = Some(now);
             return vec![present];
         }
         let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -115,7 +125,8 @@ impl Ladder {
 
     fn score(&self, at: usize, now: Instant) -> u32 {
         let rung = &self.rungs[at];
-        let aged = match (self.ageing, rung.passed_over_since) {
+        let since = rung.passed_over_since.into_iter().chain(self.rungs[at ^ 1].passed_over_since).min();
+        let aged = match (self.ageing, since) {
             (Some(ageing), Some(since)) if !ageing.is_zero() => {
                 let steps = now.duration_since(since).as_nanos() / ageing.as_nanos();
                 u32::try_from(steps).unwrap_or(u32::MAX).saturating_mul(AGEING_STEP)
@@ -196,6 +207,9 @@ impl Ladder {
         let rung = &mut self.rungs[best];
         rung.ready = rung.ready.map(|ready| ready - 1);
         rung.passed_over_since = Some(now);
+        // Its other half was served with it.
+        let other = &mut self.rungs[best ^ 1];
+        other.passed_over_since = other.passed_over_since.map(|_| now);
         Some(best)
     }
 }
@@ -210,20 +224,52 @@ mod tests {
         Ladder::new(WorkQueue::of_pool(&Pool::cpu()))
     }
 
+    /// The depths of the queues that are named, `(name, ready)`; all others are empty.
+    fn see(ladder: &mut Ladder, depths: &[(&str, u32)], now: Instant) {
+        ladder.begin_scan(now);
+        for at in 0..ladder.rungs.len() {
+            let found = depths.iter().find(|(name, _)| ladder.rungs[at].name == *name);
+            ladder.observe(at, found.map_or(0, |(_, ready)| *ready), now);
+        }
+    }
+
+    fn pick(ladder: &mut Ladder, now: Instant) -> Option<String> {
+        ladder.pick(now).map(|at| ladder.rung(at).name.clone())
+    }
+
     fn picks(ladder: &mut Ladder, now: Instant) -> Vec<String> {
-        std::iter::from_fn(|| ladder.pick(now).map(|at| ladder.rung(at).name.clone())).collect()
+        std::iter::from_fn(|| pick(ladder, now)).collect()
     }
 
     #[test]
     fn the_best_score_is_picked_first_and_each_message_once() {
         let now = Instant::now();
         let mut ladder = ladder();
-        ladder.begin_scan(now);
-        for at in 0..9 {
-            ladder.observe(at, u32::from(at == 8) * 2 + u32::from(at == 1), now);
-        }
+        see(&mut ladder, &[("jobs.batch.low", 2), ("jobs.live.medium", 1)], now);
         assert_eq!(picks(&mut ladder, now), ["jobs.live.medium", "jobs.batch.low", "jobs.batch.low"]);
         assert!(ladder.is_empty(now));
+    }
+
+    #[test]
+    fn what_was_handed_back_goes_before_its_queue_and_after_every_better_one() {
+        let now = Instant::now();
+        let mut ladder = ladder();
+        let depths = [
+            ("jobs.batch.low", 1),
+            ("jobs.batch.low.returned", 1),
+            ("jobs.batch.medium", 1),
+            ("jobs.live.low", 1),
+            ("jobs.live.low.returned", 1),
+        ];
+        see(&mut ladder, &depths, now);
+        let order = [
+            "jobs.live.low.returned",
+            "jobs.live.low",
+            "jobs.batch.medium",
+            "jobs.batch.low.returned",
+            "jobs.batch.low",
+        ];
+        assert_eq!(picks(&mut ladder, now), order);
     }
 
     #[test]
@@ -231,7 +277,7 @@ mod tests {
         let now = Instant::now();
         let mut ladder = ladder();
         ladder.begin_scan(now);
-        for at in 0..3 {
+        for at in 0..6 {
             ladder.observe(at, 0, now);
         }
         assert!(!ladder.is_empty(now));
@@ -243,26 +289,49 @@ mod tests {
         let now = Instant::now();
         let mut ladder = ladder();
         assert!(ladder.observe_missing(0, now));
-        assert_eq!(ladder.present(now).len(), 8);
-        assert_eq!(ladder.present(now + MISSING_FOR).len(), 9);
+        assert_eq!(ladder.present(now).len(), 17);
+        assert_eq!(ladder.present(now + MISSING_FOR).len(), 18);
         assert!(!ladder.observe_missing(0, now), "the second time is no news");
     }
 
     #[test]
     fn ageing_lifts_a_queue_that_is_passed_over() {
         let start = Instant::now();
+        let at = |minutes: u64| start + Duration::from_secs(minutes * 60);
         let mut ladder = ladder();
         ladder.set_ageing(Some(Duration::from_secs(60)));
-        ladder.begin_scan(start);
-        ladder.observe(0, 100, start);
-        ladder.observe(8, 1, start);
-        let before = ladder.pick(start + Duration::from_secs(8 * 60)).unwrap();
-        assert_eq!(ladder.rung(before).name, "jobs.live.high", "score 103 against 11 + 80");
-        let after = ladder.pick(start + Duration::from_secs(18 * 60)).unwrap();
+        let depths = [("jobs.live.high", 100), ("jobs.batch.low", 1), ("jobs.batch.low.returned", 1)];
+        see(&mut ladder, &depths, start);
+        assert_eq!(pick(&mut ladder, at(8)).unwrap(), "jobs.live.high", "score 103 against 11 + 80");
         // live.high was served at minute 8, so it aged 10 steps, batch.low 18: 203 against 191, then 19: still lower.
-        assert_eq!(ladder.rung(after).name, "jobs.live.high");
-        let last = ladder.pick(start + Duration::from_secs(19 * 60)).unwrap();
-        assert_eq!(ladder.rung(last).name, "jobs.batch.low", "live.high 103 + 10 against 11 + 190");
+        assert_eq!(pick(&mut ladder, at(18)).unwrap(), "jobs.live.high");
+        // live.high 103 + 10 against 11 + 190; then batch.low was served, with its twin.
+        assert_eq!(pick(&mut ladder, at(19)).unwrap(), "jobs.batch.low.returned");
+        assert_eq!(pick(&mut ladder, at(19)).unwrap(), "jobs.live.high");
+        assert_eq!(pick(&mut ladder, at(26)).unwrap(), "jobs.live.high");
+    }
+
+    #[test]
+    fn without_ageing_no_wait_is_long_enough() {
+        let start = Instant::now();
+        let mut ladder = ladder();
+        let depths = [("jobs.live.low", 1_000), ("jobs.batch.high", 1)];
+        see(&mut ladder, &depths, start);
+        for day in 0..1_000 {
+            let now = start + Duration::from_secs(day * 86_400);
+            assert_eq!(pick(&mut ladder, now).unwrap(), "jobs.live.low");
+        }
+    }
+
+    #[test]
+    fn with_ageing_the_lower_queues_are_looked_at_now_and_then_only() {
+        let now = Instant::now();
+        let mut ladder = ladder();
+        assert_eq!(ladder.groups(now).len(), 3, "strict order needs no look at the lower ones");
+        ladder.set_ageing(Some(Duration::from_secs(600)));
+        assert_eq!(ladder.groups(now).len(), 1);
+        assert_eq!(ladder.groups(now).len(), 3);
+        assert_eq!(ladder.groups(now + SURVEY).len(), 1);
     }
 
     #[test]
@@ -273,14 +342,13 @@ mod tests {
         assert!(ladder.set_holds(BTreeMap::from([(Queue::Live, until)]), now));
         assert!(!ladder.set_holds(BTreeMap::from([(Queue::Live, until)]), now), "the second time is no news");
         assert_eq!(ladder.next_hold_end(), Some(until));
-        ladder.begin_scan(now);
-        for at in 0..9 {
-            ladder.observe(at, u32::from(at % 4 == 0), now);
-        }
+        let depths =
+            [("jobs.live.high.returned", 1), ("jobs.live.high", 1), ("jobs.default.medium", 1), ("jobs.batch.low", 1)];
+        see(&mut ladder, &depths, now);
         assert_eq!(picks(&mut ladder, now), ["jobs.default.medium", "jobs.batch.low"]);
         assert!(ladder.is_empty(now), "what is held is nobody's work");
         assert!(ladder.set_holds(BTreeMap::from([(Queue::Live, until)]), until));
-        assert_eq!(picks(&mut ladder, until), ["jobs.live.high"]);
+        assert_eq!(picks(&mut ladder, until), ["jobs.live.high.returned", "jobs.live.high"]);
     }
 
     #[test]

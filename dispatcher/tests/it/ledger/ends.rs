@@ -60,7 +60,7 @@ async fn a_failed_attempt_comes_back_after_its_wait_until_the_budget_is_spent() 
     scene.take("jobs.default.medium").await;
     let grant = worker.run(&delivery(Some(id), &body)).await;
     scene.report(&worker, &grant, Outcome::Released { reason: "drain".into() }).await;
-    let again = scene.take("jobs.default.medium").await;
+    let again = scene.take("jobs.default.medium.returned").await;
     assert_eq!(again.headers.get(ATTEMPT_HEADER).map(String::as_str), Some("4"));
     assert_eq!(scene.column(id, "failures").await.as_deref(), Some("0"));
     dispatcher.stop().await;
@@ -81,7 +81,7 @@ async fn silence_ends_a_lease_and_the_job_goes_to_another() {
 
     let mut orders = scene.signals.subscribe::<JobCommand>(&subjects::control_job(lost)).await.unwrap();
     drop(alive);
-    let again = scene.take("jobs.default.medium").await;
+    let again = scene.take("jobs.default.medium.returned").await;
     assert_eq!(again.message_id, Some(lost.to_string()));
     assert_eq!(scene.outcomes(lost).await, [Some("lapsed".to_owned())]);
     scene.until_count("SELECT count(*) FROM worker WHERE id = 'silent' AND state = 'lost'", 1).await;
@@ -150,5 +150,28 @@ async fn a_job_from_the_api_is_published_and_one_that_lost_its_message_again() {
         .unwrap();
     let message = scene.take("jobs.live.medium").await;
     assert_eq!(message.message_id, Some(id.to_string()));
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_handed_back_waits_in_the_twin_unless_a_worker_is_there_that_passes_twins_over() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let worker = Worker::new(&scene, "new");
+    let old = Worker { revision: 1, ..Worker::new(&scene, "old") };
+    let _alive = worker.live();
+    let (id, body) = job();
+    let (first, twin) = ("jobs.default.medium", "jobs.default.medium.returned");
+    for queue in [twin, first] {
+        let _old = (queue == first).then(|| old.live());
+        scene.until_count("SELECT count(*) FROM worker", if queue == first { 2 } else { 1 }).await;
+        let grant = worker.run(&delivery(Some(id), &body)).await;
+        scene.report(&worker, &grant, Outcome::Released { reason: "drain".into() }).await;
+        assert_eq!(scene.take(queue).await.message_id, Some(id.to_string()));
+    }
+    // A message that vanished is replaced where it was.
+    assert_eq!(scene.column(id, "returned").await.as_deref(), Some("true"));
+    worker.run(&delivery(Some(id), &body)).await;
+    assert_eq!(scene.column(id, "returned").await.as_deref(), Some("false"));
     dispatcher.stop().await;
 }

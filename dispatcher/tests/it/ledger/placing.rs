@@ -72,7 +72,7 @@ async fn a_job_that_lost_two_workers_runs_alone_and_is_parked_when_it_loses_the_
     let third = Worker::new(&scene, "third");
     let dropped = third.claim_as(&redelivery(Some(id), &body), busy).await;
     assert_eq!(dropped, ClaimReply::Drop { job: Some(id), reason: DropReason::Superseded });
-    scene.take("jobs.default.medium").await;
+    scene.take("jobs.default.medium.returned").await;
     let dropped = third.claim_as(&delivery(Some(id), &body), busy).await;
     assert_eq!(dropped, ClaimReply::Drop { job: Some(id), reason: DropReason::Unfit });
     assert!(scene.column(id, "reason").await.unwrap().contains("nothing else"));

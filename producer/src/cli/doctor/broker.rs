@@ -84,8 +84,9 @@ async fn topology(link: &AmqpLink, pools: &[Pool]) -> Vec<Check> {
             )];
         }
     };
-    let mut work: Vec<String> = pools.iter().flat_map(WorkQueue::of_pool).map(|queue| queue.name()).collect();
-    work.extend(WorkQueue::of_pool(&Pool::cpu()).iter().map(WorkQueue::name));
+    let both = |queue: WorkQueue| [queue.name(), queue.returned_name()];
+    let served = pools.iter().flat_map(WorkQueue::of_pool).chain(WorkQueue::of_pool(&Pool::cpu()));
+    let work: Vec<String> = served.flat_map(both).collect();
     let (queues, service): (Vec<_>, Vec<_>) = found.into_iter().partition(|(object, _)| {
         object.strip_prefix("queue ").is_some_and(|name| work.iter().any(|queue| queue == name))
     });

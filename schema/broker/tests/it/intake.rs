@@ -17,7 +17,7 @@ fn work_queues() -> Vec<WorkQueue> {
 }
 
 fn names() -> Vec<String> {
-    work_queues().iter().map(WorkQueue::name).collect()
+    work_queues().iter().flat_map(|work| [work.name(), work.returned_name()]).collect()
 }
 
 fn intake(place: &Place, capacity: u16) -> Intake {
@@ -117,6 +117,27 @@ async fn a_backlog_is_served_by_score_and_never_more_than_capacity_is_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_handed_back_is_served_before_its_queue_and_after_every_better_one() {
+    let place = Place::new("returned").await;
+    fill(&place, 1).await;
+    for name in ["jobs.batch.low", "jobs.default.high"] {
+        place.publish("", &format!("{name}.returned"), &format!("{name} again")).await;
+    }
+    let intake = intake(&place, 1);
+    let mut taken = Vec::new();
+    for _ in 0..11 {
+        let delivery = soon("a delivery", intake.next()).await;
+        taken.push(id(&delivery));
+        assert_eq!(delivery.ack().await, Settled::Done);
+    }
+    let expected = work_queues().into_iter().flat_map(|work| {
+        let again = ["jobs.batch.low", "jobs.default.high"].contains(&work.name().as_str());
+        again.then(|| format!("{} again", work.name())).into_iter().chain([format!("{} 0", work.name())])
+    });
+    assert_eq!(taken, expected.collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_intake_is_woken_by_a_message() {
     let place = Place::new("wake").await;
     let intake = intake(&place, 1);
@@ -129,7 +150,9 @@ async fn an_idle_intake_is_woken_by_a_message() {
             () = armed(&place) => {}
         }
         let start = Instant::now();
-        place.publish("jobs.batch", "low", &number.to_string()).await;
+        // What is handed back wakes it as well.
+        let (exchange, key) = if number % 2 == 0 { ("jobs.batch", "low") } else { ("", "jobs.batch.low.returned") };
+        place.publish(exchange, key, &number.to_string()).await;
         let delivery = soon("the wake", next).await;
         waits.push(start.elapsed());
         assert!(!delivery.redelivered);

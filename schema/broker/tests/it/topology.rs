@@ -28,7 +28,7 @@ async fn the_topology_is_declared_twice_and_equals_the_definitions_file() {
 
     let names: Vec<String> = topology.queues.iter().map(|queue| queue.name.clone()).collect();
     let depths = queue_depth(&place.link, &names).await.expect("depths");
-    assert_eq!(depths.len(), 4 + 18);
+    assert_eq!(depths.len(), 4 + 2 * 18);
     assert!(depths.iter().all(|depth| depth.as_ref().is_some_and(|depth| depth.ready == 0)), "{depths:?}");
 }
 
