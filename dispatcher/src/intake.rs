@@ -14,7 +14,7 @@ use ffpool_schema::message::{Event, Outcome, fingerprint};
 use ffpool_schema::metrics as names;
 use ffpool_schema::parse::{self, Fault, Received};
 use ffpool_schema::topology::{
-    DEAD_QUEUE, EVENTS_QUEUE, LEDGER_QUEUE, TRACEPARENT_HEADER, RETURNED, UNROUTABLE_QUEUE, WorkQueue, exchange,
+    DEAD_QUEUE, EVENTS_QUEUE, LEDGER_QUEUE, RETURNED, TRACEPARENT_HEADER, UNROUTABLE_QUEUE, WorkQueue, exchange,
 };
 use metrics::counter;
 use tokio_util::sync::CancellationToken;

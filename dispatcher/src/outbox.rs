@@ -113,7 +113,11 @@ impl Postman {
 
     /// What was handed back goes to the twin of its queue, as long as every worker there serves twins.
     fn queue_for(&self, job: &ToPublish) -> String {
-        if job.returned && self.fleet.all_serve_twins(&job.work.pool) { job.work.returned_name() } else { job.work.name() }
+        if job.returned && self.fleet.all_serve_twins(&job.work.pool) {
+            job.work.returned_name()
+        } else {
+            job.work.name()
+        }
     }
 
     async fn publish_one(&self, job: ToPublish) -> Published {

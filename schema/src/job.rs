@@ -287,7 +287,9 @@ pub enum PoolError {
         given: String,
     },
     /// Taken.
-    #[error("`{RETURNED}` cannot be a pool: queues of that name hold the jobs that were handed back; choose another name")]
+    #[error(
+        "`{RETURNED}` cannot be a pool: queues of that name hold the jobs that were handed back; choose another name"
+    )]
     Reserved,
 }
 

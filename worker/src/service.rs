@@ -165,6 +165,7 @@ impl Worker {
             slots,
             pools: settings.pools.clone(),
             preempts: settings.preempt,
+            ageing: settings.ageing(),
             room,
             capacity,
             in_time: settings.drain(),
@@ -225,6 +226,8 @@ struct Service {
     pools: Vec<Pool>,
     /// Whether live jobs have room made for them.
     preempts: bool,
+    /// What lifts a queue that is passed over.
+    ageing: Option<Duration>,
     room: Room,
     capacity: watch::Sender<Capacity>,
     /// Whether the scratch has room for more.
@@ -396,7 +399,9 @@ impl Service {
         let queues: Vec<WorkQueue> = self.pools.iter().flat_map(WorkQueue::of_pool).collect();
         // The slots decide; this is the second net, with room for them to grow.
         let deliveries = u16::try_from(self.slots.total().saturating_mul(2).max(INTAKE_MIN)).unwrap_or(u16::MAX);
-        let opened = intake.set(Intake::new(amqp.clone(), queues, deliveries));
+        let all = Intake::new(amqp.clone(), queues, deliveries);
+        all.set_ageing(self.ageing);
+        let opened = intake.set(all);
         assert!(opened.is_ok(), "only this function opens the intake, once");
         if self.preempts {
             let queues =

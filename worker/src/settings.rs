@@ -102,6 +102,11 @@ pub struct Settings {
     /// Freeze a batch attempt for a live job that finds no free slot. It goes on when there is room again.
     #[arg(long, env = "FFPOOL_PREEMPT", value_name = "BOOL", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub preempt: bool,
+    /// Seconds of waiting that lift a queue by one step: `default` is 4 steps over `batch`, `live` 5 over `default`. So no
+    /// queue starves, however much work the better ones have. The order within a queue gives way after one step. 0: never,
+    /// the best goes first however long the others wait.
+    #[arg(long, env = "FFPOOL_AGEING_SECS", value_name = "SECONDS", default_value_t = 600)]
+    pub ageing_secs: u64,
     /// A live attempt ends by itself when no heartbeat could be sent for so many seconds: by then its lease has lapsed and
     /// the job runs elsewhere. Others go on, and ask before they publish. Keep it at the dispatchers' lease.
     #[arg(long, env = "FFPOOL_LIVE_FENCE_SECS", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
@@ -139,6 +144,12 @@ impl Settings {
     #[must_use]
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_secs)
+    }
+
+    /// What lifts a queue that is passed over by one step; `None` is strict order.
+    #[must_use]
+    pub fn ageing(&self) -> Option<Duration> {
+        (self.ageing_secs > 0).then(|| Duration::from_secs(self.ageing_secs))
     }
 
     /// The part that the workshop needs.

@@ -22,7 +22,8 @@ use uuid::Uuid;
 use super::families::{Relative, insert_dependencies, refuse_circles};
 use super::fresh::{Due, NewJob, Origin};
 use super::record::{
-    Count, Effects, EventRow, Happening, Lesson, Outbox, PUBLISH_CLAIM_MS, Plan, Policy, Record, Verdict, Writes, decide,
+    Count, Effects, EventRow, Happening, Lesson, Outbox, PUBLISH_CLAIM_MS, Plan, Policy, Record, Verdict, Writes,
+    decide,
 };
 
 /// What a batch decided, before it is written.

@@ -10,6 +10,9 @@ use nix::sys::signal::Signal;
 
 use crate::support::{BOUND, SMALL, encoding, long, medium, pool, quick, run};
 
+/// The broker counts what is in somebody's hand every 5 s, each queue at a time of its own.
+const LISTING_LAGS: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Deliveries of the work queues that somebody holds, by the broker's own count.
 fn held(pool: &Pool) -> anyhow::Result<u64> {
     let vhost = pool.amqp_url.rsplit('/').next().unwrap_or_default().replace("%2f", "/");
@@ -44,6 +47,7 @@ fn eight_jobs_on_two_slots_never_run_more_than_two_at_once_and_a_live_job_is_nex
         assert_eq!(live.job.state, State::Completed, "{live:#?}");
 
         let mut details = vec![live];
+        let mut over_since = None;
         for id in batch {
             let end = std::time::Instant::now() + BOUND;
             loop {
@@ -51,7 +55,10 @@ fn eight_jobs_on_two_slots_never_run_more_than_two_at_once_and_a_live_job_is_nex
                 let over = |worker: &WorkerView| worker.capacity.used > 2 || worker.running.len() > 2;
                 assert!(!workers.iter().any(over), "{workers:#?}");
                 let held = tokio::task::block_in_place(|| held(&pool))?;
-                assert!(held <= 2, "{held} deliveries are held by a worker with two slots");
+                // The listing of one queue may be older than that of another.
+                over_since = (held > 2).then(|| over_since.unwrap_or_else(std::time::Instant::now));
+                let may_be_old = over_since.is_none_or(|since| since.elapsed() < LISTING_LAGS);
+                assert!(may_be_old, "{held} deliveries are held by a worker with two slots");
                 let detail = pool.client.job(id).await?;
                 if detail.job.state.is_end() {
                     assert_eq!(detail.job.state, State::Completed, "{detail:#?}");
@@ -81,7 +88,7 @@ fn eight_jobs_on_two_slots_never_run_more_than_two_at_once_and_a_live_job_is_nex
 fn what_a_drained_worker_hands_back_is_the_next_of_its_queue_and_a_live_job_goes_before_it() {
     run(async {
         let one_slot = [("FFPOOL_SLOTS", "1"), ("FFPOOL_DRAIN_SECS", "0")];
-        let mut pool = pool(PoolSettings::one_worker(&one_slot).worker(&one_slot)).await?;
+        let pool = pool(PoolSettings::one_worker(&one_slot).worker(&one_slot)).await?;
         let batch = |name: &str, spec: fn(&str) -> JobSpec| {
             let mut spec = spec(&pool.media.join(name).display().to_string());
             (spec.queue, spec.priority) = (Queue::Batch, Priority::Low);

@@ -139,7 +139,8 @@ impl Intake {
     }
 
     /// Lifts queues that are passed over: each `interval` of waiting adds 10 to a queue's score (`batch.low` has 11,
-    /// `live.high` 103). `None`, the default, serves strictly by score.
+    /// `live.high` 103). Its wait counts from when this intake last took of it. `None`, the default, serves strictly by
+    /// score.
     pub fn set_ageing(&self, interval: Option<Duration>) {
         self.ageing.send_replace(interval);
     }

@@ -111,6 +111,46 @@ async fn what_the_ledger_drops_is_gone_and_what_it_holds_back_comes_again() {
     assert_eq!(pool.ready().await, 0);
 }
 
+/// Keeps live jobs waiting until `enough` says that it has seen what it wants to.
+async fn with_endless_live_work(pool: &Pool, enough: impl AsyncFn() -> bool) {
+    until("what was waited for under endless live work", async || {
+        while pool.ready().await < 20 {
+            for _ in 0..20 {
+                pool.publish_to("live", JobId(uuid::Uuid::now_v7()), NOOP, None).await;
+            }
+        }
+        if enough().await { Ok(()) } else { Err(pool.ends().len()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_job_gets_its_turn_under_endless_live_work_with_ageing_and_never_without() {
+    let (ageing, strict) = (Pool::new("ageing").await, Pool::new("strict").await);
+    let (aged, passed_over) = (JobId(uuid::Uuid::now_v7()), JobId(uuid::Uuid::now_v7()));
+    for (pool, batch) in [(&ageing, aged), (&strict, passed_over)] {
+        for _ in 0..20 {
+            pool.publish_to("live", JobId(uuid::Uuid::now_v7()), NOOP, None).await;
+        }
+        pool.publish_to("batch", batch, NOOP, None).await;
+    }
+    let workers =
+        [ageing.start(&["--slots=1", "--ageing-secs=1"]).await, strict.start(&["--slots=1", "--ageing-secs=0"]).await];
+    let has_run = AtomicBool::new(false);
+    tokio::join!(
+        with_endless_live_work(&ageing, async || {
+            let ended = ageing.ends().contains_key(&(aged, 1));
+            has_run.store(ended, Ordering::SeqCst);
+            ended
+        }),
+        with_endless_live_work(&strict, async || has_run.load(Ordering::SeqCst)),
+    );
+    assert!(!strict.ends().contains_key(&(passed_over, 1)), "strict order has no room for batch");
+    for worker in workers {
+        assert_eq!(stop(worker).await, Finish::Clean);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_of_two_slots_never_has_more_than_two_of_eight_jobs() {
     let pool = Pool::new("capacity").await;
