@@ -21,7 +21,7 @@ mod video;
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::encode::{Encode, Encoder, SubtitleMode, Treatment};
+use crate::encode::{Encode, Encoder, SubtitleMode, Treatment, VideoEncode};
 use crate::parse::Fault;
 use crate::probe::Probed;
 
@@ -145,6 +145,19 @@ pub enum Refusal {
 impl Refusal {
     fn job(field: &str, code: &str, message: impl Into<String>) -> Refusal {
         Refusal::Job(Fault::new(format!("parameters.{field}"), code, message))
+    }
+}
+
+/// The encoder for a video: the one asked for, else the first for its codec that `has` names. `None` where there is none,
+/// or where the video is not encoded.
+#[must_use]
+pub fn choose_encoder(video: &VideoEncode, has: impl Fn(Encoder) -> bool) -> Option<Encoder> {
+    if video.treatment != Treatment::Encode {
+        return None;
+    }
+    match video.encoder {
+        Some(encoder) => Some(encoder).filter(|encoder| has(*encoder)),
+        None => video.codec.encoders().iter().copied().find(|encoder| has(*encoder)),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::encode::Container;
 use crate::message::{AudioProbe, Probe, VideoProbe};
@@ -43,7 +43,7 @@ pub struct Probed {
 }
 
 /// What the numbers of a picture mean, by FFmpeg's names. Members of closed sets: what is not known is absent.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Colors {
     /// Primaries, such as `bt2020`.
     pub primaries: Option<&'static str>,
@@ -66,7 +66,7 @@ impl Colors {
 }
 
 /// The display on which a picture was mastered (SMPTE ST 2086).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Mastering {
     /// Red, green, blue and white point, as x and y.
     pub points: [(f64, f64); 4],

@@ -17,6 +17,7 @@ use ffpool_schema::encode::{Encoder, Treatment, VideoEncode};
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Engine, JobSpec};
 use ffpool_schema::message::{Ability, Capacity, CommitReply, Grant, LogLine, Outcome, Progress, Usage};
+use ffpool_schema::plan;
 use tokio::sync::{mpsc, watch};
 
 use crate::encoders::{self, EncodersError};
@@ -367,11 +368,7 @@ impl Shop {
         if video.treatment != Treatment::Encode {
             return Ok(None);
         }
-        let has = |encoder: &Encoder| self.encoders.contains(encoder);
-        let found = match video.encoder {
-            Some(encoder) => Some(encoder).filter(has),
-            None => video.codec.encoders().iter().copied().find(has),
-        };
+        let found = plan::choose_encoder(video, |encoder| self.encoders.contains(&encoder));
         let wish = || video.encoder.map_or(video.codec.as_str(), |encoder| encoder.as_str());
         found.map(Some).ok_or_else(|| (wish(), video.encoder.is_some_and(|encoder| encoder.is_hardware())))
     }

@@ -107,6 +107,9 @@ pub(crate) enum Command {
     /// Submit jobs, from a file or from flags.
     #[command(after_help = SUBMIT)]
     Submit(Box<Submit>),
+    /// Print what a worker would run for a job, what must come out, and what it will cost. Runs and sends nothing.
+    #[command(after_help = PLAN)]
+    Plan(Plan),
     /// List, show, follow and change jobs.
     #[command(subcommand, visible_alias = "job", after_help = JOBS)]
     Jobs(Jobs),
@@ -167,6 +170,13 @@ Examples:
 
 FILE holds one job, or a list of jobs; flags overrule it. `ffpool schema` prints every field.
 With --watch the exit code is the outcome: 0 completed, 3 failed, 4 rejected, 5 cancelled.";
+
+const PLAN: &str = "\
+Examples:
+  ffpool plan job.json --explain
+  ffpool plan job.json --output json | jq .expected
+
+The input is looked at where it is on this machine. Exit code 4 when the job would be refused.";
 
 const JOBS: &str = "\
 Examples:
@@ -566,6 +576,23 @@ pub(crate) struct Doctor {
     /// A pool whose queues should exist besides those of `cpu`; may repeat.
     #[arg(long, value_name = "POOL")]
     pub(crate) pool: Vec<Pool>,
+}
+
+/// What to plan, and with which tools.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// A JSON file with one job; `-` reads standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) source: String,
+    /// Say on what each figure stands, and what was assumed.
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// The FFmpeg whose encoders and filters are asked for.
+    #[arg(long, env = "FFPOOL_FFMPEG", value_name = "PROGRAM", default_value = "ffmpeg")]
+    pub(crate) ffmpeg: String,
+    /// The prober that looks at the input.
+    #[arg(long, env = "FFPOOL_FFPROBE", value_name = "PROGRAM", default_value = "ffprobe")]
+    pub(crate) ffprobe: String,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -11,6 +11,7 @@ mod fleet;
 mod format;
 mod jobs;
 mod output;
+mod plan;
 mod submit;
 mod watch;
 
@@ -117,6 +118,7 @@ fn own_file() -> Option<PathBuf> {
 async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
     match command {
         Command::Submit(args) => submit::submit(context, *args).await,
+        Command::Plan(args) => plan::plan(context, args).await,
         Command::Jobs(jobs) => match jobs {
             Jobs::List(list) => jobs::list(context, list).await,
             Jobs::Show { job } => jobs::show(context, job).await,

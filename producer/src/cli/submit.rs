@@ -56,6 +56,15 @@ pub(crate) async fn submit(context: &Context, args: Submit) -> Result<Exit, Trou
     watch::watch(context, id).await
 }
 
+/// The one job that a file holds.
+pub(super) fn one_job(source: &str) -> Result<JobSpec, Trouble> {
+    let bodies = jobs_in(source, &read(source)?)?;
+    if bodies.len() != 1 {
+        return Err(Trouble::usage(format!("one job is expected, and {source} holds {}", bodies.len())));
+    }
+    Ok(specs(bodies, &Submit::default())?.remove(0))
+}
+
 fn line(job: &Submitted) -> String {
     let follow = format!("follow it with `ffpool jobs watch {}`", job.id);
     if job.number > 0 {

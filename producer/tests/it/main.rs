@@ -2,6 +2,7 @@
 
 mod doctor;
 mod operator;
+mod plan;
 mod publish;
 mod scripted;
 mod terminal;

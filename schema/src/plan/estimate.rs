@@ -3,6 +3,8 @@
 //! Invariant: pure; a guess is called one. The table of speeds was measured on one core of a 2020s server with FFmpeg 5.1
 //! and a synthetic 720p picture; real pictures and machines differ by a factor of two either way.
 
+use serde::Serialize;
+
 use super::{Plan, Purpose, Request};
 use crate::encode::{Encoder, RateControl, Treatment};
 
@@ -16,7 +18,7 @@ const AUDIO_SPEED: f64 = 60.0;
 const BASE_MB: f64 = 60.0;
 
 /// What a plan will cost.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
     /// Wall time in seconds, where the length is known.
     pub wall_secs: Option<f64>,

@@ -2,6 +2,8 @@
 //!
 //! Invariant: every field follows from the job and the probe of its source alone.
 
+use serde::Serialize;
+
 use super::filters::{picture_format, planar};
 use super::shape::Shape;
 use super::streams::Chosen;
@@ -14,7 +16,7 @@ use crate::probe::{Colors, Probed};
 use crate::scenario::containers::text_subtitles;
 
 /// What an output must be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Expected {
     /// The container.
     pub container: Container,
@@ -37,7 +39,7 @@ pub struct Expected {
 }
 
 /// What the video must be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExpectedVideo {
     /// The codec's name in FFmpeg's prober.
     pub codec: String,
@@ -60,7 +62,7 @@ pub struct ExpectedVideo {
 }
 
 /// What an audio stream must be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExpectedAudio {
     /// The codec's name in FFmpeg's prober.
     pub codec: String,

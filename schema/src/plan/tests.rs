@@ -3,7 +3,7 @@
 use super::*;
 use crate::encode::{
     AudioChoice, AudioEncode, Bitrate, Channels, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, Loudness,
-    PixelFormat, Profile, RateControl, Resolution, Source, Streams, VideoCodec, VideoEncode,
+    PixelFormat, Profile, RateControl, Resolution, Source, Streams, VideoCodec,
 };
 use crate::message::{AudioProbe, Probe, VideoProbe};
 use crate::probe::Colors;

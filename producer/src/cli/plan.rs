@@ -1,0 +1,237 @@
+//! `plan`: what a worker would run for a job, what must come out, and what it will cost, before anything runs.
+//!
+//! Invariant: nothing is written and nothing is sent; the arguments are made by the same function as a worker's.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use ffpool_schema::encode::{Encode, Encoder, Source, Treatment};
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::plan::estimate::{self, Estimate};
+use ffpool_schema::plan::{self, Expected, Plan, Refusal, Request};
+use ffpool_schema::probe::{self, Probed};
+use ffpool_schema::scenario;
+use serde::Serialize;
+use tokio::process::Command;
+
+use super::args;
+use super::exit::{Exit, Trouble};
+use super::{Context, format, output, submit};
+
+/// Looking at one file, or at a list of encoders.
+const TOOL: Duration = Duration::from_secs(60);
+
+/// A plan as it is printed.
+#[derive(Serialize)]
+struct View {
+    /// The typed encode.
+    encode: Encode,
+    /// The encoder that would be taken.
+    encoder: Option<&'static str>,
+    /// The runs, in order. Empty where the source cannot be looked at from here.
+    runs: Vec<Run>,
+    /// What must come out.
+    expected: Option<Expected>,
+    /// What it will cost.
+    estimate: Option<Estimate>,
+    /// What was assumed.
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Run {
+    purpose: &'static str,
+    arguments: Vec<String>,
+}
+
+/// What FFmpeg on this machine can do.
+struct Tools {
+    encoders: Vec<Encoder>,
+    features: Vec<String>,
+}
+
+pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Trouble> {
+    let spec = submit::one_job(&args.source)?;
+    let encode = scenario::resolve(&spec).map_err(|faults| Trouble::rejected("the job", &faults))?;
+    let Some(encode) = encode else {
+        return Err(Trouble::usage("a `noop` job runs nothing: there is nothing to plan"));
+    };
+    let mut notes = Vec::new();
+    let tools = tools(&args, &encode, &mut notes).await;
+    let encoder = plan::choose_encoder(&encode.video, |encoder| tools.encoders.contains(&encoder));
+    if encode.video.treatment == Treatment::Encode && encoder.is_none() {
+        let wish = encode.video.encoder.map_or(encode.video.codec.as_str(), |encoder| encoder.as_str());
+        return Err(Trouble::new(Exit::JobRejected, format!("{} has no encoder for {wish}", args.ffmpeg))
+            .next("A worker with such an encoder may have one: `ffpool workers show NAME` lists what it has."));
+    }
+    let source = source(&args, &encode, &mut notes).await?;
+    let view =
+        View { encoder: encoder.map(Encoder::as_str), runs: Vec::new(), expected: None, estimate: None, notes, encode };
+    let view = match source {
+        Found::Unseen => view,
+        Found::Generated => planned(view, &spec, encoder, None, &tools)?,
+        Found::Here(path, probed) => planned(view, &spec, encoder, Some((&path, &probed)), &tools)?,
+    };
+    context.format.print(&view, |view| people(view, args.explain));
+    Ok(Exit::Success)
+}
+
+/// Where a job's source is.
+enum Found {
+    Generated,
+    Here(PathBuf, Box<Probed>),
+    Unseen,
+}
+
+async fn source(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> Result<Found, Trouble> {
+    let path = match &encode.source {
+        Source::Generated { .. } => return Ok(Found::Generated),
+        Source::File { path } => PathBuf::from(path),
+        Source::Remote { .. } => {
+            notes.push("the input is fetched by a worker: its arguments follow from what is in it".to_owned());
+            return Ok(Found::Unseen);
+        }
+    };
+    if !path.is_file() {
+        notes
+            .push(format!("{} is not on this machine: a worker's arguments follow from what is in it", path.display()));
+        return Ok(Found::Unseen);
+    }
+    let mut command = Command::new(&args.ffprobe);
+    command.args(probe::arguments(&path));
+    let text = ask(command, &args.ffprobe).await.map_err(|error| {
+        Trouble::new(Exit::Trouble, format!("{} cannot be looked at: {error}", path.display()))
+            .next("Install FFmpeg (Debian's package: ffmpeg), or name its prober with --ffprobe.")
+    })?;
+    let probed = probe::parse(&text)
+        .map_err(|error| Trouble::new(Exit::Trouble, format!("{}'s answer cannot be read: {error}", args.ffprobe)))?;
+    Ok(Found::Here(path, Box::new(probed)))
+}
+
+fn planned(
+    view: View,
+    spec: &JobSpec,
+    encoder: Option<Encoder>,
+    source: Option<(&Path, &Probed)>,
+    tools: &Tools,
+) -> Result<View, Trouble> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+    let threads = spec.resource_limits.max_cpu_percent.map_or(cores, |percent| percent.div_ceil(100)).clamp(1, 64);
+    // A worker writes into a directory of its own first.
+    let name = PathBuf::from(format!("encode.{}", view.encode.container));
+    let request = Request {
+        encode: &view.encode,
+        encoder,
+        source,
+        output: &name,
+        threads,
+        features: &tools.features,
+        loudness: None,
+    };
+    let plan = plan::plan(&request).map_err(|refusal| match refusal {
+        Refusal::Job(fault) => Trouble::rejected("the job", &[fault]),
+        Refusal::Input(why) => Trouble::new(Exit::JobRejected, why),
+    })?;
+    let estimate = estimate::estimate(&request, &plan, threads);
+    let Plan { steps, expected } = plan;
+    let words = |step: &plan::Step| step.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let runs = steps.iter().map(|step| Run { purpose: step.purpose.as_str(), arguments: words(step) }).collect();
+    Ok(View { runs, expected: Some(expected), estimate: Some(estimate), ..view })
+}
+
+/// What FFmpeg here has; without one, what an ordinary worker has.
+async fn tools(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> Tools {
+    let lists = async |what: &str| {
+        let mut command = Command::new(&args.ffmpeg);
+        command.args(["-hide_banner", what]);
+        let text = ask(command, &args.ffmpeg).await?;
+        Ok::<Vec<String>, String>(
+            text.lines().filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect(),
+        )
+    };
+    let mut found = match (lists("-encoders").await, lists("-filters").await) {
+        (Ok(encoders), Ok(filters)) => {
+            notes
+                .push(format!("encoders and filters as {} lists them; a worker tries each encoder first", args.ffmpeg));
+            let has = |encoder: &Encoder| encoders.iter().any(|name| name == encoder.as_str());
+            Tools { encoders: Encoder::ALL.iter().copied().filter(has).collect(), features: filters }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            notes.push(format!("{error}: a worker with every software encoder and filter is assumed"));
+            let is_software = |encoder: &Encoder| !encoder.is_hardware();
+            Tools {
+                encoders: Encoder::ALL.iter().copied().filter(is_software).collect(),
+                features: ["bwdif", "loudnorm", "subtitles", "tonemap", "zscale"].map(str::to_owned).into(),
+            }
+        }
+    };
+    found.features.push(Encode::FEATURE.to_owned());
+    for need in encode.needs().into_iter().filter(|need| !found.features.iter().any(|has| has == need)) {
+        notes.push(format!("a worker must have the feature `{need}`, which FFmpeg here lacks"));
+    }
+    found
+}
+
+async fn ask(mut command: Command, program: &str) -> Result<String, String> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(TOOL, command.output()).await {
+        Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(Ok(output)) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("`{program}` says {}", said.lines().last().unwrap_or("nothing")))
+        }
+        Ok(Err(error)) => Err(format!("`{program}` cannot be started: {error}")),
+        Err(_) => Err(format!("`{program}` did not end within {} s", TOOL.as_secs())),
+    }
+}
+
+fn people(view: &View, explain: bool) -> String {
+    let mut text = String::new();
+    for (number, run) in view.runs.iter().enumerate() {
+        text += &format!("run {}: {}\n  ffmpeg {}\n", number + 1, run.purpose, run.arguments.join(" "));
+    }
+    let mut rows = Vec::new();
+    if let Some(expected) = &view.expected {
+        rows.extend(outcome(expected, view.encoder));
+    }
+    if let Some(cost) = &view.estimate {
+        let known = |value: Option<String>| value.unwrap_or_else(|| "not known".to_owned());
+        rows.push(("time", known(cost.wall_secs.map(|secs| format!("about {}", format::duration(secs))))));
+        rows.push(("memory", format!("about {} MiB", cost.memory_mb)));
+        rows.push(("size", known(cost.size_bytes.map(|bytes| format!("about {}", format::bytes(bytes))))));
+        rows.push(("scratch", known(cost.disk_mb.map(|mib| format!("about {mib} MiB")))));
+    }
+    text += &output::fields(&rows);
+    if explain {
+        let basis = view.estimate.iter().flat_map(|cost| &cost.basis);
+        for line in view.notes.iter().chain(basis) {
+            text += &format!("- {line}\n");
+        }
+    } else {
+        for note in view.notes.iter().filter(|_| view.runs.is_empty()) {
+            text += &format!("- {note}\n");
+        }
+    }
+    text
+}
+
+fn outcome(expected: &Expected, encoder: Option<&'static str>) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("container", expected.container.to_string())];
+    if let Some(video) = &expected.video {
+        let by = encoder.map(|encoder| format!(" by {encoder}")).unwrap_or_default();
+        let fps = video.fps.map(|fps| format!(", {fps:.3} frames a second")).unwrap_or_default();
+        let pixels = video.pixel_format.map(|format| format!(", {format}")).unwrap_or_default();
+        let rate = video.bitrate.map(|rate| format!(", {rate} bits per second")).unwrap_or_default();
+        rows.push(("video", format!("{}{by}, {}x{}{fps}{pixels}{rate}", video.codec, video.width, video.height)));
+    }
+    for audio in &expected.audio {
+        let channels = audio.channels.map(|count| format!(", {count} channels")).unwrap_or_default();
+        let rate = audio.sample_rate.map(|rate| format!(", {rate} Hz")).unwrap_or_default();
+        let loudness = audio.loudness.map(|wish| format!(", {} LUFS", wish.lufs)).unwrap_or_default();
+        rows.push(("audio", format!("{}{channels}{rate}{loudness}", audio.codec)));
+    }
+    rows.push(("subtitles", expected.subtitles.join(", ")));
+    rows.push(("length", expected.duration_secs.map(|secs| format!("{secs:.3} s")).unwrap_or_default()));
+    rows
+}

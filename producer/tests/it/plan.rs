@@ -1,0 +1,80 @@
+//! `ffpool plan` shows what a worker would run and refuses what it would refuse, without any server.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::{ffpool, json, run, stderr, stdout};
+
+fn clip(path: &Path) {
+    let output = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=2"])
+        .args(["-f", "lavfi", "-i", "sine=duration=2", "-pix_fmt", "yuv420p", "-y"])
+        .arg(path)
+        .output()
+        .unwrap_or_else(|error| panic!("these tests need the Debian package ffmpeg: {error}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn write(directory: &Path, job: &Value) -> String {
+    let path = directory.join("job.json");
+    std::fs::write(&path, job.to_string()).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_plan_shows_runs_outcome_and_cost_before_anything_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.mkv");
+    clip(&input);
+    let output = dir.path().join("out.mp4");
+    let file = write(
+        dir.path(),
+        &json!({"scenario": "240p30-h264", "input": input, "output": output,
+                "parameters": {"bitrate": "500k", "passes": 2, "loudness": -23}}),
+    );
+    let view = json(&run(0, &mut ffpool(&["plan", &file, "--output", "json"])));
+    let purposes: Vec<&str> =
+        view["runs"].as_array().unwrap().iter().map(|run| run["purpose"].as_str().unwrap()).collect();
+    assert_eq!(purposes, ["measure loudness", "first pass", "encode"]);
+    assert_eq!(view["expected"]["video"]["width"], 426);
+    assert_eq!(view["encoder"], "libx264");
+    assert!(view["estimate"]["size_bytes"].as_u64().unwrap() > 100_000, "{view}");
+    let people = stdout(&run(0, &mut ffpool(&["plan", &file, "--explain"])));
+    for part in ["run 3: encode", "-pass 2", "h264 by libx264, 426x240, 30.000 frames a second", "- time:", "memory"] {
+        assert!(people.contains(part), "{part} is not in {people}");
+    }
+    assert!(!output.exists());
+}
+
+#[test]
+fn what_would_be_refused_is_refused_with_every_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.mkv");
+    clip(&input);
+    let of_the_job = write(
+        dir.path(),
+        &json!({"scenario": "240p30-h264", "input": input, "output": "/m/out.webm", "parameters": {"passes": 2}}),
+    );
+    let said = stderr(&run(4, &mut ffpool(&["plan", &of_the_job])));
+    assert!(said.contains("h264 does not go into webm") && said.contains("parameters.passes"), "{said}");
+    let of_the_source = write(
+        dir.path(),
+        &json!({"scenario": "custom-input", "input": input, "output": "/m/out.mp4", "parameters": {"crop": "640x360+0+0"}}),
+    );
+    let said = stderr(&run(4, &mut ffpool(&["plan", &of_the_source])));
+    assert!(said.contains("does not lie in the source, which is 320x180"), "{said}");
+}
+
+#[test]
+fn a_source_that_is_elsewhere_leaves_the_plan_open_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let file =
+        write(dir.path(), &json!({"scenario": "240p30-h264", "input": "/nowhere/in.mkv", "output": "/m/out.mp4"}));
+    let said = stdout(&run(0, &mut ffpool(&["plan", &file])));
+    assert!(said.contains("/nowhere/in.mkv is not on this machine"), "{said}");
+    let generated = write(dir.path(), &json!({"scenario": "240p30-h264"}));
+    let said = stdout(&run(0, &mut ffpool(&["plan", &generated, "--ffmpeg", "/nowhere/ffmpeg", "--explain"])));
+    assert!(said.contains("testsrc2=size=426x240") && said.contains("is assumed"), "{said}");
+}
