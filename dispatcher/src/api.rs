@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::access::Right;
 use crate::api::problem::{ApiError, Kind};
 use crate::ledger::Ledger;
+use crate::vitals::Vitals;
 
 pub use key_command::KeyCommand;
 
@@ -52,6 +53,8 @@ pub struct App {
     ledger: Ledger,
     amqp: AmqpLink,
     signals: Signals,
+    /// `None` where the API stands alone.
+    vitals: Option<Vitals>,
     /// Cancelled when the API stops: event streams, which never end by themselves, end then.
     closing: CancellationToken,
 }
@@ -60,7 +63,12 @@ impl App {
     /// An API over these.
     #[must_use]
     pub fn new(ledger: Ledger, amqp: AmqpLink, signals: Signals) -> App {
-        App { ledger, amqp, signals, closing: CancellationToken::new() }
+        App { ledger, amqp, signals, vitals: None, closing: CancellationToken::new() }
+    }
+
+    /// The same as part of a dispatcher, of which it tells how it does.
+    pub(crate) fn with_vitals(self, vitals: Vitals) -> App {
+        App { vitals: Some(vitals), ..self }
     }
 }
 

@@ -20,7 +20,7 @@ use ffpool_schema::parse::{self, Fault, Received};
 use ffpool_schema::{scenario, subjects};
 use metrics::{counter, histogram};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span, debug, error, info_span, warn};
@@ -37,6 +37,10 @@ use crate::settings::Unfit;
 const IN_HAND: usize = 2_000;
 /// Nobody waits for an answer longer than this.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For the proof that NATS knows our subscriptions.
+const PROOF: Duration = Duration::from_secs(2);
+/// Before it is asked for again.
+const PROVE_AGAIN: Duration = Duration::from_millis(100);
 /// Pause of a worker whose delivery cannot be decided.
 const HOLD_MS: u64 = 5_000;
 /// Pause of a worker whose queue somebody has paused.
@@ -48,6 +52,8 @@ pub(crate) struct Desk {
     pub(crate) signals: Signals,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) unfit: Unfit,
+    /// Set once claims come here.
+    pub(crate) serves: watch::Sender<bool>,
 }
 
 impl Desk {
@@ -56,8 +62,9 @@ impl Desk {
         let claims = self.signals.serve(subjects::CLAIM, subjects::DISPATCHERS).await?;
         let commits = self.signals.serve(subjects::COMMIT, subjects::DISPATCHERS).await?;
         let custody = self.signals.serve(subjects::CUSTODY, subjects::DISPATCHERS).await?;
-        let (a, b, c) = (self.clone(), self.clone(), self);
+        let (a, b, c) = (self.clone(), self.clone(), self.clone());
         tokio::join!(
+            self.prove_served(&stop),
             each(claims, &stop, move |request| {
                 let desk = a.clone();
                 async move { desk.answer_claim(&request).await }
@@ -77,6 +84,20 @@ impl Desk {
             }),
         );
         Ok(())
+    }
+
+    /// Says that claims come here when NATS has dealt with the subscriptions.
+    async fn prove_served(&self, stop: &CancellationToken) {
+        let proven = async {
+            while let Err(error) = self.signals.round_trip(PROOF).await {
+                debug!(%error, "claims may not come here yet");
+                tokio::time::sleep(PROVE_AGAIN).await;
+            }
+        };
+        tokio::select! {
+            () = proven => { self.serves.send_replace(true); }
+            () = stop.cancelled() => {}
+        }
     }
 
     async fn answer_claim(&self, request: &Request<ClaimRequest>) {

@@ -35,6 +35,8 @@ const LOG_WAIT: Duration = Duration::from_millis(250);
 pub(crate) struct Hearing {
     /// First and last proof without a gap between. Written by the task of [`Renewer::run`].
     proven: Arc<Mutex<Option<(Instant, Instant)>>>,
+    /// When that task last went round.
+    turned: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Hearing {
@@ -51,6 +53,15 @@ impl Hearing {
             Some((first, last)) if heard.saturating_duration_since(last) < GAP => (first, heard),
             Some(_) | None => (heard, heard),
         });
+    }
+
+    /// When the task that hears them last went round, once it has begun.
+    pub(crate) fn last_turn(&self) -> Option<Instant> {
+        *self.turned.lock().expect("no holder panics")
+    }
+
+    fn turn(&self) {
+        *self.turned.lock().expect("no holder panics") = Some(Instant::now());
     }
 
     fn forget(&self) {
@@ -79,6 +90,7 @@ impl Renewer {
         let mut heard = None;
         let mut said = false;
         for seq in 0_u64.. {
+            self.hearing.turn();
             // Collects until the next tick.
             loop {
                 tokio::select! {

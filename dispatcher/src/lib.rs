@@ -20,5 +20,6 @@ mod outbox;
 mod run;
 pub mod settings;
 mod timers;
+mod vitals;
 
 pub use run::Dispatcher;

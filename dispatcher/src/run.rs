@@ -12,6 +12,7 @@ use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Publisher, Signals, decla
 use ffpool_runtime::metrics::Exposition;
 use ffpool_schema::topology::Topology;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -28,6 +29,7 @@ use crate::metrics_endpoint;
 use crate::outbox::Postman;
 use crate::settings::Settings;
 use crate::timers::Timers;
+use crate::vitals::{self, Vitals};
 
 /// For each of the two parts of a stop.
 const STOP: Duration = Duration::from_secs(10);
@@ -73,6 +75,8 @@ impl Dispatcher {
         let (leadership, standing) = ledger.stand_for_leader(work.clone());
         let fleet = Arc::new(Fleet::new());
         let hearing = Hearing::default();
+        let serves = watch::Sender::new(false);
+        let vitals = Vitals::new(hearing.clone(), serves.subscribe());
         let mut bringers = JoinSet::new();
         let mut workers = JoinSet::new();
 
@@ -111,10 +115,11 @@ impl Dispatcher {
             let one = Intake { ledger: ledger.clone(), source, pools: settings.pools.clone() };
             bringers.spawn(one.run(amqp.clone(), intake.clone()));
         }
-        let desk = Desk { ledger: ledger.clone(), signals: signals.clone(), fleet, unfit: settings.unfit };
+        let desk = Desk { ledger: ledger.clone(), signals: signals.clone(), fleet, unfit: settings.unfit, serves };
         let stop = intake.clone();
         bringers.spawn(async move { report("claims", Arc::new(desk).serve(stop).await) });
-        let app = App::new(ledger.clone(), amqp.clone(), signals);
+        let app = App::new(ledger.clone(), amqp.clone(), signals).with_vitals(vitals.clone());
+        workers.spawn(vitals::keep_told(app.clone(), vitals, intake.clone(), work.clone()));
         let served = api::serve(api, app, intake.clone().cancelled_owned());
         bringers.spawn(async move { report("the API", served.await.map_err(anyhow::Error::from)) });
 

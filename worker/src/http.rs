@@ -1,4 +1,5 @@
-//! Metrics and health over HTTP: `/metrics`, `/health` (the process answers), `/ready` (it can take work).
+//! Metrics and health over HTTP: `/metrics`, `/health` (the process goes round), `/ready` (it can take work); and
+//! the same in the words of the service manager.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +11,14 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use ffpool_runtime::metrics::Exposition;
+use ffpool_runtime::notify::{self, Notifier};
 use ffpool_schema::api::Readiness;
+use tokio::time::Instant;
 use tracing::error;
 
+use crate::attempts::Attempts;
 use crate::drain::{Drain, Stage};
+use crate::liveness::Liveness;
 use crate::service::Links;
 use crate::slots::Slots;
 use crate::space::Space;
@@ -28,6 +33,8 @@ pub(crate) struct Health {
     pub(crate) slots: Slots,
     pub(crate) drain: Drain,
     pub(crate) space: Space,
+    pub(crate) liveness: Liveness,
+    pub(crate) attempts: Attempts,
     pub(crate) exposition: Exposition,
 }
 
@@ -35,7 +42,7 @@ pub(crate) struct Health {
 pub(crate) async fn serve(listener: tokio::net::TcpListener, health: Health) {
     let routes = Router::new()
         .route("/metrics", get(metrics))
-        .route("/health", get(async || "ok\n"))
+        .route("/health", get(alive))
         .route("/ready", get(ready))
         .with_state(health);
     if let Err(error) = axum::serve(listener, routes).await {
@@ -45,6 +52,27 @@ pub(crate) async fn serve(listener: tokio::net::TcpListener, health: Health) {
 
 async fn metrics(State(health): State<Health>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], health.exposition.render())
+}
+
+async fn alive(State(health): State<Health>) -> (StatusCode, String) {
+    match health.stuck() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+    }
+}
+
+/// Tells the service manager how the worker does, for ever.
+pub(crate) async fn keep_told(health: Health) {
+    let mut notifier = Notifier::from_env();
+    while notifier.is_wanted() {
+        let told = health.told();
+        notifier.tell(&told);
+        tokio::select! {
+            () = tokio::time::sleep(notifier.pause()) => {}
+            // A drain may be over before the pause is.
+            () = health.drain.reached(Stage::Finishing), if !told.is_stopping => {}
+        }
+    }
 }
 
 async fn ready(State(health): State<Health>) -> (StatusCode, Json<Readiness>) {
@@ -76,5 +104,32 @@ impl Health {
         // With every slot in use nobody looks for work, and nothing is proved.
         let proved = self.slots.full() || intake.last_proof().is_some_and(|at| at.elapsed() < PROOF);
         (!proved).then(|| "the work queues have not been seen for 30 s".into())
+    }
+
+    /// What is wrong that only a new start would cure.
+    fn stuck(&self) -> Option<String> {
+        let looks = self.drain.stage() == Stage::Serving
+            && !self.slots.full()
+            && self.space.trouble().is_none()
+            && self.links.amqp.is_up();
+        let seen = self.links.intake.get().filter(|_| looks).and_then(|intake| intake.last_proof());
+        self.liveness.trouble(Instant::now(), seen.map(|at| at.elapsed()))
+    }
+
+    fn told(&self) -> notify::State {
+        let readiness = self.readiness();
+        let stuck = self.stuck();
+        let is_stopping = self.drain.stage() != Stage::Serving;
+        let status = match &stuck {
+            Some(stuck) => stuck.clone(),
+            None if is_stopping => format!("drains, {} attempts run", self.attempts.count()),
+            None if readiness.ready => format!("works, {} of {} slots in use", self.slots.used(), self.slots.total()),
+            None => {
+                let not_ok = readiness.parts.iter().filter(|(_, says)| *says != "ok");
+                let says: Vec<String> = not_ok.map(|(part, says)| format!("{part}: {says}")).collect();
+                format!("not ready: {}", says.join("; "))
+            }
+        };
+        notify::State { is_ready: readiness.ready, is_alive: stuck.is_none(), is_stopping, status }
     }
 }

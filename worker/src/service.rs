@@ -22,7 +22,7 @@ use ffpool_schema::metrics as names;
 use ffpool_schema::topology::{Topology, WorkQueue};
 use tokio::sync::{OnceCell, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
@@ -35,6 +35,7 @@ use crate::events::Events;
 use crate::heartbeat::{Heart, Pulse};
 use crate::http;
 use crate::ledger::Ledger;
+use crate::liveness::{Liveness, TURN};
 use crate::notice::leave::Leaving;
 use crate::preempt::Preemption;
 use crate::settings::{Settings, host};
@@ -160,6 +161,7 @@ impl Worker {
         });
         let service = Service {
             space: Space::new(capacity.subscribe(), settings.min_disk_mb),
+            liveness: Liveness::new(),
             carrier,
             links,
             slots,
@@ -232,6 +234,8 @@ struct Service {
     capacity: watch::Sender<Capacity>,
     /// Whether the scratch has room for more.
     space: Space,
+    /// Whether the loop that takes work goes round.
+    liveness: Liveness,
     /// Time for what runs after a stop signal.
     in_time: Duration,
     /// Time for what was told to stop.
@@ -252,9 +256,12 @@ impl Service {
             slots: service.slots.clone(),
             drain: service.carrier.drain.clone(),
             space: service.space.clone(),
+            liveness: service.liveness.clone(),
+            attempts: service.carrier.attempts.clone(),
             exposition,
         };
         let mut helpers = JoinSet::new();
+        helpers.spawn(http::keep_told(readiness.clone()));
         helpers.spawn(http::serve(listener, readiness));
         helpers.spawn(service.clone().keep_topology());
         helpers.spawn(service.clone().keep_capacity());
@@ -281,7 +288,10 @@ impl Service {
         let drain = &self.carrier.drain;
         let Some(()) = until(drain, self.wait_for_servers()).await else { return carried };
         let mut urgent = std::pin::pin!(self.next_urgent());
+        let mut turns = interval(TURN);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.liveness.turn();
             tokio::select! {
                 biased;
                 () = drain.reached(Stage::Finishing) => break,
@@ -295,8 +305,10 @@ impl Service {
                     carried.spawn(async move { service.carrier.carry(delivery, service.slots.none()).await });
                     urgent.set(self.next_urgent());
                 }
+                _ = turns.tick() => {}
             }
         }
+        self.liveness.end();
         for intake in [&self.links.intake, &self.links.live].into_iter().filter_map(OnceCell::get) {
             intake.close().await;
         }

@@ -4,6 +4,7 @@ mod claims;
 mod ends;
 mod families;
 mod intake;
+mod manager;
 mod outages;
 mod pauses;
 mod placing;

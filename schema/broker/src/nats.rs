@@ -184,6 +184,22 @@ impl Signals {
         }
     }
 
+    /// Waits until the server has dealt with all that was sent to it before, subscriptions among it: it deals with the
+    /// commands of a connection in their order, and the last of them comes back.
+    ///
+    /// # Errors
+    /// [`SignalError::Link`] when there is no connection, or that takes longer than `within`.
+    pub async fn round_trip(&self, within: Duration) -> Result<(), SignalError> {
+        let subject = self.client.new_inbox();
+        let mut echo = self.subscribe::<()>(&subject).await?;
+        self.publish(&subject, &()).await?;
+        match tokio::time::timeout(within, echo.next()).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(SignalError::Link { subject, reason: "the connection is closed".into() }),
+            Err(_) => Err(SignalError::Link { subject, reason: format!("nothing came back within {within:?}") }),
+        }
+    }
+
     /// Asks a question and waits for one answer.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
-//! What every ffpool process shares around its own work: settings, logs and traces, metrics, stop signals.
+//! What every ffpool process shares around its own work: settings, logs and traces, metrics, stop signals, the service
+//! manager.
 //!
 //! A `main` calls [`settings::parse`], then [`telemetry::init`], then [`metrics::install`], and waits on
 //! [`stop::signals`]. Nothing here knows what a job is.
 
 pub mod metrics;
+pub mod notify;
 pub mod settings;
 pub mod stop;
 pub mod telemetry;

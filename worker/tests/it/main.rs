@@ -3,6 +3,7 @@
 mod clock;
 mod disk;
 mod log;
+mod manager;
 mod notice;
 mod pool;
 mod service;

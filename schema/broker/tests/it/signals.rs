@@ -19,6 +19,24 @@ async fn connected(url: &str, name: &str) -> Signals {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_round_trip_the_server_knows_what_was_subscribed() {
+    let (asker, server) = (signals("asker").await, signals("round").await);
+    for subject in ["it.round.1", "it.round.2", "it.round.3"] {
+        let mut questions = server.serve::<u64>(subject, "servers").await.expect("serve");
+        server.round_trip(BOUND).await.expect("the server is there");
+        tokio::spawn(async move {
+            while let Some(question) = questions.next_request().await {
+                question.answer(&question.value).await.expect("answer");
+            }
+        });
+        assert_eq!(asker.request::<_, u64>(subject, &7, BOUND).await.expect("it is served"), 7);
+    }
+    let nowhere = Signals::open("nats://127.0.0.1:1", "nowhere").await.expect("open");
+    let error = nowhere.round_trip(Duration::from_secs(1)).await;
+    assert!(matches!(error, Err(SignalError::Link { .. })), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_question_is_answered_by_whoever_serves_it() {
     let (asker, server) = (signals("asker").await, signals("server").await);
     let nobody = asker.request::<_, Value>("it.ask.served", &json!(1), BOUND).await;
