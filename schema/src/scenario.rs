@@ -254,7 +254,12 @@ impl Checks<'_> {
         }
         self.address("input", spec.input.as_deref(), Use::Input);
         self.address("output", spec.output.as_deref(), Use::Output);
-        if spec.output.is_some() && spec.input == spec.output {
+        // Whether two files are one only their host can tell.
+        let object = |address: &Option<String>| match Location::parse(address.as_deref()?, Use::Input) {
+            Ok(Location::Object(object)) => Some(object),
+            Ok(Location::File(_) | Location::Web(_)) | Err(_) => None,
+        };
+        if object(&spec.output).is_some_and(|output| object(&spec.input) == Some(output)) {
             self.fault("output", "same_as_input", "the output would replace the input: give it another name");
         }
         let Some(scenario) = Scenario::find(&spec.scenario) else {

@@ -98,15 +98,9 @@ pub fn stage(
         move |source| PublishError::Io { what, path, source }
     };
     clear_earlier(output, job, attempt);
-    // The tool may have been turned against us: what it left may be a link to something that only we can read.
-    let file =
-        OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(made).map_err(fail("open", made))?;
-    let metadata = file.metadata().map_err(fail("read", made))?;
-    if !metadata.is_file() || metadata.nlink() != 1 {
-        return Err(PublishError::NoPlainFile { path: made.to_owned() });
-    }
+    let (file, size_bytes) = open_made(made)?;
     let path = staged_path(output, job, attempt, DATA);
-    let mut staged = Staged { path: path.clone(), size_bytes: metadata.len(), sha256: String::new() };
+    let mut staged = Staged { path: path.clone(), size_bytes, sha256: String::new() };
     staged.sha256 = match fs::rename(made, &path) {
         Ok(()) => {
             own(&file).map_err(fail("take over", &path))?;
@@ -129,6 +123,27 @@ pub fn stage(
         Err(error) => return Err(fail("create", &path)(error)),
     };
     Ok(staged)
+}
+
+/// Takes over the tool's file where it is, for one that goes elsewhere than to a disk: its size and hex sha256.
+///
+/// # Errors
+/// When it cannot be read, is no plain file, or `is_stopped` says so on the way.
+pub fn measure(made: &Path, is_stopped: &dyn Fn() -> bool) -> Result<(u64, String), PublishError> {
+    let (file, size_bytes) = open_made(made)?;
+    own(&file).map_err(|source| PublishError::Io { what: "take over", path: made.to_owned(), source })?;
+    Ok((size_bytes, copy_hashing(file, None, is_stopped, made)?))
+}
+
+/// Opens what the tool made. It may have been turned against us, and have left a link to something that only we can read.
+fn open_made(made: &Path) -> Result<(File, u64), PublishError> {
+    let fail = |what| move |source| PublishError::Io { what, path: made.to_owned(), source };
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(made).map_err(fail("open"))?;
+    let metadata = file.metadata().map_err(fail("read"))?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return Err(PublishError::NoPlainFile { path: made.to_owned() });
+    }
+    Ok((file, metadata.len()))
 }
 
 /// Makes the file ours, with the usual rights.

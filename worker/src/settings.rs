@@ -11,6 +11,7 @@ use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Pool, ResourceLimits};
 
 use crate::notice::EvictionArgs;
+use crate::store::settings::StoreArgs;
 use crate::workshop::{CgroupMode, Workload, WorkshopSettings};
 
 /// Runs encodes of a media pool: takes jobs from RabbitMQ as long as it has room, runs each in a cgroup of its own,
@@ -112,6 +113,9 @@ pub struct Settings {
     #[arg(long, env = "FFPOOL_LIVE_FENCE_SECS", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub live_fence_secs: u64,
 
+    /// Remote inputs and outputs.
+    #[command(flatten)]
+    pub remote: StoreArgs,
     /// Eviction notices of the cloud.
     #[command(flatten)]
     pub eviction: EvictionArgs,
@@ -179,6 +183,7 @@ impl Settings {
             stop_grace: Duration::from_secs(self.stop_grace_secs),
             worker: self.worker_id.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
+            stores: self.remote.clone(),
         }
     }
 }

@@ -25,6 +25,8 @@ use crate::machine::group::{self, GroupLimits, Groups};
 pub use crate::machine::room::Workload;
 use crate::machine::room::{self, Room};
 use crate::roots::Roots;
+use crate::store::Stores;
+use crate::store::settings::StoreArgs;
 use crate::tool::{Launcher, ToolUser};
 
 /// How long a reading of the machine's limits serves before they are read again.
@@ -65,6 +67,8 @@ pub struct WorkshopSettings {
     pub worker: WorkerId,
     /// Cgroup under which the attempts' cgroups are made, by its path within the hierarchy. `None`: the worker's own.
     pub cgroup_parent: Option<PathBuf>,
+    /// Remote inputs and outputs.
+    pub stores: StoreArgs,
 }
 
 impl WorkshopSettings {
@@ -87,6 +91,7 @@ impl WorkshopSettings {
             stop_grace: Duration::from_secs(10),
             worker,
             cgroup_parent: None,
+            stores: StoreArgs::default(),
         }
     }
 }
@@ -171,6 +176,8 @@ pub struct Ended {
 pub enum OpenError {
     #[error("media roots: {0}")]
     Roots(#[from] crate::roots::RootsError),
+    #[error("object stores: {0}")]
+    Stores(#[from] crate::store::profiles::StoresError),
     #[error("scratch {}: {source}", path.display())]
     Scratch { path: PathBuf, source: std::io::Error },
     #[error("scratch {}: another worker named {worker} uses it; give each worker a name or a scratch of its own", path.display())]
@@ -200,6 +207,7 @@ pub struct Workshop {
 struct Shop {
     settings: WorkshopSettings,
     roots: Roots,
+    stores: Stores,
     /// `<scratch>/<worker>`: everything in it is ours.
     scratch: PathBuf,
     ffmpeg: PathBuf,
@@ -235,6 +243,8 @@ impl Workshop {
     /// What is missing, and what to do about it.
     pub async fn open(settings: WorkshopSettings) -> Result<Workshop, OpenError> {
         let roots = Roots::open(&settings.media_roots)?;
+        let stores = Stores::open(&settings.stores)?;
+        stores.say_which().await;
         let ffmpeg = encoders::find_program(&settings.ffmpeg)
             .ok_or_else(|| OpenError::ToolMissing { name: settings.ffmpeg.display().to_string() })?;
         let ffprobe = encoders::find_program(&settings.ffprobe)
@@ -270,6 +280,7 @@ impl Workshop {
         Ok(Workshop {
             shop: Arc::new(Shop {
                 roots,
+                stores,
                 scratch,
                 ffmpeg,
                 ffprobe,
@@ -299,7 +310,7 @@ impl Workshop {
             noop: self.shop.settings.allow_noop,
             cgroups: self.shop.groups.is_ok(),
             features: self.shop.features.clone(),
-            stores: Vec::new(),
+            stores: self.shop.stores.served(),
         }
     }
 

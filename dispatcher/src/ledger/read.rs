@@ -12,6 +12,7 @@ use ffpool_schema::api::{
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
+use ffpool_schema::location::redact;
 use ffpool_schema::message::{LogLine, WorkerState};
 use ffpool_schema::topology::WorkQueue;
 use jiff::Timestamp;
@@ -170,7 +171,7 @@ impl Ledger {
             let attempts = snapshot.query(&attempts, &[&view.id.0, &HISTORY_MAX]).await?;
             let events = snapshot.query(&events, &[&view.id.0, &HISTORY_MAX]).await?;
             Ok(Some(JobDetail {
-                spec: json(&row, "spec")?,
+                spec: json(&row, "spec")?.map(without_secrets),
                 manifest: json(&row, "manifest")?,
                 attempts: attempts.iter().rev().map(attempt_view).collect::<Result<_, _>>()?,
                 events: events.iter().rev().map(event_view).collect::<Result<_, _>>()?,
@@ -613,6 +614,11 @@ where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
     text.parse().map_err(|error: T::Err| ReadError::Row { column, problem: error.to_string() })
+}
+
+/// The job as it is shown: a signed address is as good as a password.
+fn without_secrets(spec: JobSpec) -> JobSpec {
+    JobSpec { input: spec.input.map(|address| redact(&address)), ..spec }
 }
 
 fn json<T: DeserializeOwned>(row: &Row, column: &'static str) -> Result<Option<T>, ReadError>

@@ -90,6 +90,7 @@ fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
             ),
         ),
         ("encoders", ability.encoders.join(" ")),
+        ("stores", ability.stores.join(" ")),
         (
             "limits hold",
             if ability.cgroups {

@@ -1,7 +1,9 @@
-//! One attempt as a pipe of named steps: paths, room, probe, plan, encode, verify, stage, consent, publish.
+//! One attempt as a pipe of named steps: ends, room, fetch, probe, plan, encode, verify, stage, consent, publish.
 //!
 //! Invariant: nothing is published without the ledger's consent, which is asked when all the proof is in hand; after it is
 //! given, the attempt publishes and is not stopped any more. Every way out goes through [`Attempt::close`].
+
+mod ends;
 
 use std::ffi::OsString;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -10,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ffpool_schema::encode::{Encode, Source};
+use ffpool_schema::encode::Encode;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::{Engine, Queue};
 use ffpool_schema::message::{
@@ -22,12 +24,14 @@ use ffpool_schema::probe::{self, Probed};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use ends::{Ends, Input, Ready};
+
 use super::{Consent, Ended, Orders, Reports, Shop, Stop};
 use crate::classify::{self, Exit};
 use crate::machine::group::Group;
 use crate::packets::Packets;
 use crate::progress::{Block, Blocks, Meter};
-use crate::publish::{self, PublishError, Published, Staged};
+use crate::publish::PublishError;
 use crate::roots;
 use crate::tool::{self, Answer, EndedBy, Finished, Invocation, Listener, ToolUser, Watch};
 use crate::verify;
@@ -55,7 +59,11 @@ impl End {
     }
 
     fn rejected(path: &str, code: &str, message: &str) -> End {
-        End::Report(Box::new(Outcome::Rejected { faults: vec![Fault::new(path, code, message)] }))
+        End::faulty(Fault::new(path, code, message))
+    }
+
+    fn faulty(fault: Fault) -> End {
+        End::Report(Box::new(Outcome::Rejected { faults: vec![fault] }))
     }
 }
 
@@ -164,12 +172,6 @@ struct Attempt<'a> {
     usage: Usage,
 }
 
-/// What the paths of a job are on disk.
-struct Paths {
-    input: Option<PathBuf>,
-    output: PathBuf,
-}
-
 /// What an encode made, proven.
 struct Made {
     file: PathBuf,
@@ -206,24 +208,33 @@ impl<'a> Attempt<'a> {
     async fn carry_out(&mut self, consent: &dyn Consent) -> Result<Manifest, End> {
         let encode = self.encode()?;
         self.reporter.phase(Phase::Prepare, None);
-        let paths = self.paths(encode)?;
-        if let Some(manifest) = self.published_before(&paths.output).await {
+        let Ends { input, output } = self.ends(encode)?;
+        if let Some(manifest) = self.published_before(&output).await {
             ask(&self.orders, consent).await?;
             return Ok(manifest);
         }
-        let user = self.user(paths.input.as_deref())?;
+        let user = self.user(input.as_ref().and_then(Input::file))?;
         self.make_room(user)?;
-        let source = match &paths.input {
-            Some(input) => Some((input.as_path(), self.probe(input, user).await?)),
+        let source = match input {
+            Some(input) => {
+                let (path, identity) = self.bring(input).await?;
+                self.usage.input_bytes = Some(identity.size_bytes);
+                let probed = self.probe(&path, user).await?;
+                Some((path, probed, identity))
+            }
             None => None,
         };
-        let made = self.encode_source(encode, source.as_ref().map(|(path, probed)| (*path, probed)), user).await?;
-        let identity = paths.input.as_deref().map(identify);
-        let staged = self.stage(&made.file, &paths.output).await?;
+        let read = source.as_ref().map(|(path, probed, _)| (path.as_path(), probed));
+        let made = self.encode_source(encode, read, user).await?;
+        let ready = self.stage(&made.file, output).await?;
         self.reporter.phase(Phase::Commit, Some(NEARLY));
-        ask(&self.orders, consent).await?;
-        let source_probe = source.map(|(_, probed)| probed.probe);
-        self.publish(staged, made, identity, source_probe, paths.output).await
+        if let Err(end) = ask(&self.orders, consent).await {
+            ready.discard().await;
+            return Err(end);
+        }
+        let source = source.map(|(_, probed, identity)| (identity, probed.probe));
+        let manifest = self.manifest(&ready, made, source);
+        self.make_visible(ready, manifest).await
     }
 
     fn encode(&self) -> Result<&'a Encode, End> {
@@ -242,35 +253,6 @@ impl<'a> Attempt<'a> {
         }
         let missing = || End::failure(Cause::Platform, "the ledger granted the attempt without its encode");
         self.grant.encode.as_ref().ok_or_else(missing)
-    }
-
-    fn paths(&self, encode: &Encode) -> Result<Paths, End> {
-        let input = match &encode.source {
-            Source::File { path } => Some(self.shop.roots.input(path)?),
-            Source::Remote { .. } => {
-                return Err(End::rejected("input", "unsupported", "this worker fetches no inputs"));
-            }
-            Source::Generated { .. } => None,
-        };
-        let output = self.shop.roots.output(encode.output.as_deref(), self.grant.job, encode.container)?;
-        if let Some(input) = &input {
-            roots::distinct(input, &output)?;
-        }
-        Ok(Paths { input, output })
-    }
-
-    /// What an earlier attempt published before it died. Its file is as good as ours would be.
-    async fn published_before(&self, output: &Path) -> Option<Manifest> {
-        if self.grant.attempt < 2 {
-            return None;
-        }
-        let (output, job, stop) = (output.to_owned(), self.grant.job, self.orders.stop.clone());
-        let found =
-            blocking(move || publish::find_published(&output, job, &|| stop.borrow().is_some())).await.ok().flatten();
-        if let Some(manifest) = &found {
-            tracing::info!(job = %self.grant.job, attempt = self.grant.attempt, made_by = manifest.attempt, "adopting a published output");
-        }
-        found
     }
 
     /// As whom the tools run: the workshop's user, or whoever may read the input.
@@ -342,8 +324,6 @@ impl<'a> Attempt<'a> {
         source: Option<(&Path, &Probed)>,
         user: ToolUser,
     ) -> Result<Made, End> {
-        self.usage.input_bytes =
-            source.and_then(|(path, _)| std::fs::metadata(path).ok()).map(|metadata| metadata.len());
         let encoder = self.shop.encoder(&encode.video).map_err(|(wish, is_hardware)| {
             let cause = if is_hardware { Cause::Device } else { Cause::Platform };
             End::failure(cause, format!("this worker has no working encoder for {wish}"))
@@ -521,13 +501,16 @@ impl<'a> Attempt<'a> {
         Watch {
             stop: self.orders.stop.clone(),
             freeze: self.orders.freeze.clone(),
-            deadline: self.started
-                + Duration::from_secs(self.grant.spec.resource_limits.timeout_sec())
-                + self.frozen_for,
+            deadline: self.deadline(),
             stall_after,
             grace: self.shop.settings.stop_grace,
             disk: Some((self.scratch_path().to_owned(), self.disk_bytes())),
         }
+    }
+
+    /// When its time is over, as long as it does not stand still any more.
+    fn deadline(&self) -> Instant {
+        self.started + Duration::from_secs(self.grant.spec.resource_limits.timeout_sec()) + self.frozen_for
     }
 
     /// Starts nothing while the attempt is frozen, unless it is told to end.
@@ -589,30 +572,11 @@ impl<'a> Attempt<'a> {
         Err(End::failed(classify::classify(name, exit, &finished.log)))
     }
 
-    async fn stage(&mut self, file: &Path, output: &Path) -> Result<Staged, End> {
-        let (file, output) = (file.to_owned(), output.to_owned());
-        let (job, attempt, stop) = (self.grant.job, self.grant.attempt, self.orders.stop.clone());
-        let staged =
-            blocking(move || publish::stage(&file, &output, job, attempt, &|| stop.borrow().is_some())).await?;
-        match staged {
-            Ok(staged) => {
-                self.usage.output_bytes = Some(staged.size_bytes);
-                Ok(staged)
-            }
-            Err(PublishError::Stopped) => Err(self.orders.stop.borrow().clone().map_or(End::Silent, End::from)),
-            Err(error) => Err(unpublished(&error)),
-        }
-    }
-
-    async fn publish(
-        &mut self,
-        staged: Staged,
-        made: Made,
-        source: Option<SourceIdentity>,
-        source_probe: Option<Probe>,
-        output: PathBuf,
-    ) -> Result<Manifest, End> {
-        let manifest = Manifest {
+    /// The proof of what was made.
+    fn manifest(&self, ready: &Ready, made: Made, source: Option<(SourceIdentity, Probe)>) -> Manifest {
+        let (url, size_bytes, sha256) = ready.describe();
+        let (source, source_probe) = source.unzip();
+        Manifest {
             job: self.grant.job,
             attempt: self.grant.attempt,
             worker: self.shop.settings.worker.clone(),
@@ -623,25 +587,10 @@ impl<'a> Attempt<'a> {
             steps: made.steps.iter().map(|step| words(step)).collect(),
             prober: Some(self.shop.prober_version.clone()),
             source_probe,
-            artifacts: vec![Artifact {
-                url: file_url(&output),
-                size_bytes: staged.size_bytes,
-                sha256: staged.sha256.clone(),
-                probe: made.probed.probe,
-                proof: Some(made.proof),
-            }],
+            artifacts: vec![Artifact { url, size_bytes, sha256, probe: made.probed.probe, proof: Some(made.proof) }],
             source,
             usage: self.used(),
-        };
-        blocking(move || match publish::publish(staged, &output, &manifest) {
-            Ok(Published::Done) => Ok(manifest),
-            Ok(Published::Lost) => {
-                tracing::info!(job = %manifest.job, attempt = manifest.attempt, "a later attempt has published already");
-                Err(End::Silent)
-            }
-            Err(error) => Err(unpublished(&error)),
-        })
-        .await?
+        }
     }
 
     /// What the attempt has used so far.

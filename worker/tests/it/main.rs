@@ -7,4 +7,5 @@ mod manager;
 mod notice;
 mod pool;
 mod service;
+mod store;
 mod tool;

@@ -36,6 +36,12 @@ async fn one_id_is_one_job_however_often_it_is_handed_in() {
     let by_number = api.show(&format!("/v1/jobs/{}", created["number"])).await;
     assert_eq!(by_number["id"], json!(id));
     assert_eq!(by_number["spec"]["scenario"], "720p30-h264");
+
+    let signed = json!({"scenario": "720p-h264", "input": "https://host/a.mp4?signature=hunter2"});
+    let created = answer(api.post("/v1/jobs").json(&signed), 201).await;
+    let shown = api.show(&format!("/v1/jobs/{}", created["number"])).await;
+    assert_eq!(shown["spec"]["input"], "https://host/a.mp4?***");
+    assert!(!shown.to_string().contains("hunter2"), "{shown}");
     api.stop().await;
 }
 

@@ -1,0 +1,149 @@
+//! Remote inputs and outputs: which stores this worker reaches, and the way to each thing that a job names.
+//!
+//! An input is brought into the attempt's scratch by [`fetch`](fetch::fetch) before any tool runs, from a web server
+//! ([`web`], which goes only where [`guard`] allows) or from an object store ([`bucket`], opened by [`profiles`]). An output
+//! is sent by [`upload`]; [`find_published`] finds what an earlier attempt had put before it died.
+//!
+//! Invariant: the tools are given files, never addresses, and no credential leaves this module.
+
+pub mod bucket;
+pub mod fetch;
+pub mod guard;
+pub mod profiles;
+pub mod settings;
+pub mod trouble;
+pub mod upload;
+pub mod web;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ffpool_schema::failure::Cause;
+use ffpool_schema::id::JobId;
+use ffpool_schema::location::{Location, ObjectAddress, Scheme};
+use ffpool_schema::message::Manifest;
+use object_store::path::Path as Key;
+
+use bucket::{Object, ObjectOrigin};
+use fetch::Origin;
+use guard::Cidr;
+use profiles::{Profile, StoresError};
+use settings::StoreArgs;
+use trouble::Trouble;
+use web::WebOrigin;
+
+/// For a first word with each store, at start.
+const FIRST_WORD: Duration = Duration::from_secs(5);
+/// For a connection to a store.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The largest manifest that is read, in bytes.
+const MANIFEST_BYTES: u64 = 16 << 20;
+
+/// The stores that a worker reaches.
+#[derive(Debug)]
+pub struct Stores {
+    profiles: Vec<Profile>,
+    allowed: Arc<[Cidr]>,
+    http: reqwest::Client,
+}
+
+impl Stores {
+    /// Reads the profiles.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn open(settings: &StoreArgs) -> Result<Stores, StoresError> {
+        // Before the first client: there is no other place that every way to a store goes through.
+        ffpool_runtime::install_crypto();
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let profiles = profiles::read(settings.stores.as_deref(), &settings.machine_stores, &is_set)?;
+        let http =
+            reqwest::Client::builder().connect_timeout(CONNECT).build().map_err(|error| StoresError::Profile {
+                profile: "every one".to_owned(),
+                message: format!("an HTTP client cannot be made: {error}"),
+            })?;
+        Ok(Stores { profiles, allowed: settings.fetch_allow.clone().into(), http })
+    }
+
+    /// What this worker serves besides files, as [`Location::is_served_by`] understands it.
+    #[must_use]
+    pub fn served(&self) -> Vec<String> {
+        let mut served: Vec<String> = [Scheme::Http, Scheme::Https].map(|scheme| scheme.to_string()).to_vec();
+        served.extend(self.profiles.iter().map(|profile| profile.serves.to_string()));
+        served.sort();
+        served.dedup();
+        served
+    }
+
+    /// Says of every store whether it answers and how outputs are guarded there.
+    pub async fn say_which(&self) {
+        for profile in &self.profiles {
+            let (name, store, guarantee) = (&profile.name, profile.serves.to_string(), profile.guarantee.as_str());
+            let Some(bucket) = &profile.serves.bucket else {
+                tracing::info!(profile = name, store, guarantee, "serving an object store");
+                continue;
+            };
+            let address =
+                ObjectAddress { scheme: profile.serves.scheme, bucket: bucket.clone(), key: ".ffpool".to_owned() };
+            let word = match self.object(&address) {
+                Ok(object) => tokio::time::timeout(FIRST_WORD, object.look()).await,
+                Err(trouble) => Ok(Err(trouble)),
+            };
+            match word {
+                Ok(Ok(_)) => tracing::info!(profile = name, store, guarantee, "serving an object store: it answers"),
+                Ok(Err(trouble)) => tracing::warn!(
+                    profile = name, store, guarantee, cause = %trouble.cause, evidence = trouble.evidence,
+                    "an object store does not let this worker in: {}", trouble.message
+                ),
+                Err(_) => tracing::warn!(profile = name, store, guarantee, "an object store does not answer"),
+            }
+        }
+    }
+
+    /// The way to an input. `None`: it is a file.
+    ///
+    /// # Errors
+    /// When no profile serves it.
+    pub fn origin(&self, location: &Location) -> Result<Option<Origin>, Trouble> {
+        match location {
+            Location::File(_) => Ok(None),
+            Location::Web(url) => WebOrigin::new(url, self.allowed.clone()).map(|origin| Some(Origin::Web(origin))),
+            Location::Object(address) => {
+                self.object(address).map(|object| Some(Origin::Object(ObjectOrigin::new(object))))
+            }
+        }
+    }
+
+    /// The way to an object.
+    ///
+    /// # Errors
+    /// When no profile serves it.
+    pub fn object(&self, address: &ObjectAddress) -> Result<Object, Trouble> {
+        let Some(profile) = self.profiles.iter().find(|profile| profile.is_for(address)) else {
+            return Err(Trouble::lasting(Cause::Policy, format!("this worker has no credentials for {address}")));
+        };
+        let key = Key::parse(&address.key).map_err(|error| {
+            Trouble::lasting(Cause::ConfigBad, format!("{address} has no usable key")).because(&error)
+        })?;
+        let client = profile.client(&address.bucket).map_err(|error| {
+            Trouble::lasting(Cause::Platform, format!("profile `{}` cannot be used", profile.name)).because(&error)
+        })?;
+        Ok(Object { address: address.clone(), key, client, guarantee: profile.guarantee, http: self.http.clone() })
+    }
+}
+
+/// The manifest of an output that an earlier attempt of the same job put before it could report: named by it, and the
+/// object bears its mark.
+pub async fn find_published(object: &Object, job: JobId) -> Option<Manifest> {
+    let text = object.manifest().read(MANIFEST_BYTES).await.ok()??;
+    let manifest: Manifest = serde_json::from_slice(&text).ok()?;
+    let artifact = manifest.artifacts.first()?;
+    let there = object.look().await.ok()??;
+    let mark = there.mark?;
+    let is_proven = manifest.job == job
+        && mark.job == job
+        && mark.attempt == manifest.attempt
+        && mark.sha256 == artifact.sha256
+        && there.size_bytes == artifact.size_bytes;
+    is_proven.then_some(manifest)
+}

@@ -1,0 +1,222 @@
+//! What can go wrong between a worker and a store, told apart by cause.
+//!
+//! Invariant: a [`Trouble`] names no secret: whatever a library says of it goes through [`redact`].
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::location::{Use, redact};
+
+/// The most that is kept of what a library or a server says, in characters.
+const SAID: usize = 400;
+
+/// One failed step.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// Why.
+    pub cause: Cause,
+    /// What happened, in one sentence.
+    pub message: String,
+    /// What a library or the server said.
+    pub evidence: Option<String>,
+    /// Whether the same step may go well in a moment.
+    pub is_passing: bool,
+    /// How long the server wants to be left alone.
+    pub pause: Option<Duration>,
+}
+
+impl Trouble {
+    /// One that stays.
+    #[must_use]
+    pub fn lasting(cause: Cause, message: impl Into<String>) -> Trouble {
+        Trouble { cause, message: message.into(), evidence: None, is_passing: false, pause: None }
+    }
+
+    /// One that may pass.
+    #[must_use]
+    pub fn passing(cause: Cause, message: impl Into<String>) -> Trouble {
+        Trouble { is_passing: true, ..Trouble::lasting(cause, message) }
+    }
+
+    /// With what was said of it.
+    #[must_use]
+    pub fn because(self, error: &dyn Error) -> Trouble {
+        Trouble { evidence: Some(said(error)), ..self }
+    }
+
+    /// What a failed exchange over HTTP means, where no answer tells.
+    #[must_use]
+    pub fn of_exchange(what: &str, error: &(dyn Error + 'static)) -> Trouble {
+        let trouble = match kind(error) {
+            Kind::Tls => Trouble::lasting(Cause::Tls, format!("{what}: the server's TLS is not accepted")),
+            Kind::Dns => Trouble::passing(Cause::Dns, format!("{what}: the host's name does not resolve")),
+            Kind::Short => {
+                Trouble::passing(Cause::InputTruncated, format!("{what}: the server ended before the length it named"))
+            }
+            Kind::Silent => Trouble::passing(Cause::NetTransient, format!("{what}: the server fell silent")),
+            Kind::Network => Trouble::passing(Cause::NetTransient, format!("{what}: the connection failed")),
+        };
+        trouble.because(error)
+    }
+
+    /// What an object store's error means for an input or an output.
+    #[must_use]
+    pub fn of_store(what: &str, purpose: Use, error: &object_store::Error) -> Trouble {
+        use object_store::Error as E;
+        let (auth, missing) = match purpose {
+            Use::Input => (Cause::InputAuth, Cause::InputMissing),
+            Use::Output => (Cause::OutputAuth, Cause::OutputMissing),
+        };
+        match error {
+            E::NotFound { .. } => Trouble::lasting(missing, format!("{what}: not found")).because(error),
+            E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
+                Trouble::lasting(auth, format!("{what}: the store refuses the worker's credentials")).because(error)
+            }
+            E::Precondition { .. } | E::NotModified { .. } | E::AlreadyExists { .. } => {
+                Trouble::passing(Cause::InputChanged, format!("{what}: the object has changed")).because(error)
+            }
+            E::InvalidPath { .. } | E::NotSupported { .. } | E::NotImplemented { .. } => {
+                Trouble::lasting(Cause::ConfigBad, format!("{what}: the store cannot do this")).because(error)
+            }
+            _ => {
+                let text = said(error);
+                if ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| text.contains(code)) {
+                    return Trouble::lasting(missing, format!("{what}: the bucket does not exist")).because(error);
+                }
+                if ["403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"]
+                    .iter()
+                    .any(|code| text.contains(code))
+                {
+                    return Trouble::lasting(auth, format!("{what}: the store refuses the worker's credentials"))
+                        .because(error);
+                }
+                Trouble::of_exchange(what, error)
+            }
+        }
+    }
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Failure {
+        Failure { evidence: trouble.evidence, ..Failure::new(trouble.cause, redact(&trouble.message)) }
+    }
+}
+
+enum Kind {
+    Tls,
+    Dns,
+    Short,
+    Silent,
+    Network,
+}
+
+/// Looks through everything that caused an error.
+fn kind(error: &(dyn Error + 'static)) -> Kind {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<rustls::Error>() {
+            return Kind::Tls;
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            if is_tls(error) {
+                return Kind::Tls;
+            }
+            match error.kind() {
+                io::ErrorKind::TimedOut => return Kind::Silent,
+                io::ErrorKind::UnexpectedEof => return Kind::Short,
+                _ => {}
+            }
+        }
+        if error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout) {
+            return Kind::Silent;
+        }
+        let text = error.to_string();
+        // The libraries say these only in words.
+        if text.contains("before message") {
+            return Kind::Short;
+        }
+        if text.contains("dns error") || text.contains("failed to lookup address") {
+            return Kind::Dns;
+        }
+        next = error.source();
+    }
+    Kind::Network
+}
+
+/// Whether it is TLS that failed, however often that is wrapped: such an error is not among its wrapper's sources.
+fn is_tls(error: &io::Error) -> bool {
+    error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<rustls::Error>() || inner.downcast_ref::<io::Error>().is_some_and(is_tls))
+}
+
+/// An error with all its causes, on one line, without secrets.
+fn said(error: &dyn Error) -> String {
+    let mut parts = vec![error.to_string()];
+    let mut next = error.source();
+    while let Some(source) = next {
+        let text = source.to_string();
+        // Some libraries repeat their causes in their own words.
+        if !parts.iter().any(|part| part.contains(&text)) {
+            parts.push(text);
+        }
+        next = source.source();
+    }
+    let line = parts.join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
+    redact(&line).chars().take(SAID).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_s_words_have_one_meaning_for_an_input_and_one_for_an_output() {
+        use object_store::Error as E;
+        let path = || "k".to_owned();
+        let source = |text: &str| -> Box<dyn Error + Send + Sync> { text.into() };
+        for (error, input, output) in [
+            (
+                E::NotFound { path: path(), source: source("<Code>NoSuchBucket</Code>") },
+                Cause::InputMissing,
+                Cause::OutputMissing,
+            ),
+            (E::PermissionDenied { path: path(), source: source("") }, Cause::InputAuth, Cause::OutputAuth),
+            (E::Unauthenticated { path: path(), source: source("") }, Cause::InputAuth, Cause::OutputAuth),
+            (
+                E::Generic { store: "S3", source: source("<Code>NoSuchBucket</Code>") },
+                Cause::InputMissing,
+                Cause::OutputMissing,
+            ),
+            (
+                E::Generic { store: "S3", source: source("status 403: AccessDenied") },
+                Cause::InputAuth,
+                Cause::OutputAuth,
+            ),
+            (E::Generic { store: "S3", source: source("dns error") }, Cause::Dns, Cause::Dns),
+            (E::Generic { store: "S3", source: source("broken pipe") }, Cause::NetTransient, Cause::NetTransient),
+        ] {
+            assert_eq!(Trouble::of_store("x", Use::Input, &error).cause, input, "{error}");
+            assert_eq!(Trouble::of_store("x", Use::Output, &error).cause, output, "{error}");
+        }
+    }
+
+    #[test]
+    fn an_exchange_that_failed_is_told_apart_and_shows_no_secret() {
+        let io = |kind, text: &str| io::Error::new(kind, text.to_owned());
+        for (error, cause) in [
+            (io(io::ErrorKind::ConnectionReset, "reset"), Cause::NetTransient),
+            (io(io::ErrorKind::TimedOut, "late"), Cause::NetTransient),
+            (io(io::ErrorKind::UnexpectedEof, "end"), Cause::InputTruncated),
+            (io::Error::other(rustls::Error::DecryptError), Cause::Tls),
+            (io::Error::other(io::Error::other(rustls::Error::DecryptError)), Cause::Tls),
+        ] {
+            assert_eq!(Trouble::of_exchange("x", &error).cause, cause, "{error}");
+        }
+        let error = io::Error::other("for https://u:hunter2@h/a?sig=hunter2 it failed");
+        let failure = Failure::from(Trouble::of_exchange("fetch https://h/a?sig=hunter2", &error));
+        assert!(!format!("{failure:?}").contains("hunter2"), "{failure:?}");
+    }
+}

@@ -1,0 +1,377 @@
+//! Brings a proven file to its object: sent before the ledger's consent, made visible after it.
+//!
+//! Invariant: until [`Upload::commit`] nobody sees anything, and what was sent is taken back by [`Upload::abort`]. A commit
+//! replaces only what it has looked at (If-Match), or nothing (If-None-Match), and never an object that a later attempt of
+//! the same job has put. Where a store cannot compare, the look comes right before the write; see [`Guarantee`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ffpool_schema::failure::Cause;
+use ffpool_schema::location::Use;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::signer::{Method, SignedUrlOptions, Signer};
+use object_store::{MultipartUpload, PutMode, PutMultipartOptions, PutOptions, PutPayload, UpdateVersion};
+use reqwest::StatusCode;
+use reqwest::header::{IF_MATCH, IF_NONE_MATCH};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+use super::bucket::{Client, Guarantee, Mark, Object, There};
+use super::trouble::Trouble;
+use crate::publish::Published;
+use crate::roots::io_cause;
+
+/// The smallest part of what goes in parts, in bytes.
+const PART: u64 = 8 << 20;
+/// A store takes 10 000 parts.
+const PARTS: u64 = 9_000;
+/// Parts on the way at a time.
+const AT_ONCE: usize = 3;
+/// Looks at an object that others keep writing.
+const LOOKS: u32 = 5;
+/// Tries of a request whose answer is lost.
+const TRIES: u32 = 4;
+/// For the answer to the last request of an upload: the store puts the parts together meanwhile.
+const ANSWER: Duration = Duration::from_secs(300);
+/// How long the signature of that request holds.
+const SIGNED: Duration = Duration::from_secs(900);
+
+/// A file on its way to an object.
+#[must_use]
+pub struct Upload {
+    object: Object,
+    mark: Mark,
+    body: Body,
+}
+
+enum Body {
+    /// Not sent yet.
+    Whole(Bytes, &'static str),
+    /// Sent in parts.
+    S3 { id: String, parts: Vec<PartId> },
+    /// The same, of a store whose library ends the upload.
+    Parts(Box<dyn MultipartUpload>),
+}
+
+/// What a write asks of what is there.
+enum Condition {
+    Nothing,
+    /// This, and no other version.
+    Still(There),
+}
+
+/// Why a write did not happen.
+enum Unwritten {
+    /// Something else is there than was looked at.
+    Conflict,
+    Trouble(Trouble),
+}
+
+/// The most that goes in one piece, in bytes. More where a store writes nothing else conditionally.
+#[must_use]
+pub fn in_one_piece(guarantee: Guarantee) -> u64 {
+    match guarantee {
+        Guarantee::Conditional | Guarantee::BestEffort => 16 << 20,
+        Guarantee::ConditionalInOnePiece => 64 << 20,
+    }
+}
+
+impl From<Trouble> for Unwritten {
+    fn from(trouble: Trouble) -> Unwritten {
+        Unwritten::Trouble(trouble)
+    }
+}
+
+impl Upload {
+    /// Something small.
+    pub fn small(object: Object, content: Bytes, content_type: &'static str, mark: Mark) -> Upload {
+        Upload { object, mark, body: Body::Whole(content, content_type) }
+    }
+
+    /// Begins to bring a file. Nothing is sent yet; from here on it has to be committed or aborted.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the store does not take it.
+    pub async fn begin(object: Object, file: &Path, size_bytes: u64, mark: Mark) -> Result<Upload, Trouble> {
+        let content_type = content_type(file);
+        if size_bytes <= in_one_piece(object.guarantee) {
+            let content = tokio::fs::read(file).await.map_err(unread)?;
+            return Ok(Upload::small(object, content.into(), content_type, mark));
+        }
+        let options =
+            PutMultipartOptions { attributes: mark.attributes(content_type), ..PutMultipartOptions::default() };
+        let begun = match &object.client {
+            Client::S3(store) => {
+                store.create_multipart_opts(&object.key, options).await.map(|id| Body::S3 { id, parts: Vec::new() })
+            }
+            Client::Gs(_) | Client::Az(_) => {
+                object.client.store().put_multipart_opts(&object.key, options).await.map(Body::Parts)
+            }
+        };
+        let body = begun.map_err(|error| object.trouble("begin to upload to", Use::Output, &error))?;
+        Ok(Upload { object, mark, body })
+    }
+
+    /// Sends the file that it was begun with, unless it goes in one piece. `said` hears of the bytes that arrived.
+    ///
+    /// # Errors
+    /// When it cannot be read or sent.
+    pub async fn send(
+        &mut self,
+        file: &Path,
+        size_bytes: u64,
+        said: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), Trouble> {
+        let part_bytes = size_bytes.div_ceil(PARTS).max(PART).next_multiple_of(1 << 20);
+        match &mut self.body {
+            Body::Whole(..) => {}
+            Body::S3 { id, parts } => *parts = send_parts(&self.object, file, size_bytes, part_bytes, id, said).await?,
+            Body::Parts(parts) => {
+                let mut from = 0;
+                while from < size_bytes {
+                    let content = read_part(file, from, part_bytes.min(size_bytes - from)).await?;
+                    from += content.len() as u64;
+                    let sent = parts.put_part(content.into()).await;
+                    sent.map_err(|error| self.object.trouble("upload to", Use::Output, &error))?;
+                    said(from);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes it visible under its name, unless a later attempt of the job was faster.
+    ///
+    /// # Errors
+    /// When it cannot be written; what was sent is taken back.
+    pub async fn commit(mut self) -> Result<Published, Trouble> {
+        let committed = self.try_commit().await;
+        match committed {
+            Ok(Published::Done) => {}
+            Ok(Published::Lost) | Err(_) => self.abort().await,
+        }
+        committed
+    }
+
+    async fn try_commit(&mut self) -> Result<Published, Trouble> {
+        for _ in 0..LOOKS {
+            let there = self.object.look().await?;
+            if let Some(mark) =
+                there.as_ref().and_then(|there| there.mark.as_ref()).filter(|mark| mark.job == self.mark.job)
+            {
+                if mark.attempt > self.mark.attempt {
+                    return Ok(Published::Lost);
+                }
+                // The store had written it, and its answer was lost.
+                if *mark == self.mark {
+                    return Ok(Published::Done);
+                }
+            }
+            let condition = there.map_or(Condition::Nothing, Condition::Still);
+            match self.write(&condition).await {
+                Ok(()) => return Ok(Published::Done),
+                Err(Unwritten::Conflict) => {}
+                Err(Unwritten::Trouble(trouble)) if trouble.is_passing => {
+                    let there = self.object.look().await?;
+                    let is_ours = there.and_then(|there| there.mark).is_some_and(|mark| mark == self.mark);
+                    return if is_ours { Ok(Published::Done) } else { Err(trouble) };
+                }
+                Err(Unwritten::Trouble(trouble)) => return Err(trouble),
+            }
+        }
+        Err(Trouble::passing(Cause::NetTransient, format!("{}: others keep writing there", self.object.address())))
+    }
+
+    async fn write(&mut self, condition: &Condition) -> Result<(), Unwritten> {
+        let object = self.object.clone();
+        let failed = |error: object_store::Error| match error {
+            object_store::Error::AlreadyExists { .. }
+            | object_store::Error::Precondition { .. }
+            | object_store::Error::NotModified { .. } => Unwritten::Conflict,
+            error => object.trouble("write", Use::Output, &error).into(),
+        };
+        match &mut self.body {
+            Body::Whole(content, content_type) => {
+                let mode = match (object.guarantee, condition) {
+                    (Guarantee::BestEffort, _) => PutMode::Overwrite,
+                    (_, Condition::Nothing) => PutMode::Create,
+                    (_, Condition::Still(there)) => {
+                        PutMode::Update(UpdateVersion { e_tag: there.etag.clone(), version: there.version.clone() })
+                    }
+                };
+                let attributes = self.mark.attributes(content_type);
+                let options = PutOptions { mode, attributes, ..PutOptions::default() };
+                let payload = PutPayload::from_bytes(content.clone());
+                object.client.store().put_opts(&object.key, payload, options).await.map_err(failed)?;
+                Ok(())
+            }
+            Body::S3 { id, parts } => match (&object.client, object.guarantee) {
+                (Client::S3(store), Guarantee::BestEffort) => {
+                    store.complete_multipart(&object.key, id, parts.clone()).await.map_err(failed)?;
+                    Ok(())
+                }
+                (Client::S3(_) | Client::Gs(_) | Client::Az(_), _) => complete(&object, id, parts, condition).await,
+            },
+            Body::Parts(parts) => {
+                parts.complete().await.map_err(failed)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes back what was sent.
+    pub async fn abort(&mut self) {
+        let aborted = match &mut self.body {
+            Body::Whole(..) => Ok(()),
+            Body::S3 { id, .. } => match &self.object.client {
+                Client::S3(store) => store.abort_multipart(&self.object.key, id).await,
+                Client::Gs(_) | Client::Az(_) => Ok(()),
+            },
+            Body::Parts(parts) => parts.abort().await,
+        };
+        if let Err(error) = aborted {
+            let trouble = self.object.trouble("abort the upload to", Use::Output, &error);
+            tracing::warn!(object = %self.object.address(), evidence = trouble.evidence, "parts of an upload may be left");
+        }
+    }
+}
+
+async fn send_parts(
+    object: &Object,
+    file: &Path,
+    size_bytes: u64,
+    part_bytes: u64,
+    id: &String,
+    said: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Vec<PartId>, Trouble> {
+    let Client::S3(store) = &object.client else { return Ok(Vec::new()) };
+    let starts = (0..size_bytes.div_ceil(part_bytes)).map(|index| index * part_bytes);
+    let sent = std::sync::atomic::AtomicU64::new(0);
+    let (store, sent) = (&store, &sent);
+    stream::iter(starts.enumerate())
+        .map(|(index, from)| async move {
+            let content = read_part(file, from, part_bytes.min(size_bytes - from)).await?;
+            let length = content.len() as u64;
+            let part = store
+                .put_part(&object.key, id, index, content.into())
+                .await
+                .map_err(|error| object.trouble("upload to", Use::Output, &error))?;
+            said(sent.fetch_add(length, std::sync::atomic::Ordering::Relaxed) + length);
+            Ok(part)
+        })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
+}
+
+/// Ends a multipart upload on a condition: the library ends one without.
+async fn complete(object: &Object, id: &str, parts: &[PartId], condition: &Condition) -> Result<(), Unwritten> {
+    let Client::S3(store) = &object.client else { return Ok(()) };
+    let query = SignedUrlOptions::default().with_query([("uploadId", id)]);
+    let mut trouble = None;
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            tokio::time::sleep(Duration::from_millis(500) * 2u32.pow(attempt)).await;
+        }
+        let url = store
+            .signed_url_opts(Method::POST, &object.key, SIGNED, &query)
+            .await
+            .map_err(|error| object.trouble("sign a request for", Use::Output, &error))?;
+        let request = object.http.post(url.as_str()).timeout(ANSWER).body(completion(parts));
+        let request = match condition {
+            Condition::Nothing => request.header(IF_NONE_MATCH, "*"),
+            Condition::Still(There { etag: Some(etag), .. }) => request.header(IF_MATCH, etag),
+            Condition::Still(There { etag: None, .. }) => request,
+        };
+        let said = match request.send().await {
+            Ok(response) => (response.status(), response.text().await.unwrap_or_default()),
+            Err(error) => {
+                let mut lost = Trouble::of_exchange(&format!("write {}", object.address), &error.without_url());
+                lost.cause = if lost.cause == Cause::InputTruncated { Cause::NetTransient } else { lost.cause };
+                trouble = Some(lost);
+                continue;
+            }
+        };
+        match completed(object, said.0, &said.1) {
+            Err(Unwritten::Trouble(passing)) if passing.is_passing && passing.pause.is_some() => {
+                trouble = Some(passing)
+            }
+            ended => return ended,
+        }
+    }
+    Err(Unwritten::Trouble(trouble.unwrap_or_else(|| {
+        Trouble::passing(Cause::NetTransient, format!("{}: the store does not answer", object.address))
+    })))
+}
+
+/// What the answer to the end of an upload means. A trouble with a pause is worth another try of the same request.
+fn completed(object: &Object, status: StatusCode, body: &str) -> Result<(), Unwritten> {
+    let says = |code: &str| body.contains(&format!("<Code>{code}</Code>"));
+    let trouble = |cause, is_passing, pause| {
+        let message = format!("write {}: the store answers {status}", object.address);
+        let evidence = Some(body.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(400).collect());
+        Err(Unwritten::Trouble(Trouble { evidence, is_passing, pause, ..Trouble::lasting(cause, message) }))
+    };
+    match status.as_u16() {
+        // Past its first byte a store cannot change its status any more: it says what went wrong in the body.
+        200 if !body.contains("<Error>") => Ok(()),
+        412 => Err(Unwritten::Conflict),
+        200 if says("PreconditionFailed") => Err(Unwritten::Conflict),
+        401 | 403 => trouble(Cause::OutputAuth, false, None),
+        // The upload is gone: completed by a request whose answer was lost, or cleared away.
+        404 => trouble(if says("NoSuchBucket") { Cause::OutputMissing } else { Cause::NetTransient }, true, None),
+        // A write beside ours won; the whole upload would have to be sent anew.
+        409 => trouble(Cause::NetTransient, true, None),
+        200 | 429 | 500..=599 => trouble(Cause::NetTransient, true, Some(Duration::ZERO)),
+        _ => trouble(Cause::Platform, false, None),
+    }
+}
+
+/// The list of parts, as S3 wants it.
+fn completion(parts: &[PartId]) -> String {
+    let mut xml = String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+    for (index, part) in parts.iter().enumerate() {
+        let etag = part.content_id.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
+        xml.push_str(&format!("<Part><PartNumber>{}</PartNumber><ETag>{etag}</ETag></Part>", index + 1));
+    }
+    xml.push_str("</CompleteMultipartUpload>");
+    xml
+}
+
+async fn read_part(file: &Path, from: u64, length: u64) -> Result<Bytes, Trouble> {
+    let mut file = File::open(file).await.map_err(unread)?;
+    file.seek(std::io::SeekFrom::Start(from)).await.map_err(unread)?;
+    let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(length).read_to_end(&mut content).await.map_err(unread)?;
+    if content.len() as u64 != length {
+        return Err(Trouble::lasting(Cause::VerifyFailed, "the output changed after it was verified"));
+    }
+    Ok(content.into())
+}
+
+fn unread(error: std::io::Error) -> Trouble {
+    Trouble::lasting(io_cause(&error), format!("the output cannot be read from scratch: {error}"))
+}
+
+/// The type under which an output is served.
+fn content_type(file: &Path) -> &'static str {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("mp4" | "m4v") => "video/mp4",
+        Some("mov") => "video/quicktime",
+        Some("mkv") => "video/x-matroska",
+        Some("webm") => "video/webm",
+        Some("ts") => "video/mp2t",
+        Some("mp3") => "audio/mpeg",
+        Some("m4a") => "audio/mp4",
+        Some("opus" | "ogg") => "audio/ogg",
+        Some("flac") => "audio/flac",
+        Some("wav") => "audio/wav",
+        Some("jpg" | "jpeg") => "image/jpeg",
+        Some("png") => "image/png",
+        Some("webp") => "image/webp",
+        _ => "application/octet-stream",
+    }
+}

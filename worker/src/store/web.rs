@@ -1,0 +1,299 @@
+//! Inputs of web servers, fetched by a client that goes only where it may.
+//!
+//! Invariant: a connection is made only to an address that [`guard`](super::guard) allowed, and a host's name is resolved
+//! once for the whole fetch, so what was judged is what is connected to. Every redirect is judged like the first address.
+//! Neither proxies of the environment nor cookies nor automatic redirects take part.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ffpool_schema::failure::Cause;
+use ffpool_schema::message::hex;
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
+    RETRY_AFTER,
+};
+use reqwest::{Client, Response, StatusCode, Url, redirect};
+use tokio::time::timeout;
+
+use super::fetch::Opened;
+use super::guard::{Cidr, is_allowed};
+use super::trouble::Trouble;
+
+/// Redirects that are followed.
+const REDIRECTS: u32 = 5;
+/// For a host's name.
+const RESOLVE: Duration = Duration::from_secs(5);
+/// For the connection with its TLS.
+const CONNECT: Duration = Duration::from_secs(10);
+/// For the head of an answer.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// One resource of a web server.
+#[derive(Debug)]
+pub struct WebOrigin {
+    url: Url,
+    allowed: Arc<[Cidr]>,
+    /// By host and port: the client that connects to the addresses judged for it, and to no others.
+    clients: HashMap<(String, u16), Client>,
+}
+
+impl WebOrigin {
+    /// The resource at an address.
+    ///
+    /// # Errors
+    /// When it is no address.
+    pub fn new(url: &str, allowed: Arc<[Cidr]>) -> Result<WebOrigin, Trouble> {
+        let url = Url::parse(url)
+            .map_err(|error| Trouble::lasting(Cause::ConfigBad, format!("the input's address is none: {error}")))?;
+        Ok(WebOrigin { url, allowed, clients: HashMap::new() })
+    }
+
+    /// Asks for everything from a byte on, provided it is still of `version`; otherwise for the whole.
+    pub(super) async fn open(&mut self, from: u64, version: Option<&str>) -> Result<Opened, Trouble> {
+        let mut url = self.url.clone();
+        for _ in 0..=REDIRECTS {
+            let response = self.ask(&url, from, version).await?;
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return answered(response, from);
+            }
+            url = redirected(&url, response.headers())?;
+        }
+        Err(Trouble::lasting(Cause::Policy, format!("the input's server redirects more than {REDIRECTS} times")))
+    }
+
+    async fn ask(&mut self, url: &Url, from: u64, version: Option<&str>) -> Result<Response, Trouble> {
+        let mut request = self.client(url).await?.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        if let (Some(version), true) = (version, from > 0) {
+            request = request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, version);
+        }
+        match timeout(ANSWER, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Trouble::of_exchange("fetch the input", &error.without_url())),
+            Err(_) => Err(Trouble::passing(Cause::NetTransient, "the input's server does not answer")),
+        }
+    }
+
+    /// The client for a host: its name is resolved and judged when it is first met.
+    async fn client(&mut self, url: &Url) -> Result<Client, Trouble> {
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+            return Err(Trouble::lasting(Cause::ConfigBad, "the input's address names no host"));
+        };
+        let key = (host.to_owned(), port);
+        if let Some(client) = self.clients.get(&key) {
+            return Ok(client.clone());
+        }
+        let addresses = resolve(host, port).await?;
+        if let Some(refused) = addresses.iter().find(|address| !is_allowed(address.ip(), &self.allowed)) {
+            // The address itself is for the operator only: it tells of the network inside.
+            tracing::warn!(host, address = %refused.ip(), "an input's host is at an address that is not public");
+            return Err(Trouble::lasting(
+                Cause::Policy,
+                format!(
+                    "`{host}` is at an address that is not public; the operator can allow it with FFPOOL_FETCH_ALLOW"
+                ),
+            ));
+        }
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(CONNECT)
+            .user_agent(concat!("ffpool/", env!("CARGO_PKG_VERSION")))
+            .resolve_to_addrs(host, &addresses)
+            .build()
+            .map_err(|error| Trouble::lasting(Cause::Platform, "an HTTP client cannot be made").because(&error))?;
+        self.clients.insert(key, client.clone());
+        Ok(client)
+    }
+}
+
+/// Every address of a host.
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Trouble> {
+    // The library has turned every odd spelling of an IPv4 address into the usual one.
+    if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let unresolved = || Trouble::passing(Cause::Dns, format!("the name `{host}` does not resolve"));
+    match timeout(RESOLVE, tokio::net::lookup_host((host, port))).await {
+        Ok(Ok(found)) => {
+            let addresses: Vec<SocketAddr> = found.collect();
+            if addresses.is_empty() { Err(unresolved()) } else { Ok(addresses) }
+        }
+        Ok(Err(error)) => Err(unresolved().because(&error)),
+        Err(_) => Err(unresolved()),
+    }
+}
+
+/// Where an answer sends us.
+fn redirected(from: &Url, headers: &HeaderMap) -> Result<Url, Trouble> {
+    let refuse = |why: &str| Err(Trouble::lasting(Cause::Policy, format!("the input's server redirects {why}")));
+    let Some(Ok(to)) = headers.get(LOCATION).and_then(|to| to.to_str().ok()).map(|to| from.join(to)) else {
+        return refuse("without an address");
+    };
+    match (from.scheme(), to.scheme()) {
+        ("http" | "https", "https") | ("http", "http") => {}
+        ("https", "http") => return refuse("from https to http"),
+        _ => return refuse("to what is neither http nor https"),
+    }
+    if !to.username().is_empty() || to.password().is_some() {
+        return refuse("to an address with a user or password");
+    }
+    Ok(to)
+}
+
+/// What an answer means, and its body where it has one for us.
+fn answered(response: Response, asked: u64) -> Result<Opened, Trouble> {
+    let status = response.status();
+    let from = match status {
+        StatusCode::OK => 0,
+        StatusCode::PARTIAL_CONTENT if asked > 0 => asked,
+        _ => return Err(refusal(status, response.headers())),
+    };
+    let headers = response.headers();
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Trouble::lasting(Cause::InputBad, "the input's server sends it compressed though told not to"));
+    }
+    let total = match from {
+        0 => response.content_length(),
+        _ => Some(rest_of(headers, from)?),
+    };
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let (etag, changed) = (text(ETAG), text(LAST_MODIFIED));
+    let modified = changed.as_deref().and_then(http_date);
+    Ok(Opened {
+        from,
+        total,
+        // A weak tag says that two versions mean the same, not that their bytes are the same.
+        version: etag.clone().filter(|tag| !tag.starts_with("W/")).or(changed),
+        etag,
+        modified,
+        sha256: promised(headers),
+        body: response
+            .bytes_stream()
+            .map(|chunk| chunk.map_err(|error| Trouble::of_exchange("fetch the input", &error.without_url())))
+            .boxed(),
+    })
+}
+
+/// The length of the whole, from an answer that brings its end from `from` on.
+fn rest_of(headers: &HeaderMap, from: u64) -> Result<u64, Trouble> {
+    let parse = || {
+        let (range, total) =
+            headers.get(CONTENT_RANGE)?.to_str().ok()?.trim().strip_prefix("bytes ")?.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let (first, last, total): (u64, u64, u64) =
+            (first.trim().parse().ok()?, last.trim().parse().ok()?, total.trim().parse().ok()?);
+        (first == from && last + 1 == total).then_some(total)
+    };
+    parse().ok_or_else(|| {
+        Trouble::passing(Cause::InputChanged, "the input's server answers with another part than asked for")
+    })
+}
+
+/// What a status without a body for us means.
+fn refusal(status: StatusCode, headers: &HeaderMap) -> Trouble {
+    let message = format!("the input's server answers {status}");
+    match status.as_u16() {
+        401 | 403 | 407 | 451 => Trouble::lasting(Cause::InputAuth, message),
+        // The rest that was asked for is not there any more.
+        412 | 416 => Trouble::passing(Cause::InputChanged, message),
+        408 | 425 | 429 | 500..=599 => {
+            let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            Trouble { pause: seconds.map(Duration::from_secs), ..Trouble::passing(Cause::NetTransient, message) }
+        }
+        400..=499 => Trouble::lasting(Cause::InputMissing, message),
+        _ => Trouble::lasting(Cause::InputBad, message),
+    }
+}
+
+/// The sha256 of the whole that a server promises, as hex: RFC 9530, its predecessor, or S3's own header.
+fn promised(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let listed = |list: &str| {
+        list.split(',').find_map(|item| {
+            let (name, value) = item.trim().split_once('=')?;
+            name.eq_ignore_ascii_case("sha-256").then(|| value.trim_matches(':').to_owned())
+        })
+    };
+    let encoded = text("repr-digest")
+        .and_then(listed)
+        .or_else(|| text("digest").and_then(listed))
+        .or_else(|| text("x-amz-checksum-sha256").map(str::to_owned))?;
+    STANDARD.decode(encoded).ok().filter(|hash| hash.len() == 32).map(|hash| hex(&hash))
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_part_is_taken_only_where_it_ends_with_the_whole() {
+        for (range, expected) in [
+            ("bytes 5-9/10", Some(10)),
+            ("bytes 4-9/10", None),
+            ("bytes 5-8/10", None),
+            ("bytes 5-9/*", None),
+            ("items 5-9/10", None),
+        ] {
+            assert_eq!(rest_of(&headers(&[("content-range", range)]), 5).ok(), expected, "{range}");
+        }
+    }
+
+    #[test]
+    fn promises_are_read_in_every_form() {
+        let empty = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        for (name, value) in [
+            ("repr-digest", format!("md5=:x:, sha-256=:{empty}:")),
+            ("digest", format!("SHA-256={empty}")),
+            ("x-amz-checksum-sha256", empty.to_owned()),
+        ] {
+            assert_eq!(promised(&headers(&[(name, &value)])).as_deref(), Some(hex), "{name}");
+        }
+        // S3's checksum of a multipart upload is one of checksums.
+        assert_eq!(promised(&headers(&[("x-amz-checksum-sha256", &format!("{empty}-3"))])), None);
+    }
+
+    #[test]
+    fn a_redirect_never_leaves_tls_nor_the_web() {
+        let from = Url::parse("https://h/a").unwrap();
+        let to = |location: &str| redirected(&from, &headers(&[("location", location)])).map(String::from).ok();
+        assert_eq!(to("/b?c=1").as_deref(), Some("https://h/b?c=1"));
+        assert_eq!(to("//other/b").as_deref(), Some("https://other/b"));
+        for refused in ["http://h/a", "file:///etc/passwd", "ftp://h/a", "https://u:p@h/a"] {
+            assert_eq!(to(refused), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_status_has_one_meaning() {
+        for (status, cause, is_passing) in [
+            (403, Cause::InputAuth, false),
+            (404, Cause::InputMissing, false),
+            (416, Cause::InputChanged, true),
+            (429, Cause::NetTransient, true),
+            (503, Cause::NetTransient, true),
+            (204, Cause::InputBad, false),
+        ] {
+            let trouble = refusal(StatusCode::from_u16(status).unwrap(), &headers(&[("retry-after", "7")]));
+            assert_eq!((trouble.cause, trouble.is_passing), (cause, is_passing), "{status}");
+            assert_eq!(trouble.pause.is_some(), matches!(status, 429 | 503));
+        }
+    }
+}

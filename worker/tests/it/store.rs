@@ -1,0 +1,7 @@
+//! Remote inputs and outputs, against a web server that misbehaves as told and an S3 server with its objects on disk.
+
+mod inputs;
+mod jobs;
+mod outputs;
+mod s3;
+mod web;

@@ -1,0 +1,136 @@
+//! Putting outputs: nothing shows before its time, nothing newer is replaced, nothing is left of what was given up.
+
+use std::path::{Path, PathBuf};
+
+use ffpool_schema::failure::Cause;
+use ffpool_schema::id::JobId;
+use ffpool_schema::location::{ObjectAddress, Scheme};
+use ffpool_worker::publish::Published;
+use ffpool_worker::store::Stores;
+use ffpool_worker::store::bucket::{Mark, Object};
+use ffpool_worker::store::settings::StoreArgs;
+use ffpool_worker::store::upload::Upload;
+use uuid::Uuid;
+
+use super::s3::S3;
+
+/// Larger than what goes in one piece.
+const LARGE: usize = 17 << 20;
+
+struct Bench {
+    s3: S3,
+    stores: Stores,
+    job: JobId,
+}
+
+impl Bench {
+    async fn open(more: &str) -> Bench {
+        let s3 = S3::start().await;
+        let file = s3.root.path().join("stores.toml");
+        std::fs::write(&file, s3.profile("store", "s3", more)).unwrap();
+        let stores = Stores::open(&StoreArgs { stores: Some(file), ..StoreArgs::default() }).unwrap();
+        Bench { s3, stores, job: JobId(Uuid::new_v4()) }
+    }
+
+    fn object(&self, bucket: &str, key: &str) -> Object {
+        let address = ObjectAddress { scheme: Scheme::S3, bucket: bucket.to_owned(), key: key.to_owned() };
+        self.stores.object(&address).unwrap()
+    }
+
+    fn mark(&self, attempt: u32) -> Mark {
+        Mark { job: self.job, attempt, sha256: format!("hash of {attempt}") }
+    }
+
+    fn file(&self, attempt: u32, length: usize) -> PathBuf {
+        let path = self.s3.root.path().join(format!("made-{attempt}.mp4"));
+        std::fs::write(&path, vec![attempt as u8; length]).unwrap();
+        path
+    }
+
+    /// An attempt's file, sent as far as it goes without being seen.
+    async fn sent(&self, key: &str, attempt: u32, length: usize) -> Upload {
+        let file = self.file(attempt, length);
+        let object = self.object("media", key);
+        let mut upload = Upload::begin(object, &file, length as u64, self.mark(attempt)).await.unwrap();
+        upload.send(&file, length as u64, &|_| {}).await.unwrap();
+        upload
+    }
+
+    fn maker(&self, key: &str) -> (u8, usize) {
+        let bytes = std::fs::read(self.s3.path(key)).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "the object is of one attempt");
+        (bytes[0], bytes.len())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_attempt_never_replaces_a_newer_one_s_object() {
+    let bench = Bench::open("").await;
+    for (key, length) in [("small.mp4", 1000), ("large.mp4", LARGE)] {
+        // The first attempt has sent everything, and is held up before the last step.
+        let late = bench.sent(key, 1, length).await;
+        assert!(!bench.s3.path(key).exists(), "{key} is seen before it is committed");
+        let newer = bench.sent(key, 2, length).await;
+        assert_eq!(newer.commit().await.unwrap(), Published::Done);
+        assert_eq!(late.commit().await.unwrap(), Published::Lost, "{key}");
+        assert_eq!(bench.maker(key), (2, length));
+        // A later one still replaces it.
+        assert_eq!(bench.sent(key, 3, length).await.commit().await.unwrap(), Published::Done);
+        assert_eq!(bench.maker(key), (3, length));
+        let there = bench.object("media", key).look().await.unwrap().unwrap();
+        assert_eq!(there.mark, Some(bench.mark(3)));
+    }
+    assert_eq!(bench.s3.unfinished(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_that_commit_at_the_same_time_leave_the_newest() {
+    let bench = Bench::open("").await;
+    std::fs::write(bench.s3.path("o.mp4"), "of somebody else").unwrap();
+    let (one, two, three) =
+        (bench.sent("o.mp4", 1, 1000).await, bench.sent("o.mp4", 2, 1000).await, bench.sent("o.mp4", 3, 1000).await);
+    assert_eq!(three.commit().await.unwrap(), Published::Done);
+    let (one, two) = tokio::join!(one.commit(), two.commit());
+    assert_eq!((one.unwrap(), two.unwrap()), (Published::Lost, Published::Lost));
+    assert_eq!(bench.maker("o.mp4"), (3, 1000));
+    // Repeated after its answer was lost, a commit is no conflict with itself.
+    assert_eq!(bench.sent("o.mp4", 3, 1000).await.commit().await.unwrap(), Published::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_up_leaves_nothing() {
+    let bench = Bench::open("").await;
+    let mut upload = bench.sent("o.mp4", 1, LARGE).await;
+    assert_ne!(bench.s3.unfinished(), Vec::<String>::new(), "its parts are in the store");
+    upload.abort().await;
+    assert_eq!(bench.s3.unfinished(), Vec::<String>::new());
+    assert_eq!(bench.s3.keys(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_conditional_writes_is_looked_at_first() {
+    let bench = Bench::open("conditional = false").await;
+    for (key, length) in [("small.mp4", 1000), ("large.mp4", LARGE)] {
+        let late = bench.sent(key, 1, length).await;
+        assert_eq!(bench.sent(key, 2, length).await.commit().await.unwrap(), Published::Done);
+        assert_eq!(late.commit().await.unwrap(), Published::Lost);
+        assert_eq!(bench.maker(key), (2, length));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_the_store_has_its_cause() {
+    let bench = Bench::open("").await;
+    let file = bench.file(1, 1000);
+    let cause = async |object: Object, file: &Path| {
+        let upload = Upload::begin(object, file, 1000, bench.mark(1)).await.unwrap();
+        upload.commit().await.unwrap_err().cause
+    };
+    let wrong = bench.s3.root.path().join("wrong.toml");
+    std::fs::write(&wrong, bench.s3.profile_with("store", "s3", "not-the-secret", "")).unwrap();
+    let stores = Stores::open(&StoreArgs { stores: Some(wrong), ..StoreArgs::default() }).unwrap();
+    let address = bench.object("media", "o.mp4").address().clone();
+    assert_eq!(cause(stores.object(&address).unwrap(), &file).await, Cause::OutputAuth);
+    let other = ObjectAddress { scheme: Scheme::Gs, ..address };
+    assert_eq!(stores.object(&other).unwrap_err().cause, Cause::Policy);
+}
