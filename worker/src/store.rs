@@ -22,6 +22,7 @@ use ffpool_schema::failure::Cause;
 use ffpool_schema::id::JobId;
 use ffpool_schema::location::{Location, ObjectAddress, Scheme};
 use ffpool_schema::message::Manifest;
+use futures_util::future::join_all;
 use object_store::path::Path as Key;
 
 use bucket::{Object, ObjectOrigin};
@@ -77,26 +78,28 @@ impl Stores {
 
     /// Says of every store whether it answers and how outputs are guarded there.
     pub async fn say_which(&self) {
-        for profile in &self.profiles {
-            let (name, store, guarantee) = (&profile.name, profile.serves.to_string(), profile.guarantee.as_str());
-            let Some(bucket) = &profile.serves.bucket else {
-                tracing::info!(profile = name, store, guarantee, "serving an object store");
-                continue;
-            };
-            let address =
-                ObjectAddress { scheme: profile.serves.scheme, bucket: bucket.clone(), key: ".ffpool".to_owned() };
-            let word = match self.object(&address) {
-                Ok(object) => tokio::time::timeout(FIRST_WORD, object.look()).await,
-                Err(trouble) => Ok(Err(trouble)),
-            };
-            match word {
-                Ok(Ok(_)) => tracing::info!(profile = name, store, guarantee, "serving an object store: it answers"),
-                Ok(Err(trouble)) => tracing::warn!(
-                    profile = name, store, guarantee, cause = %trouble.cause, evidence = trouble.evidence,
-                    "an object store does not let this worker in: {}", trouble.message
-                ),
-                Err(_) => tracing::warn!(profile = name, store, guarantee, "an object store does not answer"),
-            }
+        join_all(self.profiles.iter().map(|profile| self.say(profile))).await;
+    }
+
+    async fn say(&self, profile: &Profile) {
+        let (name, store, guarantee) = (&profile.name, profile.serves.to_string(), profile.guarantee.as_str());
+        let Some(bucket) = &profile.serves.bucket else {
+            tracing::info!(profile = name, store, guarantee, "serving an object store");
+            return;
+        };
+        let address =
+            ObjectAddress { scheme: profile.serves.scheme, bucket: bucket.clone(), key: ".ffpool".to_owned() };
+        let word = match self.object(&address) {
+            Ok(object) => tokio::time::timeout(FIRST_WORD, object.look()).await,
+            Err(trouble) => Ok(Err(trouble)),
+        };
+        match word {
+            Ok(Ok(_)) => tracing::info!(profile = name, store, guarantee, "serving an object store: it answers"),
+            Ok(Err(trouble)) => tracing::warn!(
+                profile = name, store, guarantee, cause = %trouble.cause, evidence = trouble.evidence,
+                "an object store does not let this worker in: {}", trouble.message
+            ),
+            Err(_) => tracing::warn!(profile = name, store, guarantee, "an object store does not answer"),
         }
     }
 

@@ -296,7 +296,7 @@ fn ability() -> Ability {
         encoders: vec!["libx264".into()],
         noop: true,
         cgroups: true,
-        stores: Vec::new(),
+        stores: vec!["s3://media".into()],
         features: Vec::new(),
     }
 }

@@ -29,7 +29,7 @@ const RETRIES: usize = 4;
 const RETRY_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a profile may not set: the job names the bucket, and how outputs are guarded is ours.
-const REFUSED: [&str; 8] = [
+const REFUSED: [&str; 9] = [
     "allow_invalid_certificates",
     "bucket",
     "bucket_name",
@@ -37,6 +37,7 @@ const REFUSED: [&str; 8] = [
     "conditional_put",
     "container_name",
     "copy_if_not_exists",
+    "s3_express",
     "timeout",
 ];
 /// Parts of keys that hold credentials. A profile without any takes the worker's environment, or the machine's identity.

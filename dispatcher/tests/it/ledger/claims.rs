@@ -112,7 +112,7 @@ async fn a_job_that_fits_nobody_is_rejected_and_one_that_fits_another_waits_for_
     let dispatcher = scene.dispatcher(&[]).await;
     let (small, large) = (Worker::new(&scene, "small"), Worker::new(&scene, "large"));
     let _alive = [small.live(), large.live()];
-    let tiny = Ability { memory_mb: 512, ..ability() };
+    let tiny = Ability { memory_mb: 512, stores: Vec::new(), ..ability() };
     let claim = async |id: JobId, body: &[u8]| {
         small.claim_as(&delivery(Some(id), body), |request| request.ability = Some(tiny.clone())).await
     };
@@ -121,6 +121,12 @@ async fn a_job_that_fits_nobody_is_rejected_and_one_that_fits_another_waits_for_
     assert_eq!(claim(id, &body).await, ClaimReply::Drop { job: Some(id), reason: DropReason::Unfit });
     let again = scene.take("jobs.default.medium").await;
     assert_eq!(again.message_id, Some(id.to_string()));
+    assert_eq!(large.run(&delivery(Some(id), &body)).await.attempt, 1);
+
+    // One of them reaches the store.
+    let (id, body) = job_with(|spec| spec.output = Some("s3://media/out.mp4".into()));
+    assert_eq!(claim(id, &body).await, ClaimReply::Drop { job: Some(id), reason: DropReason::Unfit });
+    scene.take("jobs.default.medium").await;
     assert_eq!(large.run(&delivery(Some(id), &body)).await.attempt, 1);
 
     // Nobody has so much. While the dispatcher does not know everybody yet, the job waits.
@@ -132,5 +138,8 @@ async fn a_job_that_fits_nobody_is_rejected_and_one_that_fits_another_waits_for_
     .await;
     assert_eq!(scene.column(id, "state").await.as_deref(), Some("rejected"));
     assert!(scene.column(id, "faults").await.unwrap().contains("max_memory_mb"));
+    let (id, body) = job_with(|spec| spec.output = Some("gs://media/out.mp4".into()));
+    assert_eq!(claim(id, &body).await, ClaimReply::Drop { job: Some(id), reason: DropReason::Rejected });
+    assert!(scene.column(id, "faults").await.unwrap().contains("no worker here serves gs://media/out.mp4"));
     dispatcher.stop().await;
 }
