@@ -174,12 +174,13 @@ impl Upload {
             match self.write(&condition).await {
                 Ok(()) => return Ok(Published::Done),
                 Err(Unwritten::Conflict) => {}
-                Err(Unwritten::Trouble(trouble)) if trouble.is_passing => {
-                    let there = self.object.look().await?;
+                Err(Unwritten::Trouble(trouble)) => {
+                    // It may have been carried out, and its answer lost: then the store knows nothing of the upload any
+                    // more, and says so in one of many ways.
+                    let there = self.object.look().await.ok().flatten();
                     let is_ours = there.and_then(|there| there.mark).is_some_and(|mark| mark == self.mark);
                     return if is_ours { Ok(Published::Done) } else { Err(trouble) };
                 }
-                Err(Unwritten::Trouble(trouble)) => return Err(trouble),
             }
         }
         Err(Trouble::passing(Cause::NetTransient, format!("{}: others keep writing there", self.object.address())))

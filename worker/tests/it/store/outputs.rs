@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::JobId;
 use ffpool_schema::location::{ObjectAddress, Scheme};
@@ -12,7 +14,7 @@ use ffpool_worker::store::settings::StoreArgs;
 use ffpool_worker::store::upload::Upload;
 use uuid::Uuid;
 
-use super::s3::S3;
+use super::s3::{Mishap, S3};
 
 /// Larger than what goes in one piece.
 const LARGE: usize = 17 << 20;
@@ -95,6 +97,49 @@ async fn attempts_that_commit_at_the_same_time_leave_the_newest() {
     assert_eq!(bench.maker("o.mp4"), (3, 1000));
     // Repeated after its answer was lost, a commit is no conflict with itself.
     assert_eq!(bench.sent("o.mp4", 3, 1000).await.commit().await.unwrap(), Published::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_replaces_only_what_it_has_looked_at_and_knows_its_own_object_again() {
+    let bench = Bench::open("").await;
+    for (key, length) in [("small.mp4", 1000), ("large.mp4", LARGE)] {
+        // Somebody writes there between the look and the write: the store refuses, and the commit looks again.
+        let path = bench.s3.path(key);
+        let act = move || std::fs::write(path, "of somebody else").unwrap();
+        let upload = bench.sent(key, 1, length).await;
+        bench.s3.mishap.lock().unwrap().replace(Mishap::Before(Box::new(act)));
+        assert_eq!(upload.commit().await.unwrap(), Published::Done, "{key}");
+        assert_eq!(bench.maker(key), (1, length));
+
+        let newer = bench.sent(key, 2, length).await;
+        let aside = format!("aside-{key}");
+        let even_newer = bench.sent(&aside, 3, length).await;
+        assert_eq!(even_newer.commit().await.unwrap(), Published::Done);
+        // The next attempt's object takes the place in that moment, its mark with it.
+        let (root, aside, place) = (bench.s3.root.path().to_owned(), aside.clone(), key.to_owned());
+        let act = move || take_place(&root, &aside, &place);
+        bench.s3.mishap.lock().unwrap().replace(Mishap::Before(Box::new(act)));
+        assert_eq!(newer.commit().await.unwrap(), Published::Lost, "{key}");
+        assert_eq!(bench.maker(key), (3, length));
+
+        let upload = bench.sent(key, 4, length).await;
+        bench.s3.mishap.lock().unwrap().replace(Mishap::AnswerLost);
+        assert_eq!(upload.commit().await.unwrap(), Published::Done, "{key}");
+        assert_eq!(bench.maker(key), (4, length));
+        assert!(bench.s3.mishap.lock().unwrap().is_none(), "the mishap happened");
+    }
+}
+
+/// Puts one object in the place of another, with all that the server keeps of it.
+fn take_place(root: &Path, from: &str, to: &str) {
+    std::fs::copy(root.join("media").join(from), root.join("media").join(to)).unwrap();
+    let part = |key: &str| format!(".object-{}.", URL_SAFE_NO_PAD.encode(key));
+    for entry in std::fs::read_dir(root).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        if name.contains(&part(from)) {
+            std::fs::copy(entry.path(), root.join(name.replace(&part(from), &part(to)))).unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -14,10 +18,30 @@ use tokio::task::JoinHandle;
 const KEY: &str = "the-key";
 const SECRET: &str = "the-secret-of-the-store";
 
+/// What happens to the next request that makes an object visible.
+pub enum Mishap {
+    /// This comes first.
+    Before(Box<dyn FnOnce() + Send>),
+    /// It is carried out, and its answer is lost.
+    AnswerLost,
+}
+
 pub struct S3 {
     pub root: tempfile::TempDir,
+    /// Taken by the next write.
+    pub mishap: Arc<Mutex<Option<Mishap>>>,
     address: SocketAddr,
     task: JoinHandle<()>,
+}
+
+/// Whether a request makes an object visible: a write in one piece, or the end of one in parts.
+fn is_write(request: &Request<Incoming>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    match *request.method() {
+        Method::PUT => !query.contains("uploadId"),
+        Method::POST => query.contains("uploadId"),
+        _ => false,
+    }
 }
 
 impl Drop for S3 {
@@ -37,16 +61,36 @@ impl S3 {
         let service = builder.build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let mishap = Arc::new(Mutex::new(None));
+        let planned = mishap.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let service = service.clone();
+                let (service, planned) = (service.clone(), planned.clone());
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let mishap = planned.lock().unwrap().take_if(|_| is_write(&request));
+                    let service = service.clone();
+                    async move {
+                        let loses_answer = match mishap {
+                            Some(Mishap::Before(act)) => {
+                                act();
+                                false
+                            }
+                            Some(Mishap::AnswerLost) => true,
+                            None => false,
+                        };
+                        match service.call(request.map(s3s::Body::from)).await {
+                            Ok(_) if loses_answer => Err("the answer is lost".to_owned()),
+                            answer => answer.map_err(|error| format!("{error:?}")),
+                        }
+                    }
+                });
                 tokio::spawn(async move {
                     // A client that goes away ends its connection, and nothing else.
                     let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
-        S3 { root, address, task }
+        S3 { root, mishap, address, task }
     }
 
     /// The text of a profile for what `serves` names, with these lines besides.
