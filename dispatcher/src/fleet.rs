@@ -14,6 +14,10 @@ use ffpool_schema::scenario;
 
 /// A worker is there so long after its last heartbeat.
 const PRESENT: Duration = Duration::from_secs(5);
+/// Silent for longer than this, a worker has missed a heartbeat, and maybe stands still.
+const LATE: Duration = Duration::from_millis(1_800);
+/// A worker that has been silent for longer holds no delivery: the broker has closed its connection.
+const GONE: Duration = Duration::from_secs(60);
 /// So long after the start every worker that is there has been heard.
 const SETTLED: Duration = Duration::from_secs(4);
 
@@ -33,8 +37,17 @@ impl Fleet {
         let mut heard = self.heard.lock().expect("no holder panics");
         heard.insert(beat.from.worker.clone(), (beat.clone(), Instant::now()));
         if heard.len() > 1_000 {
-            heard.retain(|_, (_, at)| at.elapsed() < PRESENT);
+            heard.retain(|_, (_, at)| at.elapsed() < GONE);
         }
+    }
+
+    /// Whether some worker that takes work has fallen silent, and may still hold a delivery that it will never claim.
+    pub(crate) fn has_silent(&self) -> bool {
+        let heard = self.heard.lock().expect("no holder panics");
+        let is_silent = |(beat, at): &(Heartbeat, Instant)| {
+            beat.state == WorkerState::Ready && (LATE..GONE).contains(&at.elapsed())
+        };
+        heard.values().any(is_silent)
     }
 
     /// What a worker said last that it can run, in this life.

@@ -105,6 +105,7 @@ impl Dispatcher {
             amqp: amqp.clone(),
             leadership: leadership.clone(),
             hearing,
+            fleet: fleet.clone(),
         };
         workers.spawn(timers.run(work.clone()));
         if let (Some(exposition), Some(listener)) = (exposition, metrics) {

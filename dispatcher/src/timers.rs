@@ -3,6 +3,7 @@
 //! Invariant: everything is decided again under the lock of the job's row, so two leaders at once do no harm.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ffpool_broker::{AmqpLink, Signals, queue_depth};
@@ -17,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::control;
+use crate::fleet::Fleet;
 use crate::heartbeats::Hearing;
 use crate::ledger::{Leadership, Ledger, Unavailable};
 
 /// How often leases are looked at.
-const LAPSES: Duration = Duration::from_millis(500);
+const LAPSES: Duration = Duration::from_millis(200);
 /// Added to the length of a lease before its silence is believed.
 const MARGIN: Duration = Duration::from_secs(1);
 /// How often commands to owners are repeated.
@@ -30,6 +32,12 @@ const TELLS: Duration = Duration::from_secs(1);
 const DEADLINES: Duration = Duration::from_secs(1);
 /// How often missing messages are looked for; a queue must be empty at two looks.
 const RESCUE: Duration = Duration::from_secs(10);
+/// A job that waits longer than this in a queue that the broker calls empty has lost its message.
+const MESSAGE_MISSING: Duration = Duration::from_secs(30);
+/// How often swallowed messages are looked for while a worker is silent.
+const UNSWALLOW: Duration = Duration::from_millis(200);
+/// The same, for a message that a silent worker may have swallowed: longer than a claim takes. A needless copy is dropped.
+const MESSAGE_SWALLOWED: Duration = Duration::from_millis(250);
 /// How often jobs, workers and links are counted.
 const COUNT: Duration = Duration::from_secs(5);
 /// How often the months to come are made.
@@ -42,6 +50,7 @@ pub(crate) struct Timers {
     pub(crate) amqp: AmqpLink,
     pub(crate) leadership: Leadership,
     pub(crate) hearing: Hearing,
+    pub(crate) fleet: Arc<Fleet>,
 }
 
 impl Timers {
@@ -52,6 +61,7 @@ impl Timers {
             self.repeat_tells_for_ever(&stop),
             self.end_overdue_for_ever(&stop),
             self.rescue_for_ever(&stop),
+            self.unswallow_for_ever(&stop),
             self.make_months_for_ever(&stop),
             self.count_for_ever(&stop),
         );
@@ -133,10 +143,10 @@ impl Timers {
                 empty_before.clear();
                 continue;
             }
-            match self.empty_queues_with_old_jobs().await {
+            match self.empty_queues_with_old_jobs(MESSAGE_MISSING).await {
                 Ok(empty) => {
                     for work in empty.intersection(&empty_before) {
-                        self.rescue(work).await;
+                        self.rescue(work, MESSAGE_MISSING).await;
                     }
                     empty_before = empty;
                 }
@@ -148,8 +158,28 @@ impl Timers {
         }
     }
 
-    async fn empty_queues_with_old_jobs(&self) -> anyhow::Result<BTreeSet<WorkQueue>> {
-        let queues = self.ledger.queues_with_old_jobs().await?;
+    /// An idle worker's consumers are still served while the worker stands still, until the broker misses its heartbeats
+    /// (20 s and more). What they are given is published again, round after round, until it reaches a worker that lives.
+    async fn unswallow_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(UNSWALLOW);
+        while turns.next(&self.leadership, stop).await {
+            // While we are deaf, everybody seems to be silent.
+            if !self.fleet.has_silent() || !self.hearing.is_unbroken_for(MARGIN) {
+                continue;
+            }
+            match self.empty_queues_with_old_jobs(MESSAGE_SWALLOWED).await {
+                Ok(empty) => {
+                    for work in &empty {
+                        self.rescue(work, MESSAGE_SWALLOWED).await;
+                    }
+                }
+                Err(error) => debug!(%error, "swallowed messages were not looked for"),
+            }
+        }
+    }
+
+    async fn empty_queues_with_old_jobs(&self, age: Duration) -> anyhow::Result<BTreeSet<WorkQueue>> {
+        let queues = self.ledger.queues_with_old_jobs(age).await?;
         if queues.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -163,8 +193,8 @@ impl Timers {
         Ok(queues.into_iter().zip(is_empty).filter_map(|(work, is_empty)| is_empty.then_some(work)).collect())
     }
 
-    async fn rescue(&self, work: &WorkQueue) {
-        match self.ledger.rescue(work).await {
+    async fn rescue(&self, work: &WorkQueue, age: Duration) {
+        match self.ledger.rescue(work, age).await {
             Ok(0) => {}
             Ok(jobs) => {
                 warn!(queue = %work.name(), jobs, "jobs wait but their messages are missing, publishing them again")

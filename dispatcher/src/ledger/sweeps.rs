@@ -1,5 +1,7 @@
 //! What the leader looks for now and then: jobs whose message is missing, commands to repeat, months to come, counts.
 
+use std::time::Duration;
+
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::Pool;
 use ffpool_schema::lifecycle::{Input, Tell};
@@ -8,8 +10,9 @@ use ffpool_schema::topology::WorkQueue;
 use super::batch::natural;
 use super::{Happening, Ledger, OnlyIf, TellOwner, Unavailable};
 
-/// A job that waits longer than this in a queue that the broker calls empty has lost its message.
-const MESSAGE_MISSING_MS: i64 = 30_000;
+/// A job that came without an id has waited for at least so long before its message counts as missing: by then it has been
+/// delivered again if it still exists, and the copy that the ledger publishes is not taken for a second job.
+const ANONYMOUS_MISSING: Duration = Duration::from_secs(30);
 /// Jobs of one queue that are published again in one sweep.
 const RESCUED_MAX: i64 = 500;
 /// Commands repeated in one sweep.
@@ -64,15 +67,16 @@ impl Ledger {
         Ok(count)
     }
 
-    /// The work queues in which jobs have waited for long, by the ledger.
+    /// The work queues in which jobs have waited for `age` since they were published last, by the ledger. Each time that a
+    /// job is published again its next turn takes twice as long.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
-    pub async fn queues_with_old_jobs(&self) -> Result<Vec<WorkQueue>, Unavailable> {
+    pub async fn queues_with_old_jobs(&self, age: Duration) -> Result<Vec<WorkQueue>, Unavailable> {
         self.bounded(async {
             let client = self.pool().get().await?;
             let statement = client.prepare_cached(OLD_QUEUES).await?;
-            let rows = client.query(&statement, &[&MESSAGE_MISSING_MS]).await?;
+            let rows = client.query(&statement, &[&millis(age), &(age >= ANONYMOUS_MISSING)]).await?;
             let mut queues = Vec::with_capacity(rows.len());
             for row in &rows {
                 let pool: String = row.try_get(2)?;
@@ -87,16 +91,21 @@ impl Ledger {
         .await
     }
 
-    /// Puts the jobs that have waited for long in `work` into the outbox. Answers how many.
+    /// Puts the jobs that have waited for `age` in `work` into the outbox. Answers how many.
     ///
     /// # Errors
     /// When Postgres does not take it.
-    pub async fn rescue(&self, work: &WorkQueue) -> Result<u64, Unavailable> {
+    pub async fn rescue(&self, work: &WorkQueue, age: Duration) -> Result<u64, Unavailable> {
         self.bounded(async {
             let client = self.inner.writers.get().await?;
             let statement = client.prepare_cached(RESCUE).await?;
             let (queue, priority, pool) = (work.queue.as_str(), work.priority.as_str(), work.pool.as_str());
-            Ok(client.execute(&statement, &[&queue, &priority, &pool, &MESSAGE_MISSING_MS, &RESCUED_MAX]).await?)
+            Ok(client
+                .execute(
+                    &statement,
+                    &[&queue, &priority, &pool, &millis(age), &RESCUED_MAX, &(age >= ANONYMOUS_MISSING)],
+                )
+                .await?)
         })
         .await
     }
@@ -129,6 +138,10 @@ impl Ledger {
     }
 }
 
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
 // A frozen job that nobody has paused may make room for a live one: only for a while after a resumption is it told.
 const UNHEEDED: &str = "SELECT id, attempt, CASE WHEN state = 'cancelling' THEN 'cancel' \
                                                  WHEN paused THEN 'pause' ELSE 'resume' END FROM job \
@@ -146,13 +159,17 @@ const DEADLINE_OVER: &str = "SELECT id FROM job \
 const OLD_QUEUES: &str = "SELECT DISTINCT queue, priority, pool FROM job \
      WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'queued' AND publish_due IS NULL \
            AND NOT paused AND NOT EXISTS (SELECT FROM queue_pause WHERE queue_pause.queue = job.queue) \
-           AND greatest(state_since, published_at) < now() - $1::bigint * interval '1 millisecond'";
+           AND greatest(state_since, published_at) \
+               + greatest($1::bigint * interval '1 millisecond', published_at - state_since) < now() \
+           AND ($2 OR fingerprint IS NULL OR published_at IS NOT NULL)";
 
 const RESCUE: &str = "UPDATE job SET publish_due = now(), custody = 'ledger' \
      WHERE id IN (SELECT id FROM job \
                   WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'queued' AND publish_due IS NULL \
                         AND NOT paused AND queue = $1 AND priority = $2 AND pool = $3 \
-                        AND greatest(state_since, published_at) < now() - $4::bigint * interval '1 millisecond' \
+                        AND greatest(state_since, published_at) \
+                            + greatest($4::bigint * interval '1 millisecond', published_at - state_since) < now() \
+                        AND ($6 OR fingerprint IS NULL OR published_at IS NOT NULL) \
                   ORDER BY number LIMIT $5 FOR UPDATE SKIP LOCKED)";
 
 const COUNT_OPEN: &str = "SELECT state, queue, count(*) FROM job \

@@ -31,6 +31,29 @@ fn a_killed_worker_costs_nothing_but_the_time_of_one_attempt() {
     });
 }
 
+/// The broker goes on serving the consumers of an idle worker that stands still, until it misses its heartbeats: 20 s and
+/// more. The bound tells that nobody waited for that.
+#[test]
+fn a_frozen_idle_worker_swallows_no_job() {
+    const BEFORE_THE_BROKER_NOTICES: Duration = Duration::from_secs(15);
+    run(async {
+        let pool = pool(PoolSettings::one_worker(SMALL).worker(SMALL)).await?;
+        pool.workers[0].signal(Signal::SIGSTOP);
+        for number in 0..4 {
+            let output = pool.media.join(format!("{number}.mp4"));
+            let id = pool.client.submit(&quick(&output.display().to_string())).await?.id;
+            let detail = pool.until_ended(id, BEFORE_THE_BROKER_NOTICES).await?;
+            assert_eq!(detail.job.state, State::Completed, "{detail:#?}");
+        }
+        pool.workers[0].signal(Signal::SIGCONT);
+        // What it held is claimed now, and none of it runs.
+        let last = pool.client.submit(&quick(&pool.media.join("last.mp4").display().to_string())).await?.id;
+        assert_eq!(pool.until_ended(last, BOUND).await?.job.state, State::Completed);
+        assert_eq!(files(&pool.media).len(), 10, "artifacts and manifests: {:?}", files(&pool.media));
+        Ok(())
+    });
+}
+
 #[test]
 fn a_cancel_ends_the_tool_and_leaves_nothing() {
     run(async {
