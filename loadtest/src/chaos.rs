@@ -3,10 +3,12 @@
 //! A round goes through every fault in an order that the seed gives, then the next round begins. After the load the run
 //! waits until every job has ended, and lets [`crate::audit`] judge.
 
+mod cloud;
 mod fault;
 mod figures;
 mod load;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,11 +19,11 @@ use tokio::sync::watch;
 
 use crate::audit::{self, AuditArgs};
 use crate::pool::{Pool, PoolSettings};
+use cloud::Cloud;
 pub use fault::Fault;
-use fault::{Dice, Injected, Times, inject};
+use fault::{Dice, Injected, Return, Times, inject};
 pub use figures::{FaultFigures, Waste};
 
-const WORKERS: usize = 3;
 /// How often it is looked whether a part has ended by itself.
 const WATCH: Duration = Duration::from_millis(100);
 /// How long a fault waits for an encode that it can hurt.
@@ -45,9 +47,30 @@ pub struct ChaosArgs {
     /// Encodes of one to three seconds, per second.
     #[arg(long, default_value_t = 0.7)]
     pub encodes_per_second: f64,
+    /// Seconds of film in each encode. Default: 20, 40 and 60 in turn.
+    #[arg(long, value_name = "SECS")]
+    pub encode_length: Option<f64>,
+    /// What each encode may use of a processor, in per cent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50)]
+    pub encode_cpu_percent: u32,
+    /// Workers.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub workers: u32,
+    /// Attempts that each worker runs at once.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub slots: u32,
+    /// Dispatchers.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub dispatchers: u32,
+    /// Acknowledgement timeout of RabbitMQ, in seconds. Default: a week.
+    #[arg(long, value_name = "SECS")]
+    pub ack_timeout_secs: Option<u64>,
     /// Seconds from one fault to the next. A fault that lasts longer delays the next.
     #[arg(long, value_name = "SECS", default_value_t = 5.0)]
     pub interval: f64,
+    /// Do not wait until RabbitMQ or Postgres is back before the next fault.
+    #[arg(long)]
+    pub overlap: bool,
     /// Lease of the attempts, in seconds.
     #[arg(long, value_name = "SECS", default_value_t = 5)]
     pub lease_secs: u32,
@@ -83,6 +106,18 @@ pub struct ChaosReport {
     pub wrong: Vec<String>,
 }
 
+impl Default for ChaosArgs {
+    /// As on the command line without any flag.
+    fn default() -> ChaosArgs {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ChaosArgs,
+        }
+        <Line as clap::Parser>::parse_from(["chaos"]).args
+    }
+}
+
 impl ChaosReport {
     /// Whether nothing was lost, doubled or stuck, and nothing else is wrong.
     #[must_use]
@@ -100,8 +135,8 @@ impl fmt::Display for ChaosReport {
         )?;
         writeln!(
             f,
-            "{:18} {:>5} {:>8} {:>12} {:>20}",
-            "fault", "times", "running", "interrupted", "restart p50 / p99"
+            "{:18} {:>5} {:>8} {:>12} {:>7} {:>20}",
+            "fault", "times", "running", "interrupted", "failed", "restart p50 / p99"
         )?;
         for figures in &self.faults {
             let restart = match (figures.restart_p50_ms, figures.restart_p99_ms) {
@@ -110,12 +145,17 @@ impl fmt::Display for ChaosReport {
             };
             writeln!(
                 f,
-                "{:18} {:>5} {:>8} {:>12} {restart:>20}",
+                "{:18} {:>5} {:>8} {:>12} {:>7} {restart:>20}",
                 figures.fault.name(),
                 figures.injected,
                 figures.running,
-                figures.interrupted
+                figures.interrupted,
+                figures.failed
             )?;
+        }
+        let slowest = |figures: &FaultFigures| Some((figures.fault.name(), figures.slowest.clone()?));
+        for (fault, story) in self.faults.iter().filter_map(slowest) {
+            writeln!(f, "slowest after {fault}: {story}")?;
         }
         writeln!(
             f,
@@ -133,24 +173,34 @@ impl fmt::Display for ChaosReport {
 /// # Errors
 /// When the stack or the pool does not start, or a server does not come back.
 pub async fn run(args: &ChaosArgs) -> anyhow::Result<ChaosReport> {
-    let stack = tokio::task::spawn_blocking(Stack::start).await?.context("start the servers")?;
+    let mut servers = Stack::builder();
+    if let Some(secs) = args.ack_timeout_secs {
+        servers = servers.consumer_timeout(Duration::from_secs(secs));
+    }
+    let stack = tokio::task::spawn_blocking(|| servers.start()).await?.context("start the servers")?;
     // The pool wants its servers for the life of the process; the stack's watchdog ends them with it.
     let stack: &'static Stack = Box::leak(Box::new(stack));
-    let mut pool = start(stack, args).await?;
+    let clouds = futures_util::future::try_join_all((0..args.workers).map(|_| Cloud::start())).await?;
+    let mut pool = start(stack, &clouds, args).await?;
     let audit = AuditArgs {
         record: args.record.clone().unwrap_or_else(|| pool.directory().join("record.jsonl")),
         database_url: pool.database_url.clone(),
         media_roots: vec![pool.media.clone()],
-        scratch: (0..WORKERS).map(|number| pool.scratch(number)).collect(),
+        scratch: (0..pool.workers.len()).map(|number| pool.scratch(number)).collect(),
         exclusive: true,
         settle_secs: args.settle_secs,
     };
     let (stop, stopped) = watch::channel(false);
-    let rate = load::Rate { jobs: args.jobs_per_second, encodes: args.encodes_per_second };
+    let rate = load::Rate {
+        jobs: args.jobs_per_second,
+        encodes: args.encodes_per_second,
+        length: args.encode_length,
+        cpu_percent: args.encode_cpu_percent,
+    };
     let load = tokio::spawn(load::run(pool.amqp_url.clone(), pool.media.clone(), audit.record.clone(), rate, stopped));
     let begin = Instant::now();
     let mut wrong = Vec::new();
-    let injected = faults(args, &mut pool, stack, begin, &mut wrong).await?;
+    let injected = faults(args, &mut pool, stack, &clouds, begin, &mut wrong).await?;
     let load_seconds = begin.elapsed().as_secs_f64();
     stop.send_replace(true);
     let settling = Instant::now();
@@ -163,6 +213,10 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<ChaosReport> {
     let settle_seconds = settling.elapsed().as_secs_f64();
     wrong.extend(injected.iter().filter_map(|one| one.wrong.clone()));
     wrong.extend(figures::unhappy(&pool.database_url).await?);
+    let faults = figures::faults(&pool.database_url, &injected).await?;
+    for figures in faults.iter().filter(|figures| figures.failed > 0 && !figures.fault.may_fail()) {
+        wrong.push(format!("{} counted {} failures", figures.fault.name(), figures.failed));
+    }
     if !judged.is_clean() || !wrong.is_empty() {
         eprintln!("{}", pool.logs());
     }
@@ -171,7 +225,7 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<ChaosReport> {
         load_seconds,
         settle_seconds,
         left_out: sent.left_out,
-        faults: figures::faults(&pool.database_url, &injected).await?,
+        faults,
         waste: figures::waste(&pool.database_url).await?,
         audit: judged,
         wrong,
@@ -185,23 +239,31 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<ChaosReport> {
     Ok(report)
 }
 
-async fn start(stack: &'static Stack, args: &ChaosArgs) -> anyhow::Result<Pool> {
-    let worker = [
-        ("FFPOOL_ALLOW_NOOP", "true"),
-        ("FFPOOL_SLOTS", "2"),
-        // A drained worker is not to finish what it runs: it is to hand it back.
-        ("FFPOOL_DRAIN_SECS", "0"),
-        ("FFPOOL_STOP_GRACE_SECS", "2"),
-    ];
-    let settings = (0..WORKERS)
-        .fold(PoolSettings::default(), |settings, _| settings.worker(&worker))
+async fn start(stack: &'static Stack, clouds: &[Cloud], args: &ChaosArgs) -> anyhow::Result<Pool> {
+    let slots = args.slots.to_string();
+    let worker = |settings: PoolSettings, cloud: &Cloud| {
+        settings.worker(&[
+            ("FFPOOL_ALLOW_NOOP", "true"),
+            ("FFPOOL_SLOTS", &slots),
+            // A drained worker is not to finish what it runs: it is to hand it back.
+            ("FFPOOL_DRAIN_SECS", "0"),
+            ("FFPOOL_STOP_GRACE_SECS", "2"),
+            ("FFPOOL_EVICTION", "azure"),
+            ("FFPOOL_EVICTION_URL", &cloud.url()),
+        ])
+    };
+    let settings = clouds
+        .iter()
+        .fold(PoolSettings::default(), worker)
         .dispatcher("FFPOOL_LEASE_SECS", &args.lease_secs.to_string())
         .dispatcher("FFPOOL_BACKOFF_BASE_SECS", "0.5")
         .dispatcher("FFPOOL_BACKOFF_CAP_SECS", "2")
         // Here it is never the job that kills its workers.
         .dispatcher("FFPOOL_LOSS_LIMIT", "1000");
     let mut pool = Pool::start(stack, settings).await?;
-    pool.add_dispatcher().await?;
+    for _ in 1..args.dispatchers {
+        pool.add_dispatcher().await?;
+    }
     Ok(pool)
 }
 
@@ -209,7 +271,8 @@ async fn start(stack: &'static Stack, args: &ChaosArgs) -> anyhow::Result<Pool> 
 async fn faults(
     args: &ChaosArgs,
     pool: &mut Pool,
-    stack: &Stack,
+    stack: &'static Stack,
+    clouds: &[Cloud],
     begin: Instant,
     wrong: &mut Vec<String>,
 ) -> anyhow::Result<Vec<Injected>> {
@@ -222,16 +285,33 @@ async fn faults(
         victim: if args.encodes_per_second > 0.0 { VICTIM_WAIT } else { Duration::ZERO },
     };
     let mut injected = Vec::new();
+    let mut away: BTreeMap<Fault, Return> = BTreeMap::new();
     watching(pool, wrong, tokio::time::sleep(interval)).await?;
     loop {
         let mut round = kinds.clone();
         dice.shuffle(&mut round);
         for fault in round {
             if begin.elapsed() > time && injected.len() >= kinds.len() {
+                for back in std::mem::take(&mut away).into_values() {
+                    watching(pool, wrong, back).await???;
+                }
                 return Ok(injected);
             }
+            if away.get(&fault).is_some_and(|back| !back.is_finished()) {
+                // It cannot be killed before it lives. Another takes its turn.
+                watching(pool, wrong, tokio::time::sleep(WATCH)).await?;
+                continue;
+            }
+            if let Some(back) = away.remove(&fault) {
+                back.await??;
+            }
             let next = Instant::now() + interval;
-            let one = inject(fault, pool, stack, times, &mut dice).await?;
+            let (one, back) = inject(fault, pool, stack, clouds, times, &mut dice).await?;
+            match back {
+                Some(back) if args.overlap => drop(away.insert(fault, back)),
+                Some(back) => watching(pool, wrong, back).await???,
+                None => {}
+            }
             let (at, lasted) = (begin.elapsed().as_secs_f64(), (next - interval).elapsed().as_secs_f64());
             eprintln!("{at:7.1} s  {:18} lasted {lasted:4.1} s, met {} encodes", fault.name(), one.hit.len());
             injected.push(one);

@@ -1,7 +1,7 @@
 //! What can be done to a pool: each fault by name, with its victim chosen by the seed.
 //!
-//! Invariant: whatever is taken away is given back before a fault returns; a worker and a dispatcher are started again at
-//! once and not waited for.
+//! Invariant: whatever is taken away is given back. A worker and a dispatcher are started again at once and not waited for;
+//! RabbitMQ and Postgres come back in the background, and whoever injects decides whether to wait.
 
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use anyhow::Context as _;
 use ffpool_stack::Stack;
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
+use tokio::task::JoinHandle;
 
+use super::cloud::Cloud;
 use super::figures::{self, Running};
 use crate::pool::{Part, Pool};
 use crate::processes;
@@ -28,6 +30,14 @@ pub enum Fault {
     WorkerFreeze,
     /// SIGTERM to a worker that may not finish what it runs; it must exit with 0.
     WorkerDrain,
+    /// The machine of a worker is announced to be taken away in 30 s; the worker must be gone by then, with 0.
+    #[value(name = "evict-30")]
+    #[serde(rename = "evict-30")]
+    Evict30,
+    /// The same with 120 s.
+    #[value(name = "evict-120")]
+    #[serde(rename = "evict-120")]
+    Evict120,
     /// SIGKILL to an FFmpeg.
     ToolKill,
     /// SIGKILL to a dispatcher, which is started again at once.
@@ -50,10 +60,12 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 12] = [
+    pub const ALL: [Fault; 14] = [
         Fault::WorkerKill,
         Fault::WorkerFreeze,
         Fault::WorkerDrain,
+        Fault::Evict30,
+        Fault::Evict120,
         Fault::ToolKill,
         Fault::DispatcherKill,
         Fault::DispatcherFreeze,
@@ -72,6 +84,8 @@ impl Fault {
             Fault::WorkerKill => "worker-kill",
             Fault::WorkerFreeze => "worker-freeze",
             Fault::WorkerDrain => "worker-drain",
+            Fault::Evict30 => "evict-30",
+            Fault::Evict120 => "evict-120",
             Fault::ToolKill => "tool-kill",
             Fault::DispatcherKill => "dispatcher-kill",
             Fault::DispatcherFreeze => "dispatcher-freeze",
@@ -81,6 +95,27 @@ impl Fault {
             Fault::NatsPause => "nats-pause",
             Fault::PostgresKill => "postgres-kill",
             Fault::PostgresRestart => "postgres-restart",
+        }
+    }
+
+    /// Whether an attempt that it meets may count as a failure of its job. Only a tool that dies by itself looks like one:
+    /// nobody can tell that it was not the job's doing.
+    pub(super) fn may_fail(self) -> bool {
+        match self {
+            Fault::ToolKill => true,
+            Fault::WorkerKill
+            | Fault::WorkerFreeze
+            | Fault::WorkerDrain
+            | Fault::Evict30
+            | Fault::Evict120
+            | Fault::DispatcherKill
+            | Fault::DispatcherFreeze
+            | Fault::RabbitKill
+            | Fault::RabbitRestart
+            | Fault::NatsKill
+            | Fault::NatsPause
+            | Fault::PostgresKill
+            | Fault::PostgresRestart => false,
         }
     }
 }
@@ -139,19 +174,26 @@ pub(super) struct Times {
     pub(super) victim: Duration,
 }
 
+/// A server on its way back.
+pub(super) type Return = JoinHandle<anyhow::Result<()>>;
+
 /// Does it to the pool. Must be called on the thread that the pool's processes belong to.
 pub(super) async fn inject(
     fault: Fault,
     pool: &mut Pool,
-    stack: &Stack,
+    stack: &'static Stack,
+    clouds: &[Cloud],
     times: Times,
     dice: &mut Dice,
-) -> anyhow::Result<Injected> {
+) -> anyhow::Result<(Injected, Option<Return>)> {
     let lease = times.lease;
     let number = match fault {
-        Fault::WorkerKill | Fault::WorkerFreeze | Fault::WorkerDrain | Fault::ToolKill => {
-            worker(pool, times.victim, dice).await?
-        }
+        Fault::WorkerKill
+        | Fault::WorkerFreeze
+        | Fault::WorkerDrain
+        | Fault::Evict30
+        | Fault::Evict120
+        | Fault::ToolKill => worker(pool, times.victim, dice).await?,
         Fault::DispatcherKill | Fault::DispatcherFreeze => dice.below(pool.dispatchers.len()),
         Fault::RabbitKill
         | Fault::RabbitRestart
@@ -162,7 +204,7 @@ pub(super) async fn inject(
     };
     let victim = pool.worker_id(number);
     let mut hit = match fault {
-        Fault::WorkerKill | Fault::WorkerFreeze | Fault::WorkerDrain => {
+        Fault::WorkerKill | Fault::WorkerFreeze | Fault::WorkerDrain | Fault::Evict30 | Fault::Evict120 => {
             let mut running = figures::running(&pool.database_url).await?;
             running.retain(|attempt| attempt.worker == victim);
             running
@@ -178,7 +220,7 @@ pub(super) async fn inject(
         | Fault::PostgresRestart => figures::running(&pool.database_url).await?,
     };
     let at = Timestamp::now();
-    let mut wrong = None;
+    let (mut wrong, mut returns) = (None, None);
     match fault {
         Fault::WorkerKill => {
             pool.workers[number].kill();
@@ -189,9 +231,11 @@ pub(super) async fn inject(
         Fault::WorkerFreeze => freeze(&pool.workers[number], lease + dice.between(2.0, 4.0)).await,
         Fault::WorkerDrain => {
             pool.workers[number].signal(Signal::SIGTERM);
-            wrong = drained(&mut pool.workers[number]).await;
+            wrong = drained(&mut pool.workers[number], DRAIN_BOUND).await;
             pool.respawn_worker(number)?;
         }
+        Fault::Evict30 => wrong = evict(pool, clouds, number, Duration::from_secs(30)).await?,
+        Fault::Evict120 => wrong = evict(pool, clouds, number, Duration::from_secs(120)).await?,
         Fault::ToolKill => hit = kill_tool(pool, number, times.victim).await?,
         Fault::DispatcherKill => {
             pool.dispatchers[number].kill();
@@ -204,10 +248,10 @@ pub(super) async fn inject(
         }
         Fault::RabbitKill => {
             tokio::task::block_in_place(|| stack.rabbit.kill());
-            tokio::time::sleep(times.outage.unwrap_or(dice.between(0.0, 4.0))).await;
-            tokio::task::block_in_place(|| stack.rabbit.restart())?;
+            let outage = times.outage.unwrap_or(dice.between(0.0, 4.0));
+            returns = Some(comes_back(outage, || Ok(stack.rabbit.restart()?)));
         }
-        Fault::RabbitRestart => tokio::task::block_in_place(|| stack.rabbit.restart())?,
+        Fault::RabbitRestart => returns = Some(comes_back(Duration::ZERO, || Ok(stack.rabbit.restart()?))),
         Fault::NatsKill => {
             tokio::task::block_in_place(|| pool.nats().kill());
             tokio::time::sleep(times.outage.unwrap_or(dice.between(0.0, 4.0))).await;
@@ -220,28 +264,49 @@ pub(super) async fn inject(
         }
         Fault::PostgresKill => {
             tokio::task::block_in_place(|| stack.postgres.kill());
-            tokio::time::sleep(times.outage.unwrap_or(dice.between(0.0, 4.0))).await;
-            tokio::task::block_in_place(|| stack.postgres.restart())?;
+            let outage = times.outage.unwrap_or(dice.between(0.0, 4.0));
+            returns = Some(comes_back(outage, || Ok(stack.postgres.restart()?)));
         }
-        Fault::PostgresRestart => tokio::task::block_in_place(|| stack.postgres.restart())?,
+        Fault::PostgresRestart => returns = Some(comes_back(Duration::ZERO, || Ok(stack.postgres.restart()?))),
     }
-    Ok(Injected { fault, at, hit, wrong })
+    Ok((Injected { fault, at, hit, wrong }, returns))
 }
 
-/// A worker that runs something, if there is one soon; else any.
+fn comes_back(outage: Duration, restart: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Return {
+    tokio::spawn(async move {
+        tokio::time::sleep(outage).await;
+        tokio::task::spawn_blocking(restart).await?
+    })
+}
+
+/// Announces the end of a worker's machine and sees that the worker has left by then.
+async fn evict(pool: &mut Pool, clouds: &[Cloud], number: usize, notice: Duration) -> anyhow::Result<Option<String>> {
+    clouds[number].announce(notice);
+    let wrong = drained(&mut pool.workers[number], notice).await;
+    clouds[number].forget();
+    pool.respawn_worker(number)?;
+    Ok(wrong)
+}
+
+/// A worker that runs the first attempt of something, if there is one soon; else one that runs anything; else any. A job
+/// that loses worker after worker is run alone and parked in the end, and that is another story.
 async fn worker(pool: &Pool, wait: Duration, dice: &mut Dice) -> anyhow::Result<usize> {
     let end = tokio::time::Instant::now() + wait;
     let first = dice.below(pool.workers.len());
+    let mut second_choice = first;
     while tokio::time::Instant::now() < end {
         let running = figures::running(&pool.database_url).await?;
-        let in_turn = (0..pool.workers.len()).map(|step| (first + step) % pool.workers.len());
-        let busy = |number: &usize| running.iter().any(|attempt| attempt.worker == pool.worker_id(*number));
-        if let Some(number) = in_turn.into_iter().find(busy) {
+        let in_turn = || (0..pool.workers.len()).map(|step| (first + step) % pool.workers.len());
+        let runs = |number: usize, wanted: fn(&Running) -> bool| {
+            running.iter().any(|attempt| attempt.worker == pool.worker_id(number) && wanted(attempt))
+        };
+        if let Some(number) = in_turn().find(|number| runs(*number, |attempt| attempt.attempt == 1)) {
             return Ok(number);
         }
+        second_choice = in_turn().find(|number| runs(*number, |_| true)).unwrap_or(second_choice);
         tokio::time::sleep(POLL).await;
     }
-    Ok(first)
+    Ok(second_choice)
 }
 
 /// Parents first on the way down, so that nobody misses a child; children first on the way up.
@@ -257,14 +322,15 @@ async fn freeze(part: &Part, time: Duration) {
     }
 }
 
-async fn drained(part: &mut Part) -> Option<String> {
-    let end = tokio::time::Instant::now() + DRAIN_BOUND;
+/// What is wrong if a worker does not end with 0 within `bound`.
+async fn drained(part: &mut Part, bound: Duration) -> Option<String> {
+    let end = tokio::time::Instant::now() + bound;
     loop {
         match part.ended() {
             Some(status) if status.success() => return None,
             Some(status) => return Some(format!("drained {} ended with {status}", part.name())),
             None if tokio::time::Instant::now() > end => {
-                return Some(format!("drained {} has not ended within {DRAIN_BOUND:?}", part.name()));
+                return Some(format!("drained {} has not ended within {bound:?}", part.name()));
             }
             None => tokio::time::sleep(POLL).await,
         }

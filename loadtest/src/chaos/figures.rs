@@ -33,10 +33,14 @@ pub struct FaultFigures {
     pub running: usize,
     /// Those that did not finish as they ran, and met no later fault.
     pub interrupted: usize,
+    /// Those of them that counted as a failure of their job.
+    pub failed: usize,
     /// From the fault to the next attempt's start, in milliseconds: half were faster.
     pub restart_p50_ms: Option<f64>,
     /// The same, 99 in 100 were faster.
     pub restart_p99_ms: Option<f64>,
+    /// What the ledger tells of the job whose next attempt took longest, in seconds after the fault.
+    pub slowest: Option<String>,
 }
 
 /// What attempts cost that did not finish.
@@ -96,39 +100,63 @@ pub(super) async fn faults(url: &str, injected: &[Injected]) -> anyhow::Result<V
     let mut figures = Vec::new();
     for (fault, all) in kinds {
         let mut restarts = Histogram::<u64>::new(3)?;
-        let (mut running, mut interrupted) = (0, 0);
+        let (mut running, mut interrupted, mut failed) = (0, 0, 0);
+        let mut slowest: Option<(i64, Uuid, Timestamp)> = None;
         for one in &all {
             for hit in &one.hit {
-                let (finished, next) = fate(url, hit).await?;
-                let interrupts = !finished && last.get(&(hit.job, hit.attempt)) == Some(&one.at);
+                let (outcome, next) = fate(url, hit).await?;
+                let interrupts =
+                    outcome.as_deref() != Some("finished") && last.get(&(hit.job, hit.attempt)) == Some(&one.at);
                 running += 1;
                 interrupted += usize::from(interrupts);
+                failed += usize::from(interrupts && outcome.as_deref() == Some("failed"));
                 if let (true, Some(next)) = (interrupts, next) {
                     let millis = next.as_millisecond().saturating_sub(one.at.as_millisecond());
                     restarts.record(u64::try_from(millis.max(1))?)?;
+                    slowest = slowest.max(Some((millis, hit.job, one.at)));
                 }
             }
         }
+        let slowest = match slowest {
+            Some((_, job, at)) => Some(story(url, job, at).await?),
+            None => None,
+        };
         let quantile = |quantile| (!restarts.is_empty()).then(|| restarts.value_at_quantile(quantile) as f64);
         figures.push(FaultFigures {
             fault,
             injected: all.len(),
             running,
             interrupted,
+            failed,
             restart_p50_ms: quantile(0.5),
             restart_p99_ms: quantile(0.99),
+            slowest,
         });
     }
     Ok(figures)
 }
 
-/// Whether an attempt finished, and when the one after it began.
-async fn fate(url: &str, hit: &Running) -> anyhow::Result<(bool, Option<Timestamp>)> {
+/// How an attempt ended, and when the one after it began.
+async fn fate(url: &str, hit: &Running) -> anyhow::Result<(Option<String>, Option<Timestamp>)> {
     let (job, attempt) = (hit.job, hit.attempt.cast_signed());
-    let query = "SELECT a.outcome = 'finished', n.started_at FROM attempt a \
+    let query = "SELECT a.outcome, n.started_at FROM attempt a \
          LEFT JOIN attempt n ON n.job = a.job AND n.attempt = a.attempt + 1 WHERE a.job = $1 AND a.attempt = $2";
     let row = ask(url, move |client| client.query_opt(query, &[&job, &attempt])).await?;
-    Ok(row.map_or((false, None), |row| (row.get::<_, Option<bool>>(0).unwrap_or(false), row.get(1))))
+    Ok(row.map_or((None, None), |row| (row.get(0), row.get(1))))
+}
+
+/// What happened to a job from two seconds before the fault, each with its second after the fault.
+async fn story(url: &str, job: Uuid, at: Timestamp) -> anyhow::Result<String> {
+    let query =
+        "SELECT at, kind, attempt, state, coalesce(detail ->> 'worker', '') FROM event WHERE job = $1 ORDER BY seq";
+    let rows = ask(url, move |client| client.query(query, &[&job])).await?;
+    let told = rows.iter().filter_map(|row| {
+        let after = row.get::<_, Timestamp>(0).duration_since(at).as_secs_f64();
+        let (kind, attempt, state, worker): (String, i32, String, String) =
+            (row.get(1), row.get(2), row.get(3), row.get(4));
+        (after > -2.0).then(|| format!("{after:+.2} {kind} {worker} -> {state} {attempt}"))
+    });
+    Ok(format!("{job}: {}", told.collect::<Vec<_>>().join(", ")))
 }
 
 /// What all attempts cost that did not finish.

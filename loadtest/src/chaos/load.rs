@@ -35,6 +35,10 @@ pub(super) struct Rate {
     pub(super) jobs: f64,
     /// Encodes per second.
     pub(super) encodes: f64,
+    /// Seconds of film in each; absent, 20, 40 and 60 in turn.
+    pub(super) length: Option<f64>,
+    /// What each may use of a processor, in per cent.
+    pub(super) cpu_percent: u32,
 }
 
 /// What came of the load.
@@ -80,7 +84,7 @@ pub(super) async fn run(
             noops += 1;
         }
         while f64::from(encodes) < rate.encodes * elapsed {
-            due.push(encode(encodes, &media));
+            due.push(encode(encodes, rate, &media));
             encodes += 1;
         }
         for spec in due {
@@ -150,12 +154,12 @@ fn noop(number: u32) -> JobSpec {
     spec
 }
 
-/// An encode of one to three seconds: half a core, so that several run side by side on a small machine.
-fn encode(number: u32, media: &Path) -> JobSpec {
+/// An encode, by default of one to three seconds on half a core, so that several run side by side on a small machine.
+fn encode(number: u32, rate: Rate, media: &Path) -> JobSpec {
     let mut spec = spec(number, "240p15-h264");
-    spec.parameters.duration = Some(f64::from(20 + number % 3 * 20));
+    spec.parameters.duration = Some(rate.length.unwrap_or(f64::from(20 + number % 3 * 20)));
     spec.parameters.preset = Some("ultrafast".into());
-    spec.resource_limits.max_cpu_percent = Some(50);
+    spec.resource_limits.max_cpu_percent = Some(rate.cpu_percent);
     let name = format!("{}.mp4", spec.id.map(|id| id.to_string()).unwrap_or_default());
     spec.output = Some(media.join(name).display().to_string());
     spec

@@ -20,14 +20,11 @@ fn nothing_is_lost_doubled_or_stuck_whatever_dies() {
         let report = chaos::run(&ChaosArgs {
             minutes: 1.0,
             seed: 3,
-            faults: Vec::new(),
             jobs_per_second: 15.0,
             encodes_per_second: 0.4,
             interval: 4.0,
-            lease_secs: 5,
-            outage_secs: None,
             settle_secs: 600,
-            record: None,
+            ..ChaosArgs::default()
         })
         .await?;
         println!("{report}");
