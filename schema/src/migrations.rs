@@ -8,4 +8,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V1__ledger", include_str!("../migrations/V1__ledger.sql")),
     ("V2__pausing_and_depending", include_str!("../migrations/V2__pausing_and_depending.sql")),
     ("V3__handing_back", include_str!("../migrations/V3__handing_back.sql")),
+    ("V4__purged", include_str!("../migrations/V4__purged.sql")),
 ];

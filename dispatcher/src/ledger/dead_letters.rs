@@ -1,6 +1,7 @@
 //! Dead letters by their kind: sending a whole kind round again, and forgetting some for good.
 //!
-//! Invariant: only a job that is failed when its row is locked is purged, and with it everything about it.
+//! Invariant: only a job that is failed when its row is locked is purged, and with it everything about it. Its id is kept,
+//! so that whoever waits for it ends as with a parent that failed, now or later.
 
 use ffpool_schema::api::{PurgeReport, PurgeRequest, RedriveReport};
 use ffpool_schema::id::JobId;
@@ -89,5 +90,6 @@ const PURGE: &str = "WITH held AS ( \
      jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM held) RETURNING id), \
      attempts AS (DELETE FROM attempt WHERE job IN (SELECT id FROM held)), \
      events AS (DELETE FROM event WHERE job IN (SELECT id FROM held)), \
-     lines AS (DELETE FROM log_line WHERE job IN (SELECT id FROM held)) \
+     lines AS (DELETE FROM log_line WHERE job IN (SELECT id FROM held)), \
+     told AS (INSERT INTO purged (id) SELECT id FROM jobs ON CONFLICT DO NOTHING) \
      SELECT count(*) FROM jobs";

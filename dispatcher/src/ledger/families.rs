@@ -3,7 +3,7 @@
 //! A child is looked at after its own recording is committed, and after the end of each parent: whichever comes last sees
 //! the other. What a crash left out is found by the leader, who looks at all that wait.
 //!
-//! Invariants: a parent that is not recorded yet keeps its children waiting; two transactions that record jobs with
+//! Invariants: a parent that is not recorded yet keeps its children waiting, and one that was purged counts as failed; two transactions that record jobs with
 //! parents run one after the other, so that together they cannot close a circle that neither sees. A redrive of a
 //! parent does not revive children that ended with it: they are dead letters of their own.
 
@@ -93,8 +93,9 @@ impl Ledger {
             happenings.push(match bad {
                 None => Happening::new(child, Input::ParentsDone),
                 Some(bad) => {
-                    let end: String = row.try_get("bad_end")?;
-                    let reason = Some(format!("job {bad}, which it waits for, has ended as {end}"));
+                    let end: Option<String> = row.try_get("bad_end")?;
+                    let became = end.map_or_else(|| "was purged".to_owned(), |end| format!("has ended as {end}"));
+                    let reason = Some(format!("job {bad}, which it waits for, {became}"));
                     let evidence = Evidence { reason, ..Evidence::default() };
                     Happening { evidence, ..Happening::new(child, Input::ParentFailed { skip }) }
                 }
@@ -237,15 +238,16 @@ macro_rules! settled {
     ($from:literal, $limit:literal) => {
         concat!(
             "SELECT c.id AS child, \
-                    (array_agg(p.id ORDER BY p.number) FILTER (WHERE p.state IN ('failed', 'cancelled', 'rejected')))[1] \
-                        AS bad, \
-                    (array_agg(p.state ORDER BY p.number) FILTER (WHERE p.state IN ('failed', 'cancelled', 'rejected')))[1] \
-                        AS bad_end ",
+                    (array_agg(d.parent ORDER BY p.number) \
+                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad, \
+                    (array_agg(p.state ORDER BY p.number) \
+                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad_end ",
             $from,
             " JOIN dependency AS d ON d.child = c.id LEFT JOIN job AS p ON p.id = d.parent \
+             LEFT JOIN purged AS g ON g.id = d.parent AND p.id IS NULL \
              GROUP BY c.id \
              HAVING bool_and(coalesce(p.state = 'completed', false)) \
-                    OR bool_or(coalesce(p.state IN ('failed', 'cancelled', 'rejected'), false)) \
+                    OR bool_or(g.id IS NOT NULL OR coalesce(p.state IN ('failed', 'cancelled', 'rejected'), false)) \
              LIMIT ",
             $limit
         )

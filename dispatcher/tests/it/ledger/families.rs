@@ -1,6 +1,7 @@
 //! Jobs that wait for other jobs.
 
 use ffpool_dispatcher::ledger::{SubmitError, Submitter};
+use ffpool_schema::api::PurgeRequest;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::DropReason;
@@ -94,6 +95,47 @@ async fn a_parent_that_does_not_complete_ends_its_children_and_theirs() {
         let (late, late_body) = child_of(&[child]);
         scene.publish("jobs.default", "medium", Some(late), &late_body).await;
         scene.until_column(late, "state", state).await;
+        dispatcher.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_of_a_purged_job_end_with_it_whether_they_wait_already_or_come_later() {
+    for (flags, state) in [(["--parent-failure", "fail"], "failed"), (["--parent-failure", "skip"], "cancelled")] {
+        let scene = Scene::new().await;
+        let dispatcher = scene.dispatcher(&flags).await;
+        let worker = Worker::new(&scene, "w");
+        let (parent, parent_body) = job();
+        let (other, other_body) = job();
+        let (waiting, waiting_body) = child_of(&[other, parent]);
+        let grant = worker.run(&delivery(Some(parent), &parent_body)).await;
+        let failure = Failure::new(Cause::InputBad, "the input is damaged");
+        scene.report(&worker, &grant, Outcome::Failed { failure }).await;
+        scene.until_column(parent, "state", "failed").await;
+        scene.publish("jobs.default", "medium", Some(waiting), &waiting_body).await;
+        scene.until_column(waiting, "state", state).await;
+
+        let request = PurgeRequest { ids: vec![parent], fingerprint: None, reason: "test".into() };
+        assert_eq!(dispatcher.ledger().purge(&request, "test").await.unwrap().purged, 1);
+        // As if the purge had come before anybody told it that its parent had failed.
+        let sql = "UPDATE job SET state = 'blocked', ended_at = NULL, reason = NULL WHERE id = $1";
+        scene.sql.execute(sql, &[&waiting.0]).await.unwrap();
+        let (later, later_body) = child_of(&[parent]);
+        scene.publish("jobs.default", "medium", Some(later), &later_body).await;
+        for child in [waiting, later] {
+            scene.until_column(child, "state", state).await;
+            let reason = scene.column(child, "reason").await.unwrap();
+            assert_eq!(reason, format!("job {parent}, which it waits for, was purged"));
+        }
+        // Its id is used again: then that job is the parent.
+        scene.publish("jobs.default", "medium", Some(parent), &parent_body).await;
+        scene.until_column(parent, "state", "queued").await;
+        let (last, last_body) = child_of(&[parent]);
+        scene.publish("jobs.default", "medium", Some(last), &last_body).await;
+        scene.until_column(last, "state", "blocked").await;
+        complete(&scene, &worker, parent, &parent_body).await;
+        scene.until_column(last, "state", "queued").await;
+        complete(&scene, &worker, other, &other_body).await;
         dispatcher.stop().await;
     }
 }
