@@ -12,7 +12,7 @@ use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::WorkerState;
 use ffpool_schema::metrics as names;
 use ffpool_schema::topology::WorkQueue;
-use metrics::gauge;
+use metrics::{counter, gauge};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -219,6 +219,10 @@ impl Timers {
             up("postgres", postgres);
             up("amqp", self.amqp.is_up());
             up("nats", self.signals.is_up());
+            let generation = self.amqp.watch().borrow().generation;
+            for (server, connections) in [("amqp", generation), ("nats", self.signals.connections())] {
+                counter!(names::LINK_CONNECTIONS, "server" => server).absolute(connections);
+            }
             if let Ok((jobs, workers)) = counted {
                 show_jobs(&jobs);
                 show_workers(&workers);

@@ -64,7 +64,12 @@ metrics! {
     WORKER_ATTEMPT_SECONDS = "ffpool_worker_attempt_seconds", Histogram, ["outcome"], "Wall time of attempts on this worker.";
     WORKER_CPU_SECONDS = "ffpool_worker_attempt_cpu_seconds_total", Counter, [], "Processor time of ended attempts on this worker.";
     WORKER_OUTPUT_BYTES = "ffpool_worker_output_bytes_total", Counter, [], "Bytes of published outputs.";
+    WORKER_RELEASED = "ffpool_worker_released_total", Counter, ["reason"], "Attempts this worker handed back, by reason: drain, eviction, lease (a live one that could not be renewed).";
+    WORKER_PREEMPTIONS = "ffpool_worker_preemptions_total", Counter, [], "Attempts that were frozen to make room for a live job.";
+    WORKER_EVICTIONS = "ffpool_worker_eviction_notices_total", Counter, ["provider"], "Notices of a cloud that it takes the machine, or may soon, each counted once.";
+    WORKER_SCRATCH_BYTES = "ffpool_worker_scratch_free_bytes", Gauge, [], "Free scratch space of this worker.";
     WORKER_HEARTBEATS = "ffpool_worker_heartbeats_total", Counter, ["outcome"], "Heartbeats sent, by outcome.";
     WORKER_STATE = "ffpool_worker_state", Gauge, ["state"], "1 for the state the worker is in.";
+    LINK_CONNECTIONS = "ffpool_link_connections_total", Counter, ["server"], "Connections made to a server, the first one and every one after it: amqp, nats.";
     LINK_UP = "ffpool_link_up", Gauge, ["server"], "Whether the connection to a server works: amqp, nats, postgres.";
 }

@@ -102,7 +102,7 @@ impl Carrier {
         loop {
             let claim = tokio::select! {
                 claim = self.claims.claim(&delivery, self.attempts.count() == 0) => claim,
-                () = self.drained_for(CLAIM_GRACE) => return hand_back(delivery, "the worker drains").await,
+                () = self.drained_for(CLAIM_GRACE) => return hand_back(delivery, Stop::DRAIN).await,
             };
             let (grant, request) = match claim {
                 Claim::Granted(grant) => (grant, None),
@@ -191,7 +191,7 @@ impl Errand<'_> {
         }
         // Entered before this look, so that whoever releases all after it finds the attempt.
         if self.carrier.drain.stage() == Stage::Releasing {
-            self.entry.stop(Stop::Release("the worker drains".into()));
+            self.entry.stop(Stop::Release(Stop::DRAIN.into()));
         }
         let mut held = Some(delivery);
         let (log, mut lines) = mpsc::channel(LOG_LINES);
@@ -277,6 +277,7 @@ impl Errand<'_> {
     ) -> Infallible {
         while let Some(room) = asked.recv().await {
             info!("the attempt is frozen to make room for a live job");
+            metrics::counter!(names::WORKER_PREEMPTIONS).increment(1);
             self.entry.preempt(true);
             // If nobody takes the room, it is free.
             let _ = room.send(slot.cede());
@@ -336,7 +337,7 @@ impl Errand<'_> {
                 beat = beaten.changed() => if beat.is_err() { return },
                 () = sleep_until(renewed + self.carrier.live_fence) => {
                     warn!("the lease of a live attempt cannot be renewed: it ends");
-                    return self.entry.stop(Stop::Release("its lease could not be renewed".into()));
+                    return self.entry.stop(Stop::Release(Stop::FENCE.into()));
                 }
             }
         }
@@ -450,6 +451,15 @@ impl Errand<'_> {
     fn count(&self, ended: &Ended) {
         let outcome = ended.outcome.as_ref().map_or("abandoned", Outcome::name);
         metrics::counter!(names::WORKER_ATTEMPTS, "outcome" => outcome).increment(1);
+        if let Some(Outcome::Released { reason }) = &ended.outcome {
+            let reason = match reason.as_str() {
+                Stop::DRAIN => "drain",
+                Stop::FENCE => "lease",
+                // Its words are those of the provider's notice.
+                _ => "eviction",
+            };
+            metrics::counter!(names::WORKER_RELEASED, "reason" => reason).increment(1);
+        }
         let wall = Duration::from_millis(ended.usage.wall_ms);
         metrics::histogram!(names::WORKER_ATTEMPT_SECONDS, "outcome" => outcome).record(wall);
         let before = self.carrier.cpu_ms.fetch_add(ended.usage.cpu_ms, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 //!
 //! Everything here blocks: call it from a thread that may.
 
+mod parts;
 mod replace;
 
 use std::fs::{self, File, OpenOptions};
@@ -17,16 +18,14 @@ use ffpool_schema::id::JobId;
 use ffpool_schema::message::{Manifest, hex};
 use sha2::{Digest, Sha256};
 
+pub use parts::Notes;
+use parts::{DATA, Note, PROOF};
 use replace::Put;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
 /// Rights of a published file.
 const MODE: u32 = 0o644;
-/// How the name of a file ends that is to be the output.
-const DATA: &str = "part";
-/// The same of its manifest.
-const PROOF: &str = "json.part";
 /// The largest manifest that is read.
 const MANIFEST_BYTES: u64 = 16 << 20;
 
@@ -45,18 +44,15 @@ pub enum PublishError {
 /// A whole file beside its destination, on disk, not yet under its name. Dropping it deletes it.
 #[derive(Debug)]
 pub struct Staged {
-    path: PathBuf,
+    part: Part,
     /// Its size in bytes.
     pub size_bytes: u64,
     /// Its hex sha256.
     pub sha256: String,
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // Published, it is not there any more.
-        let _ = fs::remove_file(&self.path);
-    }
+    /// Keeps it locked while it is in use.
+    _file: File,
+    /// Dropped after the part is deleted.
+    _note: Note,
 }
 
 /// How publishing went.
@@ -77,12 +73,8 @@ pub fn manifest_path(output: &Path) -> PathBuf {
     name.into()
 }
 
-fn staged_path(output: &Path, job: JobId, attempt: u32, suffix: &str) -> PathBuf {
-    output.with_file_name(format!(".ffpool-{job}.{attempt}.{suffix}"))
-}
-
 /// Brings the tool's file to where it can be renamed into place, reads it once for its hash, and has it on disk. Parts
-/// that earlier attempts of the job left are deleted.
+/// that earlier attempts of the job left are deleted, and old ones of other jobs.
 ///
 /// # Errors
 /// When it cannot be read or written, is no plain file, or `is_stopped` says so on the way.
@@ -91,22 +83,25 @@ pub fn stage(
     output: &Path,
     job: JobId,
     attempt: u32,
+    notes: &Notes,
     is_stopped: &dyn Fn() -> bool,
 ) -> Result<Staged, PublishError> {
     let fail = |what, path: &Path| {
         let path = path.to_owned();
         move |source| PublishError::Io { what, path, source }
     };
-    clear_earlier(output, job, attempt);
+    parts::clear_beside(output, job, attempt);
     let (file, size_bytes) = open_made(made)?;
-    let path = staged_path(output, job, attempt, DATA);
-    let mut staged = Staged { path: path.clone(), size_bytes, sha256: String::new() };
-    staged.sha256 = match fs::rename(made, &path) {
+    let path = parts::path(output, job, attempt, DATA);
+    let part = Part { path: path.clone() };
+    let note = notes.write(output, job, attempt);
+    let (file, sha256) = match fs::rename(made, &path) {
         Ok(()) => {
+            parts::claim(&file);
             own(&file).map_err(fail("take over", &path))?;
             let sha256 = copy_hashing(file.try_clone().map_err(fail("read", &path))?, None, is_stopped, &path)?;
             file.sync_all().map_err(fail("sync", &path))?;
-            sha256
+            (file, sha256)
         }
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             let copy = OpenOptions::new()
@@ -115,14 +110,15 @@ pub fn stage(
                 .mode(MODE)
                 .open(&path)
                 .map_err(fail("create", &path))?;
+            parts::claim(&copy);
             own(&copy).map_err(fail("take over", &path))?;
             let sha256 = copy_hashing(file, Some(&copy), is_stopped, &path)?;
             copy.sync_all().map_err(fail("sync", &path))?;
-            sha256
+            (copy, sha256)
         }
         Err(error) => return Err(fail("create", &path)(error)),
     };
-    Ok(staged)
+    Ok(Staged { part, size_bytes, sha256, _file: file, _note: note })
 }
 
 /// Takes over the tool's file where it is, for one that goes elsewhere than to a disk: its size and hex sha256.
@@ -178,27 +174,6 @@ fn copy_hashing(
     }
 }
 
-/// Deletes parts of this job's earlier attempts.
-fn clear_earlier(output: &Path, job: JobId, attempt: u32) {
-    for name in parts(output, job) {
-        if part_of(&name, job).is_some_and(|(number, _)| number <= attempt) {
-            let _ = fs::remove_file(output.with_file_name(name));
-        }
-    }
-}
-
-/// The names of all parts of the job where its output goes.
-fn parts(output: &Path, job: JobId) -> impl Iterator<Item = String> {
-    let names = output.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
-    names.filter_map(|entry| entry.file_name().into_string().ok()).filter(move |name| part_of(name, job).is_some())
-}
-
-/// The attempt and the suffix in the name of a part of the job.
-fn part_of(name: &str, job: JobId) -> Option<(u32, &str)> {
-    let (number, suffix) = name.strip_prefix(&format!(".ffpool-{job}."))?.split_once('.')?;
-    Some((number.parse().ok()?, suffix))
-}
-
 /// Puts a staged file under its name and its manifest beside it, all on disk before it returns. What is there already is
 /// replaced, unless a later attempt of the same job made it. Whatever fails, the output is not left without a manifest.
 ///
@@ -210,8 +185,9 @@ pub fn publish(staged: Staged, output: &Path, manifest: &Manifest) -> Result<Pub
     // Written before the output is in place: it wants room on the disk, and it says to every earlier attempt that there is
     // a later one. Both names stand in one directory, so what is left to do are renames.
     let proof = write_part(output, manifest)?;
-    let ours = replace::identity(&staged.path).map_err(fail("publish"))?;
-    let put = replace::put(&staged.path, output, &|_| is_superseded(output, job, attempt)).map_err(fail("publish"))?;
+    let ours = replace::identity(&staged.part.path).map_err(fail("publish"))?;
+    let put =
+        replace::put(&staged.part.path, output, &|_| is_superseded(output, job, attempt)).map_err(fail("publish"))?;
     if put == Put::Superseded {
         return Ok(Published::Lost);
     }
@@ -223,7 +199,7 @@ pub fn publish(staged: Staged, output: &Path, manifest: &Manifest) -> Result<Pub
         Ok(Put::Superseded) => Ok(Published::Lost),
         Ok(Put::Fresh | Put::Exchanged | Put::Overwritten) => Ok(Published::Done),
         Err(source) => {
-            if let Err(error) = replace::take_back(put, &staged.path, output, ours) {
+            if let Err(error) = replace::take_back(put, &staged.part.path, output, ours) {
                 tracing::warn!(output = %output.display(), %error, "an output without a manifest stays");
             }
             Err(fail("write the manifest of")(source))
@@ -233,9 +209,8 @@ pub fn publish(staged: Staged, output: &Path, manifest: &Manifest) -> Result<Pub
 
 /// Whether a later attempt of the job has published here, or is about to.
 fn is_superseded(output: &Path, job: JobId, attempt: u32) -> bool {
-    let is_later_part = |(number, suffix): (u32, &str)| number > attempt && suffix == PROOF;
-    is_later(&manifest_path(output), job, attempt)
-        || parts(output, job).any(|name| part_of(&name, job).is_some_and(is_later_part))
+    let is_later_proof = |name: &parts::Name| name.job == job && name.attempt > attempt && name.suffix == PROOF;
+    is_later(&manifest_path(output), job, attempt) || parts::beside(output).any(|(_, name)| is_later_proof(&name))
 }
 
 /// Whether a manifest is of a later attempt of the job.
@@ -244,6 +219,7 @@ fn is_later(manifest: &Path, job: JobId, attempt: u32) -> bool {
 }
 
 /// A file that is deleted on drop, unless it has another name by then.
+#[derive(Debug)]
 struct Part {
     path: PathBuf,
 }
@@ -257,7 +233,7 @@ impl Drop for Part {
 
 /// Has the manifest on disk beside the output, not yet under its name.
 fn write_part(output: &Path, manifest: &Manifest) -> Result<Part, PublishError> {
-    let part = Part { path: staged_path(output, manifest.job, manifest.attempt, PROOF) };
+    let part = Part { path: parts::path(output, manifest.job, manifest.attempt, PROOF) };
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(manifest)?;
         text.push(b'\n');
@@ -338,11 +314,16 @@ mod tests {
     struct Bench {
         dir: tempfile::TempDir,
         job: JobId,
+        scratch: tempfile::TempDir,
     }
 
     impl Bench {
         fn new() -> Bench {
-            Bench { dir: tempfile::tempdir().unwrap(), job: JobId(uuid::Uuid::new_v4()) }
+            Bench {
+                dir: tempfile::tempdir().unwrap(),
+                job: JobId(uuid::Uuid::new_v4()),
+                scratch: tempfile::tempdir().unwrap(),
+            }
         }
 
         fn output(&self) -> PathBuf {
@@ -352,7 +333,12 @@ mod tests {
         fn staged(&self, attempt: u32, text: &str) -> Staged {
             let made = self.dir.path().join("made");
             fs::write(&made, text).unwrap();
-            stage(&made, &self.output(), self.job, attempt, GO_ON).unwrap()
+            self.stage(&made, attempt, GO_ON).unwrap()
+        }
+
+        fn stage(&self, made: &Path, attempt: u32, is_stopped: &dyn Fn() -> bool) -> Result<Staged, PublishError> {
+            let notes = Notes::open(self.scratch.path()).unwrap();
+            stage(made, &self.output(), self.job, attempt, &notes, is_stopped)
         }
 
         fn publish(&self, attempt: u32, text: &str) -> Published {
@@ -400,7 +386,7 @@ mod tests {
         let later = bench.staged(3, "third");
         // It has renamed its output, and is frozen before it renames its manifest.
         let _proof = write_part(&bench.output(), &manifest(bench.job, 3, &later)).unwrap();
-        fs::rename(&later.path, bench.output()).unwrap();
+        fs::rename(&later.part.path, bench.output()).unwrap();
         assert_eq!(bench.publish(2, "second"), Published::Lost);
         assert_eq!(fs::read_to_string(bench.output()).unwrap(), "third");
     }
@@ -455,7 +441,7 @@ mod tests {
         let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
         let made = elsewhere.path().join("made");
         fs::write(&made, "x".repeat(3 * CHUNK / 2)).unwrap();
-        let staged = stage(&made, &bench.output(), bench.job, 1, GO_ON).unwrap();
+        let staged = bench.stage(&made, 1, GO_ON).unwrap();
         let manifest = manifest(bench.job, 1, &staged);
         assert_eq!(publish(staged, &bench.output(), &manifest).unwrap(), Published::Done);
         assert_eq!(fs::read(bench.output()).unwrap(), fs::read(&made).unwrap());
@@ -469,10 +455,10 @@ mod tests {
         fs::write(&secret, "secret").unwrap();
         let made = bench.dir.path().join("made");
         std::os::unix::fs::symlink(&secret, &made).unwrap();
-        assert!(stage(&made, &bench.output(), bench.job, 1, GO_ON).is_err());
+        assert!(bench.stage(&made, 1, GO_ON).is_err());
         fs::remove_file(&made).unwrap();
         fs::hard_link(&secret, &made).unwrap();
-        assert!(matches!(stage(&made, &bench.output(), bench.job, 1, GO_ON), Err(PublishError::NoPlainFile { .. })));
+        assert!(matches!(bench.stage(&made, 1, GO_ON), Err(PublishError::NoPlainFile { .. })));
     }
 
     #[test]
@@ -480,7 +466,7 @@ mod tests {
         let bench = Bench::new();
         let made = bench.dir.path().join("made");
         fs::write(&made, "x").unwrap();
-        assert!(matches!(stage(&made, &bench.output(), bench.job, 1, &|| true), Err(PublishError::Stopped)));
+        assert!(matches!(bench.stage(&made, 1, &|| true), Err(PublishError::Stopped)));
         assert_eq!(bench.names(), Vec::<String>::new());
     }
 }

@@ -41,10 +41,12 @@ use crate::preempt::Preemption;
 use crate::settings::{Settings, host};
 use crate::slots::{Slot, Slots};
 use crate::space::Space;
-use crate::workshop::{OpenError, Workshop};
+use crate::workshop::{OpenError, Stop, Workshop};
 
 /// How often the limits of the worker's cgroup are read again.
 const READ_CAPACITY: Duration = Duration::from_secs(2);
+/// How often what an earlier life left beside outputs is looked for, if it could not be deleted at the start.
+const SWEEP: Duration = Duration::from_secs(3600);
 /// How long a start waits for a server before it says that it waits.
 const SAY_WAITING: Duration = Duration::from_secs(5);
 /// Before the topology is declared again after a failure.
@@ -265,6 +267,7 @@ impl Service {
         helpers.spawn(http::serve(listener, readiness));
         helpers.spawn(service.clone().keep_topology());
         helpers.spawn(service.clone().keep_capacity());
+        helpers.spawn(service.clone().keep_swept());
         helpers.spawn(service.clone().obey());
 
         let mut carried = service.pull_until_drained().await;
@@ -380,7 +383,7 @@ impl Service {
         };
         if !all_ended {
             drain.advance(Stage::Releasing, "the time for running attempts is over");
-            self.carrier.attempts.release_all("the worker drains");
+            self.carrier.attempts.release_all(Stop::DRAIN);
             if timeout(self.release, join_all(carried)).await.is_err() {
                 let left = carried.len();
                 error!(left, "attempts could not be reported in time; their leases will lapse");
@@ -441,7 +444,8 @@ impl Service {
         }
     }
 
-    /// Declares the topology anew on each new connection: the broker may have been set up afresh.
+    /// Declares the topology anew on each new connection, for the broker may have been set up afresh, and when a work queue
+    /// turns out to be missing, for somebody may have deleted it.
     async fn keep_topology(self: Arc<Self>) {
         let mut state = self.links.amqp.watch();
         let mut declared_on = None;
@@ -453,8 +457,21 @@ impl Service {
                     self.declare().await;
                 }
             }
-            if state.changed().await.is_err() {
-                return;
+            let missing = async {
+                loop {
+                    match self.links.intake.get() {
+                        Some(intake) => break intake.missing().await,
+                        None => sleep(DECLARE_AGAIN).await,
+                    }
+                }
+            };
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() { return },
+                () = missing => {
+                    self.declare().await;
+                    // Somebody who deletes it again and again, or a right to declare that we lack, is not asked without end.
+                    sleep(DECLARE_AGAIN).await;
+                }
             }
         }
     }
@@ -477,17 +494,33 @@ impl Service {
         }
     }
 
+    /// Looks again and again for what an earlier life left on a media root that was away.
+    async fn keep_swept(self: Arc<Self>) {
+        loop {
+            sleep(SWEEP).await;
+            let workshop = self.carrier.workshop.clone();
+            if tokio::task::spawn_blocking(move || workshop.sweep_parts()).await.is_err() {
+                error!("the sweep of parts ended by a panic; please report it");
+            }
+        }
+    }
+
     fn show(&self, capacity: &Capacity) {
         metrics::gauge!(names::WORKER_SLOTS).set(f64::from(capacity.slots));
         metrics::gauge!(names::WORKER_SLOTS_USED).set(f64::from(self.slots.used()));
         metrics::gauge!(names::WORKER_CPU_PERCENT).set(f64::from(capacity.cpu_percent));
         // Mebibytes of any real machine are far below 2^52.
         metrics::gauge!(names::WORKER_MEMORY_BYTES).set(capacity.memory_mb as f64 * 1024.0 * 1024.0);
+        metrics::gauge!(names::WORKER_SCRATCH_BYTES).set(capacity.disk_mb as f64 * 1024.0 * 1024.0);
         let ready = self.carrier.drain.stage() == Stage::Serving;
         metrics::gauge!(names::WORKER_STATE, "state" => "ready").set(f64::from(u8::from(ready)));
         metrics::gauge!(names::WORKER_STATE, "state" => "draining").set(f64::from(u8::from(!ready)));
         for (server, up) in [("amqp", self.links.amqp.is_up()), ("nats", self.links.nats.is_up())] {
             metrics::gauge!(names::LINK_UP, "server" => server).set(f64::from(u8::from(up)));
+        }
+        let generation = self.links.amqp.watch().borrow().generation;
+        for (server, connections) in [("amqp", generation), ("nats", self.links.nats.connections())] {
+            metrics::counter!(names::LINK_CONNECTIONS, "server" => server).absolute(connections);
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::encoders::{self, EncodersError};
 use crate::machine::group::{self, GroupLimits, Groups};
 pub use crate::machine::room::Workload;
 use crate::machine::room::{self, Room};
+use crate::publish::Notes;
 use crate::roots::Roots;
 use crate::store::Stores;
 use crate::store::settings::StoreArgs;
@@ -128,6 +129,13 @@ pub enum Stop {
     Release(String),
 }
 
+impl Stop {
+    /// What [`Stop::Release`] says when the worker stops.
+    pub const DRAIN: &str = "the worker drains";
+    /// The same of a live attempt that fences itself.
+    pub const FENCE: &str = "its lease could not be renewed";
+}
+
 /// Why an attempt is to stand still, its processes stopped where they are. It goes on when no reason is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Freeze {
@@ -223,6 +231,8 @@ struct Shop {
     encoders: Vec<Encoder>,
     /// What else can be done here.
     features: Vec<String>,
+    /// What lies beside outputs.
+    notes: Notes,
     /// The last reading of the machine's limits. Never held across an await.
     room: Mutex<(Instant, Room)>,
     /// Held for life: it says that this worker is alive.
@@ -266,7 +276,10 @@ impl Workshop {
         if let Ok(groups) = &groups {
             groups.sweep().await;
         }
-        sweep_scratch(&scratch).await.map_err(|source| OpenError::Scratch { path: scratch.clone(), source })?;
+        let fail = |source| OpenError::Scratch { path: scratch.clone(), source };
+        sweep_scratch(&scratch).await.map_err(fail)?;
+        let notes = Notes::open(&scratch).map_err(fail)?;
+        notes.follow();
         let launcher = Launcher::start().map_err(OpenError::Launcher)?;
         let tool_version = encoders::version(&ffmpeg)
             .await
@@ -291,6 +304,7 @@ impl Workshop {
                 launcher,
                 encoders,
                 features,
+                notes,
                 room: Mutex::new((Instant::now(), room)),
                 _lock: lock,
                 settings,
@@ -334,6 +348,11 @@ impl Workshop {
             return 1;
         }
         room::units(&spec.resource_limits, self.shop.slots(&self.shop.room()))
+    }
+
+    /// Deletes what an earlier life left beside outputs and could not be deleted before. Blocks.
+    pub fn sweep_parts(&self) {
+        self.shop.notes.follow();
     }
 
     /// Why attempts get no cgroups. Then limits do not hold and one job at a time must run.

@@ -1,6 +1,26 @@
-//! The failure model names its proofs: they must exist.
+//! What pages and tables name must exist: the proofs of the failure model, the places where metrics are counted.
 
 use std::path::Path;
+
+use crate::support::files;
+
+#[test]
+fn every_metric_of_the_table_is_kept_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let table = std::fs::read_to_string(root.join("schema/src/metrics.rs")).unwrap();
+    let constants: Vec<&str> =
+        table.lines().filter_map(|line| line.trim().split_once(" = \"ffpool_").map(|(constant, _)| constant)).collect();
+    assert_eq!(constants.len(), ffpool_schema::metrics::ALL.len(), "the table is read wrongly");
+    let sources: String = ["schema/runtime/src", "dispatcher/src", "worker/src"]
+        .iter()
+        .flat_map(|part| files(&root.join(part)))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    let kept =
+        |constant: &&str| sources.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *constant);
+    let unused: Vec<&str> = constants.into_iter().filter(|constant| !kept(constant)).collect();
+    assert_eq!(unused, [] as [&str; 0], "in the table, and never counted");
+}
 
 #[test]
 fn every_test_that_the_failure_model_names_exists() {

@@ -63,6 +63,8 @@ struct Shared {
     /// A waiter may have gone away.
     nudge: Notify,
     stop: CancellationToken,
+    /// A queue was found missing.
+    missing: Notify,
     /// Written by the search only.
     proof: Mutex<Option<Instant>>,
 }
@@ -90,7 +92,12 @@ impl Intake {
         let capacity = capacity.max(1);
         // Every waiter holds a slot, so there are never more of them than slots.
         let (waiters, incoming) = mpsc::channel(usize::from(capacity));
-        let shared = Arc::new(Shared { nudge: Notify::new(), stop: CancellationToken::new(), proof: Mutex::new(None) });
+        let shared = Arc::new(Shared {
+            nudge: Notify::new(),
+            stop: CancellationToken::new(),
+            missing: Notify::new(),
+            proof: Mutex::new(None),
+        });
         let ageing = watch::Sender::new(None);
         let holds = watch::Sender::new(Holds::new());
         let search = Search {
@@ -160,6 +167,11 @@ impl Intake {
     #[must_use]
     pub fn last_proof(&self) -> Option<Instant> {
         *self.shared.proof.lock().expect("no holder panics")
+    }
+
+    /// Resolves when a queue was found missing since the last call, for whoever may declare it again. For one waiter.
+    pub async fn missing(&self) {
+        self.shared.missing.notified().await;
     }
 
     /// Takes no more work: cancels what is armed and hands back what is on its way. Deliveries in hand stay valid.
@@ -350,6 +362,7 @@ impl Search {
                     self.looking = Some(channel);
                 }
                 Err(error) if error.is_missing() => {
+                    self.shared.missing.notify_one();
                     if self.ladder.observe_missing(at, now) {
                         warn!(queue = %self.ladder.rung(at).name, "a work queue does not exist, serving the others");
                     }
@@ -388,6 +401,7 @@ impl Search {
         self.cautious = false;
         for (rung, error) in &failed {
             if error.is_missing() {
+                self.shared.missing.notify_one();
                 self.ladder.observe_missing(*rung, now);
             } else {
                 self.unarm(*rung, error, now);

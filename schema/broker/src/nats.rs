@@ -33,6 +33,7 @@ pub struct Signals {
 
 #[derive(Default)]
 struct Counts {
+    connections: AtomicU64,
     undecodable: AtomicU64,
     dropped_slow: AtomicU64,
 }
@@ -135,6 +136,12 @@ impl Signals {
     #[must_use]
     pub fn server_version(&self) -> Option<String> {
         self.client.try_server_info().map(|info| info.version).filter(|version| !version.is_empty())
+    }
+
+    /// How many connections were made so far: more than one is a server that was away.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.counts.connections.load(Ordering::Relaxed)
     }
 
     /// How many signals could not be decoded so far.
@@ -375,7 +382,10 @@ fn percent_decoded(text: &str) -> String {
 
 fn report(event: &Event, counts: &Counts) {
     match event {
-        Event::Connected => info!("connected to NATS"),
+        Event::Connected => {
+            counts.connections.fetch_add(1, Ordering::Relaxed);
+            info!("connected to NATS");
+        }
         Event::Disconnected => warn!("NATS connection lost, reconnecting"),
         Event::SlowConsumer(subscription) => {
             counts.dropped_slow.fetch_add(1, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use ffpool_schema::metrics as names;
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -112,6 +113,7 @@ impl Departure {
         if self.seen.iter().any(|seen| (seen.provider, &seen.evidence) == (notice.provider, &notice.evidence)) {
             return;
         }
+        metrics::counter!(names::WORKER_EVICTIONS, "provider" => notice.provider.as_str()).increment(1);
         let reason = notice.to_string();
         match notice.kind {
             Kind::Rebalance if !self.heeds_rebalance => info!("{reason}; not heeded by setting"),

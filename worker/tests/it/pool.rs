@@ -311,6 +311,13 @@ impl Pool {
         .await;
     }
 
+    /// Messages ready in queues; `None` for one that is not there.
+    pub async fn depths(&self, queues: &[&str]) -> Vec<Option<u32>> {
+        let queues: Vec<String> = queues.iter().map(|queue| (*queue).to_owned()).collect();
+        let depths = queue_depth(&self.link, &queues).await.unwrap();
+        depths.iter().map(|depth| depth.as_ref().map(|depth| depth.ready)).collect()
+    }
+
     /// Messages that wait in the work queues. When the worker is gone, none is in its hand any more.
     pub async fn ready(&self) -> u32 {
         let queues: Vec<String> = WorkQueue::of_pool(&Default::default()).iter().map(WorkQueue::name).collect();

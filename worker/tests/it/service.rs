@@ -303,6 +303,37 @@ async fn a_lost_connection_neither_restarts_nor_loses_what_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_work_queue_that_is_deleted_under_a_worker_is_there_again_and_jobs_flow() {
+    let pool = Pool::new("deleted").await;
+    let open = gate_commits(&pool);
+    let worker = pool.start(&["--slots=2"]).await;
+    // One in hand, whose delivery ends with its queue, and a slot that waits.
+    let held = pool.publish(NOOP).await;
+    until_running(&pool, held).await;
+    let queue = "jobs.default.medium";
+    let vhost = pool.vhost();
+    let delete = move || Stack::shared().rabbit.ctl(["delete_queue", "-p", &vhost, queue]).unwrap();
+    tokio::task::spawn_blocking(delete).await.unwrap();
+    until("the queue to be there again", async || {
+        let depths = pool.depths(&[queue]).await;
+        if depths[0].is_some() { Ok(()) } else { Err(depths) }
+    })
+    .await;
+    open.store(true, Ordering::SeqCst);
+    // What comes between the queue and its binding is for the dispatcher, which is not there.
+    let mut published = BTreeSet::from([held]);
+    until("the held job and one of the new queue to finish", async || {
+        published.insert(pool.publish(NOOP).await);
+        let ends = pool.ends();
+        let done = ends.contains_key(&(held, 1)) && ends.len() > 1;
+        if done { Ok(()) } else { Err((ends, pool.depths(&[queue]).await)) }
+    })
+    .await;
+    assert!(pool.ends().iter().all(|((job, _), ends)| published.contains(job) && ends == &["finished"]));
+    assert_eq!(stop(worker).await, Finish::Clean);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_held_for_long_passes_into_custody_before_the_end() {
     let pool = Pool::new("custody").await;
     let open = gate_commits(&pool);
@@ -339,6 +370,45 @@ async fn a_cancel_reaches_the_tool() {
     assert!(right.accepted, "{right:?}");
     pool.until_ends(&[(job, 1, "cancelled")]).await;
     assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_reaches_a_frozen_tool_while_the_worker_drains() {
+    let pool = Pool::new("cancel-drain").await;
+    let worker = pool.start(&["--slots=2"]).await;
+    let (job, frozen) = (pool.publish(ENDLESS).await, pool.publish(ENDLESS).await);
+    for job in [job, frozen] {
+        until_running(&pool, job).await;
+    }
+    let tell = async |job: JobId, command: JobCommand| {
+        let subject = subjects::control_job(job);
+        let answer = until("an answer to the command", async || {
+            pool.signals.request::<_, JobAnswer>(&subject, &command, Duration::from_secs(5)).await
+        })
+        .await;
+        assert!(answer.accepted, "{answer:?}");
+    };
+    tell(frozen, JobCommand::Pause { attempt: 1 }).await;
+    until("a heartbeat that says that it is frozen", async || {
+        let last = pool.dispatcher.heartbeats().pop().unwrap();
+        if last.running.iter().any(|running| running.frozen) { Ok(()) } else { Err(last) }
+    })
+    .await;
+    // Asked to by a dispatcher, it would finish both, however long that takes.
+    worker.drain.advance(Stage::Finishing, "test");
+    for job in [frozen, job] {
+        let told = std::time::Instant::now();
+        tell(job, JobCommand::Cancel { attempt: 1 }).await;
+        until("the report", async || {
+            let ends = pool.ends();
+            if ends.contains_key(&(job, 1)) { Ok(()) } else { Err(ends) }
+        })
+        .await;
+        println!("reported {:?} after the cancel", told.elapsed());
+    }
+    pool.until_ends(&[(job, 1, "cancelled"), (frozen, 1, "cancelled")]).await;
+    assert_eq!(worker.finished().await, Finish::Clean);
     assert_eq!(pool.ready().await, 0);
 }
 

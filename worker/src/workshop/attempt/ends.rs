@@ -262,8 +262,8 @@ impl Attempt<'_> {
     async fn stage_file(&mut self, file: &Path, output: &Path) -> Result<Staged, End> {
         let (file, output) = (file.to_owned(), output.to_owned());
         let (job, attempt, stop) = (self.grant.job, self.grant.attempt, self.orders.stop.clone());
-        let staged =
-            blocking(move || publish::stage(&file, &output, job, attempt, &|| stop.borrow().is_some())).await?;
+        let (shop, is_stopped) = (self.shop.clone(), move || stop.borrow().is_some());
+        let staged = blocking(move || publish::stage(&file, &output, job, attempt, &shop.notes, &is_stopped)).await?;
         let staged = staged.map_err(|error| self.unstaged(&error))?;
         self.usage.output_bytes = Some(staged.size_bytes);
         Ok(staged)
