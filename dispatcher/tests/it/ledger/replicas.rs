@@ -1,5 +1,10 @@
 //! Several dispatchers side by side.
 
+use ffpool_broker::Subscription;
+use ffpool_dispatcher::ledger::{Ledger, LedgerSettings, Policy};
+use ffpool_schema::lifecycle::State;
+use ffpool_schema::retry::Backoff;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,6 +40,47 @@ async fn two_dispatchers_answer_both_and_one_leads_whoever_dies() {
     scene
         .until_count("SELECT count(*) FROM job WHERE state = 'queued' AND attempt = 1 AND published_at IS NOT NULL", 41)
         .await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_whose_dispatcher_died_before_it_told_the_worker_is_told_by_another_or_by_the_next() {
+    let scene = Scene::new().await;
+    let worker = Worker::new(&scene, "w");
+    let _alive = worker.live();
+    // Accepts the cancel and is gone: nobody listens to what it would tell.
+    let accept = async |job: JobId| {
+        let policy = Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 };
+        let settings = LedgerSettings { database_url: scene.database_url.clone(), policy };
+        let dead = Ledger::open(&settings).await.unwrap();
+        assert_eq!(dead.cancel(job, "test").await.unwrap(), State::Cancelling);
+    };
+    let heed = async |grant: Grant, orders: &mut Subscription<JobCommand>| {
+        let order = tokio::time::timeout(BOUND, orders.next()).await.expect("the worker is told").unwrap();
+        assert_eq!(order, JobCommand::Cancel { attempt: 1 });
+        worker.forget(grant.job);
+        scene.report(&worker, &grant, Outcome::Cancelled).await;
+        scene.until_column(grant.job, "state", "cancelled").await;
+    };
+    let first = scene.dispatcher(&[]).await;
+    let mut grants = Vec::new();
+    for _ in 0..2 {
+        let (id, body) = job();
+        let grant = worker.run(&delivery(Some(id), &body)).await;
+        let orders = scene.signals.subscribe::<JobCommand>(&subjects::control_job(id)).await.unwrap();
+        grants.push((grant, orders));
+    }
+    // Another replica is there.
+    let (grant, mut orders) = grants.pop().unwrap();
+    accept(grant.job).await;
+    heed(grant, &mut orders).await;
+
+    // None is there, until one starts.
+    drop(first);
+    let (grant, mut orders) = grants.pop().unwrap();
+    accept(grant.job).await;
+    let second = scene.dispatcher(&[]).await;
+    heed(grant, &mut orders).await;
     second.stop().await;
 }
 
