@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use ffpool_loadtest::audit::{self, AuditArgs};
 use ffpool_loadtest::baseline::{self, BaselineArgs};
 use ffpool_loadtest::chaos::{self, ChaosArgs};
+use ffpool_loadtest::matrix::{self, MatrixArgs};
 
 /// Load and faults for ffpool on private servers that are gone afterwards, and the audit of any pool.
 ///
@@ -28,6 +29,8 @@ enum Command {
     Chaos(ChaosArgs),
     /// Proves from a publisher's record, the ledger, the files and this machine that nothing was lost or doubled.
     Audit(AuditArgs),
+    /// Every kind of job of the original system: made and probed, or refused before anything runs.
+    Matrix(MatrixArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -57,6 +60,11 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Chaos(settings) => {
             let report = runtime.block_on(chaos::run(&settings))?;
+            show(&report, args.json)?;
+            Ok(exit_code(report.is_clean()))
+        }
+        Command::Matrix(settings) => {
+            let report = runtime.block_on(matrix::run(&settings))?;
             show(&report, args.json)?;
             Ok(exit_code(report.is_clean()))
         }

@@ -42,6 +42,14 @@ pub struct Probed {
     pub is_interlaced: bool,
 }
 
+impl Probed {
+    /// Whether its range is high and the file itself does not say on which display it was mastered.
+    #[must_use]
+    pub fn is_hdr_unsaid(&self) -> bool {
+        self.colors.is_hdr() && self.colors.mastering.is_none()
+    }
+}
+
 /// What the numbers of a picture mean, by FFmpeg's names. Members of closed sets: what is not known is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Colors {
@@ -115,6 +123,31 @@ fn questions() -> Vec<OsString> {
         .into()
 }
 
+/// ffprobe's arguments for the first frame of a source, where [`Probed::is_hdr_unsaid`]: H.265 may carry its mastering
+/// display in the stream alone.
+#[must_use]
+pub fn frame_arguments(file: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> =
+        ["-hide_banner", "-loglevel", "level+error", "-of", "json", "-show_frames"].map(Into::into).into();
+    arguments.extend(["-select_streams", "V:0", "-read_intervals", "%+#1"].map(OsString::from));
+    arguments.extend(READ_ONLY_FILES.map(OsString::from));
+    arguments.extend(["-i".into(), file_argument(file)]);
+    arguments
+}
+
+/// Adds what the first frame says to what the file says.
+///
+/// # Errors
+/// When it is not the JSON that ffprobe writes.
+pub fn add_frame(probed: &mut Probed, json: &str) -> Result<(), serde_json::Error> {
+    let raw: RawFrames = serde_json::from_str(json)?;
+    let side = || raw.frames.iter().flat_map(|frame| &frame.side_data_list);
+    let colors = &mut probed.colors;
+    colors.mastering = colors.mastering.or_else(|| side().find_map(SideData::mastering));
+    colors.light = colors.light.or_else(|| side().find_map(SideData::light));
+    Ok(())
+}
+
 /// Reads ffprobe's answer.
 ///
 /// # Errors
@@ -162,7 +195,7 @@ fn colors(stream: &RawStream) -> Colors {
         transfer: known(&stream.color_transfer, TRANSFERS),
         matrix: known(&stream.color_space, MATRICES),
         mastering: stream.side_data_list.iter().find_map(SideData::mastering),
-        light: stream.side_data_list.iter().find_map(|data| Some((data.max_content?, data.max_average?))),
+        light: stream.side_data_list.iter().find_map(SideData::light),
     }
 }
 
@@ -197,6 +230,18 @@ struct Raw {
     #[serde(default)]
     chapters: Vec<serde::de::IgnoredAny>,
     format: RawFormat,
+}
+
+#[derive(Deserialize)]
+struct RawFrames {
+    #[serde(default)]
+    frames: Vec<RawFrame>,
+}
+
+#[derive(Deserialize)]
+struct RawFrame {
+    #[serde(default)]
+    side_data_list: Vec<SideData>,
 }
 
 #[derive(Deserialize)]
@@ -269,6 +314,10 @@ struct SideData {
 }
 
 impl SideData {
+    fn light(&self) -> Option<(u32, u32)> {
+        Some((self.max_content?, self.max_average?))
+    }
+
     fn mastering(&self) -> Option<Mastering> {
         let point = |x: &Option<String>, y: &Option<String>| Some((fraction(x)?, fraction(y)?));
         Some(Mastering {
@@ -346,6 +395,29 @@ mod tests {
         assert!((video.fps.unwrap() - 29.97).abs() < 0.01);
         assert_eq!(probed.probe.audio.unwrap().duration_secs, Some(61.5));
         assert_eq!((probed.sample_aspect, probed.video_bitrate, probed.probe.streams), ((4, 3), Some(14_000_000), 3));
+    }
+
+    #[test]
+    fn the_first_frame_may_say_what_the_file_does_not() {
+        let mut probed = parse(
+            r#"{"streams": [{"codec_type": "video", "codec_name": "hevc", "color_transfer": "smpte2084", "color_primaries": "x"}],
+                "format": {"format_name": "mov,mp4"}}"#,
+        )
+        .unwrap();
+        assert!(probed.is_hdr_unsaid() && probed.colors.primaries.is_none());
+        add_frame(
+            &mut probed,
+            r#"{"frames": [{"side_data_list": [
+                {"side_data_type": "Mastering display metadata", "red_x": "34000/50000", "red_y": "16000/50000",
+                 "green_x": "13250/50000", "green_y": "34500/50000", "blue_x": "7500/50000", "blue_y": "3000/50000",
+                 "white_point_x": "15635/50000", "white_point_y": "16450/50000", "min_luminance": "1/10000",
+                 "max_luminance": "10000000/10000"},
+                {"side_data_type": "Content light level metadata", "max_content": 1000, "max_average": 400}]}]}"#,
+        )
+        .unwrap();
+        let mastering = probed.colors.mastering.unwrap();
+        assert_eq!((mastering.points[0], mastering.luminance.1), ((0.68, 0.32), 1000.0));
+        assert_eq!((probed.colors.light, probed.is_hdr_unsaid()), (Some((1000, 400)), false));
     }
 
     #[test]

@@ -9,10 +9,10 @@ use ffpool_schema::job::{JobSpec, Pool, Priority, Queue};
 use ffpool_schema::message::{
     Ability, Artifact, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob,
     DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LogLine, Manifest, Outcome, Phase, Probe,
-    Progress, RunningAttempt, Sender, SourceIdentity, Usage, VideoProbe, WorkerAnswer, WorkerCommand, WorkerState,
-    fingerprint,
+    Progress, Proof, RunningAttempt, Sender, SourceIdentity, StreamProof, Usage, VideoProbe, WorkerAnswer,
+    WorkerCommand, WorkerState, fingerprint,
 };
-use ffpool_schema::parse::Fault;
+use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario::resolve;
 use ffpool_schema::topology::WorkQueue;
 use serde::Serialize;
@@ -124,6 +124,33 @@ fn a_claim_and_its_answers() {
     golden("claim_drop", &ClaimReply::Drop { job: Some(job()), reason: DropReason::OwnerAlive });
     let reason = "the queue is paused".to_owned();
     golden("claim_hold", &ClaimReply::Hold { retry_after_ms: 500, scope: HoldScope::Queue, reason });
+}
+
+/// Every field that an encode can have.
+#[test]
+fn a_whole_encode() {
+    let parameters = serde_json::json!({
+        "codec": "libx265", "bitrate": "6M", "maxrate": "8M", "bufsize": "12M", "passes": 2, "preset": "slow", "tune": "grain",
+        "profile": "main10", "gop": 48, "resolution": "1280x720", "fit": "crop", "crop": "1920x800+0+140", "fps": "24000/1001",
+        "deinterlace": "auto", "hdr": "keep", "start": 10, "end": 70.5, "container": "mkv", "audio_codec": "aac",
+        "audio_bitrate": "192k", "audio_channels": "5.1", "sample_rate": 48000, "loudness": -23, "true_peak": -2,
+        "audio_streams": 1, "subtitles": "copy", "subtitle_streams": "0,2", "metadata": "drop", "chapters": "drop",
+    });
+    let body =
+        serde_json::json!({"scenario": "custom-input", "input": "/m/in.mkv", "parameters": parameters}).to_string();
+    let spec = parse(&Received { body: body.as_bytes(), ..Received::default() }).unwrap();
+    golden("job_whole", &spec);
+    golden("encode_whole", &resolve(&spec).unwrap().unwrap());
+    golden("ability_with_features", &Ability { features: vec!["encodes-2".into(), "zscale".into()], ..ability() });
+    let stream = StreamProof {
+        kind: "video".into(),
+        codec: "hevc".into(),
+        packets: 240,
+        bytes: 1_000_000,
+        first_secs: Some(0.0),
+        end_secs: Some(10.0),
+    };
+    golden("proof", &Proof { streams: vec![stream], frames: Some(240), lufs: Some(-23.1) });
 }
 
 #[test]

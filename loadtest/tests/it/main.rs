@@ -5,5 +5,6 @@ mod clients;
 mod failure_model;
 mod faults;
 mod inputs;
+mod matrix;
 mod scheduling;
 mod support;

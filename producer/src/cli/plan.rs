@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing is written and nothing is sent; the arguments are made by the same function as a worker's.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -35,6 +36,8 @@ struct View {
     expected: Option<Expected>,
     /// What it will cost.
     estimate: Option<Estimate>,
+    /// What may go wrong.
+    warnings: Vec<String>,
     /// What was assumed.
     notes: Vec<String>,
 }
@@ -66,8 +69,15 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
             .next("A worker with such an encoder may have one: `ffpool workers show NAME` lists what it has."));
     }
     let source = source(&args, &encode, &mut notes).await?;
-    let view =
-        View { encoder: encoder.map(Encoder::as_str), runs: Vec::new(), expected: None, estimate: None, notes, encode };
+    let view = View {
+        encoder: encoder.map(Encoder::as_str),
+        runs: Vec::new(),
+        expected: None,
+        estimate: None,
+        warnings: Vec::new(),
+        notes,
+        encode,
+    };
     let view = match source {
         Found::Unseen => view,
         Found::Generated => planned(view, &spec, encoder, None, &tools)?,
@@ -98,14 +108,21 @@ async fn source(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> 
             .push(format!("{} is not on this machine: a worker's arguments follow from what is in it", path.display()));
         return Ok(Found::Unseen);
     }
-    let mut command = Command::new(&args.ffprobe);
-    command.args(probe::arguments(&path));
-    let text = ask(command, &args.ffprobe).await.map_err(|error| {
-        Trouble::new(Exit::Trouble, format!("{} cannot be looked at: {error}", path.display()))
-            .next("Install FFmpeg (Debian's package: ffmpeg), or name its prober with --ffprobe.")
-    })?;
-    let probed = probe::parse(&text)
-        .map_err(|error| Trouble::new(Exit::Trouble, format!("{}'s answer cannot be read: {error}", args.ffprobe)))?;
+    let look = async |arguments: Vec<OsString>| {
+        let mut command = Command::new(&args.ffprobe);
+        command.args(arguments);
+        ask(command, &args.ffprobe).await.map_err(|error| {
+            Trouble::new(Exit::Trouble, format!("{} cannot be looked at: {error}", path.display()))
+                .next("Install FFmpeg (Debian's package: ffmpeg), or name its prober with --ffprobe.")
+        })
+    };
+    let unreadable = |error: serde_json::Error| {
+        Trouble::new(Exit::Trouble, format!("{}'s answer cannot be read: {error}", args.ffprobe))
+    };
+    let mut probed = probe::parse(&look(probe::arguments(&path)).await?).map_err(unreadable)?;
+    if probed.is_hdr_unsaid() {
+        probe::add_frame(&mut probed, &look(probe::frame_arguments(&path)).await?).map_err(unreadable)?;
+    }
     Ok(Found::Here(path, Box::new(probed)))
 }
 
@@ -134,10 +151,18 @@ fn planned(
         Refusal::Input(why) => Trouble::new(Exit::JobRejected, why),
     })?;
     let estimate = estimate::estimate(&request, &plan, threads);
+    let mut warnings = Vec::new();
+    let limit = spec.resource_limits.memory_mb();
+    if estimate.memory_mb > limit {
+        warnings.push(format!(
+            "about {} MiB of memory is more than the {limit} MiB that the job may use: raise resource_limits.max_memory_mb",
+            estimate.memory_mb
+        ));
+    }
     let Plan { steps, expected } = plan;
     let words = |step: &plan::Step| step.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let runs = steps.iter().map(|step| Run { purpose: step.purpose.as_str(), arguments: words(step) }).collect();
-    Ok(View { runs, expected: Some(expected), estimate: Some(estimate), ..view })
+    Ok(View { runs, expected: Some(expected), estimate: Some(estimate), warnings, ..view })
 }
 
 /// What FFmpeg here has; without one, what an ordinary worker has.
@@ -203,6 +228,9 @@ fn people(view: &View, explain: bool) -> String {
         rows.push(("scratch", known(cost.disk_mb.map(|mib| format!("about {mib} MiB")))));
     }
     text += &output::fields(&rows);
+    for warning in &view.warnings {
+        text += &format!("! {warning}\n");
+    }
     if explain {
         let basis = view.estimate.iter().flat_map(|cost| &cost.basis);
         for line in view.notes.iter().chain(basis) {

@@ -136,7 +136,9 @@ fn bits_per_pixel(encoder: Option<Encoder>, crf: u8) -> f64 {
 }
 
 fn memory(request: &Request<'_>, pixels: f64, basis: &mut Vec<String>) -> u64 {
-    let frame_mb = pixels * 1.5 / 1e6;
+    // Three planes make a sample and a half for each pixel, in one byte or two.
+    let is_deep = request.encode.video.pixel_format.as_str().contains("10");
+    let frame_mb = pixels * if is_deep { 3.0 } else { 1.5 } / 1e6;
     let frames = match request.encoder {
         // Measured at 1080p, medium: 441 MB with one thread, 544 with four, 830 with sixteen.
         Some(Encoder::Libx264) => 120.0 + 8.0 * f64::from(request.threads),

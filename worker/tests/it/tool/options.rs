@@ -7,8 +7,11 @@ use ffpool_schema::encode::{
 use ffpool_schema::failure::Cause;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::{Artifact, Manifest};
+use ffpool_schema::probe;
+use ffpool_worker::workshop::Freeze;
 
-use super::bench::{Bench, failure, fault, ffmpeg, manifest};
+use super::bench::{Bench, Ledger, failure, fault, ffmpeg, manifest};
+use super::endings::until_it_encodes;
 
 /// A job from `input` to a new file.
 fn job(bench: &Bench, scenario: &str, input: &str, output: &str) -> JobSpec {
@@ -270,7 +273,8 @@ async fn a_high_dynamic_range_is_kept_or_mapped() {
         "-colorspace",
         "bt2020nc",
         "-x265-params",
-        "log-level=error:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc",
+        "log-level=error:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:hdr10=1:max-cll=1000,400:\
+         master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)",
         "-tag:v",
         "hvc1",
         &hdr,
@@ -288,6 +292,14 @@ async fn a_high_dynamic_range_is_kept_or_mapped() {
         // That the colours are those of the source is part of the proof.
         made(&bench, &spec).await;
     }
+    // Only the stream of the source says on which display it was mastered; x265 is told, and says it again.
+    let words = probe::frame_arguments(&bench.media("h265.mkv"));
+    let said = std::process::Command::new("ffprobe").args(words).output().unwrap();
+    let mut again = probe::Probed::default();
+    probe::add_frame(&mut again, &String::from_utf8_lossy(&said.stdout)).unwrap();
+    assert_eq!(again.colors.light, Some((1000, 400)));
+    assert_eq!(again.colors.mastering.map(|display| display.luminance.1), Some(1000.0));
+
     let mut spec = job(&bench, "custom-input", &hdr, "sdr.mp4");
     spec.parameters.profile = Some(Profile::Main);
     let manifest = made(&bench, &spec).await;
@@ -308,7 +320,12 @@ async fn fields_and_rotation_of_a_source_are_seen() {
 
     let upright = bench.clip("upright.mp4", &["-t", "1"]);
     let turned = bench.media("turned.mp4").display().to_string();
-    ffmpeg(&["-i", &upright, "-c", "copy", "-metadata:s:v", "rotate=90", &turned]);
+    // From version 6 on it is an option of the input; before, a tag of the stream.
+    let turn = ["-nostdin", "-v", "error", "-display_rotation", "90", "-i", &upright, "-c", "copy", &turned];
+    let is_new = std::process::Command::new("ffmpeg").args(turn).output().is_ok_and(|output| output.status.success());
+    if !is_new {
+        ffmpeg(&["-i", &upright, "-c", "copy", "-metadata:s:v", "rotate=90", &turned]);
+    }
     let manifest = made(&bench, &job(&bench, "custom-input", &turned, "up.mp4")).await;
     assert_eq!(size(&manifest.artifacts[0]), (180, 320));
     bench.assert_clean();
@@ -341,5 +358,25 @@ async fn a_source_that_is_cut_off_never_completes() {
     for name in ["never.mp4", "never.mkv", "never.m4a"] {
         assert!(!bench.media(name).exists(), "{name}");
     }
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_changed_while_it_is_read_is_no_success() {
+    use std::io::Write as _;
+
+    let bench = Bench::open().await;
+    let input = bench.clip("growing.mkv", &["-vf", "tpad=stop_mode=clone:stop_duration=5", "-c:a", "copy"]);
+    let mut spec = job(&bench, "720p30-h264", &input, "never.mp4");
+    spec.parameters.preset = Some("medium".to_owned());
+    let running = bench.start(&bench.grant(&spec), Ledger::Grants);
+    until_it_encodes(&running).await;
+    // It stands still, so that it cannot be done before the change.
+    running.freeze.send_replace(Freeze { paused: true, preempted: false });
+    std::fs::File::options().append(true).open(&input).unwrap().write_all(b"more").unwrap();
+    running.freeze.send_replace(Freeze::default());
+    let ended = running.ended.await.unwrap();
+    assert_eq!(failure(&ended).cause, Cause::InputChanged, "{ended:?}");
+    assert!(!bench.media("never.mp4").exists());
     bench.assert_clean();
 }

@@ -1,0 +1,181 @@
+//! Runs of the tools within one attempt: under its limits, its orders and its clock, counted and judged.
+//!
+//! Invariant: a run that was ended from outside, or did not go well, ends the attempt with its cause; nothing is started
+//! while the attempt stands still.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::job::Queue;
+use ffpool_schema::message::Phase;
+use ffpool_schema::probe::{self, Probed};
+use tokio::time::Instant;
+
+use super::encode::{read_probe, unreadable};
+use super::report::{Follower, Part};
+use super::{Attempt, End, Orders};
+use crate::classify::{self, Exit};
+use crate::progress::{Block, Blocks, Meter};
+use crate::tool::{self, Answer, EndedBy, Finished, Invocation, Listener, ToolUser, Watch};
+
+/// A run of FFmpeg that went well.
+pub(super) struct Ran {
+    pub(super) last: Option<Block>,
+    pub(super) log: Vec<String>,
+}
+
+impl Attempt<'_> {
+    /// What ffprobe finds in a source.
+    pub(super) async fn probe(&mut self, file: &Path, user: ToolUser) -> Result<Probed, End> {
+        let mut answer = Answer::default();
+        self.run_ffprobe(&probe::arguments(file), user, &mut answer).await?;
+        let mut probed = read_probe(&answer)?;
+        if probed.is_hdr_unsaid() {
+            let mut answer = Answer::default();
+            self.run_ffprobe(&probe::frame_arguments(file), user, &mut answer).await?;
+            probe::add_frame(&mut probed, &answer.text).map_err(unreadable)?;
+        }
+        Ok(probed)
+    }
+
+    pub(super) async fn run_ffprobe(
+        &mut self,
+        arguments: &[OsString],
+        user: ToolUser,
+        listener: &mut impl Listener,
+    ) -> Result<(), End> {
+        self.stand_still().await;
+        let invocation = self.invocation(&self.shop.ffprobe, arguments, user);
+        let finished = tool::run(&self.shop.launcher, invocation, self.watch(None), listener).await;
+        let finished = self.account(finished, "ffprobe")?;
+        for line in &finished.log {
+            self.reporter.log(line);
+        }
+        self.check(&finished, "ffprobe")
+    }
+
+    /// Runs FFmpeg to a good end.
+    pub(super) async fn run_ffmpeg(
+        &mut self,
+        arguments: &[OsString],
+        user: ToolUser,
+        phase: Phase,
+        duration_secs: Option<f64>,
+        part: Part,
+    ) -> Result<Ran, End> {
+        let usual = match self.grant.spec.queue {
+            Queue::Live => self.shop.settings.live_stall_after,
+            Queue::Default | Queue::Batch => self.shop.settings.stall_after,
+        };
+        let stall_after = self.grant.spec.resource_limits.stall_sec.map_or(usual, Duration::from_secs);
+        self.stand_still().await;
+        let mut follower = Follower {
+            reporter: &self.reporter,
+            phase,
+            part,
+            started: Instant::now(),
+            blocks: Blocks::default(),
+            meter: Meter::new(duration_secs),
+            last: None,
+        };
+        let invocation = self.invocation(&self.shop.ffmpeg, arguments, user);
+        let finished = tool::run(&self.shop.launcher, invocation, self.watch(Some(stall_after)), &mut follower).await;
+        let last = follower.last;
+        let finished = self.account(finished, "ffmpeg")?;
+        self.check(&finished, "ffmpeg")?;
+        Ok(Ran { last, log: finished.log })
+    }
+
+    pub(super) fn invocation<'i>(
+        &'i self,
+        program: &'i Path,
+        arguments: &'i [OsString],
+        user: ToolUser,
+    ) -> Invocation<'i> {
+        Invocation {
+            program,
+            arguments,
+            directory: self.scratch_path(),
+            user,
+            group: self.group.as_ref(),
+            file_bytes: self.disk_bytes(),
+        }
+    }
+
+    pub(super) fn watch(&self, stall_after: Option<Duration>) -> Watch {
+        Watch {
+            stop: self.orders.stop.clone(),
+            freeze: self.orders.freeze.clone(),
+            deadline: self.deadline(),
+            stall_after,
+            grace: self.shop.settings.stop_grace,
+            disk: Some((self.scratch_path().to_owned(), self.disk_bytes())),
+        }
+    }
+
+    /// When its time is over, as long as it does not stand still any more.
+    pub(super) fn deadline(&self) -> Instant {
+        self.started + Duration::from_secs(self.grant.spec.resource_limits.timeout_sec()) + self.frozen_for
+    }
+
+    /// Starts nothing while the attempt is frozen, unless it is told to end.
+    pub(super) async fn stand_still(&mut self) {
+        let Orders { mut stop, mut freeze } = self.orders.clone();
+        if !freeze.borrow().holds() {
+            return;
+        }
+        let since = Instant::now();
+        tokio::select! {
+            _ = freeze.wait_for(|freeze| !freeze.holds()) => {}
+            Ok(_) = stop.wait_for(Option::is_some) => {}
+        }
+        self.frozen_for += since.elapsed();
+    }
+
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.grant.spec.resource_limits.disk_mb().saturating_mul(1024 * 1024)
+    }
+
+    pub(super) fn scratch_path(&self) -> &Path {
+        self.scratch.as_ref().map_or(&self.shop.scratch, |scratch| &scratch.path)
+    }
+
+    /// Counts what a run used, and ends the attempt where the run was ended from outside.
+    pub(super) fn account(&mut self, finished: std::io::Result<Finished>, name: &str) -> Result<Finished, End> {
+        let finished = finished.map_err(|error| match self.orders.stop.borrow().clone() {
+            Some(order) => order.into(),
+            None => End::failure(Cause::Platform, format!("{name} cannot be run: {error}")),
+        })?;
+        self.frozen_for += finished.frozen_for;
+        self.usage.cpu_ms += finished.cpu_ms;
+        self.usage.peak_memory_bytes = self.usage.peak_memory_bytes.max(finished.peak_memory_bytes);
+        let limits = &self.grant.spec.resource_limits;
+        let (cause, message) = match &finished.ended_by {
+            EndedBy::Itself => return Ok(finished),
+            EndedBy::Stop(order) => return Err(order.clone().into()),
+            EndedBy::Timeout => (Cause::Timeout, format!("the attempt took longer than {} s", limits.timeout_sec())),
+            EndedBy::Stall => (Cause::Stall, format!("{name} made no progress for too long")),
+            EndedBy::Disk(bytes) => (
+                Cause::DiskFull,
+                format!("the attempt wrote {} MiB, its limit is {} MiB", bytes / (1024 * 1024), limits.disk_mb()),
+            ),
+        };
+        let mut failure = Failure::new(cause, message);
+        failure.evidence = finished.log.last().map(|line| classify::clean(line));
+        failure.exit_code = finished.status.code();
+        failure.signal = finished.signal();
+        Err(End::failed(failure))
+    }
+
+    /// Ends the attempt where a run that nobody ended did not go well.
+    pub(super) fn check(&self, finished: &Finished, name: &str) -> Result<(), End> {
+        let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
+        if finished.is_success() && oom_kills == 0 {
+            return Ok(());
+        }
+        let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
+        Err(End::failed(classify::classify(name, exit, &finished.log)))
+    }
+}
