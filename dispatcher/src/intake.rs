@@ -14,7 +14,8 @@ use ffpool_schema::message::{Event, Outcome, fingerprint};
 use ffpool_schema::metrics as names;
 use ffpool_schema::parse::{self, Fault, Received};
 use ffpool_schema::topology::{
-    DEAD_QUEUE, EVENTS_QUEUE, LEDGER_QUEUE, RETURNED, TRACEPARENT_HEADER, UNROUTABLE_QUEUE, WorkQueue, exchange,
+    DEAD_QUEUE, EVENTS_QUEUE, LEDGER_QUEUE, RETURNED, TRACEPARENT_HEADER, Topology, UNROUTABLE_QUEUE, WorkQueue,
+    exchange,
 };
 use metrics::counter;
 use tokio_util::sync::CancellationToken;
@@ -77,7 +78,8 @@ pub(crate) struct Intake {
 impl Intake {
     /// Works until `stop`; a batch in hand then is finished.
     pub(crate) async fn run(self, link: AmqpLink, stop: CancellationToken) {
-        let mut consumer = BatchConsumer::open(link, self.source.queue(), MAX_BATCH, MAX_WAIT);
+        let mut consumer = BatchConsumer::open(link, self.source.queue(), MAX_BATCH, MAX_WAIT)
+            .declaring(Topology::for_pools(&self.pools));
         loop {
             let batch = tokio::select! {
                 batch = consumer.next_batch() => batch,

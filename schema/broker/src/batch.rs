@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ffpool_schema::topology::Topology;
 use futures_util::{FutureExt, StreamExt};
 use lapin::Acker;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
@@ -19,6 +20,7 @@ use crate::delivery::Settled;
 use crate::error::BrokerError;
 use crate::link::AmqpLink;
 use crate::message::Incoming;
+use crate::topology::declare_topology;
 
 /// Between attempts to subscribe.
 const RETRY: Duration = Duration::from_millis(250);
@@ -47,6 +49,8 @@ pub struct BatchConsumer {
     busy: bool,
     /// The failure said last, to say each one once.
     said: Option<String>,
+    /// What is declared again when the queue is missing.
+    topology: Option<Topology>,
 }
 
 struct Subscription {
@@ -103,7 +107,15 @@ impl BatchConsumer {
             taken: Vec::new(),
             busy: false,
             said: None,
+            topology: None,
         }
+    }
+
+    /// Declares `topology` again whenever the queue is found missing: somebody deleted it.
+    #[must_use]
+    pub fn declaring(mut self, topology: Topology) -> BatchConsumer {
+        self.topology = Some(topology);
+        self
     }
 
     /// The next messages, at least one; waits for ever, and subscribes anew after any loss. Cancel-safe.
@@ -112,6 +124,9 @@ impl BatchConsumer {
             self.rest_after_release().await;
             if let Err(error) = self.subscribe().await {
                 self.say(&error);
+                if error.is_missing() {
+                    self.declare_again().await;
+                }
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
@@ -145,6 +160,13 @@ impl BatchConsumer {
             channel: Arc::new(Shared { channel, book: Mutex::default() }),
         });
         Ok(())
+    }
+
+    async fn declare_again(&mut self) {
+        let Some(topology) = &self.topology else { return };
+        if let Err(error) = declare_topology(&self.link, topology).await {
+            self.say(&error);
+        }
     }
 
     /// Drops the channel, never settling on it: after a server-side cancel a late ack would leave the message with a

@@ -39,6 +39,38 @@ async fn every_published_job_has_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn queues_that_are_deleted_under_a_dispatcher_are_there_again_and_read() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let vhost = scene.amqp_url.rsplit('/').next().unwrap().to_owned();
+    let delete = move || {
+        for queue in ["jobs.ledger", "jobs.events"] {
+            Stack::shared().rabbit.ctl(["delete_queue", "-p", &vhost, queue]).unwrap();
+        }
+    };
+    tokio::task::spawn_blocking(delete).await.unwrap();
+
+    // What comes between a queue and its binding is lost to the tap, as it would be to anybody.
+    until("a job published after that has a row", async || {
+        let (id, body) = job();
+        scene.publish("jobs.default", "", Some(id), &body).await;
+        if scene.count("SELECT count(*) FROM job").await > 0 { Ok(()) } else { Err("no row".to_owned()) }
+    })
+    .await;
+    let worker = Worker::new(&scene, "w");
+    let (id, body) = job();
+    let grant = worker.run(&delivery(Some(id), &body)).await;
+    assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);
+    until("an end reported after that is applied", async || {
+        scene.report(&worker, &grant, Outcome::Finished { manifest: None }).await;
+        let state = scene.column(id, "state").await;
+        if state.as_deref() == Some("completed") { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_nobody_understands_holds_up_nothing() {
     let scene = Scene::new().await;
     let dispatcher = scene.dispatcher(&[]).await;
