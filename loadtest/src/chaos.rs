@@ -22,7 +22,7 @@ use crate::pool::{Pool, PoolSettings};
 use cloud::Cloud;
 pub use fault::Fault;
 use fault::{Dice, Injected, Return, Times, inject};
-pub use figures::{FaultFigures, Waste};
+pub use figures::{Custody, FaultFigures, Waste};
 
 /// How often it is looked whether a part has ended by itself.
 const WATCH: Duration = Duration::from_millis(100);
@@ -100,6 +100,8 @@ pub struct ChaosReport {
     pub faults: Vec<FaultFigures>,
     /// Work that was thrown away.
     pub waste: Waste,
+    /// What the ledger took over from the broker.
+    pub custody: Custody,
     /// What the audit found.
     pub audit: audit::Report,
     /// Whatever else is wrong: a good job that did not complete, a part that ended by itself.
@@ -161,6 +163,11 @@ impl fmt::Display for ChaosReport {
             f,
             "thrown away: {} attempts; {:.1} CPU s in those that could tell, {:.1} s of wall time in {} that could not",
             self.waste.attempts, self.waste.cpu_seconds, self.waste.unreported_wall_seconds, self.waste.unreported
+        )?;
+        writeln!(
+            f,
+            "longest attempt {:.1} s; {} deliveries passed into the ledger's custody",
+            self.custody.longest_attempt_seconds, self.custody.taken
         )?;
         write!(f, "{}", self.audit)?;
         self.wrong.iter().try_for_each(|wrong| writeln!(f, "wrong     {wrong}"))
@@ -227,6 +234,7 @@ pub async fn run(args: &ChaosArgs) -> anyhow::Result<ChaosReport> {
         left_out: sent.left_out,
         faults,
         waste: figures::waste(&pool.database_url).await?,
+        custody: figures::custody(&pool.database_url).await?,
         audit: judged,
         wrong,
     };

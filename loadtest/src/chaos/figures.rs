@@ -56,6 +56,16 @@ pub struct Waste {
     pub unreported_wall_seconds: f64,
 }
 
+/// What the ledger took over from the broker.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub struct Custody {
+    /// Wall seconds of the longest attempt that finished.
+    pub longest_attempt_seconds: f64,
+    /// Deliveries of running attempts that passed into the ledger's custody: held for long, lost with their channel, or
+    /// delivered a second time.
+    pub taken: usize,
+}
+
 /// A question to the ledger, asked again while it does not answer.
 pub(super) async fn ask<T: Send + 'static>(
     url: &str,
@@ -173,6 +183,15 @@ pub(super) async fn waste(url: &str) -> anyhow::Result<Waste> {
         unreported: usize::try_from(row.get::<_, i64>(2))?,
         unreported_wall_seconds: row.get(3),
     })
+}
+
+/// What passed from the broker to the ledger.
+pub(super) async fn custody(url: &str) -> anyhow::Result<Custody> {
+    let query = "SELECT coalesce((SELECT max(extract(epoch FROM ended_at - started_at)) FROM attempt \
+                                  WHERE outcome = 'finished'), 0)::double precision, \
+                        (SELECT count(*) FROM event WHERE kind = 'take_custody')";
+    let row = ask(url, move |client| client.query_one(query, &[])).await?;
+    Ok(Custody { longest_attempt_seconds: row.get(0), taken: usize::try_from(row.get::<_, i64>(1))? })
 }
 
 /// Jobs that ended otherwise than completed, with their reasons: every job of the load is good.
