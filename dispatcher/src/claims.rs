@@ -14,6 +14,7 @@ use ffpool_schema::job::{HardwarePolicy, JobSpec};
 use ffpool_schema::lifecycle::{Input, Step};
 use ffpool_schema::message::{
     Ability, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Grant, HoldScope, MAX_BODY_BYTES,
+    Sender, TakeRequest,
 };
 use ffpool_schema::metrics as names;
 use ffpool_schema::parse::{self, Fault, Received};
@@ -62,9 +63,14 @@ impl Desk {
         let claims = self.signals.serve(subjects::CLAIM, subjects::DISPATCHERS).await?;
         let commits = self.signals.serve(subjects::COMMIT, subjects::DISPATCHERS).await?;
         let custody = self.signals.serve(subjects::CUSTODY, subjects::DISPATCHERS).await?;
-        let (a, b, c) = (self.clone(), self.clone(), self.clone());
+        let takes = self.signals.serve(subjects::TAKE, subjects::DISPATCHERS).await?;
+        let (a, b, c, d) = (self.clone(), self.clone(), self.clone(), self.clone());
         tokio::join!(
             self.prove_served(&stop),
+            each(takes, &stop, move |request| {
+                let desk = d.clone();
+                async move { desk.answer_take(&request).await }
+            }),
             each(claims, &stop, move |request| {
                 let desk = a.clone();
                 async move { desk.answer_claim(&request).await }
@@ -119,6 +125,30 @@ impl Desk {
         }
     }
 
+    /// A worker has room now for a job that it was offered.
+    async fn answer_take(&self, request: &Request<TakeRequest>) {
+        let TakeRequest { from, job, queue, ability, idle } = &request.value;
+        let reply = match self.ledger.queue_is_paused(*queue) {
+            Some(reason) => Some(ClaimReply::Hold { retry_after_ms: PAUSED_MS, scope: HoldScope::Queue, reason }),
+            None => {
+                let evidence = Evidence { busy: !idle, ..Evidence::default() };
+                let expires = Some(Instant::now() + PATIENCE);
+                let taken = Happening { evidence, expires, ..Happening::new(*job, Input::Take { from: from.clone() }) };
+                match self.ledger.apply(taken).await {
+                    Ok(Verdict::Decided(decided)) => Some(self.reply(from, Some(ability), *decided).await),
+                    Ok(Verdict::Unknown | Verdict::Skipped) => {
+                        Some(ClaimReply::Drop { job: Some(*job), reason: DropReason::Finished })
+                    }
+                    Err(ApplyError::Expired | ApplyError::Closed) => None,
+                    Err(ApplyError::Refused(reason)) => Some(hold(reason)),
+                }
+            }
+        };
+        if let Some(reply) = reply {
+            answer(request, &reply).await;
+        }
+    }
+
     /// `None` when the ledger is away: an answer that is not durable is no answer.
     async fn claim(&self, claim: &ClaimRequest) -> Option<ClaimReply> {
         let delivery = &claim.delivery;
@@ -151,7 +181,7 @@ impl Desk {
             }
         };
         match decided {
-            Ok(decided) => Some(self.reply(claim, *decided).await),
+            Ok(decided) => Some(self.reply(&claim.from, claim.ability.as_ref(), *decided).await),
             Err(ApplyError::Expired | ApplyError::Closed) => None,
             Err(ApplyError::Refused(reason)) => Some(hold(reason)),
         }
@@ -270,10 +300,10 @@ impl Desk {
         }
     }
 
-    async fn reply(&self, claim: &ClaimRequest, decided: Decided) -> ClaimReply {
+    async fn reply(&self, from: &Sender, ability: Option<&Ability>, decided: Decided) -> ClaimReply {
         let job = Some(decided.job);
         match &decided.step {
-            Step::Move(change) if change.begin || change.grant_again => self.grant(claim, decided).await,
+            Step::Move(change) if change.begin || change.grant_again => self.grant(from, ability, decided).await,
             Step::Move(change) => {
                 let otherwise = if decided.state.is_end() { DropReason::Finished } else { DropReason::Superseded };
                 ClaimReply::Drop { job, reason: change.drop.unwrap_or(otherwise) }
@@ -283,9 +313,9 @@ impl Desk {
         }
     }
 
-    async fn grant(&self, claim: &ClaimRequest, decided: Decided) -> ClaimReply {
+    async fn grant(&self, from: &Sender, ability: Option<&Ability>, decided: Decided) -> ClaimReply {
         let (job, attempt, lessons) = (decided.job, decided.attempt, decided.lessons);
-        let ability = claim.ability.clone().or_else(|| self.fleet.ability(&claim.from));
+        let ability = ability.cloned().or_else(|| self.fleet.ability(from));
         let readable = match decided.spec {
             Some(Ok(spec)) => scenario::resolve(&spec).map(|encode| tailor(spec, encode, lessons, ability.as_ref())),
             Some(Err(error)) => Err(vec![Fault::new("body", "bad_value", error)]),
@@ -303,7 +333,7 @@ impl Desk {
             })),
             // Recorded by another version of this program, which knew what this one does not.
             Err(faults) => {
-                error!(%job, attempt, worker = %claim.from.worker, ?faults, "a recorded job cannot be read any more");
+                error!(%job, attempt, worker = %from.worker, ?faults, "a recorded job cannot be read any more");
                 let evidence = Evidence { faults, ..Evidence::default() };
                 let rejection = Happening { evidence, ..Happening::new(job, Input::Rejected { attempt }) };
                 match self.ledger.apply(rejection).await {

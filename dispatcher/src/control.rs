@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ffpool_broker::{RequestError, Signals};
+use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::lifecycle::Tell;
 use ffpool_schema::message::{JobCommand, WorkerAnswer, WorkerCommand};
 use ffpool_schema::subjects;
@@ -89,5 +90,12 @@ pub(crate) async fn send(signals: &Signals, tell: &TellOwner) {
     };
     if let Err(error) = signals.publish(&subjects::control_job(tell.job), &command).await {
         debug!(job = %tell.job, attempt = tell.attempt, %error, "a command to an owner was not sent");
+    }
+}
+
+/// Tells a worker to keep no room for a job. It may be lost: the next heartbeat that names the job brings another.
+pub(crate) async fn withdraw(signals: &Signals, job: JobId, worker: &WorkerId) {
+    if let Err(error) = signals.publish(&subjects::control_worker(worker), &WorkerCommand::Withdraw { job }).await {
+        debug!(%job, %worker, %error, "an offer was not withdrawn");
     }
 }

@@ -67,6 +67,26 @@ impl Fleet {
         })
     }
 
+    /// The workers that could run the job and keep room for no other, and when they were heard; those with the most room now first; for a job that
+    /// runs alone, those with the least to finish.
+    pub(crate) fn able(&self, spec: &JobSpec, encode: Option<&Encode>, alone: bool) -> Vec<(Sender, Instant)> {
+        let heard = self.heard.lock().expect("no holder panics");
+        let mut able: Vec<&(Heartbeat, Instant)> = heard
+            .values()
+            .filter(|(beat, at)| {
+                at.elapsed() < PRESENT
+                    && beat.state == WorkerState::Ready
+                    && beat.revision >= revision::TAKES_OFFERS
+                    && beat.reserved.is_none()
+                    && beat.pools.contains(&spec.pool)
+                    && scenario::fits(spec, encode, &beat.ability).is_ok()
+            })
+            .collect();
+        let free = |beat: &Heartbeat| beat.capacity.slots.saturating_sub(beat.capacity.used);
+        able.sort_by_key(|(beat, _)| if alone { beat.capacity.used } else { u32::MAX - free(beat) });
+        able.into_iter().map(|(beat, at)| (beat.from.clone(), *at)).collect()
+    }
+
     /// Whether some worker other than `except` is there that takes work of the job's pool and could run it. `None` when
     /// not everybody has been heard yet.
     pub(crate) fn fits_another(&self, except: &WorkerId, spec: &JobSpec, encode: Option<&Encode>) -> Option<bool> {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::control;
 use crate::fleet::Fleet;
-use crate::ledger::{Beats, Leadership, Ledger};
+use crate::ledger::{Beats, Leadership, Ledger, Outdated};
 
 /// How often renewals are written.
 const WRITE: Duration = Duration::from_millis(250);
@@ -118,7 +118,7 @@ impl Renewer {
                 continue;
             }
             match self.ledger.renew(&beats).await {
-                Ok(ended) => {
+                Ok(Outdated { ended, not_offered }) => {
                     beats = Beats::default();
                     if let Some(heard) = heard.take() {
                         self.hearing.prove(heard);
@@ -126,6 +126,9 @@ impl Renewer {
                     for tell in ended {
                         info!(job = %tell.job, attempt = tell.attempt, "a worker still runs an attempt that has ended");
                         control::send(&self.signals, &tell).await;
+                    }
+                    for (job, worker) in not_offered {
+                        control::withdraw(&self.signals, job, &worker).await;
                     }
                     said = false;
                 }

@@ -17,6 +17,7 @@ mod intake;
 pub mod ledger;
 mod metrics_endpoint;
 mod outbox;
+mod placement;
 mod run;
 pub mod settings;
 mod timers;

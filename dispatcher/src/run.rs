@@ -27,6 +27,7 @@ use crate::intake::{Intake, Source};
 use crate::ledger::{Leadership, Ledger};
 use crate::metrics_endpoint;
 use crate::outbox::Postman;
+use crate::placement::Placement;
 use crate::settings::Settings;
 use crate::timers::Timers;
 use crate::vitals::{self, Vitals};
@@ -86,6 +87,13 @@ impl Dispatcher {
         let postman =
             Postman { ledger: ledger.clone(), publisher, leadership: leadership.clone(), fleet: fleet.clone() };
         workers.spawn(postman.run(work.clone()));
+        let placement = Placement {
+            ledger: ledger.clone(),
+            signals: signals.clone(),
+            fleet: fleet.clone(),
+            leadership: leadership.clone(),
+        };
+        workers.spawn(placement.run(work.clone()));
         let families = families::follow(ledger.clone(), leadership.clone(), settings.parent_failure, work.clone());
         workers.spawn(families);
         let renewer = Renewer {

@@ -120,6 +120,18 @@ impl Custody {
     }
 }
 
+/// Whether the ledger looks for a worker for a job, because the one that had its delivery could not run it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum Placing {
+    /// It does not: the broker's queues distribute the job.
+    #[default]
+    No,
+    /// It does.
+    Wanted,
+    /// It has offered the job to a worker, which keeps room for it or was not heard yet.
+    Offered(Sender),
+}
+
 /// What the ledger knows of a job, as far as decisions depend on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -143,6 +155,8 @@ pub struct Facts {
     pub last_cause: Option<Cause>,
     /// Whether somebody has paused it.
     pub paused: bool,
+    /// Whether a worker is looked for, while it is `Delayed`.
+    pub placing: Placing,
 }
 
 /// What happened to a job.
@@ -158,6 +172,26 @@ pub enum Input {
         owner_dead: bool,
         /// The worker runs this attempt already, begun while no dispatcher answered.
         running_unanswered: Option<u32>,
+    },
+    /// A worker that was offered the job has room for it now and wants to run it, without a delivery.
+    Take {
+        /// Who.
+        from: Sender,
+    },
+    /// The leader has chosen a worker for it.
+    Offer {
+        /// Which.
+        to: Sender,
+    },
+    /// The worker keeps room for it.
+    OfferAccepted {
+        /// Which.
+        by: Sender,
+    },
+    /// The worker keeps no room for it, or no more.
+    OfferDeclined {
+        /// Which.
+        by: Sender,
     },
     /// The owner wants to acknowledge its delivery and asks the ledger to answer for the job from now on.
     TakeCustody {
@@ -239,6 +273,10 @@ impl Input {
         match self {
             Input::Arrive => "arrive",
             Input::Claim { .. } => "claim",
+            Input::Take { .. } => "take",
+            Input::Offer { .. } => "offer",
+            Input::OfferAccepted { .. } => "offer_accepted",
+            Input::OfferDeclined { .. } => "offer_declined",
             Input::TakeCustody { .. } => "take_custody",
             Input::Commit { .. } => "commit",
             Input::Finished { .. } => "finished",
@@ -291,6 +329,8 @@ pub struct Change {
     pub reset_counts: bool,
     /// Whether the job is paused from now on, if that changes.
     pub pause: Option<bool>,
+    /// Whether a worker is looked for from now on, if that changes. Nobody is looked for in any state but `Delayed`.
+    pub placing: Option<Placing>,
     /// Whether the current attempt may publish from now on.
     pub consent: bool,
     /// Whether the ledger publishes the job, and when.
@@ -313,6 +353,7 @@ impl Change {
             count_failure: false,
             reset_counts: false,
             pause: None,
+            placing: None,
             consent: false,
             publish: None,
             custody: None,
@@ -380,8 +421,10 @@ pub enum Publish {
     First,
     /// After the backoff for its failures, see [`crate::retry`].
     AfterBackoff,
-    /// After the pause in which a job that fits nobody is offered again.
+    /// After a pause, unless a worker is found before: the one that had the job's delivery could not run it.
     AfterPlacementPause,
+    /// When the worker that was offered the job has not been heard of for too long.
+    AfterOffer,
     /// At its `not_before`, or at once where it has none.
     WhenDue,
 }
@@ -460,6 +503,27 @@ pub fn step(facts: &Facts, input: &Input) -> Step {
     match input {
         Input::Arrive => Step::Stale(Stale::Repeat),
         Input::Claim { from, owner_dead, running_unanswered } => claim(facts, from, *owner_dead, *running_unanswered),
+        Input::Take { from } => take(facts, from),
+        Input::Offer { to } => match placing(facts) {
+            Ok(_) => {
+                let offered = Change { placing: Some(Placing::Offered(to.clone())), ..Change::to(State::Delayed) };
+                Step::Move(offered.publish(Publish::AfterOffer))
+            }
+            Err(stale) => Step::Stale(stale),
+        },
+        Input::OfferAccepted { by } => match placing(facts) {
+            Ok(Placing::Offered(to)) if to == by => Step::Move(Change::to(State::Delayed).publish(Publish::AfterOffer)),
+            Ok(Placing::No | Placing::Wanted | Placing::Offered(_)) => Step::Stale(Stale::Repeat),
+            Err(stale) => Step::Stale(stale),
+        },
+        Input::OfferDeclined { by } => match placing(facts) {
+            Ok(Placing::Offered(to)) if to == by => {
+                let again = Change { placing: Some(Placing::Wanted), ..Change::to(State::Delayed) };
+                Step::Move(again.publish(Publish::AfterPlacementPause))
+            }
+            Ok(Placing::No | Placing::Wanted | Placing::Offered(_)) => Step::Stale(Stale::Repeat),
+            Err(stale) => Step::Stale(stale),
+        },
         Input::TakeCustody { from, attempt } => match holder(facts, from, *attempt) {
             Ok(()) => Step::Move(Change::to(facts.state).custody(Custody::Ledger)),
             Err(refusal) => Step::Refuse(refusal),
@@ -530,7 +594,8 @@ pub fn step(facts: &Facts, input: &Input) -> Step {
                 Step::Move(Change::to(State::Rejected).drop(DropReason::Rejected))
             }
             State::Queued => {
-                Step::Move(Change::to(State::Delayed).publish(Publish::AfterPlacementPause).drop(DropReason::Unfit))
+                let wanted = Change { placing: Some(Placing::Wanted), ..Change::to(State::Delayed) };
+                Step::Move(wanted.publish(Publish::AfterPlacementPause).drop(DropReason::Unfit))
             }
             State::Blocked | State::Delayed => Step::Stale(Stale::NotYet),
             State::Running | State::Cancelling => Step::Stale(Stale::Repeat),
@@ -581,6 +646,38 @@ fn claim(facts: &Facts, from: &Sender, owner_dead: bool, running_unanswered: Opt
         }
         State::Cancelling => Step::Stale(Stale::Cancelling),
         State::Completed | State::Failed | State::Cancelled | State::Rejected => Step::Stale(Stale::Ended(facts.state)),
+    }
+}
+
+/// The worker holds no delivery, so the ledger answers for the job from the start.
+fn take(facts: &Facts, from: &Sender) -> Step {
+    let begin = || Step::Move(Change { begin: true, ..Change::to(State::Running).custody(Custody::Ledger) });
+    match facts.state {
+        State::Blocked => Step::Stale(Stale::NotYet),
+        State::Delayed | State::Queued if facts.paused => Step::Stale(Stale::Paused),
+        State::Delayed if facts.placing == Placing::Offered(from.clone()) => begin(),
+        // It waits for its time, or somebody else was found.
+        State::Delayed => Step::Stale(Stale::NotYet),
+        // The offer has run out and the job's message is out: whoever comes first has it.
+        State::Queued => begin(),
+        State::Running if facts.owner.as_ref() == Some(from) => {
+            Step::Move(Change { grant_again: true, ..Change::to(State::Running) })
+        }
+        State::Running => Step::Stale(Stale::OldAttempt),
+        State::Cancelling => Step::Stale(Stale::Cancelling),
+        State::Completed | State::Failed | State::Cancelled | State::Rejected => Step::Stale(Stale::Ended(facts.state)),
+    }
+}
+
+/// Whom the ledger looks for, if it does.
+fn placing(facts: &Facts) -> Result<&Placing, Stale> {
+    match facts.state {
+        State::Delayed if facts.paused => Err(Stale::Paused),
+        State::Delayed if facts.placing == Placing::No => Err(Stale::NotYet),
+        State::Delayed => Ok(&facts.placing),
+        State::Blocked => Err(Stale::NotYet),
+        State::Queued | State::Running | State::Cancelling => Err(Stale::Repeat),
+        State::Completed | State::Failed | State::Cancelled | State::Rejected => Err(Stale::Ended(facts.state)),
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::encode::Encode;
 use crate::failure::Failure;
 use crate::id::{Incarnation, JobId, WorkerId};
-use crate::job::{JobSpec, Pool};
+use crate::job::{JobSpec, Pool, Queue};
 use crate::parse::Fault;
 use crate::topology::WorkQueue;
 
@@ -116,6 +116,22 @@ pub struct ClaimRequest {
     pub idle: bool,
     /// The attempt was started already because no dispatcher answered in time; this is its number.
     pub running_unanswered: Option<u32>,
+}
+
+/// Worker to dispatcher ([`crate::subjects::TAKE`]): there is room now for the job that I was offered. May I run it?
+/// Answered with a [`ClaimReply`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TakeRequest {
+    /// Who asks.
+    pub from: Sender,
+    /// The job.
+    pub job: JobId,
+    /// Its queue, of which somebody may have paused everything.
+    pub queue: Queue,
+    /// What the worker can run.
+    pub ability: Ability,
+    /// Whether nothing else runs on the worker.
+    pub idle: bool,
 }
 
 /// Dispatcher to worker: the answer to a claim.
@@ -371,6 +387,9 @@ pub struct Heartbeat {
     /// What it understands, see [`revision`].
     #[serde(default = "revision::first", skip_serializing_if = "revision::is_first")]
     pub revision: u32,
+    /// The job that it was offered and keeps room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<JobId>,
 }
 
 pub mod revision {
@@ -378,8 +397,10 @@ pub mod revision {
 
     /// Serves the twins of its work queues, see [`crate::topology::WorkQueue::returned_name`].
     pub const SERVES_TWINS: u32 = 2;
+    /// Understands [`WorkerCommand::Offer`](super::WorkerCommand::Offer), and names what it keeps room for in its heartbeats.
+    pub const TAKES_OFFERS: u32 = 3;
     /// The revision that this version speaks.
-    pub const CURRENT: u32 = SERVES_TWINS;
+    pub const CURRENT: u32 = TAKES_OFFERS;
 
     pub(super) fn first() -> u32 {
         1
@@ -392,7 +413,7 @@ pub mod revision {
 }
 
 /// Dispatcher to one worker ([`crate::subjects::control_worker`]), request/reply.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum WorkerCommand {
     /// Take no more work, finish what runs, stop.
@@ -404,6 +425,20 @@ pub enum WorkerCommand {
         /// The attempt.
         attempt: u32,
     },
+    /// Keep room for this job, take no more until it is there, and then ask for the job by a [`TakeRequest`].
+    Offer {
+        /// The job.
+        job: JobId,
+        /// Whether it needs the whole worker.
+        alone: bool,
+        /// The job in canonical form: says how much room it needs.
+        spec: Box<JobSpec>,
+    },
+    /// Keep no room for this job any more: it has ended, waits for something else, or runs elsewhere.
+    Withdraw {
+        /// The job.
+        job: JobId,
+    },
 }
 
 /// A worker's answer to a [`WorkerCommand`].
@@ -411,8 +446,23 @@ pub enum WorkerCommand {
 pub struct WorkerAnswer {
     /// Who answers.
     pub from: Sender,
-    /// For `Ping`: whether it runs the attempt. For `Drain`: whether it drains now.
+    /// For `Ping`: whether it runs the attempt. For `Drain`: whether it drains now. For `Offer`: whether it keeps room. For
+    /// `Withdraw`: whether it kept room until now.
     pub yes: bool,
+    /// Why an offer is declined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many slots it keeps for an offer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u32>,
+}
+
+impl WorkerAnswer {
+    /// Yes or no, and nothing else to say.
+    #[must_use]
+    pub fn new(from: Sender, yes: bool) -> WorkerAnswer {
+        WorkerAnswer { from, yes, reason: None, slots: None }
+    }
 }
 
 /// Dispatcher to whoever runs a job ([`crate::subjects::control_job`]), request/reply. Every command may repeat.

@@ -9,4 +9,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V2__pausing_and_depending", include_str!("../migrations/V2__pausing_and_depending.sql")),
     ("V3__handing_back", include_str!("../migrations/V3__handing_back.sql")),
     ("V4__purged", include_str!("../migrations/V4__purged.sql")),
+    ("V5__placing", include_str!("../migrations/V5__placing.sql")),
 ];

@@ -5,6 +5,9 @@ use crate::job::Pool;
 
 /// Request/reply: a worker asks for the right to run a delivery. Queue group [`DISPATCHERS`].
 pub const CLAIM: &str = "ffpool.v1.claim";
+/// Request/reply: a worker that keeps room for a job asks for the right to run it without a delivery. Answered like a claim.
+/// Queue group [`DISPATCHERS`].
+pub const TAKE: &str = "ffpool.v1.take";
 /// Request/reply: a worker asks for the right to publish an attempt's output. Queue group [`DISPATCHERS`].
 pub const COMMIT: &str = "ffpool.v1.commit";
 /// Request/reply: an owner hands its delivery's duty to the ledger before it acknowledges. Queue group [`DISPATCHERS`].

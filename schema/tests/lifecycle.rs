@@ -3,7 +3,7 @@
 
 use ffpool_schema::failure::{Cause, RetryPolicy};
 use ffpool_schema::id::{Incarnation, WorkerId};
-use ffpool_schema::lifecycle::{Facts, Input, Publish, Stale, State, Step, step};
+use ffpool_schema::lifecycle::{Custody, Facts, Input, Placing, Publish, Stale, State, Step, step};
 use ffpool_schema::message::Sender;
 use uuid::Uuid;
 
@@ -28,7 +28,13 @@ fn facts(state: State) -> Facts {
         consent: None,
         last_cause: None,
         paused: false,
+        placing: if state == State::Delayed { Placing::Offered(chosen()) } else { Placing::No },
     }
+}
+
+/// The worker that was offered the job.
+fn chosen() -> Sender {
+    sender("chosen", 3)
 }
 
 /// Every input, in the forms that can make a difference.
@@ -42,6 +48,12 @@ fn inputs() -> Vec<(String, Input)> {
         ("claim by the owner's next life".into(), claim(sender("owner", 9), true, None)),
         ("claim, begun unanswered as 2".into(), claim(sender("other", 2), false, Some(2))),
         ("claim, begun unanswered as 3".into(), claim(sender("other", 2), false, Some(3))),
+        ("offer".into(), Input::Offer { to: sender("other", 2) }),
+        ("offer accepted".into(), Input::OfferAccepted { by: chosen() }),
+        ("offer declined".into(), Input::OfferDeclined { by: chosen() }),
+        ("take by whom it was offered to".into(), Input::Take { from: chosen() }),
+        ("take by another".into(), Input::Take { from: sender("other", 2) }),
+        ("take by the owner".into(), Input::Take { from: owner() }),
         ("due".into(), Input::Due),
         ("parents done".into(), Input::ParentsDone),
         ("parent failed".into(), Input::ParentFailed { skip: false }),
@@ -81,7 +93,11 @@ fn every_world() -> Vec<Facts> {
                 for losses in [0, 4] {
                     for last_cause in [None, Some(Cause::Oom)] {
                         for paused in [false, true] {
-                            worlds.push(Facts { consent, failures, losses, last_cause, paused, ..facts(state) });
+                            for placing in [Placing::No, Placing::Wanted, Placing::Offered(chosen())] {
+                                let placing = if state == State::Delayed { placing } else { Placing::No };
+                                let world = facts(state);
+                                worlds.push(Facts { consent, failures, losses, last_cause, paused, placing, ..world });
+                            }
                         }
                     }
                 }
@@ -238,6 +254,22 @@ fn a_paused_job_is_not_granted_and_its_resumption_publishes_it() {
     assert_eq!((change.to, change.publish, change.pause), (State::Queued, Some(Publish::Now), Some(false)));
 }
 
+#[test]
+fn an_offered_job_is_taken_by_whom_it_was_offered_to_and_a_retry_is_never_offered() {
+    let take = |from: Sender| Input::Take { from };
+    let offered = facts(State::Delayed);
+    let Step::Move(change) = step(&offered, &take(chosen())) else { panic!("it was offered to it") };
+    assert_eq!((change.begin, change.custody, change.publish), (true, Some(Custody::Ledger), None));
+    assert_eq!(step(&offered, &take(sender("other", 2))), Step::Stale(Stale::NotYet));
+    assert_eq!(step(&offered, &take(sender("chosen", 4))), Step::Stale(Stale::NotYet), "another life of it");
+    let waits_for_its_retry = Facts { placing: Placing::No, ..facts(State::Delayed) };
+    for input in [take(chosen()), Input::Offer { to: chosen() }] {
+        assert_eq!(step(&waits_for_its_retry, &input), Step::Stale(Stale::NotYet));
+    }
+    // Whoever took it first has it: the other attempt would be a second one.
+    assert_eq!(step(&facts(State::Running), &take(chosen())), Step::Stale(Stale::OldAttempt));
+}
+
 fn cell(state: State, input: &Input) -> String {
     match step(&facts(state), input) {
         Step::Move(change) => {
@@ -261,6 +293,7 @@ fn cell(state: State, input: &Input) -> String {
                 Some(Publish::First) => note(true, "published first"),
                 Some(Publish::AfterBackoff) => note(true, "published after backoff"),
                 Some(Publish::AfterPlacementPause) => note(true, "published after a pause"),
+                Some(Publish::AfterOffer) => note(true, "published unless taken"),
                 Some(Publish::WhenDue) => note(true, "published when due"),
                 None => {}
             }

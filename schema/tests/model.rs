@@ -1,5 +1,6 @@
 //! The protocol explored exhaustively: one job, two workers that may crash, freeze or lose their link, a broker that
-//! redelivers and repeats, a lease that may lapse at any moment, and the real [`step`] as the ledger.
+//! redelivers and repeats, a lease that may lapse at any moment, and the real [`step`] as the ledger. In some runs the job
+//! does not fit the first worker, and the ledger offers it to the second.
 //!
 //! Every world that two faults can lead to is visited. In each of them: what was completed is never replaced; the job is
 //! never without somebody who will bring it forward; and without further faults it reaches an end. The mutations at the
@@ -9,13 +10,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::Incarnation;
-use ffpool_schema::lifecycle::{Facts, Input, State, Step, step};
+use ffpool_schema::lifecycle::{Facts, Input, Placing, State, Step, step};
 use ffpool_schema::message::Sender;
 use uuid::Uuid;
 
 const WORKERS: usize = 2;
 /// Copies of the message that may wait at once: more would only be claimed and dropped.
 const COPIES: u8 = 3;
+/// The same where the ledger publishes a job that fits nobody again and again.
+const COPIES_OF_A_PLACED_JOB: u8 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Phase {
@@ -36,6 +39,14 @@ struct Worker {
     holds: bool,
     /// Whether the broker has delivered that message before.
     redelivered: bool,
+    /// Whether it has accepted an offer of the job.
+    keeps_room: bool,
+}
+
+impl Worker {
+    fn idle(life: u8) -> Worker {
+        Worker { life, task: None, holds: false, redelivered: false, keeps_room: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +64,7 @@ struct World {
     owner: Option<(usize, u8)>,
     consent: Option<u32>,
     last_cause: Option<Cause>,
+    placing: Placing,
     /// The outbox mark.
     publish: bool,
     /// Copies that wait: never delivered, and delivered before.
@@ -66,6 +78,7 @@ struct World {
     completed_with: Option<Option<u32>>,
     faults: u8,
     wishes: u8,
+    copies_max: u8,
 }
 
 /// The rules that a mutation may break.
@@ -83,10 +96,14 @@ enum Rule {
     SilentLapse,
     /// A retry is never published.
     SilentRetry,
+    /// An offered job is published again by nobody.
+    SilentOffer,
 }
 
 struct Model {
     rule: Rule,
+    /// A worker that cannot run the job.
+    unfit: Option<usize>,
     faults: u8,
     wishes: u8,
 }
@@ -99,8 +116,8 @@ fn sender(worker: usize, life: u8) -> Sender {
 }
 
 impl World {
-    fn first() -> World {
-        let worker = Worker { life: 0, task: None, holds: false, redelivered: false };
+    fn first(copies_max: u8) -> World {
+        let worker = Worker::idle(0);
         World {
             state: State::Queued,
             attempt: 0,
@@ -109,6 +126,7 @@ impl World {
             owner: None,
             consent: None,
             last_cause: None,
+            placing: Placing::No,
             publish: false,
             ready: (1, 0),
             workers: [worker.clone(), worker],
@@ -117,6 +135,7 @@ impl World {
             completed_with: None,
             faults: 0,
             wishes: 0,
+            copies_max,
         }
     }
 
@@ -132,6 +151,7 @@ impl World {
             consent: self.consent,
             last_cause: self.last_cause,
             paused: false,
+            placing: self.placing.clone(),
         }
     }
 
@@ -154,6 +174,12 @@ impl World {
         if change.begin {
             self.attempt += 1;
             self.owner = claimer.map(|worker| (worker, self.workers[worker].life));
+            self.publish = false;
+        }
+        if self.state != State::Delayed {
+            self.placing = Placing::No;
+        } else if let Some(placing) = &change.placing {
+            self.placing = placing.clone();
         }
         if change.consent {
             self.consent = Some(self.attempt);
@@ -162,6 +188,9 @@ impl World {
             let forgotten = (rule == Rule::SilentLapse && lapsed)
                 || (rule == Rule::SilentRetry && matches!(input, Input::Failed { .. }));
             self.publish |= !forgotten;
+        }
+        if rule == Rule::SilentOffer && matches!(input, Input::Offer { .. }) {
+            self.publish = false;
         }
         if self.state.is_end() {
             self.publish = false;
@@ -175,7 +204,7 @@ impl World {
 
     fn give_back(&mut self, worker: usize) {
         if std::mem::take(&mut self.workers[worker].holds) {
-            self.ready.1 = (self.ready.1 + 1).min(COPIES);
+            self.ready.1 = (self.ready.1 + 1).min(self.copies_max);
         }
     }
 
@@ -230,7 +259,7 @@ impl Model {
                 let _ = next.apply(&Input::Due, None, self.rule);
             }
             next.publish = false;
-            next.ready.0 = (next.ready.0 + 1).min(COPIES);
+            next.ready.0 = (next.ready.0 + 1).min(next.copies_max);
             add("publish".into(), next, false);
         }
         // Silence that is no fault of the world any more: the owner's life is over, or it dropped the attempt.
@@ -242,6 +271,7 @@ impl Model {
             let _ = next.apply(&Input::Lapse { attempt: world.attempt }, None, self.rule);
             add("lapse of a dead owner".into(), next, false);
         }
+        self.add_offers(world, &mut all);
         if world.faults < self.faults {
             self.add_faults(world, &mut all);
         }
@@ -257,12 +287,11 @@ impl Model {
     fn add_faults(&self, world: &World, all: &mut Vec<(String, World, bool)>) {
         for number in 0..WORKERS {
             let worker = &world.workers[number];
-            if worker.task.is_some() || worker.holds {
+            if worker.task.is_some() || worker.holds || worker.keeps_room {
                 let mut crashed = world.clone();
                 crashed.faults += 1;
                 crashed.give_back(number);
-                crashed.workers[number] =
-                    Worker { life: worker.life + 1, task: None, holds: false, redelivered: false };
+                crashed.workers[number] = Worker::idle(worker.life + 1);
                 all.push((format!("worker {number} crashes"), crashed, true));
             }
             if worker.holds {
@@ -291,14 +320,44 @@ impl Model {
         }
         let mut doubled = world.clone();
         doubled.faults += 1;
-        doubled.ready.0 = (doubled.ready.0 + 1).min(COPIES);
+        doubled.ready.0 = (doubled.ready.0 + 1).min(doubled.copies_max);
         all.push(("a publish is repeated".into(), doubled, true));
+    }
+
+    /// What the leader does for a job that did not fit: it offers it to the worker that can run it.
+    fn add_offers(&self, world: &World, all: &mut Vec<(String, World, bool)>) {
+        let Some(chosen) = self.unfit.map(|unfit| 1 - unfit).filter(|_| world.placing == Placing::Wanted) else {
+            return;
+        };
+        let worker = sender(chosen, world.workers[chosen].life);
+        let mut offered = world.clone();
+        let _ = offered.apply(&Input::Offer { to: worker.clone() }, None, self.rule);
+        let mut declined = offered.clone();
+        let _ = declined.apply(&Input::OfferDeclined { by: worker.clone() }, None, self.rule);
+        all.push((format!("worker {chosen} declines an offer"), declined, false));
+        if world.faults < self.faults {
+            let mut unheard = offered.clone();
+            unheard.faults += 1;
+            all.push((format!("worker {chosen} does not hear an offer"), unheard.clone(), true));
+            // It has accepted, and the leader dies before it hears that.
+            unheard.workers[chosen].keeps_room = true;
+            all.push((format!("worker {chosen} accepts an offer unheard"), unheard, true));
+        }
+        let _ = offered.apply(&Input::OfferAccepted { by: worker }, None, self.rule);
+        offered.workers[chosen].keeps_room = true;
+        all.push((format!("worker {chosen} accepts an offer"), offered, false));
     }
 
     /// What a worker does next of itself.
     fn worker_steps(&self, world: &World, number: usize) -> Vec<(String, World)> {
         let worker = &world.workers[number];
         let mut steps = Vec::new();
+        if worker.keeps_room && worker.task.is_none() {
+            steps.push((format!("worker {number} takes what it was offered"), self.take(world, number)));
+            let mut given_up = world.clone();
+            given_up.workers[number].keeps_room = false;
+            steps.push((format!("worker {number} gives up the room it kept"), given_up));
+        }
         match worker.task {
             None => {
                 for redelivered in [false, true] {
@@ -312,8 +371,8 @@ impl Model {
                     } else {
                         next.ready.0 -= 1
                     }
-                    let life = worker.life;
-                    next.workers[number] = Worker { life, task: Some((Phase::Claiming, 0)), holds: true, redelivered };
+                    let task = Some((Phase::Claiming, 0));
+                    next.workers[number] = Worker { task, holds: true, redelivered, ..worker.clone() };
                     steps.push((format!("worker {number} takes a delivery"), next));
                 }
             }
@@ -327,7 +386,7 @@ impl Model {
                         let _ = next.apply(&input, None, self.rule);
                         true
                     }
-                    Rule::Sound | Rule::ReplaceAlways | Rule::SilentLapse | Rule::SilentRetry => {
+                    Rule::Sound | Rule::ReplaceAlways | Rule::SilentLapse | Rule::SilentRetry | Rule::SilentOffer => {
                         matches!(next.apply(&input, None, self.rule).0, Step::Move(_))
                     }
                 };
@@ -372,7 +431,10 @@ impl Model {
         let owner_dead =
             worker.redelivered && world.owner.is_some_and(|(owner, life)| world.workers[owner].life != life);
         let from = sender(number, worker.life);
-        let input = Input::Claim { from, owner_dead, running_unanswered: None };
+        let input = match self.unfit {
+            Some(unfit) if unfit == number => Input::Unfit,
+            Some(_) | None => Input::Claim { from, owner_dead, running_unanswered: None },
+        };
         match next.apply(&input, Some(number), self.rule).1 {
             Some(attempt) => next.workers[number].task = Some((Phase::Encoding, attempt)),
             None => {
@@ -383,9 +445,19 @@ impl Model {
         next
     }
 
+    fn take(&self, world: &World, number: usize) -> World {
+        let mut next = world.clone();
+        let from = sender(number, world.workers[number].life);
+        next.workers[number].keeps_room = false;
+        if let Some(attempt) = next.apply(&Input::Take { from }, Some(number), self.rule).1 {
+            next.workers[number].task = Some((Phase::Encoding, attempt));
+        }
+        next
+    }
+
     /// Visits every world. The error is the way to the first that is wrong.
     fn explore(&self) -> Result<usize, String> {
-        let first = World::first();
+        let first = World::first(if self.unfit.is_some() { COPIES_OF_A_PLACED_JOB } else { COPIES });
         let mut came_from: HashMap<World, Option<(World, String)>> = HashMap::from([(first.clone(), None)]);
         let mut calm: HashMap<World, Vec<World>> = HashMap::new();
         let mut left = VecDeque::from([first]);
@@ -464,13 +536,22 @@ fn story(came_from: &HashMap<World, Option<(World, String)>>, world: &World, wro
 
 #[test]
 fn two_faults_never_lose_or_double_a_job() {
-    let worlds = Model { rule: Rule::Sound, faults: 2, wishes: 0 }.explore().unwrap_or_else(|story| panic!("{story}"));
+    let model = Model { rule: Rule::Sound, unfit: None, faults: 2, wishes: 0 };
+    let worlds = model.explore().unwrap_or_else(|story| panic!("{story}"));
     assert!(worlds > 5_000, "only {worlds} worlds were visited: the explorer does not look far");
 }
 
 #[test]
 fn a_cancel_among_faults_ends_the_job_and_nothing_else() {
-    let worlds = Model { rule: Rule::Sound, faults: 1, wishes: 1 }.explore().unwrap_or_else(|story| panic!("{story}"));
+    let model = Model { rule: Rule::Sound, unfit: None, faults: 1, wishes: 1 };
+    let worlds = model.explore().unwrap_or_else(|story| panic!("{story}"));
+    assert!(worlds > 1_000, "only {worlds} worlds were visited: the explorer does not look far");
+}
+
+#[test]
+fn a_job_that_must_be_placed_survives_a_fault_and_a_cancel() {
+    let model = Model { rule: Rule::Sound, unfit: Some(0), faults: 1, wishes: 1 };
+    let worlds = model.explore().unwrap_or_else(|story| panic!("{story}"));
     assert!(worlds > 1_000, "only {worlds} worlds were visited: the explorer does not look far");
 }
 
@@ -479,7 +560,9 @@ fn every_broken_rule_is_found() {
     let rules = [Rule::NoConsent, Rule::IgnoreRefusal, Rule::ReplaceAlways, Rule::SilentLapse, Rule::SilentRetry];
     for rule in rules {
         let wishes = u8::from(rule == Rule::IgnoreRefusal);
-        let found = Model { rule, faults: 2, wishes }.explore();
+        let found = Model { rule, unfit: None, faults: 2, wishes }.explore();
         assert!(found.is_err(), "{rule:?} is not found among {found:?} worlds");
     }
+    let found = Model { rule: Rule::SilentOffer, unfit: Some(0), faults: 1, wishes: 0 }.explore();
+    assert!(found.is_err(), "an offer without an end is not found among {found:?} worlds");
 }

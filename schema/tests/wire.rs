@@ -9,7 +9,7 @@ use ffpool_schema::job::{JobSpec, Pool, Priority, Queue};
 use ffpool_schema::message::{
     Ability, Artifact, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob,
     DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LogLine, Manifest, Outcome, Phase, Probe,
-    Progress, Proof, RunningAttempt, Sender, SourceIdentity, StreamProof, Usage, VideoProbe, WorkerAnswer,
+    Progress, Proof, RunningAttempt, Sender, SourceIdentity, StreamProof, TakeRequest, Usage, VideoProbe, WorkerAnswer,
     WorkerCommand, WorkerState, fingerprint,
 };
 use ffpool_schema::parse::{Fault, Received, parse};
@@ -122,6 +122,7 @@ fn a_claim_and_its_answers() {
     let grant = Grant { job: job(), attempt: 2, lease_ms: 5000, spec, encode, alone: false, traceparent: None };
     golden("claim_run", &ClaimReply::Run(Box::new(grant)));
     golden("claim_drop", &ClaimReply::Drop { job: Some(job()), reason: DropReason::OwnerAlive });
+    golden("take", &TakeRequest { from: from(), job: job(), queue: Queue::Batch, ability: ability(), idle: true });
     let reason = "the queue is paused".to_owned();
     golden("claim_hold", &ClaimReply::Hold { retry_after_ms: 500, scope: HoldScope::Queue, reason });
 }
@@ -174,9 +175,11 @@ fn signals() {
         ability: ability(),
         running: vec![RunningAttempt { job: job(), attempt: 1, progress: Some(progress()), frozen: false }],
         revision: 1,
+        reserved: None,
     };
     golden("heartbeat", &heartbeat);
-    golden("heartbeat_revision_2", &Heartbeat { revision: 2, ..heartbeat });
+    golden("heartbeat_revision_2", &Heartbeat { revision: 2, ..heartbeat.clone() });
+    golden("heartbeat_reserved", &Heartbeat { revision: 3, reserved: Some(job()), ..heartbeat });
     golden("progress", &progress());
     golden("log_line", &LogLine { job: job(), attempt: 1, seq: 1, line: "frame=1".into() });
 }
@@ -185,7 +188,14 @@ fn signals() {
 fn commands() {
     golden("worker_drain", &WorkerCommand::Drain);
     golden("worker_ping", &WorkerCommand::Ping { job: job(), attempt: 1 });
-    golden("worker_answer", &WorkerAnswer { from: from(), yes: true });
+    let spec = Box::new(JobSpec::new("480p30-h264"));
+    golden("worker_offer", &WorkerCommand::Offer { job: job(), alone: true, spec });
+    golden("worker_withdraw", &WorkerCommand::Withdraw { job: job() });
+    golden("worker_answer", &WorkerAnswer::new(from(), true));
+    let keeps = WorkerAnswer { slots: Some(4), ..WorkerAnswer::new(from(), true) };
+    golden("worker_answer_keeps_room", &keeps);
+    let reason = Some("it keeps room for another job".to_owned());
+    golden("worker_answer_declines", &WorkerAnswer { reason, ..WorkerAnswer::new(from(), false) });
     golden("job_cancel", &JobCommand::Cancel { attempt: 1 });
     golden("job_abandon", &JobCommand::Abandon { attempt: 1 });
     golden("job_pause", &JobCommand::Pause { attempt: 1 });

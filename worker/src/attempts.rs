@@ -88,6 +88,12 @@ impl Attempts {
         self.books().running.contains_key(&(job, attempt))
     }
 
+    /// Whether one of them is frozen because its job is paused: it keeps its room for as long as somebody likes.
+    #[must_use]
+    pub fn some_paused(&self) -> bool {
+        self.books().running.values().any(|running| running.freeze.borrow().paused)
+    }
+
     /// How many run here.
     #[must_use]
     pub fn count(&self) -> usize {

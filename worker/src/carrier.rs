@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ffpool_broker::{Delivery, Settled, Signals};
 use ffpool_runtime::telemetry::continue_trace;
-use ffpool_schema::job::Queue;
+use ffpool_schema::job::{Engine, JobSpec, Queue};
 use ffpool_schema::message::{
     ClaimRequest, CommitReply, DropReason, Event, Grant, HoldScope, LogLine, Outcome, Progress, Sender, Usage,
 };
@@ -30,6 +30,7 @@ use crate::control;
 use crate::drain::{Drain, Stage};
 use crate::events::Events;
 use crate::ledger::Ledger;
+use crate::offers::Reservation;
 use crate::preempt::{Need, Place, Preemption};
 use crate::service::Links;
 use crate::slots::Slot;
@@ -119,7 +120,7 @@ impl Carrier {
                     let place = self.preemption.place(job, attempt);
                     let lease = watch::Sender::new(Lease::Held);
                     let errand = Errand { carrier: self, grant, entry, place, lease };
-                    return errand.run(delivery, &mut slot, progress, request).instrument(span).await;
+                    return errand.run(Some(delivery), &mut slot, progress, request).instrument(span).await;
                 }
                 Err(already) => already,
             };
@@ -137,6 +138,42 @@ impl Carrier {
             }
             sleep(RECLAIM).await;
         }
+    }
+
+    /// Runs a job that this worker was offered, now that `slot` has room for it: without a delivery, in the ledger's custody.
+    pub(crate) async fn carry_offered(&self, reservation: Reservation, mut slot: Slot) {
+        let job = reservation.offer.job;
+        // No withdrawal is heeded from here on: the ledger's answer says the same, and may be a grant.
+        let claim = tokio::select! {
+            claim = self.claims.take(&reservation.offer, self.attempts.count() == 0) => claim,
+            () = self.drained_for(CLAIM_GRACE) => return info!(%job, "the worker drains and gives up the room that it kept"),
+        };
+        let grant = match claim {
+            Claim::Granted(grant) => grant,
+            Claim::Drop(reason) => {
+                return info!(%job, reason = reason.as_str(), "the job that room was kept for is not needed");
+            }
+            Claim::Hold { reason, .. } => return info!(%job, reason, "the job that room was kept for is held back"),
+            Claim::Provisional(..) => return,
+        };
+        let attempt = grant.attempt;
+        let progress = watch::Sender::new(None);
+        let Ok(entry) = self.attempts.begin(job, attempt, true, progress.subscribe()) else {
+            return debug!(%job, attempt, "the job that was offered runs here already");
+        };
+        drop(reservation);
+        let span = info_span!("attempt", %job, attempt, queue = %grant.spec.queue);
+        continue_trace(&span, grant.traceparent.as_deref());
+        let place = self.preemption.place(job, attempt);
+        place.in_custody();
+        let errand = Errand { carrier: self, grant, entry, place, lease: watch::Sender::new(Lease::Held) };
+        errand.run(None, &mut slot, progress, None).instrument(span).await;
+    }
+
+    /// The slots that a job takes, as far as the worker has them.
+    pub(crate) fn slots_for(&self, spec: &JobSpec, alone: bool) -> u32 {
+        let noop = spec.engine == Engine::Noop;
+        if alone || (self.one_at_a_time && !noop) { u32::MAX } else { self.workshop.units(spec) }
     }
 
     /// Gives a delivery back, and sees to it that it does not come again at once: a single one is kept for a while, of a
@@ -177,7 +214,7 @@ struct Errand<'a> {
 impl Errand<'_> {
     async fn run(
         self,
-        delivery: Delivery,
+        mut held: Option<Delivery>,
         slot: &mut Slot,
         progress: watch::Sender<Option<Progress>>,
         unanswered: Option<Box<ClaimRequest>>,
@@ -193,7 +230,6 @@ impl Errand<'_> {
         if self.carrier.drain.stage() == Stage::Releasing {
             self.entry.stop(Stop::Release(Stop::DRAIN.into()));
         }
-        let mut held = Some(delivery);
         let (log, mut lines) = mpsc::channel(LOG_LINES);
         let tending = async {
             tokio::join!(
@@ -220,8 +256,7 @@ impl Errand<'_> {
     async fn work(&self, slot: &mut Slot, reports: Reports) -> Ended {
         let workshop = &self.carrier.workshop;
         let noop = self.grant.encode.is_none();
-        let whole_worker = self.grant.alone || (self.carrier.one_at_a_time && !noop);
-        let units = if whole_worker { u32::MAX } else { workshop.units(&self.grant.spec) };
+        let units = self.carrier.slots_for(&self.grant.spec, self.grant.alone);
         let need = Need {
             units,
             memory_mb: if noop { 0 } else { self.grant.spec.resource_limits.memory_mb() },

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use ffpool_broker::Delivery;
 use ffpool_schema::message::{
-    Ability, ClaimReply, ClaimRequest, DeliveredJob, DropReason, Grant, HoldScope, MAX_BODY_BYTES, Sender, fingerprint,
+    Ability, ClaimReply, ClaimRequest, DeliveredJob, DropReason, Grant, HoldScope, MAX_BODY_BYTES, Sender, TakeRequest,
+    fingerprint,
 };
 use ffpool_schema::parse::{Received, parse};
 use ffpool_schema::scenario;
@@ -15,6 +16,7 @@ use ffpool_schema::topology::{ATTEMPT_HEADER, TRACEPARENT_HEADER};
 use jiff::Timestamp;
 
 use crate::ledger::Ledger;
+use crate::offers::Offer;
 
 /// A first delivery waits so long for a dispatcher before it starts without one.
 pub const UNANSWERED: Duration = Duration::from_secs(2);
@@ -77,6 +79,13 @@ impl Claims {
     /// Repeats the claim of an attempt that was started without an answer.
     pub async fn confirm(&self, request: &ClaimRequest) -> Claim {
         self.ledger.claim(request).await.into()
+    }
+
+    /// Asks for a job that was offered, until there is an answer.
+    pub async fn take(&self, offer: &Offer, idle: bool) -> Claim {
+        let (job, queue) = (offer.job, offer.spec.queue);
+        let request = TakeRequest { from: self.me.clone(), job, queue, ability: self.ability.clone(), idle };
+        self.ledger.take(&request).await.into()
     }
 
     /// Waits, then starts without an answer; never resolves where that is not allowed.

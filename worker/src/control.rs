@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use crate::attempts::Attempts;
 use crate::drain::{Drain, Stage};
+use crate::offers::{Offer, Offers};
 use crate::workshop::Stop;
 
 /// An attempt listens for commands only when it has lasted so long. Commands repeat every second, and most of the
@@ -21,8 +22,22 @@ const LISTEN_AFTER: Duration = Duration::from_millis(100);
 /// Before a subscription that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Obeys commands to the worker, until the process ends.
-pub async fn obey_worker(signals: &Signals, attempts: &Attempts, me: &Sender, drain: &Drain) {
+/// Whom commands to the worker concern.
+pub struct Commanded<'a> {
+    /// Who obeys.
+    pub me: &'a Sender,
+    /// What runs.
+    pub attempts: &'a Attempts,
+    /// Its stop.
+    pub drain: &'a Drain,
+    /// What it was offered.
+    pub offers: &'a Offers,
+}
+
+/// Obeys commands to the worker, until the process ends. `consider` answers an offer with the slots that are kept for it,
+/// or why none are.
+pub async fn obey_worker(signals: &Signals, commanded: Commanded<'_>, consider: impl Fn(Offer) -> Result<u32, String>) {
+    let Commanded { me, attempts, drain, offers } = commanded;
     let subject = subjects::control_worker(&me.worker);
     loop {
         let mut commands = match signals.serve::<WorkerCommand>(&subject, me.worker.as_str()).await {
@@ -34,14 +49,22 @@ pub async fn obey_worker(signals: &Signals, attempts: &Attempts, me: &Sender, dr
             }
         };
         while let Some(request) = commands.next_request().await {
-            let yes = match request.value {
-                WorkerCommand::Ping { job, attempt } => attempts.runs(job, attempt),
+            let answer = |yes| WorkerAnswer::new(me.clone(), yes);
+            let answer = match &request.value {
+                WorkerCommand::Ping { job, attempt } => answer(attempts.runs(*job, *attempt)),
                 WorkerCommand::Drain => {
                     drain.advance(Stage::Finishing, "asked to by a dispatcher");
-                    true
+                    answer(true)
                 }
+                WorkerCommand::Offer { job, alone, spec } => {
+                    match consider(Offer { job: *job, alone: *alone, spec: (**spec).clone() }) {
+                        Ok(slots) => WorkerAnswer { slots: Some(slots), ..answer(true) },
+                        Err(reason) => WorkerAnswer { reason: Some(reason), ..answer(false) },
+                    }
+                }
+                WorkerCommand::Withdraw { job } => answer(offers.withdraw(*job)),
             };
-            answered(request.answer(&WorkerAnswer { from: me.clone(), yes }).await);
+            answered(request.answer(&answer).await);
         }
         sleep(PAUSE).await;
     }

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::attempts::Attempts;
 use crate::drain::{Drain, Stage};
+use crate::offers::Offers;
 use crate::slots::Slots;
 
 /// Between two heartbeats. A lease lapses after several times this.
@@ -48,6 +49,8 @@ pub struct Pulse {
     pub attempts: Attempts,
     /// The state.
     pub drain: Drain,
+    /// What it keeps room for.
+    pub offers: Offers,
     /// When a heartbeat was last sent.
     pub beaten: watch::Sender<Instant>,
 }
@@ -170,6 +173,7 @@ impl Pulse {
             ability: self.ability.clone(),
             running: self.attempts.leases(),
             revision: revision::CURRENT,
+            reserved: self.offers.reserved(),
         }
     }
 }

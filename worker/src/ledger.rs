@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ffpool_broker::{RequestError, Signals};
 use ffpool_schema::id::JobId;
-use ffpool_schema::message::{ClaimReply, ClaimRequest, CommitReply, CommitRequest, CustodyRequest, Sender};
+use ffpool_schema::message::{
+    ClaimReply, ClaimRequest, CommitReply, CommitRequest, CustodyRequest, Sender, TakeRequest,
+};
 use ffpool_schema::subjects;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,6 +40,11 @@ impl Ledger {
     /// Asks for the right to run a delivery.
     pub async fn claim(&self, request: &ClaimRequest) -> ClaimReply {
         self.ask(subjects::CLAIM, request).await
+    }
+
+    /// Asks for the right to run a job that was offered.
+    pub async fn take(&self, request: &TakeRequest) -> ClaimReply {
+        self.ask(subjects::TAKE, request).await
     }
 
     /// Asks for the right to publish an attempt's output.

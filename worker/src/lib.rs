@@ -22,6 +22,7 @@ pub mod ledger;
 mod liveness;
 pub mod machine;
 pub mod notice;
+pub mod offers;
 pub mod packets;
 pub mod preempt;
 pub mod progress;

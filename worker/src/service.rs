@@ -18,9 +18,10 @@ use ffpool_runtime::settings::chain;
 use ffpool_schema::id::Incarnation;
 use ffpool_schema::job::{Pool, Queue};
 use ffpool_schema::message::{Capacity, Sender};
-use ffpool_schema::metrics as names;
+use ffpool_schema::parse::Fault;
 use ffpool_schema::topology::{Topology, WorkQueue};
-use tokio::sync::{OnceCell, watch};
+use ffpool_schema::{metrics as names, scenario};
+use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{error, info, warn};
@@ -29,7 +30,7 @@ use uuid::Uuid;
 use crate::attempts::Attempts;
 use crate::carrier::Carrier;
 use crate::claims::Claims;
-use crate::control;
+use crate::control::{self, Commanded};
 use crate::drain::{Drain, Stage};
 use crate::events::Events;
 use crate::heartbeat::{Heart, Pulse};
@@ -37,6 +38,7 @@ use crate::http;
 use crate::ledger::Ledger;
 use crate::liveness::{Liveness, TURN};
 use crate::notice::leave::Leaving;
+use crate::offers::{Offer, Offers, Reservation};
 use crate::preempt::Preemption;
 use crate::settings::{Settings, host};
 use crate::slots::{Slot, Slots};
@@ -124,6 +126,7 @@ impl Worker {
         let capacity = watch::Sender::new(room.read());
         let slots = Slots::new(capacity.borrow().slots);
         let (attempts, drain) = (Attempts::default(), Drain::default());
+        let (offers, accepted) = Offers::new();
         let pulse = Pulse {
             me: me.clone(),
             host: host(),
@@ -133,6 +136,7 @@ impl Worker {
             slots: slots.clone(),
             attempts: attempts.clone(),
             drain: drain.clone(),
+            offers: offers.clone(),
             beaten: watch::Sender::new(Instant::now()),
         };
         let beaten = pulse.beaten.subscribe();
@@ -170,12 +174,13 @@ impl Worker {
             pools: settings.pools.clone(),
             preempts: settings.preempt,
             ageing: settings.ageing(),
+            offers,
             room,
             capacity,
             in_time: settings.drain(),
             release: stop_grace + RELEASE,
         };
-        let serving = tokio::spawn(service.run(heart, leaving, listener, exposition));
+        let serving = tokio::spawn(service.run(heart, leaving, listener, exposition, accepted));
         Ok(Worker { drain, me, http_addr, serving })
     }
 
@@ -232,6 +237,7 @@ struct Service {
     preempts: bool,
     /// What lifts a queue that is passed over.
     ageing: Option<Duration>,
+    offers: Offers,
     room: Room,
     capacity: watch::Sender<Capacity>,
     /// Whether the scratch has room for more.
@@ -251,6 +257,7 @@ impl Service {
         leaving: Leaving,
         listener: tokio::net::TcpListener,
         exposition: Exposition,
+        accepted: mpsc::Receiver<Reservation>,
     ) -> Finish {
         let service = Arc::new(self);
         let readiness = http::Health {
@@ -270,7 +277,7 @@ impl Service {
         helpers.spawn(service.clone().keep_swept());
         helpers.spawn(service.clone().obey());
 
-        let mut carried = service.pull_until_drained().await;
+        let mut carried = service.pull_until_drained(accepted).await;
         let finish = service.finish(&mut carried).await;
         heart.stop().await;
         service.carrier.events.close().await;
@@ -282,11 +289,51 @@ impl Service {
 
     async fn obey(self: Arc<Self>) {
         let Carrier { signals, attempts, me, drain, .. } = &*self.carrier;
-        control::obey_worker(signals, attempts, me, drain).await;
+        let commanded = Commanded { me, attempts, drain, offers: &self.offers };
+        control::obey_worker(signals, commanded, |offer| self.consider(offer)).await;
+    }
+
+    /// Keeps room for an offered job, if it could run here and room will come. Answers how many slots it needs.
+    fn consider(&self, offer: Offer) -> Result<u32, String> {
+        if self.carrier.drain.stage() != Stage::Serving {
+            return Err("it drains".to_owned());
+        }
+        if let Some(trouble) = self.space.trouble() {
+            return Err(trouble);
+        }
+        if self.carrier.attempts.some_paused() {
+            return Err("a job that runs there is paused, so room may not come".to_owned());
+        }
+        let told =
+            |faults: Vec<Fault>| faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ");
+        let encode = scenario::resolve(&offer.spec).map_err(told)?;
+        scenario::fits(&offer.spec, encode.as_ref(), &self.carrier.workshop.ability()).map_err(told)?;
+        let slots = self.carrier.slots_for(&offer.spec, offer.alone).min(self.slots.total()).max(1);
+        self.offers.keep(offer, slots)
+    }
+
+    /// Takes no more until there is room for an offered job, then runs it.
+    async fn keep_room(&self, reservation: Reservation) {
+        let job = reservation.offer.job;
+        info!(%job, slots = reservation.slots, "keeps room for a job that others could not run");
+        let some_paused = async {
+            while !self.carrier.attempts.some_paused() {
+                sleep(LOOK_FOR_ROOM).await;
+            }
+        };
+        let mut slot = self.slots.none();
+        let given_up = tokio::select! {
+            biased;
+            () = self.carrier.drain.reached(Stage::Finishing) => "the worker drains",
+            () = reservation.withdrawn() => "the offer was withdrawn",
+            () = slot.hold(reservation.slots) => return self.carrier.carry_offered(reservation, slot).await,
+            () = some_paused => "a job that runs here was paused",
+        };
+        info!(%job, why = given_up, "keeps no more room for a job");
     }
 
     /// Carries deliveries until the worker drains. Answers what is still under way then.
-    async fn pull_until_drained(self: &Arc<Self>) -> JoinSet<()> {
+    async fn pull_until_drained(self: &Arc<Self>, mut accepted: mpsc::Receiver<Reservation>) -> JoinSet<()> {
         let mut carried = JoinSet::new();
         let drain = &self.carrier.drain;
         let Some(()) = until(drain, self.wait_for_servers()).await else { return carried };
@@ -299,6 +346,10 @@ impl Service {
                 biased;
                 () = drain.reached(Stage::Finishing) => break,
                 Some(ended) = carried.join_next() => notice_panic(ended),
+                Some(reservation) = accepted.recv() => {
+                    let service = self.clone();
+                    carried.spawn(async move { service.keep_room(reservation).await });
+                }
                 slot = self.room_for_one() => {
                     let service = self.clone();
                     carried.spawn(async move { service.pull(slot).await });

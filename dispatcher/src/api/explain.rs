@@ -43,7 +43,11 @@ fn present(detail: &JobDetail, around: &Surroundings, now: Timestamp) -> Vec<Str
             told
         }
         State::Delayed | State::Queued => {
-            let mut told = vec![if job.state == State::Delayed { delayed(job, now) } else { queued(job, now) }];
+            let mut told = vec![match job.state {
+                State::Delayed if around.circumstances.is_offered => offered(job),
+                State::Delayed => delayed(job, now),
+                _ => queued(job, now),
+            }];
             let pauses = pauses(job, around, now);
             if job.state == State::Queued && pauses.is_empty() {
                 told.push(room(job, &around.workers));
@@ -130,7 +134,7 @@ fn deadline(job: &JobView, now: Timestamp) -> Option<String> {
 
 /// What earlier attempts have changed about the next one.
 fn lessons(circumstances: &Circumstances) -> Vec<String> {
-    let Circumstances { losses, is_alone, raised_memory_mb, fell_back, missing: _ } = circumstances;
+    let Circumstances { losses, is_alone, raised_memory_mb, fell_back, missing: _, is_offered: _ } = circumstances;
     let alone = is_alone.then(|| {
         format!(
             "{losses} workers were lost while they ran it, so its next attempt runs alone: it waits for a worker that runs \
@@ -144,6 +148,11 @@ fn lessons(circumstances: &Circumstances) -> Vec<String> {
         "The device failed and the job lets it be replaced, so the next attempt encodes in software.".to_owned()
     });
     alone.into_iter().chain(memory).chain(software).collect()
+}
+
+/// The ledger's reason names the worker and what it waits for.
+fn offered(job: &JobView) -> String {
+    format!("It is {}.", job.reason.as_deref().unwrap_or("offered to a worker"))
 }
 
 fn delayed(job: &JobView, now: Timestamp) -> String {
@@ -305,6 +314,8 @@ fn control(event: &EventView) -> Option<String> {
         "cancel" => Some(format!("A cancel was asked for{by} at {}{why}.", event.at)),
         "redrive" => Some(format!("It was sent round again{by} at {}{why}.", event.at)),
         "unfit" => Some(format!("At {} it did not fit the worker that received it{why}.", event.at)),
+        "offer" => Some(format!("At {} it was offered to worker {}.", event.at, text("worker").unwrap_or("?"))),
+        "offer_declined" => Some(format!("At {} the offer came to nothing{why}.", event.at)),
         "never_fits" => Some(format!("At {} no worker was known that could ever run it{why}.", event.at)),
         "delivery_limit" => Some(format!("At {} the broker gave up delivering its message{why}.", event.at)),
         _ => None,
@@ -530,6 +541,16 @@ mod tests {
         assert!(told.contains("#12 (00000000-0000-0000-0000-000000000001), which is running"), "{told}");
         assert!(told.contains("00000000-0000-0000-0000-000000000002, which nobody has handed in yet"), "{told}");
         assert!(with(&[]).contains("should go on within a moment"));
+    }
+
+    #[test]
+    fn an_offered_job_says_who_keeps_room_for_it() {
+        let mut offered = job(State::Delayed);
+        offered.job.reason = Some("offered to worker big, which waits until 4 slots are free".into());
+        let circumstances = Circumstances { is_offered: true, ..Circumstances::default() };
+        let around = Surroundings { circumstances, ..Surroundings::default() };
+        let told = sentences(&offered, &around, at(90));
+        assert_eq!(told, ["It is offered to worker big, which waits until 4 slots are free."]);
     }
 
     #[test]

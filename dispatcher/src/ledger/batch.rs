@@ -11,7 +11,7 @@ use deadpool_postgres::ClientWrapper;
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::{Incarnation, JobId, WorkerId};
 use ffpool_schema::job::ResourceLimits;
-use ffpool_schema::lifecycle::{Custody, Facts, Input, State};
+use ffpool_schema::lifecycle::{Custody, Facts, Input, Placing, State};
 use ffpool_schema::message::Sender;
 use futures_util::future::try_join;
 use jiff::Timestamp;
@@ -113,7 +113,7 @@ async fn lock(client: &ClientWrapper, happenings: &[&Happening]) -> Result<BTree
     let ids: BTreeSet<JobId> = happenings.iter().map(|happening| happening.job).collect();
     let claimed: Vec<Uuid> = happenings
         .iter()
-        .filter(|happening| matches!(happening.input, Input::Claim { .. }))
+        .filter(|happening| matches!(happening.input, Input::Claim { .. } | Input::Take { .. }))
         .map(|happening| happening.job.0)
         .collect();
     let statement = client.prepare_cached(LOCK).await?;
@@ -331,6 +331,13 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
         })
         .collect();
     let returned: Vec<bool> = records.iter().map(|r| r.writes.outbox == Some(Outbox::EnterFirst)).collect();
+    let placing: Vec<bool> = records.iter().map(|r| r.facts.placing != Placing::No).collect();
+    let chosen = |r: &Record| match &r.facts.placing {
+        Placing::Offered(chosen) => Some(chosen.clone()),
+        Placing::No | Placing::Wanted => None,
+    };
+    let offered: Vec<Option<String>> = records.iter().map(|r| chosen(r).map(|o| o.worker.to_string())).collect();
+    let offered_lives: Vec<Option<Uuid>> = records.iter().map(|r| chosen(r).map(|o| o.incarnation.0)).collect();
     let failure_texts: Vec<Option<String>> = records.iter().map(|r| r.writes.failure.as_ref().map(json)).collect();
     let faults: Vec<Option<String>> = records.iter().map(|r| r.writes.faults.as_ref().map(json)).collect();
     let manifests: Vec<Option<String>> = records.iter().map(|r| r.writes.manifest.as_ref().map(json)).collect();
@@ -368,6 +375,9 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
                 &lessons,
                 &default_memory_mb,
                 &returned,
+                &placing,
+                &offered,
+                &offered_lives,
             ],
         )
         .await?;
@@ -392,9 +402,14 @@ pub(super) async fn write_events(client: &ClientWrapper, events: &[EventRow]) ->
 fn read_record(row: &Row) -> Result<Record, Error> {
     let worker: Option<String> = row.try_get("owner_worker")?;
     let life: Option<Uuid> = row.try_get("owner_incarnation")?;
-    let owner = worker.zip(life).and_then(|(worker, life)| {
-        Some(Sender { worker: WorkerId::try_from(worker).ok()?, incarnation: Incarnation(life) })
-    });
+    let owner = worker.zip(life).and_then(|(worker, life)| sender(worker, life));
+    let chosen: Option<String> = row.try_get("offered_worker")?;
+    let chosen_life: Option<Uuid> = row.try_get("offered_incarnation")?;
+    let placing = match chosen.zip(chosen_life).and_then(|(worker, life)| sender(worker, life)) {
+        Some(chosen) => Placing::Offered(chosen),
+        None if row.try_get("wants_worker")? => Placing::Wanted,
+        None => Placing::No,
+    };
     let state: &str = row.try_get("state")?;
     let cause: Option<&str> = row.try_get("last_cause")?;
     let custody: Option<&str> = row.try_get("custody")?;
@@ -413,6 +428,7 @@ fn read_record(row: &Row) -> Result<Record, Error> {
             consent: row.try_get::<_, Option<i32>>("consent")?.map(natural),
             last_cause: cause.and_then(|name| Cause::ALL.into_iter().find(|cause| cause.as_str() == name)),
             paused: row.try_get("paused")?,
+            placing,
         },
         custody: custody.and_then(|name| [Custody::Broker, Custody::Ledger].into_iter().find(|c| c.as_str() == name)),
         tapped: row.try_get("tapped")?,
@@ -428,6 +444,11 @@ fn read_record(row: &Row) -> Result<Record, Error> {
         run_secs: row.try_get("run_secs")?,
         writes: Writes::default(),
     })
+}
+
+/// Who is meant by the two columns that name a worker in one of its lives.
+pub(super) fn sender(worker: String, life: Uuid) -> Option<Sender> {
+    Some(Sender { worker: WorkerId::try_from(worker).ok()?, incarnation: Incarnation(life) })
 }
 
 /// JSON for a `jsonb` column, which cannot hold a NUL character.
@@ -459,7 +480,7 @@ macro_rules! record_columns {
     ($spec:literal) => {
         concat!(
             "id, number, state, queue, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
-             last_cause, paused, custody, tapped, reason, raised_memory_mb, fell_back, ",
+             last_cause, paused, wants_worker, offered_worker, offered_incarnation, custody, tapped, reason, raised_memory_mb, fell_back, ",
             $spec,
             " AS spec, traceparent, \
              coalesce(lease_until < now(), false) AS lease_is_over, coalesce(publish_due <= now(), false) AS is_due, \
@@ -515,6 +536,7 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
         publish_due = CASE WHEN u.outbox IS NULL THEN j.publish_due \
                            WHEN u.outbox = -2 THEN greatest(now(), (j.spec ->> 'not_before')::timestamptz) \
                            WHEN u.outbox >= 0 THEN now() + u.outbox * interval '1 millisecond' END, \
+        wants_worker = u.wants_worker, offered_worker = u.offered, offered_incarnation = u.offered_life, \
         returned = CASE WHEN u.outbox IS NULL THEN j.returned ELSE u.returned END, \
         failure = coalesce(u.failure::jsonb, j.failure), faults = coalesce(u.faults::jsonb, j.faults), \
         manifest = coalesce(u.manifest::jsonb, j.manifest), \
@@ -525,9 +547,10 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
      FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::uuid[], \
                  $8::integer[], $9::text[], $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::boolean[], \
                  $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[], $22::text[], $23::text[], \
-                 $25::boolean[]) \
+                 $25::boolean[], $26::boolean[], $27::text[], $28::uuid[]) \
           AS u(id, state, attempt, failures, losses, worker, life, consent, cause, custody, tapped, reason, renewed, \
-               cleared, begun, outbox, failure, faults, manifest, paused, kind, lesson, returned) \
+               cleared, begun, outbox, failure, faults, manifest, paused, kind, lesson, returned, wants_worker, offered, \
+               offered_life) \
      WHERE j.id = u.id";
 
 const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarnation) \

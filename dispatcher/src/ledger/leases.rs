@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use ffpool_schema::id::JobId;
+use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::lifecycle::{Input, Tell};
-use ffpool_schema::message::{Heartbeat, RunningAttempt};
+use ffpool_schema::message::{Heartbeat, RunningAttempt, Sender};
 use uuid::Uuid;
 
 use super::batch::{integer, json, natural};
+use super::record::OFFER_MS;
 use super::{Happening, Ledger, OnlyIf, TellOwner, Unavailable};
 
 /// Leases ended by one sweep.
@@ -62,13 +63,46 @@ impl<'a> Named<'a> {
     }
 }
 
+/// What heartbeats name and is no longer so.
+#[derive(Debug, Default)]
+pub struct Outdated {
+    /// Attempts whose worker does not know yet that they have ended.
+    pub ended: Vec<TellOwner>,
+    /// Jobs that are not offered, with the worker that keeps room for them.
+    pub not_offered: Vec<(JobId, WorkerId)>,
+}
+
 impl Ledger {
-    /// Renews the leases that `beats` name and records the workers. Answers the attempts whose worker does not know yet
-    /// that they have ended.
+    /// Renews the leases and the offers that `beats` name, and records the workers. Answers what of it is no longer so.
     ///
     /// # Errors
     /// When Postgres does not take it.
-    pub async fn renew(&self, beats: &Beats) -> Result<Vec<TellOwner>, Unavailable> {
+    pub async fn renew(&self, beats: &Beats) -> Result<Outdated, Unavailable> {
+        let not_offered = self.renew_offers(beats).await?;
+        Ok(Outdated { ended: self.renew_leases(beats).await?, not_offered })
+    }
+
+    async fn renew_offers(&self, beats: &Beats) -> Result<Vec<(JobId, WorkerId)>, Unavailable> {
+        let named: Vec<(JobId, &Sender)> =
+            beats.last.values().filter_map(|beat| Some((beat.reserved?, &beat.from))).collect();
+        if named.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.bounded(async {
+            let client = self.inner.writers.get().await?;
+            let statement = client.prepare_cached(RENEW_OFFERS).await?;
+            let jobs: Vec<Uuid> = named.iter().map(|(job, _)| job.0).collect();
+            let workers: Vec<&str> = named.iter().map(|(_, from)| from.worker.as_str()).collect();
+            let lives: Vec<Uuid> = named.iter().map(|(_, from)| from.incarnation.0).collect();
+            let rows = client.query(&statement, &[&jobs, &workers, &lives, &OFFER_MS]).await?;
+            let renewed = rows.iter().map(|row| row.try_get(0).map(JobId)).collect::<Result<Vec<_>, _>>()?;
+            let outdated = named.iter().filter(|(job, _)| !renewed.contains(job));
+            Ok(outdated.map(|(job, from)| (*job, from.worker.clone())).collect())
+        })
+        .await
+    }
+
+    async fn renew_leases(&self, beats: &Beats) -> Result<Vec<TellOwner>, Unavailable> {
         self.bounded(async {
             let client = self.inner.writers.get().await?;
             self.record_workers(&client, beats).await?;
@@ -204,6 +238,14 @@ const RENEW: &str = "WITH named AS ( \
                          progress = coalesce(h.progress::jsonb, j.progress), \
                          frozen_since = CASE WHEN h.frozen THEN coalesce(j.frozen_since, now()) END \
      FROM held AS h WHERE j.id = h.id RETURNING j.id";
+
+const RENEW_OFFERS: &str = "WITH named AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[]) AS u(job, worker, life)), \
+     held AS ( \
+        SELECT j.id FROM job AS j JOIN named AS n ON n.job = j.id \
+        WHERE j.state = 'delayed' AND NOT j.paused AND j.offered_worker = n.worker AND j.offered_incarnation = n.life \
+        ORDER BY j.id FOR UPDATE OF j) \
+     UPDATE job AS j SET publish_due = now() + $4::bigint * interval '1 millisecond' FROM held AS h \
+     WHERE j.id = h.id RETURNING j.id";
 
 const ENDED_UNKNOWN: &str = "SELECT a.job, a.attempt FROM attempt AS a \
      JOIN unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[]) AS u(job, attempt, worker, life) \

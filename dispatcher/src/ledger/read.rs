@@ -119,6 +119,8 @@ pub struct Circumstances {
     pub raised_memory_mb: Option<i64>,
     /// Whether its next attempt uses software because the device failed.
     pub fell_back: bool,
+    /// Whether a worker was offered it, and keeps room for it or was not heard yet.
+    pub is_offered: bool,
 }
 
 /// A job that another waits for.
@@ -214,6 +216,7 @@ impl Ledger {
                 is_alone: losses >= ALONE_AFTER,
                 raised_memory_mb: row.try_get("raised_memory_mb")?,
                 fell_back: row.try_get("fell_back")?,
+                is_offered: row.try_get("is_offered")?,
             })
         })
         .await
@@ -382,7 +385,8 @@ const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM depe
      LEFT JOIN job ON job.id = dependency.parent \
      WHERE dependency.child = $1 AND job.state IS DISTINCT FROM 'completed' ORDER BY job.number LIMIT $2";
 
-const LESSONS: &str = "SELECT losses, raised_memory_mb, fell_back FROM job WHERE id = $1";
+const LESSONS: &str =
+    "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered FROM job WHERE id = $1";
 
 const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage FROM attempt \
      WHERE job = $1 ORDER BY attempt DESC LIMIT $2";

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
-use ffpool_schema::lifecycle::{Change, Custody, End, Facts, Input, Publish, Refusal, Stale, State, Step, Tell, step};
+use ffpool_schema::lifecycle::{
+    Change, Custody, End, Facts, Input, Placing, Publish, Refusal, Stale, State, Step, Tell, step,
+};
 use ffpool_schema::message::{Manifest, Sender, Usage};
 use ffpool_schema::parse::Fault;
 use ffpool_schema::retry::Backoff;
@@ -20,8 +22,12 @@ use super::kind;
 
 /// After this time somebody else may publish a job that a dispatcher has set out to publish.
 pub(super) const PUBLISH_CLAIM_MS: i64 = 10_000;
-/// Pause before a job that did not fit one worker is offered again.
+/// Pause before a job that did not fit one worker is published again, if no worker was found for it meanwhile.
 pub(super) const PLACEMENT_PAUSE_MS: i64 = 2_000;
+/// A worker that was offered a job says in every heartbeat that it keeps room for it. After so long without, the job is
+/// published again: ten heartbeats, for the worker may be starting an encode on a busy machine, and little beside the
+/// wait for room.
+pub(super) const OFFER_MS: i64 = 10_000;
 /// A job that has lost so many workers runs alone from then on: it may be what kills them.
 pub(crate) const ALONE_AFTER: u32 = 2;
 
@@ -362,18 +368,19 @@ pub(super) fn decide(
 
 /// What a claim becomes that may not be granted: the job is useless by now, or must run alone and the claimer is busy.
 fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening> {
-    let Input::Claim { from, owner_dead, running_unanswered } = input else { return None };
     let facts = &record.facts;
+    let (from, owner_dead, running_unanswered) = match input {
+        Input::Claim { from, owner_dead, running_unanswered } => (from, owner_dead, running_unanswered),
+        Input::Take { from } => (from, &false, &None),
+        _ => return None,
+    };
     let begins = match facts.state {
         State::Queued => !facts.paused,
+        State::Delayed => !facts.paused && matches!(input, Input::Take { .. }),
         State::Running => *owner_dead && facts.owner.as_ref() != Some(from),
-        State::Blocked
-        | State::Delayed
-        | State::Cancelling
-        | State::Completed
-        | State::Failed
-        | State::Cancelled
-        | State::Rejected => false,
+        State::Blocked | State::Cancelling | State::Completed | State::Failed | State::Cancelled | State::Rejected => {
+            false
+        }
     };
     if !begins {
         return None;
@@ -381,7 +388,7 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
     let turned = |input: Input, reason: Option<String>| {
         Some(Happening { evidence: Evidence { reason, ..Evidence::default() }, ..Happening::new(record.id, input) })
     };
-    if record.deadline_is_over && facts.state == State::Queued {
+    if record.deadline_is_over && facts.state != State::Running {
         return turned(Input::DeadlinePassed, None);
     }
     if !evidence.busy || running_unanswered.is_some() {
@@ -390,6 +397,8 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
     let losses = facts.losses + u32::from(facts.state == State::Running);
     if losses < ALONE_AFTER {
         None
+    } else if facts.state == State::Delayed {
+        turned(Input::OfferDeclined { by: from.clone() }, None)
     } else if facts.state == State::Queued {
         turned(
             Input::Unfit,
@@ -428,6 +437,11 @@ fn apply(
     }
     if let Some(custody) = change.custody {
         record.custody = Some(custody);
+    }
+    if change.to != State::Delayed {
+        record.facts.placing = Placing::No;
+    } else if let Some(placing) = &change.placing {
+        record.facts.placing = placing.clone();
     }
     if change.drop == Some(ffpool_schema::message::DropReason::OwnerAlive) {
         plan.effects.counts.push(Count::Absorbed);
@@ -532,8 +546,10 @@ fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Cha
             Some("deadline: it passed while the job ran".to_owned())
         }
         Input::DeadlinePassed => Some("deadline: it passed before the job could run".to_owned()),
-        Input::Claim { .. } if change.begin || change.to.is_end() => None,
-        Input::Claim { .. } => record.reason.take(),
+        Input::Claim { .. } | Input::Take { .. } if change.begin || change.to.is_end() => None,
+        Input::Claim { .. } | Input::Take { .. } => record.reason.take(),
+        Input::Offer { to } => Some(format!("offered to worker {}", to.worker)),
+        Input::OfferAccepted { .. } | Input::OfferDeclined { .. } => evidence.reason.clone().or(record.reason.take()),
         Input::Finished { .. } => None,
         Input::Failed { .. } => {
             evidence.failure.as_ref().map(|failure| format!("{}: {}", failure.cause, failure.message))
@@ -607,7 +623,7 @@ fn learn(record: &mut Record, input: &Input, change: &Change) {
 }
 
 fn begin(record: &mut Record, input: &Input, plan: &mut Plan) {
-    let Input::Claim { from, .. } = input else { return };
+    let (Input::Claim { from, .. } | Input::Take { from }) = input else { return };
     record.facts.attempt += 1;
     record.facts.owner = Some(from.clone());
     record.lease_is_over = false;
@@ -636,6 +652,7 @@ fn place_in_outbox(record: &mut Record, change: &Change, policy: &Policy, random
             Some(Outbox::Enter(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
         }
         Some(Publish::AfterPlacementPause) => Some(Outbox::Enter(PLACEMENT_PAUSE_MS)),
+        Some(Publish::AfterOffer) => Some(Outbox::Enter(OFFER_MS)),
         Some(Publish::WhenDue) => Some(Outbox::EnterWhenDue),
         // A claim proves that the job's message is out; an ended job has nothing to publish.
         None if change.begin || change.to.is_end() => Some(Outbox::Leave),
@@ -660,6 +677,10 @@ fn attempt_of(input: &Input) -> Option<u32> {
         | Input::Lapse { attempt } => Some(*attempt),
         Input::Arrive
         | Input::Claim { .. }
+        | Input::Take { .. }
+        | Input::Offer { .. }
+        | Input::OfferAccepted { .. }
+        | Input::OfferDeclined { .. }
         | Input::Due
         | Input::ParentsDone
         | Input::ParentFailed { .. }
@@ -681,7 +702,13 @@ fn detail(record: &Record, input: &Input, evidence: &Evidence, change: &Change) 
         detail.insert(key.to_owned(), value);
     };
     match input {
-        Input::Claim { from, .. } | Input::TakeCustody { from, .. } | Input::Commit { from, .. } => {
+        Input::Claim { from, .. }
+        | Input::Take { from }
+        | Input::Offer { to: from }
+        | Input::OfferAccepted { by: from }
+        | Input::OfferDeclined { by: from }
+        | Input::TakeCustody { from, .. }
+        | Input::Commit { from, .. } => {
             put("worker", json!(from.worker));
         }
         Input::Lapse { .. } => put("worker", json!(record.facts.owner.as_ref().map(|owner| &owner.worker))),
@@ -758,6 +785,7 @@ mod tests {
                 consent: None,
                 last_cause: None,
                 paused: false,
+                placing: Placing::No,
             },
             custody: Some(Custody::Broker),
             tapped: true,

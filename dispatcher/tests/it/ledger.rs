@@ -19,10 +19,11 @@ use ffpool_broker::{AmqpConfig, AmqpLink, BatchConsumer, Incoming, Outgoing, Pub
 use ffpool_dispatcher::Dispatcher;
 use ffpool_dispatcher::settings::Settings;
 use ffpool_schema::id::{Incarnation, JobId};
-use ffpool_schema::job::JobSpec;
+use ffpool_schema::job::{JobSpec, Queue};
 use ffpool_schema::message::{
     Ability, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob, Event, Grant, Heartbeat,
-    JobCommand, Outcome, RunningAttempt, Sender, WorkerAnswer, WorkerCommand, WorkerState, fingerprint, revision,
+    JobCommand, Outcome, RunningAttempt, Sender, TakeRequest, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
+    revision,
 };
 use ffpool_schema::subjects;
 use ffpool_schema::topology::{EVENTS_EXCHANGE, WorkQueue};
@@ -180,6 +181,10 @@ struct Worker {
     frozen: Arc<Mutex<HashSet<JobId>>>,
     /// What it understands.
     revision: u32,
+    /// Whether it accepts offers.
+    takes_offers: bool,
+    /// The job that it keeps room for, and whether that runs alone.
+    offered: Arc<Mutex<Option<(JobId, bool)>>>,
 }
 
 impl Worker {
@@ -191,6 +196,8 @@ impl Worker {
             running: Arc::default(),
             frozen: Arc::default(),
             revision: revision::CURRENT,
+            takes_offers: false,
+            offered: Arc::default(),
         }
     }
 
@@ -249,15 +256,41 @@ impl Worker {
                     _ = tick.tick() => worker.beat(seq).await,
                     question = questions.next_request() => {
                         let question = question.unwrap();
-                        let yes = match question.value {
-                            WorkerCommand::Drain => true,
-                            WorkerCommand::Ping { job, attempt } => worker.running.lock().unwrap().get(&job) == Some(&attempt),
-                        };
-                        let _ = question.answer(&WorkerAnswer { from: worker.sender.clone(), yes }).await;
+                        let answer = worker.answer(&question.value);
+                        let _ = question.answer(&answer).await;
                     }
                 }
             }
         }))
+    }
+
+    fn answer(&self, command: &WorkerCommand) -> WorkerAnswer {
+        let answer = |yes| WorkerAnswer::new(self.sender.clone(), yes);
+        match command {
+            WorkerCommand::Drain => answer(true),
+            WorkerCommand::Ping { job, attempt } => answer(self.running.lock().unwrap().get(job) == Some(attempt)),
+            WorkerCommand::Offer { job, alone, .. } if self.takes_offers => {
+                self.offered.lock().unwrap().replace((*job, *alone));
+                WorkerAnswer { slots: Some(4), ..answer(true) }
+            }
+            WorkerCommand::Offer { .. } => WorkerAnswer { reason: Some("not today".into()), ..answer(false) },
+            WorkerCommand::Withdraw { job } => {
+                let mut offered = self.offered.lock().unwrap();
+                answer(offered.take_if(|(kept, _)| kept == job).is_some())
+            }
+        }
+    }
+
+    /// Asks for the job that it was offered.
+    async fn take(&self, job: JobId) -> ClaimReply {
+        let request =
+            TakeRequest { from: self.sender.clone(), job, queue: Queue::Default, ability: ability(), idle: true };
+        self.signals.request(subjects::TAKE, &request, BOUND).await.expect("an answer")
+    }
+
+    /// Waits until it is offered a job, and answers which and whether alone.
+    async fn until_offered(&self) -> (JobId, bool) {
+        until("an offer", async || self.offered.lock().unwrap().ok_or_else(|| "none".to_owned())).await
     }
 
     async fn beat(&self, seq: u64) {
@@ -278,6 +311,7 @@ impl Worker {
                 .map(|(job, attempt)| RunningAttempt { job, attempt, progress: None, frozen: frozen.contains(&job) })
                 .collect(),
             revision: self.revision,
+            reserved: self.offered.lock().unwrap().map(|(job, _)| job),
         };
         // A signal may be lost; the next one says the same.
         let _ = self.signals.publish(&subjects::heartbeat(&self.sender.worker), &beat).await;

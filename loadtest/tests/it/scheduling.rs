@@ -1,7 +1,8 @@
 //! Who runs when: never over capacity, and the best job first.
 
 use ffpool_loadtest::pool::{Pool, PoolSettings};
-use ffpool_schema::api::WorkerView;
+use ffpool_schema::api::{JobDetail, WorkerView};
+use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
 use ffpool_stack::Stack;
@@ -151,4 +152,111 @@ fn a_job_waits_for_its_time() {
         assert!(detail.attempts[0].started_at >= due, "{detail:#?}");
         Ok(())
     });
+}
+
+/// Always has some jobs of a fraction of a second waiting, until dropped.
+struct SmallJobs(tokio::task::JoinHandle<()>);
+
+impl SmallJobs {
+    fn keep(pool: &Pool, queue: Queue, of_pool: &'static str) -> SmallJobs {
+        let (client, media) = (pool.client.clone(), pool.media.clone());
+        SmallJobs(tokio::spawn(async move {
+            for number in 0_u64.. {
+                while client.queues().await.is_ok_and(|queues| {
+                    let ours = queues.iter().filter(|view| view.queue == queue.as_str() && view.pool == of_pool);
+                    ours.map(|view| view.queued).sum::<i64>() >= 3
+                }) {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+                let mut spec = quick(&media.join(format!("small-{number}.mp4")).display().to_string());
+                (spec.queue, spec.priority, spec.pool) = (queue, Priority::High, of_pool.parse().expect("a pool"));
+                // What is refused while a part is away is only one job less.
+                let _ = client.submit(&spec).await;
+            }
+        }))
+    }
+}
+
+impl Drop for SmallJobs {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn kinds(detail: &JobDetail) -> Vec<&str> {
+    detail.events.iter().map(|event| event.kind.as_str()).collect()
+}
+
+#[test]
+fn a_job_that_does_not_fit_an_idle_worker_runs_on_a_busy_one_that_it_fits() {
+    run(async {
+        // The first worker's tool has no encoder for it.
+        let directory = tempfile::tempdir()?;
+        let tool = directory.path().join("ffmpeg-without-x265");
+        std::fs::write(&tool, "#!/bin/sh\ncase \"$*\" in *libx265*) exit 1 ;; esac\nexec ffmpeg \"$@\"\n")?;
+        for path in [directory.path(), &tool] {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        }
+        let tool = tool.display().to_string();
+        let unfit = [("FFPOOL_SLOTS", "2"), ("FFPOOL_FFMPEG", tool.as_str())];
+        let fit = [("FFPOOL_SLOTS", "2"), ("FFPOOL_POOLS", "cpu,small")];
+        let settings = PoolSettings::one_worker(&unfit).worker(&fit).dispatcher("FFPOOL_POOLS", "small");
+        let pool = pool(settings).await?;
+        // They go before the large job at the worker that takes both.
+        let _small = SmallJobs::keep(&pool, Queue::Live, "small");
+        until_busy(&pool, &pool.worker_id(1)).await?;
+
+        let mut large = quick(&pool.media.join("large.mp4").display().to_string());
+        large.scenario = "240p15-h265".into();
+        large.resource_limits.max_cpu_percent = Some(200);
+        let large = pool.client.submit(&large).await?.id;
+        let detail = pool.until_ended(large, BOUND).await?;
+        assert_eq!(detail.job.state, State::Completed, "{detail:#?}");
+        assert_eq!(detail.job.worker.as_ref().map(WorkerId::as_str), Some(pool.worker_id(1).as_str()));
+        for kind in ["unfit", "offer", "take"] {
+            assert!(kinds(&detail).contains(&kind), "no {kind}: {detail:#?}");
+        }
+        until_busy(&pool, &pool.worker_id(1)).await
+    });
+}
+
+#[test]
+fn a_job_that_must_run_alone_runs_on_a_pool_that_is_never_idle() {
+    run(async {
+        // Ageing lets the job have its turn among better ones, while the worker is busy with them.
+        let worker = [("FFPOOL_SLOTS", "2"), ("FFPOOL_AGEING_SECS", "1")];
+        let mut pool = pool(PoolSettings::one_worker(&worker)).await?;
+        let id = pool.client.submit(&medium(&pool.media.join("alone.mp4").display().to_string())).await?.id;
+        for loss in 1..=2 {
+            pool.until(id, BOUND, |view| view.attempt == loss && encoding(view)).await?;
+            if loss == 2 {
+                break;
+            }
+            pool.respawn_worker(0)?;
+        }
+        let small = SmallJobs::keep(&pool, Queue::Live, "cpu");
+        until_ready(&pool, "jobs.live.high", 3).await?;
+        pool.respawn_worker(0)?;
+        let detail = pool.until_ended(id, BOUND).await?;
+        drop(small);
+        assert_eq!((detail.job.state, detail.job.attempt), (State::Completed, 3), "{detail:#?}");
+        for kind in ["unfit", "offer", "take"] {
+            assert!(kinds(&detail).contains(&kind), "no {kind}: {detail:#?}");
+        }
+        Ok(())
+    });
+}
+
+/// Waits until a worker runs something.
+async fn until_busy(pool: &Pool, id: &str) -> anyhow::Result<()> {
+    let end = std::time::Instant::now() + BOUND;
+    loop {
+        let workers = pool.client.workers().await?;
+        let worker = workers.iter().find(|worker| worker.id.as_str() == id);
+        if worker.is_some_and(|worker| worker.capacity.used > 0) {
+            return Ok(());
+        }
+        assert!(std::time::Instant::now() < end, "{worker:#?}\n{}", pool.logs());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }

@@ -11,8 +11,9 @@ use clap::Parser;
 use ffpool_broker::{AmqpConfig, AmqpLink, BatchConsumer, Outgoing, Publisher, Signals, declare_topology, queue_depth};
 use ffpool_runtime::metrics::Exposition;
 use ffpool_schema::id::{JobId, WorkerId};
+use ffpool_schema::job::{Engine, JobSpec};
 use ffpool_schema::message::{
-    ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Event, Grant, Heartbeat, HoldScope,
+    ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Event, Grant, Heartbeat, HoldScope, TakeRequest,
 };
 use ffpool_schema::parse::{Received, parse};
 use ffpool_schema::topology::{ATTEMPT_HEADER, EVENTS_QUEUE, Topology, WorkQueue};
@@ -56,6 +57,7 @@ pub struct Dispatcher {
     claims: Mutex<Vec<ClaimRequest>>,
     commits: Mutex<Vec<CommitRequest>>,
     custodies: Mutex<Vec<CommitRequest>>,
+    takes: Mutex<Vec<TakeRequest>>,
     heartbeats: Mutex<Vec<Heartbeat>>,
 }
 
@@ -69,6 +71,7 @@ impl Dispatcher {
             claims: Mutex::default(),
             commits: Mutex::default(),
             custodies: Mutex::default(),
+            takes: Mutex::default(),
             heartbeats: Mutex::default(),
         }
     }
@@ -91,6 +94,10 @@ impl Dispatcher {
 
     pub fn custodies(&self) -> Vec<CommitRequest> {
         self.custodies.lock().unwrap().clone()
+    }
+
+    pub fn takes(&self) -> Vec<TakeRequest> {
+        self.takes.lock().unwrap().clone()
     }
 
     pub fn heartbeats(&self) -> Vec<Heartbeat> {
@@ -116,6 +123,16 @@ impl Dispatcher {
     fn hear_commit(&self, request: &CommitRequest) -> Option<CommitReply> {
         self.commits.lock().unwrap().push(request.clone());
         (*self.to_commit.lock().unwrap())(request)
+    }
+
+    /// Grants attempt 1 of a job that runs nothing.
+    fn hear_take(&self, request: &TakeRequest) -> Option<ClaimReply> {
+        self.takes.lock().unwrap().push(request.clone());
+        let spec = JobSpec { id: Some(request.job), engine: Engine::Noop, ..JobSpec::new("480p30-h264") };
+        let alone = request.idle;
+        let grant =
+            Grant { job: request.job, attempt: 1, lease_ms: 5000, spec, encode: None, alone, traceparent: None };
+        Some(ClaimReply::Run(Box::new(grant)))
     }
 
     fn hear_custody(&self, request: &CommitRequest) -> Option<CommitReply> {
@@ -191,6 +208,7 @@ impl Pool {
         until("connect to NATS", async || if self.signals.is_up() { Ok(()) } else { Err("down") }).await;
         self.answer(subjects::CLAIM, |claim: &ClaimRequest| &claim.from.worker, Dispatcher::hear_claim).await;
         self.answer(subjects::COMMIT, |commit: &CommitRequest| &commit.from.worker, Dispatcher::hear_commit).await;
+        self.answer(subjects::TAKE, |take: &TakeRequest| &take.from.worker, Dispatcher::hear_take).await;
         self.answer(subjects::CUSTODY, |custody: &CommitRequest| &custody.from.worker, Dispatcher::hear_custody).await;
         let mut beats = self.signals.subscribe::<Heartbeat>(&subjects::heartbeat(&self.worker)).await.unwrap();
         let dispatcher = self.dispatcher.clone();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use ffpool_schema::id::JobId;
-use ffpool_schema::job::Queue;
+use ffpool_schema::job::{Engine, JobSpec, Queue};
 use ffpool_schema::message::{
     CommitReply, DropReason, JobAnswer, JobCommand, Outcome, WorkerAnswer, WorkerCommand, WorkerState,
 };
@@ -220,6 +220,70 @@ async fn a_job_that_must_run_alone_waits_for_the_others_and_keeps_everybody_out(
     pool.until_ends(&[(first, 1, "finished"), (alone, 3, "finished"), (last, 1, "finished")]).await;
     let granted: Vec<JobId> = pool.events().iter().map(|event| event.job).collect();
     assert_eq!(granted, [first, alone, last], "one after the other");
+    assert_eq!(stop(worker).await, Finish::Clean);
+    assert_eq!(pool.ready().await, 0);
+}
+
+/// Offers a job that runs nothing.
+async fn offer(pool: &Pool, job: JobId, alone: bool) -> WorkerAnswer {
+    let spec = Box::new(JobSpec { engine: Engine::Noop, ..JobSpec::new("480p30-h264") });
+    let subject = subjects::control_worker(&pool.worker);
+    let offer = WorkerCommand::Offer { job, alone, spec };
+    pool.signals.request(&subject, &offer, Duration::from_secs(10)).await.unwrap()
+}
+
+async fn until_reserved(pool: &Pool, job: Option<JobId>) {
+    until("a heartbeat that names what room is kept for", async || {
+        let last = pool.dispatcher.heartbeats().last().map(|beat| beat.reserved);
+        if last == Some(job) { Ok(()) } else { Err(last) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_keeps_room_for_an_offered_job_and_runs_it_without_a_delivery() {
+    let pool = Pool::new("offered").await;
+    let open = gate_commits(&pool);
+    let worker = pool.start(&["--slots=3"]).await;
+    let first = pool.publish(NOOP).await;
+    until_running(&pool, first).await;
+
+    let [withdrawn, offered, another] = [1, 2, 3].map(|_| JobId(uuid::Uuid::now_v7()));
+    assert_eq!(offer(&pool, withdrawn, true).await.slots, Some(3));
+    until_reserved(&pool, Some(withdrawn)).await;
+    let withdraw = WorkerCommand::Withdraw { job: withdrawn };
+    pool.signals.publish(&subjects::control_worker(&pool.worker), &withdraw).await.unwrap();
+    until_reserved(&pool, None).await;
+
+    let answer = offer(&pool, offered, true).await;
+    assert_eq!((answer.yes, answer.slots), (true, Some(3)));
+    assert_eq!(offer(&pool, offered, true).await.slots, Some(3), "a repeat is answered the same");
+    let declined = offer(&pool, another, false).await;
+    assert!(!declined.yes && declined.reason.as_ref().unwrap().contains("keeps room"), "{declined:?}");
+    until_reserved(&pool, Some(offered)).await;
+    // Two slots are free, and nobody is let in any more.
+    let last = pool.publish(NOOP).await;
+    let beats = pool.dispatcher.heartbeats().len();
+    until("three more heartbeats", async || {
+        let now = pool.dispatcher.heartbeats().len();
+        if now >= beats + 3 { Ok(()) } else { Err(now) }
+    })
+    .await;
+    assert_eq!((pool.dispatcher.claims().len(), pool.ready().await), (1, 1));
+    assert!(pool.dispatcher.takes().is_empty(), "there is no room yet");
+
+    open.store(true, Ordering::SeqCst);
+    pool.until_ends(&[(first, 1, "finished"), (offered, 1, "finished"), (last, 1, "finished")]).await;
+    let order: Vec<JobId> = pool.events().iter().map(|event| event.job).collect();
+    assert_eq!(order, [first, offered, last], "one after the other");
+    let takes = pool.dispatcher.takes();
+    assert!(matches!(&takes[..], [take] if take.job == offered && take.idle), "{takes:?}");
+    until_reserved(&pool, None).await;
+    assert!(pool.dispatcher.custodies().is_empty(), "there is no delivery to hand over");
+
+    worker.drain.advance(Stage::Finishing, "test");
+    let drains = offer(&pool, another, false).await;
+    assert!(!drains.yes, "{drains:?}");
     assert_eq!(stop(worker).await, Finish::Clean);
     assert_eq!(pool.ready().await, 0);
 }

@@ -23,7 +23,7 @@ async fn a_drain_reaches_the_worker_and_says_what_came_of_it() {
     let answering = tokio::spawn(async move {
         let command = commands.next_request().await.unwrap();
         assert_eq!(command.value, WorkerCommand::Drain);
-        command.answer(&WorkerAnswer { from, yes: true }).await.unwrap();
+        command.answer(&WorkerAnswer::new(from, true)).await.unwrap();
     });
     // Until the subscription has reached the server, nobody answers.
     let accepted = super::until("the worker is asked", async || {

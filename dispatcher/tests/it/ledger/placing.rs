@@ -153,3 +153,97 @@ async fn dead_letters_of_one_kind_are_redriven_and_purged_together() {
     scene.until_count("SELECT count(*) FROM audit WHERE action IN ('redrive', 'purge') AND actor = 'test'", 2).await;
     dispatcher.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_fits_another_is_offered_to_it_and_taken_without_a_delivery() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let small = Worker::new(&scene, "small");
+    let large = Worker { takes_offers: true, ..Worker::new(&scene, "large") };
+    let old = Worker { revision: 2, takes_offers: true, ..Worker::new(&scene, "old") };
+    let alive = large.live();
+    let _others = [small.live(), old.live()];
+    scene.until_count("SELECT count(*) FROM worker WHERE state = 'ready'", 3).await;
+    let tiny = Ability { memory_mb: 512, ..ability() };
+    let (id, body) = job_with(|spec| spec.resource_limits.max_memory_mb = Some(4096));
+    let refused = small.claim_as(&delivery(Some(id), &body), |request| request.ability = Some(tiny.clone())).await;
+    assert_eq!(refused, ClaimReply::Drop { job: Some(id), reason: DropReason::Unfit });
+
+    assert_eq!(large.until_offered().await, (id, false));
+    scene.until_column(id, "reason", "offered to worker large, which waits until 4 slots are free").await;
+    assert!(old.offered.lock().unwrap().is_none(), "a worker of an old version is asked nothing");
+    // Named in heartbeats, the offer stands for longer than it would by itself.
+    scene.until_column(id, "now() - state_since > interval '12 seconds'", "true").await;
+    assert_eq!(scene.column(id, "state").await.as_deref(), Some("delayed"));
+    assert_eq!(small.take(id).await, ClaimReply::Drop { job: Some(id), reason: DropReason::Superseded });
+    let ClaimReply::Run(grant) = large.take(id).await else { panic!("it was offered to it") };
+    assert_eq!((grant.job, grant.attempt, grant.spec.resource_limits.max_memory_mb), (id, 1, Some(4096)));
+    assert_eq!(scene.column(id, "state || ' ' || custody").await.as_deref(), Some("running ledger"));
+    assert_eq!(large.take(id).await, ClaimReply::Run(grant.clone()), "a lost answer is given again");
+    // What it still says in its heartbeat is not so any more: it is told.
+    until("the worker is told", async || match *large.offered.lock().unwrap() {
+        None => Ok(()),
+        kept => Err(format!("{kept:?}")),
+    })
+    .await;
+    scene.report(&large, &grant, Outcome::Finished { manifest: None }).await;
+    drop(alive);
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_ends_with_its_worker_with_a_cancel_and_where_nobody_takes_it() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let small = Worker::new(&scene, "small");
+    let _small = small.live();
+    let large = Worker { takes_offers: true, ..Worker::new(&scene, "large") };
+    let alive = large.live();
+    scene.until_count("SELECT count(*) FROM worker WHERE state = 'ready'", 2).await;
+    let tiny = Ability { memory_mb: 512, ..ability() };
+    let misplace = async |id: JobId| {
+        let (_, body) = job_with(|spec| {
+            spec.id = Some(id);
+            spec.resource_limits.max_memory_mb = Some(4096);
+        });
+        let reply = small.claim_as(&delivery(Some(id), &body), |request| request.ability = Some(tiny.clone())).await;
+        assert_eq!(reply, ClaimReply::Drop { job: Some(id), reason: DropReason::Unfit });
+    };
+    // On a busy machine the job may be published before it is offered; then it is misplaced again, as in a pool.
+    let until_offered = async |id: JobId| {
+        misplace(id).await;
+        until("an offer", async || {
+            if scene.column(id, "state").await.as_deref() == Some("queued") {
+                misplace(id).await;
+            }
+            let offered = *large.offered.lock().unwrap();
+            if offered == Some((id, false)) { Ok(()) } else { Err(format!("{offered:?}")) }
+        })
+        .await;
+    };
+    let until_published = async |id: JobId| {
+        while scene.take("jobs.default.medium").await.message_id != Some(id.to_string()) {}
+    };
+    let [cancelled, lost, declined] = [1, 2, 3].map(|_| JobId(Uuid::now_v7()));
+
+    until_offered(cancelled).await;
+    dispatcher.ledger().cancel(cancelled, "test").await.unwrap();
+    until("the room is given up", async || match *large.offered.lock().unwrap() {
+        None => Ok(()),
+        kept => Err(format!("{kept:?}")),
+    })
+    .await;
+
+    until_offered(lost).await;
+    drop(alive);
+    until_published(lost).await;
+    assert_eq!(scene.column(lost, "attempt").await.as_deref(), Some("0"));
+
+    let decliner = Worker::new(&scene, "decliner");
+    let _decliner = decliner.live();
+    scene.until_count("SELECT count(*) FROM worker WHERE state = 'ready'", 2).await;
+    misplace(declined).await;
+    until_published(declined).await;
+    assert!(scene.history(declined).await.contains(&"offer_declined".to_owned()));
+    dispatcher.stop().await;
+}

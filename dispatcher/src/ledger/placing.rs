@@ -1,0 +1,50 @@
+//! Jobs for which a worker is looked for, as the leader reads them.
+
+use ffpool_schema::id::JobId;
+use ffpool_schema::job::JobSpec;
+
+use super::batch::natural;
+use super::record::ALONE_AFTER;
+use super::{Ledger, Unavailable};
+
+/// Jobs that are read at a time, oldest first.
+const WANTED_MAX: i64 = 100;
+
+/// A job for which a worker is looked for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The job.
+    pub job: JobId,
+    /// Its canonical form.
+    pub spec: JobSpec,
+    /// Whether it needs a whole worker.
+    pub alone: bool,
+}
+
+impl Ledger {
+    /// The jobs that could not run where they were delivered and are not offered to anybody.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn wanted(&self) -> Result<Vec<Wanted>, Unavailable> {
+        self.bounded(async {
+            let client = self.inner.writers.get().await?;
+            let statement = client.prepare_cached(WANTED).await?;
+            let rows = client.query(&statement, &[&WANTED_MAX]).await?;
+            let mut wanted = Vec::with_capacity(rows.len());
+            for row in &rows {
+                let alone = natural(row.try_get(2)?) >= ALONE_AFTER;
+                // Recorded by another version of this program, which knew what this one does not: its claim says so.
+                if let Ok(spec) = serde_json::from_str(row.try_get::<_, &str>(1)?) {
+                    wanted.push(Wanted { job: JobId(row.try_get(0)?), spec, alone });
+                }
+            }
+            Ok(wanted)
+        })
+        .await
+    }
+}
+
+const WANTED: &str = "SELECT id, spec::text, losses FROM job \
+     WHERE wants_worker AND state = 'delayed' AND offered_worker IS NULL AND NOT paused AND spec IS NOT NULL \
+     ORDER BY number LIMIT $1";
