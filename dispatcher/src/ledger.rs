@@ -37,7 +37,7 @@ use ffpool_schema::id::{Incarnation, JobId, WorkerId};
 use ffpool_schema::lifecycle::{Input, Refusal, State, Step};
 use ffpool_schema::message::Sender;
 use ffpool_schema::parse::{Fault, Received};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 pub use anonymous::{AnonymousClaim, AnonymousVerdict, OwnedAttempt};
@@ -88,6 +88,8 @@ struct Inner {
     connection: tokio_postgres::Config,
     /// One queue for each writer; a job's happenings always go to the same.
     asks: Vec<mpsc::Sender<Ask>>,
+    /// What keeps each writer from committing.
+    troubles: Vec<watch::Receiver<Option<String>>>,
     policy: Policy,
     outlets: Outlets,
     paused_queues: PausedQueues,
@@ -176,26 +178,29 @@ impl Ledger {
         let (families, relatives) = mpsc::channel(effects::MAX_RELATIVES);
         let outlets = Outlets { publish, families, tell: broadcast::channel(effects::MAX_TO_TELL).0 };
         let writers = connect::pool(&for_writes, WRITERS + SIDE_WRITERS)?;
-        let asks = (0..WRITERS)
+        let (asks, troubles) = (0..WRITERS)
             .map(|_| {
                 let (ask, asked) = mpsc::channel(writer::MAX_WAITING);
+                let (trouble, troubled) = watch::channel(None);
                 let writer = Writer {
                     pool: writers.clone(),
                     policy: settings.policy.clone(),
                     outlets: outlets.clone(),
                     connection: None,
+                    trouble,
                 };
                 // Ends when the last handle on the ledger is dropped.
                 tokio::spawn(writer.run(asked));
-                ask
+                (ask, troubled)
             })
-            .collect();
+            .unzip();
         Ok(Ledger {
             inner: Arc::new(Inner {
                 readers: connect::pool(&for_reads, READERS)?,
                 writers,
                 connection: for_writes,
                 asks,
+                troubles,
                 policy: settings.policy.clone(),
                 outlets,
                 paused_queues: PausedQueues::default(),
@@ -383,10 +388,16 @@ impl Ledger {
         tokio::time::timeout(SIDE, work).await.unwrap_or_else(|_| late())
     }
 
+    /// Whether the writers commit. A Postgres whose disk is full still answers questions.
+    fn takes_writes(&self) -> Result<(), String> {
+        let trouble = self.inner.troubles.iter().find_map(|trouble| trouble.borrow().clone());
+        trouble.map_or(Ok(()), |reason| Err(format!("it does not take what is written: {reason}")))
+    }
+
     /// What works, asked now.
     pub async fn health(&self) -> Health {
         match tokio::time::timeout(Duration::from_secs(3), self.leader_exists()).await {
-            Ok(Ok(has_leader)) => Health { postgres: Ok(()), has_leader },
+            Ok(Ok(has_leader)) => Health { postgres: self.takes_writes(), has_leader },
             Ok(Err(error)) => Health { postgres: Err(error), has_leader: false },
             Err(_) => Health { postgres: Err("no answer within 3 s".to_owned()), has_leader: false },
         }

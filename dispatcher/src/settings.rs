@@ -37,7 +37,8 @@ pub struct Settings {
     /// NATS, `nats://host:port` or `tls://…`; several servers with commas.
     #[arg(long, env = "FFPOOL_NATS_URL", value_name = "URL", hide_env_values = true)]
     pub nats_url: String,
-    /// Postgres 14 or newer, `postgres://user:password@host:port/database`.
+    /// Postgres 14 or newer, `postgres://user:password@host:port/database`; several servers with commas, the one that
+    /// takes writes is used.
     #[arg(long, env = "FFPOOL_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: String,
     /// Address of the HTTP API.

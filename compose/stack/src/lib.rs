@@ -40,7 +40,15 @@ use home::Home;
 use programs::Programs;
 
 /// The directories in which processes of the servers run; the watchdog finds them by these.
-const MARKED: [&str; 5] = [rabbit::RUN, nats::RUN, postgres::RUN, postgres::DATA, postgres::UNFINISHED_DATA];
+const MARKED: [&str; 7] = [
+    rabbit::RUN,
+    nats::RUN,
+    postgres::RUN,
+    postgres::DATA,
+    postgres::UNFINISHED_DATA,
+    postgres::STANDBY_RUN,
+    postgres::STANDBY_DATA,
+];
 
 /// A private RabbitMQ, NATS and Postgres. Dropping it ends them.
 #[derive(Debug)]

@@ -23,18 +23,25 @@ pub(crate) const RUN: &str = "postgres/run";
 pub(crate) const DATA: &str = "postgres/data";
 /// `initdb` works here; the directory gets its name when it is complete.
 pub(crate) const UNFINISHED_DATA: &str = "postgres/data.unfinished";
+pub(crate) const STANDBY_RUN: &str = "postgres/standby-run";
+pub(crate) const STANDBY_DATA: &str = "postgres/standby-data";
 const PACKAGE: &str = "postgresql";
+/// Brings `pg_basebackup`, beside the programs of the server.
+const CLIENT_PACKAGE: &str = "postgresql-client";
 const USER: &str = "ffpool";
 const DATABASE: &str = "ffpool";
 /// It starts in about 0.1 s; after a kill under load it replays its log first.
 const READY_BOUND: Duration = Duration::from_secs(60);
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: u16 = 200;
+/// For a standby to become a primary; it takes well under a second.
+const PROMOTE_SECS: i32 = 60;
 
 /// A private Postgres server.
 #[derive(Debug)]
 pub struct Postgres {
     server: Server,
+    data: PathBuf,
     port: u16,
     initdb: PathBuf,
     postgres: PathBuf,
@@ -50,6 +57,7 @@ impl Postgres {
         let log = home.directory("postgres/log")?.join("postgres.log");
         Ok(Postgres {
             server: Server::new("Postgres", Arc::clone(home), directories, vec![log]),
+            data: home.path(DATA),
             port: free_port(),
             initdb,
             postgres,
@@ -62,7 +70,7 @@ impl Postgres {
         self.initialise()?;
         let home = self.server.home();
         let mut command = home.command(&self.postgres);
-        command.arg("-D").arg(home.path(DATA)).args(["-p", &self.port.to_string()]);
+        command.arg("-D").arg(&self.data).args(["-p", &self.port.to_string()]);
         for setting in [
             "listen_addresses=127.0.0.1",
             // The path of a socket may not exceed 107 bytes, and a directory's path may.
@@ -92,6 +100,52 @@ impl Postgres {
     /// `postgres://ffpool@127.0.0.1:PORT/ffpool`, an empty database at the first start.
     pub fn url(&self) -> String {
         self.url_of(DATABASE)
+    }
+
+    /// `127.0.0.1:PORT`, for URLs that name several servers.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts a standby of this server, at most one for a stack: a copy that answers questions and follows what is
+    /// written here. When this returns, a commit here is confirmed only when it is on the standby's disk too; so while
+    /// the standby is away, commits wait.
+    pub fn standby(&self) -> Result<Postgres, StackError> {
+        let home = self.server.shared_home();
+        let data = home.path(STANDBY_DATA);
+        let directories = vec![home.directory(STANDBY_RUN)?, data.clone()];
+        let log = home.directory("postgres/log")?.join("standby.log");
+        let standby = Postgres {
+            server: Server::new("the standby of Postgres", home, directories, vec![log]),
+            data,
+            port: free_port(),
+            initdb: self.initdb.clone(),
+            postgres: self.postgres.clone(),
+            version: OnceLock::new(),
+            databases: AtomicU32::new(0),
+        };
+        standby.copy_from(self)?;
+        standby.start()?;
+        self.ask("postgres", "make commits wait for the standby", |client| {
+            client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'")?;
+            client.batch_execute("SELECT pg_reload_conf()")
+        })?;
+        self.server.ask_until_ready(READY_BOUND, || self.has_synchronous_standby())?;
+        Ok(standby)
+    }
+
+    /// Makes a standby a primary; returns when it takes writes. Its former primary must be gone.
+    pub fn promote(&self) -> Result<(), StackError> {
+        self.server.ask_until_ready(READY_BOUND, || {
+            let promoted = self.ask("postgres", "promote the standby", |client| {
+                client.query_one("SELECT pg_promote(true, $1)", &[&PROMOTE_SECS]).map(|row| row.get::<_, bool>(0))
+            });
+            match promoted {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(format!("it was not promoted within {PROMOTE_SECS} s")),
+                Err(error) => Err(error.report()),
+            }
+        })
     }
 
     /// Makes an empty database for one test and gives its URL.
@@ -142,13 +196,36 @@ impl Postgres {
     }
 
     fn url_of(&self, database: &str) -> String {
-        format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://{USER}@{}/{database}", self.address())
+    }
+
+    /// Copies a running server's data, with the note that makes this one its standby.
+    fn copy_from(&self, primary: &Postgres) -> Result<(), StackError> {
+        let program = self.postgres.with_file_name("pg_basebackup");
+        if !program.is_file() {
+            return Err(StackError::Missing { program: "pg_basebackup", package: CLIENT_PACKAGE });
+        }
+        let mut command = self.server.home().command(program);
+        command
+            .arg("-D")
+            .arg(&self.data)
+            .args(["-h", "127.0.0.1", "-p", &primary.port.to_string(), "-U", USER])
+            .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync", "--no-password"]);
+        self.server.run(command).map(drop)
+    }
+
+    fn has_synchronous_standby(&self) -> Result<(), String> {
+        let states = self.ask("postgres", "ask for the standby", |client| {
+            let sql = "SELECT coalesce(string_agg(sync_state, ' '), 'none') FROM pg_stat_replication";
+            client.query_one(sql, &[]).map(|row| row.get::<_, String>(0))
+        });
+        let states = states.map_err(|error| error.report())?;
+        if states == "sync" { Ok(()) } else { Err(format!("standbys: {states}")) }
     }
 
     fn initialise(&self) -> Result<(), StackError> {
         let home = self.server.home();
-        let data = home.path(DATA);
-        if data.exists() {
+        if self.data.exists() {
             return Ok(());
         }
         let unfinished = home.path(UNFINISHED_DATA);
@@ -165,7 +242,7 @@ impl Postgres {
             "--no-sync",
         ]);
         self.server.run(command)?;
-        fs::rename(&unfinished, &data).map_err(StackError::system(format!("make {}", data.display())))
+        fs::rename(&unfinished, &self.data).map_err(StackError::system(format!("make {}", self.data.display())))
     }
 
     /// Asks on a connection of its own, in a thread of its own: the blocking client panics inside an async runtime, and
@@ -185,5 +262,14 @@ impl Postgres {
                 .expect("the question does not panic")
                 .map_err(|source| StackError::Query { doing: doing.to_owned(), source })
         })
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // In good order: only then it gives back its shared memory.
+        if self.server.is_launched() {
+            self.stop();
+        }
     }
 }

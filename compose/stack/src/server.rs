@@ -44,6 +44,11 @@ impl Server {
         &self.home
     }
 
+    /// The same, for a further server of the stack.
+    pub(crate) fn shared_home(&self) -> Arc<Home> {
+        Arc::clone(&self.home)
+    }
+
     /// Starts one process of the server; what it prints is added to the first log.
     pub(crate) fn launch(&self, mut command: Command) -> Result<(), StackError> {
         let log = self.open_log()?;
@@ -130,6 +135,11 @@ impl Server {
         self.kill();
     }
 
+    /// Whether it was launched and not ended by us since.
+    pub(crate) fn is_launched(&self) -> bool {
+        !self.children().is_empty()
+    }
+
     fn children(&self) -> MutexGuard<'_, Vec<Child>> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,7 +174,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if !self.children().is_empty() {
+        if self.is_launched() {
             self.kill();
         }
     }

@@ -1,12 +1,15 @@
 //! Connections to Postgres: how they are made, and the tables they find.
 //!
-//! Invariant: no wait on Postgres is without a bound; a server that is away or frozen costs an error, never a hang.
+//! Invariants:
+//! * no wait on Postgres is without a bound; a server that is away or frozen costs an error, never a hang;
+//! * every connection is to a server that takes writes, whichever of those in the URL that is.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use ffpool_schema::migrations;
+use tokio_postgres::config::{LoadBalanceHosts, TargetSessionAttrs};
 use tokio_postgres::{Client, Config, NoTls};
 use tracing::{info, warn};
 
@@ -46,15 +49,34 @@ pub(super) fn config(url: &str, purpose: Purpose) -> anyhow::Result<Config> {
         "{} {planner} -c statement_timeout={statement_ms} -c idle_in_transaction_session_timeout=15000 -c TimeZone=UTC",
         config.get_options().unwrap_or_default()
     );
+    anyhow::ensure!(
+        config.get_target_session_attrs() != TargetSessionAttrs::ReadOnly,
+        "FFPOOL_DATABASE_URL asks for a server that is read-only; the ledger needs one that takes writes"
+    );
+    let hosts = config.get_hosts().len();
     config
         .options(options.trim())
         .application_name("ffpool-dispatcher")
-        .connect_timeout(CONNECT)
+        // A standby answers questions with the past, and a ledger is no use without writes.
+        .target_session_attrs(TargetSessionAttrs::ReadWrite)
+        .connect_timeout(connect_to_one_of(hosts))
         .keepalives_idle(Duration::from_secs(5))
         .keepalives_interval(Duration::from_secs(2))
         .keepalives_retries(3)
         .tcp_user_timeout(Duration::from_secs(10));
+    // A frozen server takes connections and says nothing. Always asked first, it would hide the others.
+    if hosts > 1 {
+        config.load_balance_hosts(LoadBalanceHosts::Random);
+    }
     Ok(config)
+}
+
+/// For a connection to one of several hosts: so short that all can be tried before [`CONNECT`] is over.
+fn connect_to_one_of(hosts: usize) -> Duration {
+    match hosts {
+        0 | 1 => CONNECT,
+        several => CONNECT / u32::try_from(several + 1).unwrap_or(u32::MAX),
+    }
 }
 
 /// A pool of at most `size` connections.
@@ -127,4 +149,28 @@ fn is_hopeless(error: &tokio_postgres::Error) -> bool {
         [&SqlState::INVALID_PASSWORD, &SqlState::INVALID_AUTHORIZATION_SPECIFICATION, &SqlState::INVALID_CATALOG_NAME]
             .contains(&code)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_servers_each_is_tried_in_time_and_only_one_that_takes_writes_will_do() {
+        let one = config("postgres://ffpool@a/ffpool", Purpose::Write).unwrap();
+        assert_eq!(one.get_connect_timeout(), Some(&CONNECT));
+        assert_eq!(one.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+        assert_eq!(one.get_load_balance_hosts(), LoadBalanceHosts::Disable);
+
+        let several = config("postgres://ffpool@a:1,b:2,c:3/ffpool?target_session_attrs=any", Purpose::Read).unwrap();
+        assert!(*several.get_connect_timeout().unwrap() * 3 < CONNECT);
+        assert_eq!(several.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+        assert_eq!(several.get_load_balance_hosts(), LoadBalanceHosts::Random);
+    }
+
+    #[test]
+    fn a_url_that_wants_a_standby_is_refused() {
+        let error = config("postgres://ffpool@a/ffpool?target_session_attrs=read-only", Purpose::Write).unwrap_err();
+        assert!(error.to_string().contains("takes writes"), "{error}");
+    }
 }

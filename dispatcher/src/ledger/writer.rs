@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool};
 use futures_util::future::try_join;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
 use super::batch::{self, Decisions};
@@ -61,6 +61,8 @@ pub(super) struct Writer {
     pub(super) outlets: Outlets,
     /// Held over batches, so that its statements stay prepared. Owned by this task.
     pub(super) connection: Option<Object>,
+    /// Why the present batch has failed more than once. Owned by this task.
+    pub(super) trouble: watch::Sender<Option<String>>,
 }
 
 impl Writer {
@@ -78,7 +80,9 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        match self.commit_until_known(&batch).await {
+        let outcome = self.commit_until_known(&batch).await;
+        self.trouble.send_replace(None);
+        match outcome {
             Ok(verdicts) => answer(batch, verdicts),
             Err(reason) if batch.len() == 1 => {
                 error!(job = %batch[0].happening.job, input = batch[0].happening.input.name(), %reason, "the ledger cannot record this");
@@ -109,7 +113,9 @@ impl Writer {
                 }
                 Err(Trouble::Refused(reason)) => return Err(reason),
                 Err(Trouble::Again(reason)) => {
-                    if !said {
+                    if said {
+                        self.trouble.send_replace(Some(reason));
+                    } else {
                         warn!(%reason, happenings = batch.len(), "the ledger did not take a batch, doing it again");
                         said = true;
                     }

@@ -1,6 +1,7 @@
 //! The ledger and its loops over real servers: whole dispatchers, and workers that do as they are told.
 
 mod claims;
+mod disk;
 mod ends;
 mod families;
 mod intake;
