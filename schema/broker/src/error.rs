@@ -84,6 +84,19 @@ impl BrokerError {
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, BrokerError::Missing { .. })
     }
+
+    /// Whether the broker itself said no, with a reply code.
+    pub(crate) fn is_a_reply(&self) -> bool {
+        match self {
+            BrokerError::Missing { .. } | BrokerError::Forbidden { .. } => true,
+            BrokerError::Amqp { source, .. } => reply(source).is_some(),
+            BrokerError::Url { .. }
+            | BrokerError::Down { .. }
+            | BrokerError::Deadline { .. }
+            | BrokerError::Inequivalent { .. }
+            | BrokerError::Nats { .. } => false,
+        }
+    }
 }
 
 /// AMQP 0-9-1 reply codes that decide something here.

@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const PULSE: Duration = Duration::from_secs(5);
 /// So many pulses in a row must fail before the connection is given up.
 const PULSES_FAILED_MAX: u32 = 2;
+/// A new channel takes the number of one that has ended. When the broker's word on that one is handled late it ends the new
+/// channel's opening (seen with lapin 4.12 under load, as a 404 that named a queue); another number is free of it.
+const OPEN_TRIES: u32 = 3;
 
 /// Where and as whom to connect.
 #[derive(Clone)]
@@ -190,9 +193,18 @@ impl AmqpLink {
     /// # Errors
     /// [`BrokerError::Down`] when there is none: this never waits for a reconnect.
     pub async fn channel(&self) -> Result<AmqpChannel, BrokerError> {
-        let live = self.live().filter(|live| live.is_up()).ok_or_else(|| self.down())?;
-        let channel = within(ANSWER, || "open a channel".into(), live.connection.create_channel()).await?;
-        Ok(AmqpChannel::new(channel, live))
+        let mut tries = 0;
+        loop {
+            let live = self.live().filter(|live| live.is_up()).ok_or_else(|| self.down())?;
+            tries += 1;
+            match within(ANSWER, || "open a channel".into(), live.connection.create_channel()).await {
+                Ok(channel) => return Ok(AmqpChannel::new(channel, live)),
+                Err(error) if error.is_a_reply() && tries < OPEN_TRIES => {
+                    debug!(%error, "the end of an earlier channel was taken for this one's");
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Closes the connection for good and waits for it. Clones of the link are down from now on.

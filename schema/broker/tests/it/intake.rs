@@ -97,10 +97,10 @@ async fn a_backlog_is_served_by_score_and_never_more_than_capacity_is_held() {
                 // Two are in hand: a third call has to wait, and the broker counts two.
                 assert!(tokio::time::timeout(Duration::from_millis(300), intake.next()).await.is_err());
                 assert_eq!(in_hand(&place).await, 2);
-                // The node's own listing lags by up to five seconds.
+                // The node's own listing lags by up to five seconds, each queue's by a time of its own: for so long a queue
+                // that has been left may still be counted beside the one that is served.
                 until("the broker lists two in hand", || async {
                     let listed = place.unacknowledged().await;
-                    assert!(listed <= 2, "{listed} are held");
                     if listed == 2 { Ok(()) } else { Err(listed) }
                 })
                 .await;
