@@ -326,8 +326,7 @@ fn check_history(
     report: &mut Report,
 ) -> anyhow::Result<HashMap<Uuid, BTreeSet<u32>>> {
     let mut consents: HashMap<Uuid, BTreeSet<u32>> = HashMap::new();
-    let query =
-        "SELECT job, kind, attempt FROM event WHERE kind IN ('claim', 'commit', 'lapse', 'finished') ORDER BY job, seq";
+    let query = "SELECT job, kind, attempt FROM event WHERE kind IN ('claim', 'take', 'commit', 'lapse', 'finished') ORDER BY job, seq";
     let mut about = None;
     let mut history = History::default();
     let mut rows = ledger.query_raw(query, std::iter::empty::<&str>())?;
@@ -338,7 +337,8 @@ fn check_history(
             history = History::default();
         }
         match kind.as_str() {
-            "claim" => history.current = history.current.max(attempt),
+            // A job that was offered is taken, not claimed.
+            "claim" | "take" => history.current = history.current.max(attempt),
             "lapse" => drop(history.lapsed.insert(attempt)),
             "commit" => {
                 if attempt != history.current || history.lapsed.contains(&attempt) {

@@ -137,8 +137,8 @@ impl fmt::Display for ChaosReport {
         )?;
         writeln!(
             f,
-            "{:18} {:>5} {:>8} {:>12} {:>7} {:>20}",
-            "fault", "times", "running", "interrupted", "failed", "restart p50 / p99"
+            "{:18} {:>5} {:>8} {:>12} {:>7} {:>6} {:>20}",
+            "fault", "times", "running", "interrupted", "failed", "alone", "restart p50 / p99"
         )?;
         for figures in &self.faults {
             let restart = match (figures.restart_p50_ms, figures.restart_p99_ms) {
@@ -147,12 +147,13 @@ impl fmt::Display for ChaosReport {
             };
             writeln!(
                 f,
-                "{:18} {:>5} {:>8} {:>12} {:>7} {restart:>20}",
+                "{:18} {:>5} {:>8} {:>12} {:>7} {:>6} {restart:>20}",
                 figures.fault.name(),
                 figures.injected,
                 figures.running,
                 figures.interrupted,
-                figures.failed
+                figures.failed,
+                figures.alone
             )?;
         }
         let slowest = |figures: &FaultFigures| Some((figures.fault.name(), figures.slowest.clone()?));

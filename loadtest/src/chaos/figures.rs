@@ -13,6 +13,8 @@ use super::fault::{Fault, Injected};
 /// How often the ledger is asked while it may be away.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 const ASK_BOUND: Duration = Duration::from_secs(60);
+/// A job that has lost so many workers runs alone from then on.
+const ALONE_AFTER: i64 = 2;
 
 /// An attempt of an encode that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,9 @@ pub struct FaultFigures {
     pub interrupted: usize,
     /// Those of them that counted as a failure of their job.
     pub failed: usize,
+    /// Those of them with which their job lost its second worker or a later one. It runs alone then, and has to wait until
+    /// a worker has made room: its restart is not counted below.
+    pub alone: usize,
     /// From the fault to the next attempt's start, in milliseconds: half were faster.
     pub restart_p50_ms: Option<f64>,
     /// The same, 99 in 100 were faster.
@@ -110,17 +115,19 @@ pub(super) async fn faults(url: &str, injected: &[Injected]) -> anyhow::Result<V
     let mut figures = Vec::new();
     for (fault, all) in kinds {
         let mut restarts = Histogram::<u64>::new(3)?;
-        let (mut running, mut interrupted, mut failed) = (0, 0, 0);
+        let (mut running, mut interrupted, mut failed, mut alone) = (0, 0, 0, 0);
         let mut slowest: Option<(i64, Uuid, Timestamp)> = None;
         for one in &all {
             for hit in &one.hit {
-                let (outcome, next) = fate(url, hit).await?;
+                let Fate { outcome, losses, next } = fate(url, hit).await?;
                 let interrupts =
                     outcome.as_deref() != Some("finished") && last.get(&(hit.job, hit.attempt)) == Some(&one.at);
                 running += 1;
                 interrupted += usize::from(interrupts);
                 failed += usize::from(interrupts && outcome.as_deref() == Some("failed"));
-                if let (true, Some(next)) = (interrupts, next) {
+                let is_alone = interrupts && losses >= ALONE_AFTER;
+                alone += usize::from(is_alone);
+                if let (true, false, Some(next)) = (interrupts, is_alone, next) {
                     let millis = next.as_millisecond().saturating_sub(one.at.as_millisecond());
                     restarts.record(u64::try_from(millis.max(1))?)?;
                     slowest = slowest.max(Some((millis, hit.job, one.at)));
@@ -138,6 +145,7 @@ pub(super) async fn faults(url: &str, injected: &[Injected]) -> anyhow::Result<V
             running,
             interrupted,
             failed,
+            alone,
             restart_p50_ms: quantile(0.5),
             restart_p99_ms: quantile(0.99),
             slowest,
@@ -146,13 +154,27 @@ pub(super) async fn faults(url: &str, injected: &[Injected]) -> anyhow::Result<V
     Ok(figures)
 }
 
-/// How an attempt ended, and when the one after it began.
-async fn fate(url: &str, hit: &Running) -> anyhow::Result<(Option<String>, Option<Timestamp>)> {
+/// What became of an attempt.
+struct Fate {
+    outcome: Option<String>,
+    /// How many workers its job had lost when it had ended.
+    losses: i64,
+    /// When the attempt after it began.
+    next: Option<Timestamp>,
+}
+
+async fn fate(url: &str, hit: &Running) -> anyhow::Result<Fate> {
     let (job, attempt) = (hit.job, hit.attempt.cast_signed());
-    let query = "SELECT a.outcome, n.started_at FROM attempt a \
-         LEFT JOIN attempt n ON n.job = a.job AND n.attempt = a.attempt + 1 WHERE a.job = $1 AND a.attempt = $2";
+    let query = "SELECT a.outcome, n.started_at, \
+            (SELECT count(*) FROM attempt l WHERE l.job = a.job AND l.attempt <= a.attempt AND l.outcome = 'lapsed') \
+         FROM attempt a LEFT JOIN attempt n ON n.job = a.job AND n.attempt = a.attempt + 1 \
+         WHERE a.job = $1 AND a.attempt = $2";
     let row = ask(url, move |client| client.query_opt(query, &[&job, &attempt])).await?;
-    Ok(row.map_or((None, None), |row| (row.get(0), row.get(1))))
+    Ok(row.map_or(Fate { outcome: None, losses: 0, next: None }, |row| Fate {
+        outcome: row.get(0),
+        losses: row.get(2),
+        next: row.get(1),
+    }))
 }
 
 /// What happened to a job from two seconds before the fault, each with its second after the fault.
