@@ -163,12 +163,14 @@ async fn an_idle_intake_is_woken_by_a_message() {
     assert!(waits[10] < Duration::from_secs(2), "{waits:?}");
 }
 
-/// Waits until just these queue classes have an armed consumer on each of their work queues.
+/// Waits until just these queue classes have an armed consumer on each of their work queues and twins.
 async fn armed_only(place: &Place, classes: &[Queue]) {
     until("consumers are armed on what is not held", || async {
         let depths = queue_depth(&place.link, &names()).await.expect("depths");
-        let wrong = work_queues().iter().zip(&depths).any(|(work, depth)| {
-            depth.as_ref().is_none_or(|depth| depth.consumers != u32::from(classes.contains(&work.queue)))
+        // Each queue and its twin.
+        let wrong = work_queues().iter().zip(depths.chunks(2)).any(|(work, both)| {
+            let expected = u32::from(classes.contains(&work.queue));
+            both.iter().any(|depth| depth.as_ref().is_none_or(|depth| depth.consumers != expected))
         });
         if wrong { Err(depths) } else { Ok(()) }
     })
