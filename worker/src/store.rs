@@ -45,7 +45,8 @@ const MANIFEST_BYTES: u64 = 16 << 20;
 pub struct Stores {
     profiles: Vec<Profile>,
     allowed: Arc<[Cidr]>,
-    http: reqwest::Client,
+    /// Absent where none can be made, as on a machine without CA certificates: then only files are served.
+    http: Option<reqwest::Client>,
 }
 
 impl Stores {
@@ -58,17 +59,23 @@ impl Stores {
         ffpool_runtime::install_crypto();
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let profiles = profiles::read(settings.stores.as_deref(), &settings.machine_stores, &is_set)?;
-        let http =
-            reqwest::Client::builder().connect_timeout(CONNECT).build().map_err(|error| StoresError::Profile {
-                profile: "every one".to_owned(),
-                message: format!("an HTTP client cannot be made: {error}"),
-            })?;
-        Ok(Stores { profiles, allowed: settings.fetch_allow.clone().into(), http })
+        let http = reqwest::Client::builder().connect_timeout(CONNECT).build();
+        if let Err(error) = &http {
+            let error: &dyn std::error::Error = error;
+            tracing::warn!(
+                error,
+                "no HTTP client can be made, so only files are served: install the CA certificates (ca-certificates)"
+            );
+        }
+        Ok(Stores { profiles, allowed: settings.fetch_allow.clone().into(), http: http.ok() })
     }
 
     /// What this worker serves besides files, as [`Location::is_served_by`] understands it.
     #[must_use]
     pub fn served(&self) -> Vec<String> {
+        if self.http.is_none() {
+            return Vec::new();
+        }
         let mut served: Vec<String> = [Scheme::Http, Scheme::Https].map(|scheme| scheme.to_string()).to_vec();
         served.extend(self.profiles.iter().map(|profile| profile.serves.to_string()));
         served.sort();
@@ -125,13 +132,19 @@ impl Stores {
         let Some(profile) = self.profiles.iter().find(|profile| profile.is_for(address)) else {
             return Err(Trouble::lasting(Cause::Policy, format!("this worker has no credentials for {address}")));
         };
+        let Some(http) = self.http.clone() else {
+            return Err(Trouble::lasting(
+                Cause::Platform,
+                "no HTTP client can be made here: are there CA certificates?",
+            ));
+        };
         let key = Key::parse(&address.key).map_err(|error| {
             Trouble::lasting(Cause::ConfigBad, format!("{address} has no usable key")).because(&error)
         })?;
         let client = profile.client(&address.bucket).map_err(|error| {
             Trouble::lasting(Cause::Platform, format!("profile `{}` cannot be used", profile.name)).because(&error)
         })?;
-        Ok(Object { address: address.clone(), key, client, guarantee: profile.guarantee, http: self.http.clone() })
+        Ok(Object { address: address.clone(), key, client, guarantee: profile.guarantee, http })
     }
 }
 
