@@ -1,0 +1,436 @@
+//! What an input does to a record: the step of the life cycle, applied.
+//!
+//! Invariant: a decision changes the record and the plan of the batch alike, so the next input of the batch meets what
+//! will be written.
+
+use ffpool_schema::failure::Cause;
+use ffpool_schema::lifecycle::{Change, End, Input, Placing, Publish, Refusal, Stale, State, Step, step};
+
+use super::super::families::Relative;
+use super::super::kind;
+use super::words::{attempt_of, detail, explain};
+use super::{
+    ALONE_AFTER, BegunRow, Count, Decided, EndedRow, EventRow, Evidence, Happening, Lesson, Lessons, OFFER_MS, OnlyIf,
+    Outbox, PLACEMENT_PAUSE_MS, PUBLISH_CLAIM_MS, Plan, Policy, Record, TellOwner, Verdict,
+};
+
+/// Decides what `happening` does to `record`, and notes what is to be written. `random` is in 0..1.
+pub(in crate::ledger) fn decide(
+    record: &mut Record,
+    happening: &Happening,
+    policy: &Policy,
+    random: f64,
+    plan: &mut Plan,
+) -> Verdict {
+    let mut input = happening.input.clone();
+    record.facts.loss_limit = policy.loss_limit;
+    match &happening.only_if {
+        OnlyIf::Always => {}
+        OnlyIf::LeaseIsOver if record.lease_is_over => {}
+        OnlyIf::IsDue if record.is_due => {}
+        OnlyIf::DeadlineIsOver if record.deadline_is_over => {}
+        OnlyIf::LeaseIsOver | OnlyIf::IsDue | OnlyIf::DeadlineIsOver => return Verdict::Skipped,
+        OnlyIf::OwnerDead { owner, attempt } => {
+            if let Input::Claim { owner_dead, .. } = &mut input {
+                *owner_dead = record.facts.owner.as_ref() == Some(owner) && record.facts.attempt == *attempt;
+            }
+        }
+    }
+    let turned = turn(record, &input, &happening.evidence);
+    let (input, happening) = match &turned {
+        Some(turned) => (turned.input.clone(), turned),
+        None => (input, happening),
+    };
+    let step = step(&record.facts, &input);
+    match &step {
+        Step::Move(change) => apply(record, &input, happening, change, policy, random, plan),
+        Step::Stale(stale) => {
+            if input == Input::Arrive && !record.tapped {
+                record.tapped = true;
+                record.writes.touched = true;
+            }
+            if *stale != Stale::Repeat || input != Input::Arrive {
+                plan.effects.counts.push(Count::Stale(input.name()));
+            }
+        }
+        Step::Refuse(Refusal::NoConsent) => {
+            tracing::error!(job = %record.id, attempt = record.facts.attempt, by = ?happening.evidence.by, "an attempt reports an output that it had no right to publish");
+        }
+        Step::Refuse(
+            Refusal::Ended
+            | Refusal::NotEnded
+            | Refusal::NotRedrivable
+            | Refusal::Publishing
+            | Refusal::NotOwner
+            | Refusal::Cancelling,
+        ) => {}
+    }
+    let wants_spec = matches!(&step, Step::Move(change) if change.begin || change.grant_again);
+    let spec = record.spec.as_deref().filter(|_| wants_spec);
+    Verdict::Decided(Box::new(Decided {
+        job: record.id,
+        number: record.number,
+        step,
+        state: record.facts.state,
+        attempt: record.facts.attempt,
+        spec: spec.map(|text| serde_json::from_str(text).map_err(|error| error.to_string())),
+        traceparent: record.traceparent.clone().filter(|_| wants_spec),
+        lessons: Lessons {
+            raised_memory_mb: record.raised_memory_mb,
+            fell_back: record.fell_back,
+            alone: record.facts.losses >= ALONE_AFTER,
+        },
+    }))
+}
+
+/// What a claim becomes that may not be granted: the job is useless by now, or must run alone and the claimer is busy.
+fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening> {
+    let facts = &record.facts;
+    let (from, owner_dead, running_unanswered) = match input {
+        Input::Claim { from, owner_dead, running_unanswered } => (from, owner_dead, running_unanswered),
+        Input::Take { from } => (from, &false, &None),
+        _ => return None,
+    };
+    let begins = match facts.state {
+        State::Queued => !facts.paused,
+        State::Delayed => !facts.paused && matches!(input, Input::Take { .. }),
+        State::Running => *owner_dead && facts.owner.as_ref() != Some(from),
+        State::Blocked | State::Cancelling | State::Completed | State::Failed | State::Cancelled | State::Rejected => {
+            false
+        }
+    };
+    if !begins {
+        return None;
+    }
+    let turned = |input: Input, reason: Option<String>| {
+        Some(Happening { evidence: Evidence { reason, ..Evidence::default() }, ..Happening::new(record.id, input) })
+    };
+    if record.deadline_is_over && facts.state != State::Running {
+        return turned(Input::DeadlinePassed, None);
+    }
+    if !evidence.busy || running_unanswered.is_some() {
+        return None;
+    }
+    let losses = facts.losses + u32::from(facts.state == State::Running);
+    if losses < ALONE_AFTER {
+        None
+    } else if facts.state == State::Delayed {
+        turned(Input::OfferDeclined { by: from.clone() }, None)
+    } else if facts.state == State::Queued {
+        turned(
+            Input::Unfit,
+            Some(format!("{losses} workers were lost while they ran it: waits for one that runs nothing else")),
+        )
+    } else {
+        turned(Input::Lapse { attempt: facts.attempt }, None)
+    }
+}
+
+fn apply(
+    record: &mut Record,
+    input: &Input,
+    happening: &Happening,
+    change: &Change,
+    policy: &Policy,
+    random: f64,
+    plan: &mut Plan,
+) {
+    let evidence = &happening.evidence;
+    let about = attempt_of(input).unwrap_or(record.facts.attempt);
+    record.writes.touched = true;
+    end_attempt(record, input, evidence, change, plan);
+    count(record, input, change, plan);
+    explain(record, input, evidence, change, policy);
+    learn(record, input, change);
+    if change.begin {
+        begin(record, input, plan);
+    }
+    if change.grant_again {
+        record.writes.renew_lease = true;
+        record.lease_is_over = false;
+    }
+    if change.consent {
+        record.facts.consent = Some(record.facts.attempt);
+    }
+    if let Some(custody) = change.custody {
+        record.custody = Some(custody);
+    }
+    if change.to != State::Delayed {
+        record.facts.placing = Placing::No;
+    } else if let Some(placing) = &change.placing {
+        record.facts.placing = placing.clone();
+    }
+    if change.drop == Some(ffpool_schema::message::DropReason::OwnerAlive) {
+        plan.effects.counts.push(Count::Absorbed);
+    }
+    if let Some(tell) = change.tell {
+        plan.effects.tell.push(TellOwner { job: record.id, attempt: record.facts.attempt, tell });
+    }
+    let was = std::mem::replace(&mut record.facts.state, change.to);
+    place_in_outbox(record, change, policy, random, plan);
+    if change.to.is_end() && !was.is_end() {
+        record.custody = None;
+        record.facts.paused = false;
+        plan.effects.families.push(Relative::Ended(record.id));
+        record.writes.clear_progress = true;
+        plan.effects.counts.push(Count::Ended { state: change.to, queue: record.queue.clone() });
+        if let (State::Completed, Some(secs)) = (change.to, record.run_secs) {
+            plan.effects.counts.push(Count::Ran { queue: record.queue.clone(), secs });
+        }
+    }
+    let attempt = if change.begin { record.facts.attempt } else { about };
+    plan.events.push(EventRow {
+        job: record.id,
+        kind: input.name(),
+        state: change.to,
+        attempt,
+        detail: detail(record, input, evidence, change),
+    });
+}
+
+/// Writes down how the attempt ended, and that of an older one which turns out to have published after all.
+fn end_attempt(record: &Record, input: &Input, evidence: &Evidence, change: &Change, plan: &mut Plan) {
+    let reported = attempt_of(input);
+    let mut ended = |attempt: u32, end: End| {
+        let own = reported == Some(attempt);
+        plan.ended.push(EndedRow {
+            job: record.id,
+            attempt,
+            end,
+            failure: evidence.failure.clone().filter(|_| own),
+            usage: evidence.usage.clone().filter(|_| own),
+        });
+        plan.effects.counts.push(Count::AttemptEnded(end));
+    };
+    if let Some(end) = change.end {
+        ended(record.facts.attempt, end);
+    }
+    if let Input::Finished { attempt } = input
+        && *attempt != record.facts.attempt
+    {
+        ended(*attempt, End::Finished);
+    }
+}
+
+fn count(record: &mut Record, input: &Input, change: &Change, plan: &mut Plan) {
+    let facts = &mut record.facts;
+    if change.end == Some(End::Lapsed) {
+        facts.losses = facts.losses.saturating_add(1);
+        if matches!(input, Input::Lapse { .. }) {
+            plan.effects.counts.push(Count::Lapsed);
+        }
+    }
+    if let Input::Failed { cause, .. } = input {
+        plan.effects.counts.push(Count::Failed(*cause));
+        if change.count_failure {
+            facts.failures = facts.failures.saturating_add(1);
+            facts.last_cause = Some(*cause);
+        }
+    }
+    if let Some(paused) = change.pause {
+        facts.paused = paused;
+    }
+    if change.reset_counts {
+        facts.failures = 0;
+        facts.losses = 0;
+        facts.last_cause = None;
+    }
+}
+
+/// Notes what follows from how the job failed: for its next attempt, and for those who look through dead letters.
+fn learn(record: &mut Record, input: &Input, change: &Change) {
+    record.writes.lesson = match input {
+        Input::Failed { cause: Cause::Oom, .. } => Some(Lesson::MoreMemory),
+        Input::Failed { cause: Cause::Device, .. } => Some(Lesson::FallBack),
+        Input::Redrive => Some(Lesson::Forget),
+        _ => record.writes.lesson,
+    };
+    if change.to != State::Failed {
+        return;
+    }
+    // What the ledger says in its own words names jobs and workers, and is no evidence.
+    let (cause, evidence) = match (&record.writes.failure, input) {
+        (Some(failure), Input::Failed { .. }) => {
+            (failure.cause, failure.evidence.as_ref().unwrap_or(&failure.message).as_str())
+        }
+        (Some(failure), _) => (failure.cause, ""),
+        (None, _) => (record.facts.last_cause.unwrap_or(Cause::Unknown), ""),
+    };
+    record.writes.kind = Some(kind::of(cause, evidence));
+}
+
+fn begin(record: &mut Record, input: &Input, plan: &mut Plan) {
+    let (Input::Claim { from, .. } | Input::Take { from }) = input else { return };
+    record.facts.attempt += 1;
+    record.facts.owner = Some(from.clone());
+    record.lease_is_over = false;
+    record.run_secs = Some(0.0);
+    record.writes.begun = true;
+    record.writes.renew_lease = true;
+    record.writes.clear_progress = true;
+    plan.begun.push(BegunRow { job: record.id, attempt: record.facts.attempt, owner: from.clone() });
+    if record.facts.attempt == 1 {
+        plan.effects.counts.push(Count::Waited { queue: record.queue.clone(), secs: record.age_secs });
+    }
+}
+
+fn place_in_outbox(record: &mut Record, change: &Change, policy: &Policy, random: f64, plan: &mut Plan) {
+    let outbox = match change.publish {
+        Some(Publish::Now) => {
+            plan.effects.publish.push(record.id);
+            Some(Outbox::Enter(PUBLISH_CLAIM_MS))
+        }
+        Some(Publish::First) => {
+            plan.effects.publish.push(record.id);
+            Some(Outbox::EnterFirst)
+        }
+        Some(Publish::AfterBackoff) => {
+            let wait = policy.backoff.after(record.facts.failures, random);
+            Some(Outbox::Enter(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)))
+        }
+        Some(Publish::AfterPlacementPause) => Some(Outbox::Enter(PLACEMENT_PAUSE_MS)),
+        Some(Publish::AfterOffer) => Some(Outbox::Enter(OFFER_MS)),
+        Some(Publish::WhenDue) => Some(Outbox::EnterWhenDue),
+        // A claim proves that the job's message is out; an ended job has nothing to publish.
+        None if change.begin || change.to.is_end() => Some(Outbox::Leave),
+        None => None,
+    };
+    if let Some(outbox) = outbox {
+        record.writes.outbox = Some(outbox);
+        record.is_due = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ffpool_schema::id::{Incarnation, JobId};
+    use ffpool_schema::lifecycle::{Custody, Facts, Tell};
+    use ffpool_schema::message::Sender;
+    use ffpool_schema::retry::Backoff;
+    use uuid::Uuid;
+
+    use super::super::Writes;
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 2 }
+    }
+
+    fn sender(name: &str) -> Sender {
+        Sender { worker: name.parse().expect("a plain name"), incarnation: Incarnation(Uuid::nil()) }
+    }
+
+    fn queued() -> Record {
+        Record {
+            id: JobId(Uuid::nil()),
+            number: 1,
+            queue: "default".into(),
+            facts: Facts {
+                state: State::Queued,
+                attempt: 0,
+                failures: 0,
+                max_retries: 3,
+                losses: 0,
+                loss_limit: 0,
+                owner: None,
+                consent: None,
+                last_cause: None,
+                paused: false,
+                placing: Placing::No,
+            },
+            custody: Some(Custody::Broker),
+            tapped: true,
+            reason: None,
+            traceparent: None,
+            spec: None,
+            lease_is_over: false,
+            is_due: false,
+            deadline_is_over: false,
+            raised_memory_mb: None,
+            fell_back: false,
+            age_secs: 1.0,
+            run_secs: None,
+            writes: Writes::default(),
+        }
+    }
+
+    fn claim(from: &str) -> Input {
+        Input::Claim { from: sender(from), owner_dead: false, running_unanswered: None }
+    }
+
+    fn take(record: &mut Record, plan: &mut Plan, input: Input) -> Verdict {
+        decide(record, &Happening::new(record.id, input), &policy(), 0.5, plan)
+    }
+
+    #[test]
+    fn several_happenings_of_one_batch_are_decided_in_their_order() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("w"));
+        take(&mut record, &mut plan, Input::Commit { from: sender("w"), attempt: 1 });
+        take(&mut record, &mut plan, Input::Finished { attempt: 1 });
+        take(&mut record, &mut plan, Input::Finished { attempt: 1 });
+        assert_eq!(record.facts.state, State::Completed);
+        assert_eq!(plan.begun.len(), 1);
+        assert_eq!(plan.ended.iter().map(|row| row.end).collect::<Vec<_>>(), [End::Finished]);
+        let kinds: Vec<_> = plan.events.iter().map(|event| (event.kind, event.state)).collect();
+        assert_eq!(kinds, [("claim", State::Running), ("commit", State::Running), ("finished", State::Completed)]);
+        assert_eq!(record.writes.outbox, Some(Outbox::Leave));
+    }
+
+    #[test]
+    fn the_last_loss_parks_the_job_with_a_cause_and_the_one_before_publishes_it() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("first"));
+        take(&mut record, &mut plan, Input::Lapse { attempt: 1 });
+        assert_eq!(record.facts.state, State::Queued);
+        assert_eq!(record.writes.outbox, Some(Outbox::EnterFirst));
+        assert_eq!(plan.effects.publish, [record.id]);
+        take(&mut record, &mut plan, claim("second"));
+        take(&mut record, &mut plan, Input::Lapse { attempt: 2 });
+        assert_eq!(record.facts.state, State::Failed);
+        let failure = record.writes.failure.expect("a parked job says why");
+        assert_eq!(failure.cause, Cause::WorkerLost);
+        assert!(failure.message.contains("second"), "{}", failure.message);
+        assert_eq!(record.writes.outbox, Some(Outbox::Leave));
+    }
+
+    #[test]
+    fn an_older_attempt_that_published_completes_the_job_and_ends_the_present_one() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("old"));
+        take(&mut record, &mut plan, Input::Commit { from: sender("old"), attempt: 1 });
+        take(&mut record, &mut plan, Input::Lapse { attempt: 1 });
+        take(&mut record, &mut plan, claim("new"));
+        take(&mut record, &mut plan, Input::Finished { attempt: 1 });
+        assert_eq!(record.facts.state, State::Completed);
+        let ends: Vec<_> = plan.ended.iter().map(|row| (row.attempt, row.end)).collect();
+        assert_eq!(ends, [(1, End::Lapsed), (2, End::Lapsed), (1, End::Finished)]);
+        assert_eq!(plan.effects.tell, [TellOwner { job: record.id, attempt: 2, tell: Tell::Abandon }]);
+    }
+
+    #[test]
+    fn a_dead_owner_counts_only_while_it_is_still_the_owner() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("owner"));
+        let asked = |attempt| OnlyIf::OwnerDead { owner: sender("owner"), attempt };
+        let late = Happening { only_if: asked(7), ..Happening::new(record.id, claim("heir")) };
+        decide(&mut record, &late, &policy(), 0.5, &mut plan);
+        assert_eq!((record.facts.attempt, record.custody), (1, Some(Custody::Ledger)));
+        let timely = Happening { only_if: asked(1), ..Happening::new(record.id, claim("heir")) };
+        decide(&mut record, &timely, &policy(), 0.5, &mut plan);
+        assert_eq!((record.facts.attempt, record.facts.owner.clone()), (2, Some(sender("heir"))));
+    }
+
+    #[test]
+    fn a_renewed_lease_does_not_lapse() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("w"));
+        let lapse =
+            Happening { only_if: OnlyIf::LeaseIsOver, ..Happening::new(record.id, Input::Lapse { attempt: 1 }) };
+        let verdict = decide(&mut record, &lapse, &policy(), 0.5, &mut plan);
+        assert!(matches!(verdict, Verdict::Skipped), "{verdict:?}");
+        assert_eq!(record.facts.state, State::Running);
+    }
+}
