@@ -147,6 +147,23 @@ impl Scene {
         .await;
     }
 
+    /// Connects to Postgres again, which was away.
+    async fn reconnect(&mut self) {
+        let (sql, connection) = tokio_postgres::connect(&self.database_url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        self.sql = sql;
+    }
+
+    /// After an outage: all `running` attempts hold leases again, because that nobody could renew them was no fault of their
+    /// workers, and `grant`, a first attempt, completes its job.
+    async fn goes_on(&self, worker: &Worker, grant: &Grant, running: i64) {
+        let leased = "SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'";
+        self.until_count(leased, running).await;
+        assert_eq!(worker.ask(subjects::COMMIT, grant).await, CommitReply::Granted);
+        self.report(worker, grant, Outcome::Finished { manifest: None }).await;
+        self.until_column(grant.job, "state || attempt", "completed1").await;
+    }
+
     /// How the attempts of a job ended, first to last.
     async fn outcomes(&self, job: JobId) -> Vec<Option<String>> {
         let sql = "SELECT outcome FROM attempt WHERE job = $1 ORDER BY attempt";

@@ -99,20 +99,9 @@ async fn nothing_is_lost_when_the_disk_of_postgres_is_full() {
 
     std::fs::remove_file(&ballast).unwrap();
     tokio::task::block_in_place(|| stack.postgres.restart()).unwrap();
-    let (sql, connection) = tokio_postgres::connect(&scene.database_url, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    scene.sql = sql;
+    scene.reconnect().await;
     scene.until_count("SELECT count(*) FROM job WHERE state = 'queued'", JOBS).await;
-    // Its lease ran out while nobody could renew it, and that is not its worker's fault.
-    scene
-        .until_count(
-            "SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'",
-            1,
-        )
-        .await;
-    assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);
-    scene.report(&worker, &grant, Outcome::Finished { manifest: None }).await;
-    scene.until_column(kept, "state || attempt", "completed1").await;
+    scene.goes_on(&worker, &grant, 1).await;
     until("it is ready again", async || match postgres_says().await {
         says if says == "ok" => Ok(()),
         says => Err(says),

@@ -32,20 +32,9 @@ async fn nothing_is_lost_when_postgres_restarts_in_the_middle() {
     };
     tokio::join!(outage, publishing);
 
-    let (sql, connection) = tokio_postgres::connect(&scene.database_url, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    scene.sql = sql;
+    scene.reconnect().await;
     scene.until_count("SELECT count(*) FROM job WHERE state = 'queued'", JOBS).await;
-    // Its lease ran out while nobody could renew it, and that is not its worker's fault.
-    scene
-        .until_count(
-            "SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'",
-            1,
-        )
-        .await;
-    assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);
-    scene.report(&worker, &grant, Outcome::Finished { manifest: None }).await;
-    scene.until_column(kept, "state || attempt", "completed1").await;
+    scene.goes_on(&worker, &grant, 1).await;
     dispatcher.stop().await;
 }
 
@@ -93,9 +82,7 @@ async fn nothing_is_lost_when_the_primary_of_postgres_dies_and_its_standby_takes
     };
     let (recorded, published) = tokio::join!(outage, publishing);
 
-    let (sql, connection) = tokio_postgres::connect(&scene.database_url, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    scene.sql = sql;
+    scene.reconnect().await;
     let sql = "SELECT count(*) FROM job WHERE id = ANY($1)";
     let kept_rows: i64 = scene.sql.query_one(sql, &[&recorded]).await.unwrap().get(0);
     assert_eq!(usize::try_from(kept_rows).unwrap(), recorded.len(), "what was committed is on the standby");
@@ -117,15 +104,7 @@ async fn nothing_is_lost_when_the_primary_of_postgres_dies_and_its_standby_takes
 
     let (id, body) = job();
     worker.run(&delivery(Some(id), &body)).await;
-    scene
-        .until_count(
-            "SELECT count(*) FROM job WHERE state = 'running' AND lease_until > now() + interval '1 second'",
-            2,
-        )
-        .await;
-    assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);
-    scene.report(&worker, &grant, Outcome::Finished { manifest: None }).await;
-    scene.until_column(kept, "state || attempt", "completed1").await;
+    scene.goes_on(&worker, &grant, 2).await;
     for dispatcher in dispatchers {
         dispatcher.stop().await;
     }
