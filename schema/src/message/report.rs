@@ -1,0 +1,246 @@
+//! The durable report of how an attempt ended, with what it used and the proof of what it made.
+//!
+//! Invariant: it is delivered at least once and may repeat, under the same id.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Sender;
+use crate::failure::Failure;
+use crate::id::{JobId, WorkerId};
+use crate::parse::Fault;
+
+/// Worker to ledger, durable ([`crate::topology::EVENTS_EXCHANGE`]): how an attempt ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Names this report; a repeat has the same.
+    pub id: Uuid,
+    /// Who reports.
+    pub from: Sender,
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// The worker's clock.
+    pub at: Timestamp,
+    /// What the attempt used.
+    pub usage: Option<Usage>,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+impl Event {
+    /// The routing key on the events exchange, such as `attempt.finished`.
+    #[must_use]
+    pub fn routing_key(&self) -> String {
+        format!("attempt.{}", self.outcome.name())
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// The output is published and proven. `None` only for the `noop` engine.
+    Finished {
+        /// The proof.
+        manifest: Option<Box<Manifest>>,
+    },
+    /// It failed.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// The job can never run as it is written, found before the tool started.
+    Rejected {
+        /// What is wrong with it.
+        faults: Vec<Fault>,
+    },
+    /// Handed back unfinished, free of charge.
+    Released {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Ended because the job was cancelled.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The name as it stands in routing keys, columns and labels.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::Finished { .. } => "finished",
+            Outcome::Failed { .. } => "failed",
+            Outcome::Rejected { .. } => "rejected",
+            Outcome::Released { .. } => "released",
+            Outcome::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What an attempt used.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// Wall time in milliseconds.
+    pub wall_ms: u64,
+    /// Processor time in milliseconds.
+    pub cpu_ms: u64,
+    /// Largest memory in bytes, where the kernel tells.
+    pub peak_memory_bytes: Option<u64>,
+    /// Bytes of input.
+    pub input_bytes: Option<u64>,
+    /// Bytes of output.
+    pub output_bytes: Option<u64>,
+}
+
+/// The proof that goes with an output, stored in the ledger and beside the file as `<output>.ffpool.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Manifest {
+    /// The job.
+    pub job: JobId,
+    /// The attempt that made it.
+    pub attempt: u32,
+    /// The worker.
+    pub worker: WorkerId,
+    /// When it was verified, by the worker's clock.
+    pub at: Timestamp,
+    /// Version of ffpool.
+    pub version: String,
+    /// The tool's first version line.
+    pub tool: String,
+    /// The exact argument list, paths as given to the tool.
+    pub arguments: Vec<String>,
+    /// Argument lists of the runs before it: measurements, first passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Vec<String>>,
+    /// The prober's first version line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prober: Option<String>,
+    /// The files.
+    pub artifacts: Vec<Artifact>,
+    /// What was read.
+    pub source: Option<SourceIdentity>,
+    /// What probing found in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_probe: Option<Probe>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// A file a job produced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Artifact {
+    /// Where it is.
+    pub url: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its hex sha256.
+    pub sha256: String,
+    /// What probing found.
+    pub probe: Probe,
+    /// What reading every packet and decoding every frame found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+}
+
+/// What reading every packet of an output and decoding it to its end found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Proof {
+    /// Each stream, in the file's order.
+    pub streams: Vec<StreamProof>,
+    /// Frames of video that decoded, every error fatal.
+    pub frames: Option<u64>,
+    /// Measured loudness in LUFS, where the job asks for one.
+    pub lufs: Option<f64>,
+}
+
+/// What the packets of one stream are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamProof {
+    /// `video`, `audio`, `subtitle` or another of FFmpeg's kinds.
+    pub kind: String,
+    /// FFmpeg's codec name.
+    pub codec: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of all packets.
+    pub bytes: u64,
+    /// Time of the first, in seconds.
+    pub first_secs: Option<f64>,
+    /// End of the last, in seconds.
+    pub end_secs: Option<f64>,
+}
+
+/// The source as it was when it was read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SourceIdentity {
+    /// Where it was, secrets taken out.
+    pub url: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its modification time.
+    pub modified: Option<Timestamp>,
+    /// Hex sha256 of what was fetched. Absent for files, which are read in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The version that its server named, by the entity tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+}
+
+/// What probing a file found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Probe {
+    /// FFmpeg's format names, such as `mov,mp4,m4a,3gp,3g2,mj2`.
+    pub format: String,
+    /// Length in seconds.
+    pub duration_secs: Option<f64>,
+    /// Bits per second over all.
+    pub bitrate: Option<u64>,
+    /// The first video stream.
+    pub video: Option<VideoProbe>,
+    /// The first audio stream.
+    pub audio: Option<AudioProbe>,
+    /// All streams counted.
+    pub streams: u32,
+}
+
+/// What probing a video stream found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VideoProbe {
+    /// FFmpeg's codec name, such as `h264`.
+    pub codec: String,
+    /// Profile, such as `High`.
+    pub profile: Option<String>,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Average frames per second.
+    pub fps: Option<f64>,
+    /// Pixel format.
+    pub pixel_format: Option<String>,
+    /// Length in seconds.
+    pub duration_secs: Option<f64>,
+    /// Frames that decoded, where counted.
+    pub frames: Option<u64>,
+    /// Rotation in degrees to apply on display.
+    pub rotation: Option<i32>,
+}
+
+/// What probing an audio stream found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AudioProbe {
+    /// FFmpeg's codec name, such as `aac`.
+    pub codec: String,
+    /// Channels.
+    pub channels: Option<u32>,
+    /// Samples per second.
+    pub sample_rate: Option<u32>,
+    /// Length in seconds.
+    pub duration_secs: Option<f64>,
+}
