@@ -112,8 +112,9 @@ impl Health {
             && !self.slots.full()
             && self.space.trouble().is_none()
             && self.links.amqp.is_up();
-        let seen = self.links.intake.get().filter(|_| looks).and_then(|intake| intake.last_proof());
-        self.liveness.trouble(Instant::now(), seen.map(|at| at.elapsed()))
+        let intake = self.links.intake.get().filter(|_| looks);
+        let seen = intake.map(|intake| intake.last_proof().map(Into::into));
+        self.liveness.trouble(Instant::now(), seen)
     }
 
     fn told(&self) -> notify::State {

@@ -20,11 +20,13 @@ const BLIND: Duration = Duration::from_secs(300);
 pub(crate) struct Liveness {
     /// Written by the loop alone; `None` before it begins and after it has ended.
     turned: watch::Sender<Option<Instant>>,
+    /// Since when a free slot could look for work, as far as was asked.
+    looks_since: watch::Sender<Option<Instant>>,
 }
 
 impl Liveness {
     pub(crate) fn new() -> Liveness {
-        Liveness { turned: watch::Sender::new(None) }
+        Liveness { turned: watch::Sender::new(None), looks_since: watch::Sender::new(None) }
     }
 
     /// The loop has gone round.
@@ -37,13 +39,24 @@ impl Liveness {
         self.turned.send_replace(None);
     }
 
-    /// What is stuck, for people. `unseen_for`: how long a free slot has not seen the work queues of a broker that is there.
-    pub(crate) fn trouble(&self, now: Instant, unseen_for: Option<Duration>) -> Option<String> {
+    /// What is stuck, for people. `seen`: when a free slot last saw the work queues, `Some` while it could look for them.
+    pub(crate) fn trouble(&self, now: Instant, seen: Option<Option<Instant>>) -> Option<String> {
         let stuck_for = self.turned.borrow().map(|turned| now - turned).filter(|elapsed| *elapsed > STUCK);
         if let Some(stuck_for) = stuck_for {
             return Some(format!("the loop that takes work has been stuck for {} s", stuck_for.as_secs()));
         }
-        let blind_for = unseen_for.filter(|elapsed| *elapsed > BLIND)?;
+        // Before it could look, it did not have to see anything.
+        let mut since = None;
+        self.looks_since.send_if_modified(|looks_since| {
+            *looks_since = seen.map(|_| looks_since.unwrap_or(now));
+            since = *looks_since;
+            false
+        });
+        let since = since?;
+        let blind_for = now.duration_since(seen?.map_or(since, |seen| seen.max(since)));
+        if blind_for <= BLIND {
+            return None;
+        }
         Some(format!("the work queues have not been seen for {} s, and the broker is there", blind_for.as_secs()))
     }
 }
@@ -69,8 +82,25 @@ mod tests {
     fn a_free_slot_that_sees_no_queues_for_long_is_blind() {
         let liveness = Liveness::new();
         liveness.turn();
-        assert_eq!(liveness.trouble(Instant::now(), Some(BLIND)), None);
-        let trouble = liveness.trouble(Instant::now(), Some(BLIND + TURN)).unwrap();
+        let start = Instant::now();
+        let at = |after: Duration| {
+            liveness.turned.send_replace(Some(start + after));
+            liveness.trouble(start + after, Some(Some(start)))
+        };
+        assert_eq!(at(Duration::ZERO), None);
+        assert_eq!(at(BLIND), None);
+        let trouble = at(BLIND + TURN).unwrap();
         assert!(trouble.starts_with("the work queues have not been seen for 301 s"), "{trouble}");
+    }
+
+    #[test]
+    fn what_was_not_seen_while_nobody_could_look_is_no_blindness() {
+        let liveness = Liveness::new();
+        let start = Instant::now();
+        assert_eq!(liveness.trouble(start, Some(Some(start))), None);
+        assert_eq!(liveness.trouble(start + BLIND + TURN, None), None, "the broker is away");
+        let back = start + BLIND + TURN + TURN;
+        assert_eq!(liveness.trouble(back, Some(Some(start))), None, "it has come back this moment");
+        assert!(liveness.trouble(back + BLIND + TURN, Some(Some(start))).is_some());
     }
 }

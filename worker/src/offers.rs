@@ -66,7 +66,7 @@ impl Offers {
     pub fn keep(&self, offer: Offer, slots: u32) -> Result<u32, String> {
         let withdrawn = CancellationToken::new();
         match &mut *books(&self.kept) {
-            Some(kept) if kept.job == offer.job => return Ok(kept.slots),
+            Some(kept) if kept.job == offer.job && !kept.withdrawn.is_cancelled() => return Ok(kept.slots),
             Some(kept) => return Err(format!("it keeps room for job {}", kept.job)),
             none => *none = Some(Kept { job: offer.job, slots, withdrawn: withdrawn.clone() }),
         }

@@ -237,7 +237,12 @@ fn write_part(output: &Path, manifest: &Manifest) -> Result<Part, PublishError> 
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(manifest)?;
         text.push(b'\n');
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&part.path)?;
+        // Whatever is there is of an earlier life, or somebody's link.
+        match fs::remove_file(&part.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&part.path)?;
         file.write_all(&text)?;
         file.sync_all()
     };

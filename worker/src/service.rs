@@ -326,6 +326,7 @@ impl Service {
             biased;
             () = self.carrier.drain.reached(Stage::Finishing) => "the worker drains",
             () = reservation.withdrawn() => "the offer was withdrawn",
+            () = self.space.becomes(true) => "the scratch is short of room",
             () = slot.hold(reservation.slots) => return self.carrier.carry_offered(reservation, slot).await,
             () = some_paused => "a job that runs here was paused",
         };

@@ -59,7 +59,11 @@ impl Stores {
         ffpool_runtime::install_crypto();
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let profiles = profiles::read(settings.stores.as_deref(), &settings.machine_stores, &is_set)?;
-        let http = reqwest::Client::builder().connect_timeout(CONNECT).build();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
         if let Err(error) = &http {
             let error: &dyn std::error::Error = error;
             tracing::warn!(
@@ -101,7 +105,9 @@ impl Stores {
             Err(trouble) => Ok(Err(trouble)),
         };
         match word {
-            Ok(Ok(_)) => tracing::info!(profile = name, store, guarantee, "serving an object store: it answers"),
+            Ok(Ok(_)) => {
+                tracing::info!(profile = name, store, guarantee, "serving an object store: it lets this worker in")
+            }
             Ok(Err(trouble)) => tracing::warn!(
                 profile = name, store, guarantee, cause = %trouble.cause, evidence = trouble.evidence,
                 "an object store does not let this worker in: {}", trouble.message

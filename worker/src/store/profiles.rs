@@ -29,7 +29,7 @@ const RETRIES: usize = 4;
 const RETRY_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a profile may not set: the job names the bucket, and how outputs are guarded is ours.
-const REFUSED: [&str; 9] = [
+const REFUSED: [&str; 12] = [
     "allow_invalid_certificates",
     "bucket",
     "bucket_name",
@@ -37,6 +37,10 @@ const REFUSED: [&str; 9] = [
     "conditional_put",
     "container_name",
     "copy_if_not_exists",
+    // The end of an upload is a request of our own, which knows no proxy.
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "proxy_url",
     "s3_express",
     "timeout",
 ];

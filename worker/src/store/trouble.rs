@@ -82,13 +82,12 @@ impl Trouble {
             }
             _ => {
                 let text = said(error);
-                if ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| text.contains(code)) {
+                // The text has the object's key and the times of the tries as well: only the element is the store's word.
+                let says = |code: &&str| text.contains(&format!("<Code>{code}</Code>"));
+                if ["NoSuchBucket", "ContainerNotFound"].iter().any(says) {
                     return Trouble::lasting(missing, format!("{what}: the bucket does not exist")).because(error);
                 }
-                if ["403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"]
-                    .iter()
-                    .any(|code| text.contains(code))
-                {
+                if ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"].iter().any(says) {
                     return Trouble::lasting(auth, format!("{what}: the store refuses the worker's credentials"))
                         .because(error);
                 }
@@ -191,9 +190,15 @@ mod tests {
                 Cause::OutputMissing,
             ),
             (
-                E::Generic { store: "S3", source: source("status 403: AccessDenied") },
+                E::Generic { store: "S3", source: source("status 403: <Code>AccessDenied</Code>") },
                 Cause::InputAuth,
                 Cause::OutputAuth,
+            ),
+            // A key and a time that look like a refusal.
+            (
+                E::Generic { store: "S3", source: source("GET /in/20260401/AccessDenied.mov in 1.403s: broken pipe") },
+                Cause::NetTransient,
+                Cause::NetTransient,
             ),
             (E::Generic { store: "S3", source: source("dns error") }, Cause::Dns, Cause::Dns),
             (E::Generic { store: "S3", source: source("broken pipe") }, Cause::NetTransient, Cause::NetTransient),

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ffpool_schema::failure::Cause;
-use ffpool_schema::location::Use;
+use ffpool_schema::location::{ObjectAddress, Use};
+use ffpool_schema::message::hex;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::signer::{Method, SignedUrlOptions, Signer};
 use object_store::{MultipartUpload, PutMode, PutMultipartOptions, PutOptions, PutPayload, UpdateVersion};
 use reqwest::StatusCode;
 use reqwest::header::{IF_MATCH, IF_NONE_MATCH};
+use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
@@ -36,6 +38,10 @@ const LOOKS: u32 = 5;
 const TRIES: u32 = 4;
 /// For the answer to the last request of an upload: the store puts the parts together meanwhile.
 const ANSWER: Duration = Duration::from_secs(300);
+/// As much of that answer is read, in bytes.
+const ANSWER_BYTES: usize = 64 << 10;
+/// For all tries to make an object visible. The ledger's consent stands meanwhile, and nobody can stop us.
+const COMMIT_WITHIN: Duration = Duration::from_secs(1_200);
 /// How long the signature of that request holds.
 const SIGNED: Duration = Duration::from_secs(900);
 
@@ -98,8 +104,11 @@ impl Upload {
     pub async fn begin(object: Object, file: &Path, size_bytes: u64, mark: Mark) -> Result<Upload, Trouble> {
         let content_type = content_type(file);
         if size_bytes <= in_one_piece(object.guarantee) {
-            let content = tokio::fs::read(file).await.map_err(unread)?;
-            return Ok(Upload::small(object, content.into(), content_type, mark));
+            let content = read_part(file, 0, size_bytes).await?;
+            if hex(&Sha256::digest(&content)) != mark.sha256 {
+                return Err(changed());
+            }
+            return Ok(Upload::small(object, content, content_type, mark));
         }
         let options =
             PutMultipartOptions { attributes: mark.attributes(content_type), ..PutMultipartOptions::default() };
@@ -148,7 +157,12 @@ impl Upload {
     /// # Errors
     /// When it cannot be written; what was sent is taken back.
     pub async fn commit(mut self) -> Result<Published, Trouble> {
-        let committed = self.try_commit().await;
+        let committed = tokio::time::timeout(COMMIT_WITHIN, self.try_commit()).await.unwrap_or_else(|_| {
+            Err(Trouble::passing(
+                Cause::NetTransient,
+                format!("{}: the store does not end the write", self.object.address()),
+            ))
+        });
         match committed {
             Ok(Published::Done) => {}
             Ok(Published::Lost) | Err(_) => self.abort().await,
@@ -285,10 +299,16 @@ async fn complete(object: &Object, id: &str, parts: &[PartId], condition: &Condi
         let request = match condition {
             Condition::Nothing => request.header(IF_NONE_MATCH, "*"),
             Condition::Still(There { etag: Some(etag), .. }) => request.header(IF_MATCH, etag),
-            Condition::Still(There { etag: None, .. }) => request,
+            Condition::Still(There { etag: None, .. }) => {
+                let message = format!(
+                    "{}: the store names no version of what is there, so nothing can be replaced on a condition; set `conditional = false` in its profile",
+                    object.address
+                );
+                return Err(Trouble::lasting(Cause::ConfigBad, message).into());
+            }
         };
-        let said = match request.send().await {
-            Ok(response) => (response.status(), response.text().await.unwrap_or_default()),
+        let said = match answer(request).await {
+            Ok(said) => said,
             Err(error) => {
                 let mut lost = Trouble::of_exchange(&format!("write {}", object.address), &error.without_url());
                 lost.cause = if lost.cause == Cause::InputTruncated { Cause::NetTransient } else { lost.cause };
@@ -296,7 +316,7 @@ async fn complete(object: &Object, id: &str, parts: &[PartId], condition: &Condi
                 continue;
             }
         };
-        match completed(object, said.0, &said.1) {
+        match completed(&object.address, said.0, &said.1) {
             Err(Unwritten::Trouble(passing)) if passing.is_passing && passing.pause.is_some() => {
                 trouble = Some(passing)
             }
@@ -308,17 +328,27 @@ async fn complete(object: &Object, id: &str, parts: &[PartId], condition: &Condi
     })))
 }
 
+/// Sends the request and reads the answer to its end: one that is cut off says nothing.
+async fn answer(request: reqwest::RequestBuilder) -> reqwest::Result<(StatusCode, String)> {
+    let mut response = request.send().await?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES - body.len())]);
+    }
+    Ok((response.status(), String::from_utf8_lossy(&body).into_owned()))
+}
+
 /// What the answer to the end of an upload means. A trouble with a pause is worth another try of the same request.
-fn completed(object: &Object, status: StatusCode, body: &str) -> Result<(), Unwritten> {
+fn completed(address: &ObjectAddress, status: StatusCode, body: &str) -> Result<(), Unwritten> {
     let says = |code: &str| body.contains(&format!("<Code>{code}</Code>"));
     let trouble = |cause, is_passing, pause| {
-        let message = format!("write {}: the store answers {status}", object.address);
+        let message = format!("write {address}: the store answers {status}");
         let evidence = Some(body.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(400).collect());
         Err(Unwritten::Trouble(Trouble { evidence, is_passing, pause, ..Trouble::lasting(cause, message) }))
     };
     match status.as_u16() {
-        // Past its first byte a store cannot change its status any more: it says what went wrong in the body.
-        200 if !body.contains("<Error>") => Ok(()),
+        // Past its first byte a store cannot change its status any more: it says in the body how it went.
+        200 if body.contains("CompleteMultipartUploadResult") => Ok(()),
         412 => Err(Unwritten::Conflict),
         200 if says("PreconditionFailed") => Err(Unwritten::Conflict),
         401 | 403 => trouble(Cause::OutputAuth, false, None),
@@ -343,14 +373,19 @@ fn completion(parts: &[PartId]) -> String {
 }
 
 async fn read_part(file: &Path, from: u64, length: u64) -> Result<Bytes, Trouble> {
-    let mut file = File::open(file).await.map_err(unread)?;
+    // The tool may have been turned against us, and have left a link to something that only we can read.
+    let mut file = File::options().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(file).await.map_err(unread)?;
     file.seek(std::io::SeekFrom::Start(from)).await.map_err(unread)?;
     let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     file.take(length).read_to_end(&mut content).await.map_err(unread)?;
     if content.len() as u64 != length {
-        return Err(Trouble::lasting(Cause::VerifyFailed, "the output changed after it was verified"));
+        return Err(changed());
     }
     Ok(content.into())
+}
+
+fn changed() -> Trouble {
+    Trouble::lasting(Cause::VerifyFailed, "the output changed after it was verified")
 }
 
 fn unread(error: std::io::Error) -> Trouble {
@@ -374,5 +409,28 @@ fn content_type(file: &Path) -> &'static str {
         Some("png") => "image/png",
         Some("webp") => "image/webp",
         _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ffpool_schema::location::Scheme;
+
+    use super::*;
+
+    #[test]
+    fn only_a_store_that_says_so_has_completed_an_upload() {
+        let address = ObjectAddress { scheme: Scheme::S3, bucket: "media".to_owned(), key: "a.mp4".to_owned() };
+        let says = |status: u16, body: &str| completed(&address, StatusCode::from_u16(status).unwrap(), body);
+        let done = "<?xml version=\"1.0\"?>  <CompleteMultipartUploadResult xmlns=\"x\"><ETag>1</ETag></CompleteMultipartUploadResult>";
+        assert!(says(200, done).is_ok());
+        assert!(matches!(says(200, "<Error><Code>PreconditionFailed</Code></Error>"), Err(Unwritten::Conflict)));
+        // Cut off, or a page of somebody in between.
+        for body in
+            ["", "<?xml version=\"1.0\"?>    ", "<html>welcome</html>", "<Error><Code>InternalError</Code></Error>"]
+        {
+            let Err(Unwritten::Trouble(trouble)) = says(200, body) else { panic!("{body}") };
+            assert!(trouble.is_passing && trouble.pause.is_some(), "{body}: to be asked again");
+        }
     }
 }

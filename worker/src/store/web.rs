@@ -191,7 +191,7 @@ fn rest_of(headers: &HeaderMap, from: u64) -> Result<u64, Trouble> {
         let (first, last) = range.split_once('-')?;
         let (first, last, total): (u64, u64, u64) =
             (first.trim().parse().ok()?, last.trim().parse().ok()?, total.trim().parse().ok()?);
-        (first == from && last + 1 == total).then_some(total)
+        (first == from && last.checked_add(1) == Some(total)).then_some(total)
     };
     parse().ok_or_else(|| {
         Trouble::passing(Cause::InputChanged, "the input's server answers with another part than asked for")
@@ -250,6 +250,7 @@ mod tests {
             ("bytes 5-8/10", None),
             ("bytes 5-9/*", None),
             ("items 5-9/10", None),
+            ("bytes 5-18446744073709551615/0", None),
         ] {
             assert_eq!(rest_of(&headers(&[("content-range", range)]), 5).ok(), expected, "{range}");
         }

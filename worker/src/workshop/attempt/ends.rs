@@ -1,12 +1,14 @@
 //! Where an attempt's input comes from and where its output goes: files in place, or over the network through the scratch.
 //!
 //! Invariant: what is fetched is whole before a tool sees it, and what was sent is visible or taken back when the attempt
-//! ends, whatever it ends of. The network is the worker's; the tools have their scratch.
+//! ends, whatever it ends of. One thing cannot be taken back: an object whose manifest its store refuses stays without
+//! one, and the attempt fails. The network is the worker's; the tools have their scratch.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ffpool_schema::encode::{Encode, Source};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::location::{Location, Use};
@@ -25,6 +27,9 @@ use crate::store::upload::Upload;
 
 /// The name of a fetched input. The tools run in the scratch and are given names, not paths.
 const FETCHED: &str = "input";
+/// Tries to put the manifest beside an object.
+const MANIFEST_TRIES: u32 = 3;
+const MANIFEST_PAUSE: Duration = Duration::from_secs(2);
 /// Between two reports of bytes that moved.
 const REPORT: Duration = Duration::from_millis(250);
 
@@ -134,7 +139,15 @@ impl Attempt<'_> {
                 let find = move || publish::find_published(&output, job, &|| stop.borrow().is_some());
                 blocking(find).await.ok().flatten()
             }
-            Output::Object(object) => store::find_published(object, job).await,
+            Output::Object(object) => {
+                let mut stop = self.orders.stop.clone();
+                tokio::select! {
+                    biased;
+                    _ = stopped(&mut stop) => None,
+                    () = tokio::time::sleep_until(self.deadline()) => None,
+                    found = store::find_published(object, job) => found,
+                }
+            }
         };
         if let Some(manifest) = &found {
             tracing::info!(%job, attempt = self.grant.attempt, made_by = manifest.attempt, "adopting a published output");
@@ -275,7 +288,16 @@ async fn put_manifest(object: &Object, manifest: &Manifest, mark: Mark) -> Resul
         End::failed(Failure::new(Cause::Platform, format!("the manifest cannot be written: {error}")))
     })?;
     text.push(b'\n');
-    Ok(Upload::small(object.manifest(), text.into(), "application/json", mark).commit().await?)
+    let text = Bytes::from(text);
+    let mut tries = 1;
+    loop {
+        // The object is there already, and an object cannot be taken back as a file can.
+        match Upload::small(object.manifest(), text.clone(), "application/json", mark.clone()).commit().await {
+            Err(trouble) if trouble.is_passing && tries < MANIFEST_TRIES => tries += 1,
+            ended => return Ok(ended?),
+        }
+        tokio::time::sleep(MANIFEST_PAUSE).await;
+    }
 }
 
 fn location(path: &str, address: &str, purpose: Use) -> Result<Location, End> {
