@@ -2,7 +2,7 @@
 //!
 //! Invariant: only a help for decisions; what it does not know yet makes a job wait, never fail.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -41,13 +41,14 @@ impl Fleet {
         }
     }
 
-    /// Whether some worker that takes work has fallen silent, and may still hold a delivery that it will never claim.
-    pub(crate) fn has_silent(&self) -> bool {
+    /// The pools of the workers that took work and have fallen silent: they may still hold deliveries that they will never
+    /// claim.
+    pub(crate) fn silent_pools(&self) -> BTreeSet<Pool> {
         let heard = self.heard.lock().expect("no holder panics");
-        let is_silent = |(beat, at): &(Heartbeat, Instant)| {
+        let is_silent = |(beat, at): &&(Heartbeat, Instant)| {
             beat.state == WorkerState::Ready && (LATE..GONE).contains(&at.elapsed())
         };
-        heard.values().any(is_silent)
+        heard.values().filter(is_silent).flat_map(|(beat, _)| beat.pools.iter().cloned()).collect()
     }
 
     /// What a worker said last that it can run, in this life.
@@ -67,8 +68,8 @@ impl Fleet {
         })
     }
 
-    /// The workers that could run the job and keep room for no other, and when they were heard; those with the most room now first; for a job that
-    /// runs alone, those with the least to finish.
+    /// The workers that could run the job and keep room for no other, and when they were heard. First those with the most
+    /// room now; for a job that runs alone, those with the least to finish.
     pub(crate) fn able(&self, spec: &JobSpec, encode: Option<&Encode>, alone: bool) -> Vec<(Sender, Instant)> {
         let heard = self.heard.lock().expect("no holder panics");
         let mut able: Vec<&(Heartbeat, Instant)> = heard

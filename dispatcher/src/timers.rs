@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ffpool_broker::{AmqpLink, Signals, queue_depth};
+use ffpool_broker::{AmqpLink, QueueDepth, Signals, queue_depth};
 use ffpool_schema::job::Queue;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::WorkerState;
@@ -38,6 +38,8 @@ const MESSAGE_MISSING: Duration = Duration::from_secs(30);
 const UNSWALLOW: Duration = Duration::from_millis(200);
 /// The same, for a message that a silent worker may have swallowed: longer than a claim takes. A needless copy is dropped.
 const MESSAGE_SWALLOWED: Duration = Duration::from_millis(250);
+/// After a look for swallowed messages so many times its length is rested.
+const REST: u32 = 9;
 /// How often jobs, workers and links are counted.
 const COUNT: Duration = Duration::from_secs(5);
 /// How often the months to come are made.
@@ -127,6 +129,7 @@ impl Timers {
         if made > 0 {
             info!(months = made, "made partitions for events");
         }
+        self.ledger.forget_purged().await?;
         Ok(())
     }
 
@@ -143,11 +146,10 @@ impl Timers {
                 empty_before.clear();
                 continue;
             }
-            match self.empty_queues_with_old_jobs(MESSAGE_MISSING).await {
+            match self.empty_queues_with_old_jobs().await {
                 Ok(empty) => {
-                    for work in empty.intersection(&empty_before) {
-                        self.rescue(work, MESSAGE_MISSING).await;
-                    }
+                    let both: Vec<WorkQueue> = empty.intersection(&empty_before).cloned().collect();
+                    self.rescue(&both, MESSAGE_MISSING).await;
                     empty_before = empty;
                 }
                 Err(error) => {
@@ -163,42 +165,56 @@ impl Timers {
     async fn unswallow_for_ever(&self, stop: &CancellationToken) {
         let mut turns = Turns::every(UNSWALLOW);
         while turns.next(&self.leadership, stop).await {
+            let works: Vec<WorkQueue> = self.fleet.silent_pools().iter().flat_map(WorkQueue::of_pool).collect();
             // While we are deaf, everybody seems to be silent.
-            if !self.fleet.has_silent() || !self.hearing.is_unbroken_for(MARGIN) {
+            if works.is_empty() || !self.hearing.is_unbroken_for(MARGIN) {
                 continue;
             }
-            match self.empty_queues_with_old_jobs(MESSAGE_SWALLOWED).await {
-                Ok(empty) => {
-                    for work in &empty {
-                        self.rescue(work, MESSAGE_SWALLOWED).await;
-                    }
-                }
+            let began = Instant::now();
+            match self.empty(works).await {
+                Ok(empty) => self.rescue(&empty, MESSAGE_SWALLOWED).await,
                 Err(error) => debug!(%error, "swallowed messages were not looked for"),
             }
+            // The ledger looks through all that waits: however much that is, it takes a small part of its time.
+            stop.run_until_cancelled(tokio::time::sleep(began.elapsed() * REST)).await;
         }
     }
 
-    async fn empty_queues_with_old_jobs(&self, age: Duration) -> anyhow::Result<BTreeSet<WorkQueue>> {
-        let queues = self.ledger.queues_with_old_jobs(age).await?;
-        if queues.is_empty() {
-            return Ok(BTreeSet::new());
+    async fn empty_queues_with_old_jobs(&self) -> anyhow::Result<BTreeSet<WorkQueue>> {
+        let queues = self.ledger.queues_with_old_jobs(MESSAGE_MISSING).await?;
+        Ok(self.empty(queues).await?.into_iter().collect())
+    }
+
+    /// Those of the queues in which nothing is ready for the workers that are there.
+    async fn empty(&self, works: Vec<WorkQueue>) -> anyhow::Result<Vec<WorkQueue>> {
+        if works.is_empty() {
+            return Ok(works);
         }
-        let queue_names: Vec<String> = queues.iter().flat_map(|work| [work.name(), work.returned_name()]).collect();
+        let queue_names: Vec<String> = works.iter().flat_map(|work| [work.name(), work.returned_name()]).collect();
         let depths = queue_depth(&self.amqp, &queue_names).await?;
-        let is_empty = depths.chunks(2).map(|both| match both {
-            // A twin that is not there holds nothing.
-            [Some(queue), twin] => queue.ready == 0 && twin.as_ref().is_none_or(|twin| twin.ready == 0),
+        let is_empty = |work: &WorkQueue, both: &[Option<QueueDepth>]| match both {
+            // A twin that is not there, or that nobody serves, holds nothing for anybody.
+            [Some(queue), twin] => {
+                let twin = twin.as_ref().filter(|_| self.fleet.all_serve_twins(&work.pool));
+                queue.ready == 0 && twin.is_none_or(|twin| twin.ready == 0)
+            }
             _ => false,
-        });
-        Ok(queues.into_iter().zip(is_empty).filter_map(|(work, is_empty)| is_empty.then_some(work)).collect())
+        };
+        Ok(works
+            .into_iter()
+            .zip(depths.chunks(2))
+            .filter(|(work, both)| is_empty(work, both))
+            .map(|(work, _)| work)
+            .collect())
     }
 
-    async fn rescue(&self, work: &WorkQueue, age: Duration) {
-        match self.ledger.rescue(work, age).await {
+    async fn rescue(&self, works: &[WorkQueue], age: Duration) {
+        if works.is_empty() {
+            return;
+        }
+        match self.ledger.rescue(works, age).await {
             Ok(0) => {}
-            Ok(jobs) => {
-                warn!(queue = %work.name(), jobs, "jobs wait but their messages are missing, publishing them again")
-            }
+            Ok(jobs) => warn!(jobs, "jobs wait but their messages are missing, publishing them again"),
             Err(error) => debug!(%error, "jobs were not rescued"),
         }
     }

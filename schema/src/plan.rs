@@ -210,7 +210,7 @@ impl Whole<'_> {
             arguments.all(["-an", "-sn", "-dn", "-f", "null", "-"]);
             return Ok(arguments.list);
         }
-        audio::audio(request, self.chosen, self.expected, &mut arguments)?;
+        audio::audio(request, self.chosen, self.expected, trimmed, &mut arguments)?;
         streams::rest(request, self.chosen, &mut arguments);
         trim(request, trimmed, &mut arguments);
         streams::output(request, &mut arguments);

@@ -537,7 +537,9 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
                            WHEN u.outbox = -2 THEN greatest(now(), (j.spec ->> 'not_before')::timestamptz) \
                            WHEN u.outbox >= 0 THEN now() + u.outbox * interval '1 millisecond' END, \
         wants_worker = u.wants_worker, offered_worker = u.offered, offered_incarnation = u.offered_life, \
-        returned = CASE WHEN u.outbox IS NULL THEN j.returned ELSE u.returned END, \
+        returned = CASE WHEN u.returned THEN true \
+                        WHEN u.begun OR u.state IN ('completed', 'failed', 'cancelled', 'rejected') THEN false \
+                        ELSE j.returned END, \
         failure = coalesce(u.failure::jsonb, j.failure), faults = coalesce(u.faults::jsonb, j.faults), \
         manifest = coalesce(u.manifest::jsonb, j.manifest), \
         state_since = CASE WHEN j.state = u.state THEN j.state_since ELSE now() END, \

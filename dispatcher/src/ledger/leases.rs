@@ -78,8 +78,13 @@ impl Ledger {
     /// # Errors
     /// When Postgres does not take it.
     pub async fn renew(&self, beats: &Beats) -> Result<Outdated, Unavailable> {
-        let not_offered = self.renew_offers(beats).await?;
-        Ok(Outdated { ended: self.renew_leases(beats).await?, not_offered })
+        // Leases first: they end by silence, offers are made again.
+        let ended = self.renew_leases(beats).await?;
+        let not_offered = self.renew_offers(beats).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "offers were not renewed");
+            Vec::new()
+        });
+        Ok(Outdated { ended, not_offered })
     }
 
     async fn renew_offers(&self, beats: &Beats) -> Result<Vec<(JobId, WorkerId)>, Unavailable> {
@@ -95,8 +100,14 @@ impl Ledger {
             let workers: Vec<&str> = named.iter().map(|(_, from)| from.worker.as_str()).collect();
             let lives: Vec<Uuid> = named.iter().map(|(_, from)| from.incarnation.0).collect();
             let rows = client.query(&statement, &[&jobs, &workers, &lives, &OFFER_MS]).await?;
-            let renewed = rows.iter().map(|row| row.try_get(0).map(JobId)).collect::<Result<Vec<_>, _>>()?;
-            let outdated = named.iter().filter(|(job, _)| !renewed.contains(job));
+            let renewed: Vec<(JobId, String)> = rows
+                .iter()
+                .map(|row| Ok((JobId(row.try_get(0)?), row.try_get(1)?)))
+                .collect::<Result<_, Unavailable>>()?;
+            let is_renewed = |job: &JobId, from: &Sender| {
+                renewed.iter().any(|(offered, worker)| offered == job && worker == from.worker.as_str())
+            };
+            let outdated = named.iter().filter(|(job, from)| !is_renewed(job, from));
             Ok(outdated.map(|(job, from)| (*job, from.worker.clone())).collect())
         })
         .await
@@ -245,7 +256,7 @@ const RENEW_OFFERS: &str = "WITH named AS (SELECT * FROM unnest($1::uuid[], $2::
         WHERE j.state = 'delayed' AND NOT j.paused AND j.offered_worker = n.worker AND j.offered_incarnation = n.life \
         ORDER BY j.id FOR UPDATE OF j) \
      UPDATE job AS j SET publish_due = now() + $4::bigint * interval '1 millisecond' FROM held AS h \
-     WHERE j.id = h.id RETURNING j.id";
+     WHERE j.id = h.id RETURNING j.id, j.offered_worker";
 
 const ENDED_UNKNOWN: &str = "SELECT a.job, a.attempt FROM attempt AS a \
      JOIN unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[]) AS u(job, attempt, worker, life) \

@@ -7,7 +7,8 @@ use super::batch::natural;
 use super::record::ALONE_AFTER;
 use super::{Ledger, Unavailable};
 
-/// Jobs that are read at a time, oldest first.
+/// Jobs that are read at a time, those first that are published again next: so each has its turn before its pause is over,
+/// however many there are that nobody can run.
 const WANTED_MAX: i64 = 100;
 
 /// A job for which a worker is looked for.
@@ -47,4 +48,4 @@ impl Ledger {
 
 const WANTED: &str = "SELECT id, spec::text, losses FROM job \
      WHERE wants_worker AND state = 'delayed' AND offered_worker IS NULL AND NOT paused AND spec IS NOT NULL \
-     ORDER BY number LIMIT $1";
+     ORDER BY publish_due, number LIMIT $1";

@@ -13,8 +13,10 @@ use super::{Happening, Ledger, OnlyIf, TellOwner, Unavailable};
 /// A job that came without an id has waited for at least so long before its message counts as missing: by then it has been
 /// delivered again if it still exists, and the copy that the ledger publishes is not taken for a second job.
 const ANONYMOUS_MISSING: Duration = Duration::from_secs(30);
-/// Jobs of one queue that are published again in one sweep.
+/// Jobs that are published again in one sweep.
 const RESCUED_MAX: i64 = 500;
+/// A year and more: a job that names a parent older than this names it by mistake.
+const PURGED_KEPT_DAYS: i32 = 400;
 /// Commands repeated in one sweep.
 const TELLS_MAX: i64 = 1_000;
 /// Jobs whose deadline has passed that are ended in one sweep.
@@ -67,8 +69,7 @@ impl Ledger {
         Ok(count)
     }
 
-    /// The work queues in which jobs have waited for `age` since they were published last, by the ledger. Each time that a
-    /// job is published again its next turn takes twice as long.
+    /// The work queues in which jobs have waited for `age` since they were published last, by the ledger.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
@@ -76,7 +77,7 @@ impl Ledger {
         self.bounded(async {
             let client = self.pool().get().await?;
             let statement = client.prepare_cached(OLD_QUEUES).await?;
-            let rows = client.query(&statement, &[&millis(age), &(age >= ANONYMOUS_MISSING)]).await?;
+            let rows = client.query(&statement, &[&millis(age)]).await?;
             let mut queues = Vec::with_capacity(rows.len());
             for row in &rows {
                 let pool: String = row.try_get(2)?;
@@ -91,19 +92,22 @@ impl Ledger {
         .await
     }
 
-    /// Puts the jobs that have waited for `age` in `work` into the outbox. Answers how many.
+    /// Puts the jobs that have waited for `age` in these queues into the outbox. Answers how many. Each time that a job is
+    /// published again its next turn takes twice as long.
     ///
     /// # Errors
     /// When Postgres does not take it.
-    pub async fn rescue(&self, work: &WorkQueue, age: Duration) -> Result<u64, Unavailable> {
+    pub async fn rescue(&self, works: &[WorkQueue], age: Duration) -> Result<u64, Unavailable> {
         self.bounded(async {
             let client = self.inner.writers.get().await?;
             let statement = client.prepare_cached(RESCUE).await?;
-            let (queue, priority, pool) = (work.queue.as_str(), work.priority.as_str(), work.pool.as_str());
+            let queues: Vec<&str> = works.iter().map(|work| work.queue.as_str()).collect();
+            let priorities: Vec<&str> = works.iter().map(|work| work.priority.as_str()).collect();
+            let pools: Vec<&str> = works.iter().map(|work| work.pool.as_str()).collect();
             Ok(client
                 .execute(
                     &statement,
-                    &[&queue, &priority, &pool, &millis(age), &RESCUED_MAX, &(age >= ANONYMOUS_MISSING)],
+                    &[&queues, &priorities, &pools, &millis(age), &RESCUED_MAX, &(age >= ANONYMOUS_MISSING)],
                 )
                 .await?)
         })
@@ -119,6 +123,18 @@ impl Ledger {
             let client = self.inner.writers.get().await?;
             let row = client.query_one("SELECT make_event_months(2)", &[]).await?;
             Ok(row.try_get(0)?)
+        })
+        .await
+    }
+
+    /// Forgets jobs that were purged so long ago that nobody names them as a parent any more.
+    ///
+    /// # Errors
+    /// When Postgres does not take it.
+    pub async fn forget_purged(&self) -> Result<u64, Unavailable> {
+        self.bounded(async {
+            let client = self.inner.writers.get().await?;
+            Ok(client.execute(FORGET_PURGED, &[&PURGED_KEPT_DAYS]).await?)
         })
         .await
     }
@@ -159,18 +175,20 @@ const DEADLINE_OVER: &str = "SELECT id FROM job \
 const OLD_QUEUES: &str = "SELECT DISTINCT queue, priority, pool FROM job \
      WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'queued' AND publish_due IS NULL \
            AND NOT paused AND NOT EXISTS (SELECT FROM queue_pause WHERE queue_pause.queue = job.queue) \
-           AND greatest(state_since, published_at) \
-               + greatest($1::bigint * interval '1 millisecond', published_at - state_since) < now() \
-           AND ($2 OR fingerprint IS NULL OR published_at IS NOT NULL)";
+           AND greatest(state_since, published_at) < now() - $1::bigint * interval '1 millisecond'";
 
 const RESCUE: &str = "UPDATE job SET publish_due = now(), custody = 'ledger' \
      WHERE id IN (SELECT id FROM job \
                   WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'queued' AND publish_due IS NULL \
-                        AND NOT paused AND queue = $1 AND priority = $2 AND pool = $3 \
+                        AND NOT paused AND NOT EXISTS (SELECT FROM queue_pause WHERE queue_pause.queue = job.queue) \
+                        AND (queue, priority, pool) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[])) \
                         AND greatest(state_since, published_at) \
                             + greatest($4::bigint * interval '1 millisecond', published_at - state_since) < now() \
                         AND ($6 OR fingerprint IS NULL OR published_at IS NOT NULL) \
                   ORDER BY number LIMIT $5 FOR UPDATE SKIP LOCKED)";
+
+const FORGET_PURGED: &str = "DELETE FROM purged WHERE at < now() - make_interval(days => $1) \
+     AND NOT EXISTS (SELECT FROM dependency WHERE dependency.parent = purged.id)";
 
 const COUNT_OPEN: &str = "SELECT state, queue, count(*) FROM job \
      WHERE state IN ('blocked', 'delayed', 'queued') GROUP BY state, queue \

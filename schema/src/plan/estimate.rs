@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use super::shape::is_deep;
 use super::{Plan, Purpose, Request};
 use crate::encode::{Encoder, RateControl, Treatment};
 
@@ -137,7 +138,7 @@ fn bits_per_pixel(encoder: Option<Encoder>, crf: u8) -> f64 {
 
 fn memory(request: &Request<'_>, pixels: f64, basis: &mut Vec<String>) -> u64 {
     // Three planes make a sample and a half for each pixel, in one byte or two.
-    let is_deep = request.encode.video.pixel_format.as_str().contains("10");
+    let is_deep = is_deep(request.encode.video.pixel_format);
     let frame_mb = pixels * if is_deep { 3.0 } else { 1.5 } / 1e6;
     let frames = match request.encoder {
         // Measured at 1080p, medium: 441 MB with one thread, 544 with four, 830 with sixteen.

@@ -81,7 +81,8 @@ pub(super) fn expected(request: &Request<'_>, shape: Option<&Shape>, chosen: &Ch
     let rates = shape.map(|shape| [shape.fps.map(Fps::as_f64), shape.source_fps]);
     let slowest = rates.into_iter().flatten().flatten().filter(|fps| *fps > 0.0);
     let is_picture = encode.video.treatment == Treatment::Picture;
-    let duration_secs = if is_picture { None } else { length(request, !audio.is_empty())? };
+    let duration_secs =
+        if is_picture { None } else { length(request, if audio.is_empty() { &[] } else { &chosen.audio })? };
     Ok(Expected {
         container: encode.container,
         video,
@@ -174,17 +175,17 @@ fn rate(request: &Request<'_>, source: Option<&AudioProbe>) -> Option<u32> {
     }
 }
 
-/// Length in seconds of what is taken.
-fn length(request: &Request<'_>, with_audio: bool) -> Result<Option<f64>, Refusal> {
+/// Length in seconds of what is taken: the video, if any, and these audio streams of the source.
+fn length(request: &Request<'_>, audio: &[usize]) -> Result<Option<f64>, Refusal> {
     let encode = request.encode;
     let Some((_, probed)) = request.source else {
         return Ok(match encode.source {
             Source::Generated { duration_secs } => Some(duration_secs),
-            _ => None,
+            Source::File { .. } | Source::Remote { .. } => None,
         });
     };
     let start = encode.start_secs.unwrap_or(0.0);
-    let Some(whole) = source_secs(probed, encode.video.treatment != Treatment::Drop, with_audio) else {
+    let Some(whole) = source_secs(probed, encode.video.treatment != Treatment::Drop, audio) else {
         return Ok(None);
     };
     if start >= whole {
@@ -199,14 +200,11 @@ fn length(request: &Request<'_>, with_audio: bool) -> Result<Option<f64>, Refusa
 }
 
 /// Length of the streams that are taken. The file as a whole may be longer, by streams that are left out.
-fn source_secs(probed: &Probed, with_video: bool, with_audio: bool) -> Option<f64> {
+fn source_secs(probed: &Probed, with_video: bool, audio: &[usize]) -> Option<f64> {
     let video = probed.probe.video.as_ref().filter(|_| with_video).map(|video| video.duration_secs);
-    let audio = probed.probe.audio.as_ref().filter(|_| with_audio).map(|audio| audio.duration_secs);
-    match (video, audio) {
-        (Some(Some(secs)), None) | (None, Some(Some(secs))) => Some(secs),
-        (Some(Some(video)), Some(Some(audio))) => Some(video.max(audio)),
-        (_, _) => probed.probe.duration_secs,
-    }
+    let audio = audio.iter().map(|number| probed.audio.get(*number).and_then(|audio| audio.duration_secs));
+    let taken: Option<Vec<f64>> = video.into_iter().chain(audio).collect();
+    taken.filter(|secs| !secs.is_empty()).map_or(probed.probe.duration_secs, |secs| secs.into_iter().reduce(f64::max))
 }
 
 /// Length of the video that is encoded.
@@ -215,7 +213,7 @@ fn video_secs(request: &Request<'_>) -> Option<f64> {
     if encode.video.treatment != Treatment::Encode {
         return None;
     }
-    let Some((_, probed)) = request.source else { return length(request, false).ok().flatten() };
+    let Some((_, probed)) = request.source else { return length(request, &[]).ok().flatten() };
     let left = probed.probe.video.as_ref()?.duration_secs? - encode.start_secs.unwrap_or(0.0);
     Some(encode.duration_secs.map_or(left, |wish| wish.min(left))).filter(|secs| *secs > 0.0)
 }

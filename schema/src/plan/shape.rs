@@ -110,7 +110,7 @@ fn size(wish: &VideoEncode, source: &VideoProbe, (wide, high): (u32, u32)) -> Re
     }
 }
 
-fn is_deep(format: PixelFormat) -> bool {
+pub(super) fn is_deep(format: PixelFormat) -> bool {
     match format {
         PixelFormat::Yuv420p | PixelFormat::Yuv422p | PixelFormat::Yuv444p => false,
         PixelFormat::Yuv420p10le | PixelFormat::Yuv422p10le | PixelFormat::Yuv444p10le | PixelFormat::P010le => true,

@@ -222,9 +222,19 @@ pub(super) fn audio_source(request: &Request<'_>, chosen: &Chosen, filter: &str)
     for number in &chosen.audio {
         arguments.pair("-map", format!("0:a:{number}"));
     }
-    arguments.pair("-af", filter);
+    let end = request.encode.duration_secs.map(|secs| left + secs);
+    arguments.pair("-af", taken(left, end, filter));
     arguments.all(["-vn", "-sn", "-dn"]);
     trim(request, left, &mut arguments);
     arguments.all(["-f", "null", "-"]);
     arguments.list
+}
+
+/// A filter that hears only what is written, from `start` on: the cut of the output comes after the filters.
+pub(super) fn taken(start: f64, end: Option<f64>, filter: &str) -> String {
+    match end {
+        Some(end) => format!("atrim=start={start}:end={end},{filter}"),
+        None if start > 0.0 => format!("atrim=start={start},{filter}"),
+        None => filter.to_owned(),
+    }
 }

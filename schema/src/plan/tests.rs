@@ -446,3 +446,30 @@ fn an_estimate_says_on_what_it_stands() {
         assert!(cost.basis.iter().any(|line| line.starts_with(what)), "{what}");
     }
 }
+
+#[test]
+fn loudness_hears_nothing_of_what_is_read_before_the_start() {
+    let mut wish = encode(file(), Container::Mp4);
+    wish.audio.loudness = Some(Loudness { lufs: -23.0, peak_dbtp: -1.0 });
+    wish.start_secs = Some(8.0);
+    wish.duration_secs = Some(1.5);
+    let (features, source) = (features(), probed());
+    let steps = plan(&request(&wish, Encoder::Libx264, Some(&source), &features)).unwrap().steps;
+    has(&text(&steps[0].arguments), "-af atrim=start=8:end=9.5,loudnorm=I=-23:TP=-1:LRA=11:print_format=json");
+    has(&text(&steps[1].arguments), "-af atrim=start=8,loudnorm=I=-23:TP=-1:LRA=11");
+}
+
+#[test]
+fn the_length_is_that_of_the_streams_that_are_taken() {
+    let mut source = probed();
+    source.audio[0].duration_secs = Some(90.0);
+    source.audio[1].duration_secs = Some(9.0);
+    let secs = |streams: Streams| {
+        let mut wish = encode(file(), Container::Mp4);
+        wish.audio.streams = streams;
+        let features = features();
+        plan(&request(&wish, Encoder::Libx264, Some(&source), &features)).unwrap().expected.duration_secs
+    };
+    assert_eq!(secs(Streams::First), Some(90.0));
+    assert_eq!(secs("1".parse().unwrap()), Some(10.0), "that of the video");
+}

@@ -89,7 +89,29 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
     let (from, owner_dead, running_unanswered) = match input {
         Input::Claim { from, owner_dead, running_unanswered } => (from, owner_dead, running_unanswered),
         Input::Take { from } => (from, &false, &None),
-        _ => return None,
+        Input::Arrive
+        | Input::TakeCustody { .. }
+        | Input::Commit { .. }
+        | Input::Finished { .. }
+        | Input::Failed { .. }
+        | Input::Rejected { .. }
+        | Input::Released { .. }
+        | Input::CancelDone { .. }
+        | Input::Lapse { .. }
+        | Input::Offer { .. }
+        | Input::OfferAccepted { .. }
+        | Input::OfferDeclined { .. }
+        | Input::Due
+        | Input::ParentsDone
+        | Input::ParentFailed { .. }
+        | Input::DeadlinePassed
+        | Input::Pause
+        | Input::Resume
+        | Input::Cancel
+        | Input::Redrive
+        | Input::Unfit
+        | Input::NeverFits
+        | Input::DeliveryLimit => return None,
     };
     let begins = match facts.state {
         State::Queued => !facts.paused,

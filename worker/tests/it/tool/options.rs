@@ -171,6 +171,17 @@ async fn loudness_is_measured_corrected_and_measured_again() {
     assert!((lufs + 23.0).abs() <= 1.0, "{lufs}");
     assert!(manifest.arguments.iter().any(|word| word.contains("measured_I=")), "{:?}", manifest.arguments);
 
+    // Loud up to where the output begins: what is read and thrown away is not measured.
+    let late = bench.media("late.mkv").display().to_string();
+    let loud = "anoisesrc=duration=9:amplitude=0.5:sample_rate=44100:seed=1,aformat=channel_layouts=stereo";
+    ffmpeg(&["-f", "lavfi", "-i", &format!("{loud}[a];{noise}[b];[a][b]concat=v=0:a=1"), "-c:a", "flac", &late]);
+    let mut middle = job(&bench, "audio-aac", &late, "middle.m4a");
+    middle.parameters.loudness = Some(-23.0);
+    middle.parameters.start = Some(9.0);
+    middle.parameters.duration = Some(4.0);
+    let lufs = made(&bench, &middle).await.artifacts[0].proof.as_ref().unwrap().lufs.unwrap();
+    assert!((lufs + 23.0).abs() <= 1.0, "{lufs}");
+
     let silent = bench.media("silent.mkv").display().to_string();
     ffmpeg(&["-f", "lavfi", "-i", "anullsrc=duration=1", "-t", "1", "-c:a", "flac", &silent]);
     spec.input = Some(silent);
