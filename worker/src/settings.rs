@@ -31,10 +31,10 @@ pub struct Settings {
     pub telemetry: TelemetryArgs,
 
     /// RabbitMQ, `amqp://user:password@host:port/vhost` or `amqps://…`.
-    #[arg(long, env = "FFPOOL_AMQP_URL", value_name = "URL")]
+    #[arg(long, env = "FFPOOL_AMQP_URL", hide_env_values = true, value_name = "URL")]
     pub amqp_url: String,
     /// NATS, `nats://host:port` or `tls://…`; several servers with commas.
-    #[arg(long, env = "FFPOOL_NATS_URL", value_name = "URL")]
+    #[arg(long, env = "FFPOOL_NATS_URL", hide_env_values = true, value_name = "URL")]
     pub nats_url: String,
     /// Directories under which inputs and outputs lie, separated by colons. The first takes outputs without an address.
     #[arg(long, env = "FFPOOL_MEDIA_ROOTS", value_name = "DIRS", value_delimiter = ':', required = true)]

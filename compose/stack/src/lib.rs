@@ -14,6 +14,7 @@
 //! Invariant: when the process that started a stack is gone, exited, crashed or killed with SIGKILL, its servers and its
 //! temporary directory are gone soon after. See `home.rs`.
 
+mod disk;
 mod error;
 mod home;
 mod nats;
@@ -30,6 +31,7 @@ use std::{
     time::Duration,
 };
 
+pub use disk::SmallDisk;
 pub use error::StackError;
 pub use nats::Nats;
 pub use ports::free_port;

@@ -24,7 +24,7 @@ const DRAIN_BOUND: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
-    /// SIGKILL to a worker, which is started again at once under its name.
+    /// SIGKILL to a worker, which is started again under its name at once or soon.
     WorkerKill,
     /// SIGSTOP to a worker and all its tools for longer than the lease, then SIGCONT.
     WorkerFreeze,
@@ -40,7 +40,7 @@ pub enum Fault {
     Evict120,
     /// SIGKILL to an FFmpeg.
     ToolKill,
-    /// SIGKILL to a dispatcher, which is started again at once.
+    /// SIGKILL to a dispatcher, which is started again soon.
     DispatcherKill,
     /// SIGSTOP to a dispatcher for some seconds.
     DispatcherFreeze,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ffpool_loadtest::pool::{Pool, PoolSettings};
 use ffpool_schema::lifecycle::State;
 use ffpool_stack::Stack;
+use jiff::Timestamp;
 use nix::sys::signal::Signal;
 
 use crate::support::{BOUND, SMALL, encoding, files, long, medium, pool, quick, run};
@@ -41,9 +42,12 @@ fn a_frozen_idle_worker_swallows_no_job() {
         pool.workers[0].signal(Signal::SIGSTOP);
         for number in 0..4 {
             let output = pool.media.join(format!("{number}.mp4"));
+            let submitted = Timestamp::now();
             let id = pool.client.submit(&quick(&output.display().to_string())).await?.id;
-            let detail = pool.until_ended(id, BEFORE_THE_BROKER_NOTICES).await?;
+            let detail = pool.until_ended(id, BOUND).await?;
             assert_eq!(detail.job.state, State::Completed, "{detail:#?}");
+            let waited = detail.attempts[0].started_at.duration_since(submitted);
+            assert!(waited.unsigned_abs() < BEFORE_THE_BROKER_NOTICES, "{detail:#?}");
         }
         pool.workers[0].signal(Signal::SIGCONT);
         // What it held is claimed now, and none of it runs.

@@ -2,39 +2,17 @@
 //!
 //! These mount small file systems in memory, for which they need to be root.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use ffpool_schema::failure::{Blame, Cause};
 use ffpool_schema::message::Outcome;
+use ffpool_stack::SmallDisk;
 use ffpool_worker::drain::Stage;
 use ffpool_worker::service::Finish;
 
 use crate::pool::{Pool, until};
 use crate::service::{NOOP, get};
 use crate::tool::bench::{Bench, failure};
-
-/// A file system of its own for a test.
-struct Mounted {
-    at: PathBuf,
-}
-
-impl Mounted {
-    fn new(at: &Path, options: &str) -> Mounted {
-        std::fs::create_dir_all(at).unwrap();
-        let command = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
-        let output = command.unwrap_or_else(|error| panic!("these tests need the Debian package mount: {error}"));
-        let why = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "these tests mount file systems: run them as root (CAP_SYS_ADMIN): {why}");
-        Mounted { at: at.to_owned() }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
-    }
-}
 
 /// More than 100 MB.
 const LARGE: &str = r#"{"scenario": "720p30-h264", "parameters": {"duration": 600, "preset": "ultrafast", "crf": 0},
@@ -43,7 +21,7 @@ const LARGE: &str = r#"{"scenario": "720p30-h264", "parameters": {"duration": 60
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_scratch_fails_the_attempt_by_name_and_no_work_is_taken_until_there_is_room() {
     let pool = Pool::new("full").await;
-    let scratch = Mounted::new(&pool.scratch(), "size=48m,mode=755");
+    let _scratch = SmallDisk::mount(&pool.scratch(), "size=48m,mode=755");
     let worker = pool.start(&["--slots=1", "--min-disk-mb=24"]).await;
     let large = pool.publish(LARGE).await;
     pool.until_ends(&[(large, 1, "failed")]).await;
@@ -55,7 +33,7 @@ async fn a_full_scratch_fails_the_attempt_by_name_and_no_work_is_taken_until_the
     assert_eq!(names(pool.scratch().join(worker.me.worker.as_str())), ["lock"]);
     assert!(names(pool.media().join("ffpool")).is_empty());
 
-    let filler = scratch.at.join("filler");
+    let filler = pool.scratch().join("filler");
     std::fs::write(&filler, vec![1; 40 << 20]).unwrap();
     until("readiness that tells of the disk", async || {
         let answer = get(worker.http_addr, "/ready");
@@ -92,7 +70,7 @@ async fn a_full_media_root_fails_the_attempt_by_name_and_keeps_no_part_of_its_ou
     // Room for a part of the output; room for the output and none for its manifest.
     for (options, at_the_manifest) in [("size=64k,mode=755", false), ("size=64m,nr_inodes=2,mode=755", true)] {
         let mut media = None;
-        let bench = Bench::with(|settings, _| media = Some(Mounted::new(&settings.media_roots[0], options))).await;
+        let bench = Bench::with(|settings, _| media = Some(SmallDisk::mount(&settings.media_roots[0], options))).await;
         let mut spec = bench.spec("240p25-h264");
         spec.parameters.duration = Some(5.0);
         spec.parameters.crf = Some(10);

@@ -83,6 +83,9 @@ async fn the_service_manager_hears_of_the_start_the_work_the_drain_and_its_end()
     assert_eq!(status.code(), Some(0));
     pool.until_ends(&[(job, 1, "released")]).await;
     manager.until_heard("STOPPING=1").await;
+    // The socket is read by a thread: it may be behind.
+    manager.until_heard("EXTEND_TIMEOUT_USEC=").await;
+    manager.until_heard("STATUS=drains").await;
     let words = manager.words();
     let at = |word: &str| words.iter().position(|heard| heard.starts_with(word)).unwrap_or_else(|| panic!("{words:?}"));
     let order = [at("READY=1"), at("STATUS=works"), at("STOPPING=1"), at("EXTEND_TIMEOUT_USEC=")];

@@ -111,11 +111,14 @@ async fn what_the_ledger_drops_is_gone_and_what_it_holds_back_comes_again() {
     assert_eq!(pool.ready().await, 0);
 }
 
+/// More jobs than a slot runs between two looks at the queue.
+const BACKLOG: u32 = 200;
+
 /// Keeps live jobs waiting until `enough` says that it has seen what it wants to.
 async fn with_endless_live_work(pool: &Pool, enough: impl AsyncFn() -> bool) {
     until("what was waited for under endless live work", async || {
-        while pool.ready().await < 20 {
-            for _ in 0..20 {
+        while pool.ready().await < BACKLOG {
+            for _ in 0..BACKLOG {
                 pool.publish_to("live", JobId(uuid::Uuid::now_v7()), NOOP, None).await;
             }
         }
@@ -129,7 +132,7 @@ async fn a_batch_job_gets_its_turn_under_endless_live_work_with_ageing_and_never
     let (ageing, strict) = (Pool::new("ageing").await, Pool::new("strict").await);
     let (aged, passed_over) = (JobId(uuid::Uuid::now_v7()), JobId(uuid::Uuid::now_v7()));
     for (pool, batch) in [(&ageing, aged), (&strict, passed_over)] {
-        for _ in 0..20 {
+        for _ in 0..BACKLOG {
             pool.publish_to("live", JobId(uuid::Uuid::now_v7()), NOOP, None).await;
         }
         pool.publish_to("batch", batch, NOOP, None).await;

@@ -5,34 +5,13 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
-use std::process::Command;
+
+use ffpool_stack::SmallDisk;
 
 use super::*;
 
 /// Room for Postgres and what the test does before the disk is filled.
 const OPTIONS: &str = "size=256m,mode=755";
-
-/// A small disk of its own for a test.
-struct Disk {
-    at: tempfile::TempDir,
-}
-
-impl Disk {
-    fn new() -> Disk {
-        let at = tempfile::tempdir().unwrap();
-        let command = Command::new("mount").args(["-t", "tmpfs", "-o", OPTIONS, "tmpfs"]).arg(at.path()).output();
-        let output = command.unwrap_or_else(|error| panic!("this test needs the Debian package mount: {error}"));
-        let why = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "this test mounts a file system: run it as root (CAP_SYS_ADMIN): {why}");
-        Disk { at }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.at.path()).status();
-    }
-}
 
 /// Writes until not one byte more fits.
 fn fill(path: &Path) {
@@ -52,8 +31,9 @@ fn fill(path: &Path) {
 async fn nothing_is_lost_when_the_disk_of_postgres_is_full() {
     const JOBS: i64 = 1_000;
     // Before the stack, so that it is unmounted after it.
-    let disk = Disk::new();
-    let root = disk.at.path().to_owned();
+    let at = tempfile::tempdir().unwrap();
+    let _disk = SmallDisk::mount(at.path(), OPTIONS);
+    let root = at.path().to_owned();
     let stack = tokio::task::block_in_place(|| Stack::builder().rabbit(false).nats(false).root(root).start()).unwrap();
     let (amqp, database) =
         tokio::task::block_in_place(|| (Stack::shared().rabbit.new_vhost(), stack.postgres.new_database()));
@@ -74,7 +54,7 @@ async fn nothing_is_lost_when_the_disk_of_postgres_is_full() {
     })
     .await;
 
-    let ballast = disk.at.path().join("ballast");
+    let ballast = at.path().join("ballast");
     fill(&ballast);
     for _ in 0..JOBS {
         let (id, body) = job();

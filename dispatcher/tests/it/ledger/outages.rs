@@ -15,14 +15,16 @@ async fn nothing_is_lost_when_postgres_restarts_in_the_middle() {
     let (kept, body) = job();
     let grant = worker.run(&delivery(Some(kept), &body)).await;
 
-    let stop = CancellationToken::new();
     let outage = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until("some jobs to be recorded", async || {
+            let recorded = scene.count("SELECT count(*) FROM job").await;
+            if recorded > 10 { Ok(()) } else { Err(recorded.to_string()) }
+        })
+        .await;
         tokio::task::block_in_place(|| stack.postgres.kill());
         // Longer than a lease.
         tokio::time::sleep(Duration::from_secs(5)).await;
         tokio::task::block_in_place(|| stack.postgres.restart()).unwrap();
-        stop.cancel();
     };
     let publishing = async {
         for _ in 0..JOBS {

@@ -1,11 +1,15 @@
 //! A web server that answers each request as the test says, down to how the connection ends.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+use crate::pool::BOUND;
 
 /// What a client asked for.
 #[derive(Debug, Clone)]
@@ -132,8 +136,24 @@ async fn serve(mut stream: TcpStream, log: Arc<Mutex<Vec<Asked>>>, answer: Arc<i
     let _ = stream.write_all(&answer.body[..answer.sent]).await;
     let _ = stream.flush().await;
     if answer.reset {
-        // What was sent must arrive before the reset does.
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        // What was sent must arrive before the reset does, which throws away the rest.
+        until_sent(&stream).await;
         stream.set_zero_linger().unwrap();
     }
+}
+
+/// Waits until the other side has all that was written, but not for ever: it may have gone.
+async fn until_sent(stream: &TcpStream) {
+    let end = Instant::now() + BOUND;
+    while unsent(stream) > 0 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Bytes that were written and that the other side has not acknowledged.
+fn unsent(stream: &TcpStream) -> nix::libc::c_int {
+    let mut left = 0;
+    // SAFETY: the socket is open for as long as `stream` is borrowed, and TIOCOUTQ writes one int.
+    let asked = unsafe { nix::libc::ioctl(stream.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut left) };
+    if asked == 0 { left } else { 0 }
 }
