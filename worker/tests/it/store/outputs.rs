@@ -7,11 +7,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::JobId;
 use ffpool_schema::location::{ObjectAddress, Scheme};
+use ffpool_schema::message::hex;
 use ffpool_worker::publish::Published;
 use ffpool_worker::store::Stores;
 use ffpool_worker::store::bucket::{Mark, Object};
 use ffpool_worker::store::settings::StoreArgs;
 use ffpool_worker::store::upload::Upload;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::s3::{Mishap, S3};
@@ -39,8 +41,10 @@ impl Bench {
         self.stores.object(&address).unwrap()
     }
 
-    fn mark(&self, attempt: u32) -> Mark {
-        Mark { job: self.job, attempt, sha256: format!("hash of {attempt}") }
+    /// What an attempt's file of this length is marked with.
+    fn mark(&self, attempt: u32, length: usize) -> Mark {
+        let sha256 = hex(&Sha256::digest(vec![attempt as u8; length]));
+        Mark { job: self.job, attempt, sha256 }
     }
 
     fn file(&self, attempt: u32, length: usize) -> PathBuf {
@@ -53,7 +57,7 @@ impl Bench {
     async fn sent(&self, key: &str, attempt: u32, length: usize) -> Upload {
         let file = self.file(attempt, length);
         let object = self.object("media", key);
-        let mut upload = Upload::begin(object, &file, length as u64, self.mark(attempt)).await.unwrap();
+        let mut upload = Upload::begin(object, &file, length as u64, self.mark(attempt, length)).await.unwrap();
         upload.send(&file, length as u64, &|_| {}).await.unwrap();
         upload
     }
@@ -80,7 +84,7 @@ async fn a_late_attempt_never_replaces_a_newer_one_s_object() {
         assert_eq!(bench.sent(key, 3, length).await.commit().await.unwrap(), Published::Done);
         assert_eq!(bench.maker(key), (3, length));
         let there = bench.object("media", key).look().await.unwrap().unwrap();
-        assert_eq!(there.mark, Some(bench.mark(3)));
+        assert_eq!(there.mark, Some(bench.mark(3, length)));
     }
     assert_eq!(bench.s3.unfinished(), Vec::<String>::new());
 }
@@ -163,12 +167,29 @@ async fn a_store_without_conditional_writes_is_looked_at_first() {
     }
 }
 
+/// A tool that was turned against us may still write, or put a link in the place of its file.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_what_was_verified_is_not_sent() {
+    let bench = Bench::open("").await;
+    let begin = async |file: &Path| {
+        let begun = Upload::begin(bench.object("media", "a.mp4"), file, 1000, bench.mark(1, 1000)).await;
+        begun.map(|_| ()).unwrap_err()
+    };
+    let file = bench.file(1, 1000);
+    std::fs::write(&file, [7; 1000]).unwrap();
+    assert_eq!(begin(&file).await.cause, Cause::VerifyFailed);
+    let secret = bench.file(1, 1000).with_file_name("secret");
+    std::fs::rename(&file, &secret).unwrap();
+    std::os::unix::fs::symlink(&secret, &file).unwrap();
+    assert!(begin(&file).await.message.contains("cannot be read"), "not followed");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_the_store_has_its_cause() {
     let bench = Bench::open("").await;
     let file = bench.file(1, 1000);
     let cause = async |object: Object, file: &Path| {
-        let upload = Upload::begin(object, file, 1000, bench.mark(1)).await.unwrap();
+        let upload = Upload::begin(object, file, 1000, bench.mark(1, 1000)).await.unwrap();
         upload.commit().await.unwrap_err().cause
     };
     let wrong = bench.s3.root.path().join("wrong.toml");

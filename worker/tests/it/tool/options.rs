@@ -175,9 +175,9 @@ async fn loudness_is_measured_corrected_and_measured_again() {
     let late = bench.media("late.mkv").display().to_string();
     let loud = "anoisesrc=duration=9:amplitude=0.5:sample_rate=44100:seed=1,aformat=channel_layouts=stereo";
     ffmpeg(&["-f", "lavfi", "-i", &format!("{loud}[a];{noise}[b];[a][b]concat=v=0:a=1"), "-c:a", "flac", &late]);
-    let mut middle = job(&bench, "audio-aac", &late, "middle.m4a");
-    middle.parameters.loudness = Some(-23.0);
-    middle.parameters.start = Some(9.0);
+    let mut middle = spec.clone();
+    (middle.input, middle.output) = (Some(late), Some(bench.media("middle.m4a").display().to_string()));
+    middle.parameters.start = Some(9.5);
     middle.parameters.duration = Some(4.0);
     let lufs = made(&bench, &middle).await.artifacts[0].proof.as_ref().unwrap().lufs.unwrap();
     assert!((lufs + 23.0).abs() <= 1.0, "{lufs}");
