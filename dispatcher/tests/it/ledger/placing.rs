@@ -76,7 +76,7 @@ async fn a_job_that_lost_two_workers_runs_alone_and_is_parked_when_it_loses_the_
     let dropped = third.claim_as(&delivery(Some(id), &body), busy).await;
     assert_eq!(dropped, ClaimReply::Drop { job: Some(id), reason: DropReason::Unfit });
     assert!(scene.column(id, "reason").await.unwrap().contains("nothing else"));
-    scene.take("jobs.default.medium").await;
+    scene.take("jobs.default.medium.returned").await;
     let grant = third.run(&delivery(Some(id), &body)).await;
     assert!(grant.alone && grant.attempt == 3, "{grant:?}");
 
