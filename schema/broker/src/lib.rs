@@ -5,7 +5,7 @@
 //!
 //! * [`AmqpLink`] is one supervised connection; [`Publisher`], [`Intake`] and [`BatchConsumer`] work on links.
 //! * [`PublishPool`] publishes over connections that are made when needed: for programs that embed the producer library.
-//! * [`declare_topology`], [`queue_depth`] and [`definitions`] look after the broker's objects.
+//! * [`declare_topology`], [`queue_depth`] and [`definitions()`] look after the broker's objects.
 //! * [`Signals`] is the NATS side.
 
 mod arms;
