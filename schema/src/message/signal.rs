@@ -185,7 +185,7 @@ pub enum WorkerCommand {
         /// The attempt.
         attempt: u32,
     },
-    /// Keep room for this job, take no more until it is there, and then ask for the job by a [`TakeRequest`].
+    /// Keep room for this job, take no more until it is there, and then ask for the job by a [`TakeRequest`](super::TakeRequest).
     Offer {
         /// The job.
         job: JobId,
