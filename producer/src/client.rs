@@ -271,7 +271,18 @@ impl Client {
     /// # Errors
     /// [`ApiError::Problem`] with every fault when the job is not valid.
     pub async fn submit(&self, spec: &JobSpec) -> Result<Submitted, ApiError> {
-        self.post("/v1/jobs", spec).await
+        self.submit_once(spec).await.map(|(submitted, _)| submitted)
+    }
+
+    /// `POST /v1/jobs`, and whether the job is new: not when a job with this id was recorded before.
+    ///
+    /// # Errors
+    /// [`ApiError::Problem`] with every fault when the job is not valid.
+    pub async fn submit_once(&self, spec: &JobSpec) -> Result<(Submitted, bool), ApiError> {
+        let path = "/v1/jobs";
+        let answer = self.send(self.request(Method::POST, path).json(spec), path).await?;
+        let status = answer.status();
+        Ok((self.read(path, status, answer).await?, status == StatusCode::CREATED))
     }
 
     /// `GET /v1/jobs`: one page of the jobs that fit, newest first.

@@ -4,6 +4,7 @@
 
 mod args;
 mod audit;
+mod batch;
 mod dead;
 mod doctor;
 mod exit;
@@ -13,6 +14,7 @@ mod jobs;
 mod output;
 mod plan;
 mod submit;
+mod wanted;
 mod watch;
 
 use std::ffi::OsString;
@@ -118,6 +120,7 @@ fn own_file() -> Option<PathBuf> {
 async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
     match command {
         Command::Submit(args) => submit::submit(context, *args).await,
+        Command::Batch(args) => batch::batch(context, *args).await,
         Command::Plan(args) => plan::plan(context, args).await,
         Command::Jobs(jobs) => match jobs {
             Jobs::List(list) => jobs::list(context, list).await,

@@ -11,15 +11,15 @@ use ffpool_schema::api::Submitted;
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::State;
-use ffpool_schema::parse::{self, Encoding, Received};
-use serde_json::{Map, Value, json};
+use ffpool_schema::parse::Encoding;
+use serde_json::{Value, json};
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::args::Submit;
 use super::exit::{Exit, Trouble};
 use super::output::Format;
-use super::{Context, watch};
+use super::{Context, wanted, watch};
 
 /// Somebody waits at the terminal for the connection to RabbitMQ.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -87,18 +87,11 @@ async fn post(context: &Context, specs: &[JobSpec]) -> Result<Vec<Submitted>, Tr
 }
 
 async fn publish(context: &Context, specs: &[JobSpec], args: &Submit) -> Result<Vec<Submitted>, Trouble> {
-    let url = context.connection.amqp_url.clone().filter(|url| !url.is_empty()).ok_or_else(|| {
-        Trouble::usage("--amqp needs RabbitMQ's address").next("Give it with --amqp-url or FFPOOL_AMQP_URL.")
-    })?;
     let encoding = if args.msgpack { Encoding::MessagePack } else { Encoding::Json };
-    let received = std::env::var("TRACEPARENT").ok();
-    let producer = AmqpProducer::open(url);
-    producer.connected(CONNECT).await?;
+    let producer = producer(context).await?;
     let mut submitted = Vec::with_capacity(specs.len());
     for spec in specs {
-        let traceparent = telemetry::traceparent(&tracing::Span::current(), received.as_deref());
-        let traceparent = traceparent.unwrap_or_else(fresh_traceparent);
-        match producer.publish(spec, encoding, Some(&traceparent)).await {
+        match producer.publish(spec, encoding, Some(&traceparent())).await {
             // The ledger gives the number when the job's copy reaches it.
             Ok(id) => submitted.push(Submitted { id, number: 0, state: State::Queued }),
             Err(error) => return Err(partly(error.into(), &submitted)),
@@ -106,6 +99,22 @@ async fn publish(context: &Context, specs: &[JobSpec], args: &Submit) -> Result<
     }
     producer.close().await;
     Ok(submitted)
+}
+
+/// A connection to RabbitMQ that stands.
+pub(super) async fn producer(context: &Context) -> Result<AmqpProducer, Trouble> {
+    let url = context.connection.amqp_url.clone().filter(|url| !url.is_empty()).ok_or_else(|| {
+        Trouble::usage("--amqp needs RabbitMQ's address").next("Give it with --amqp-url or FFPOOL_AMQP_URL.")
+    })?;
+    let producer = AmqpProducer::open(url);
+    producer.connected(CONNECT).await?;
+    Ok(producer)
+}
+
+/// The trace that a published job goes on with: the caller's (`TRACEPARENT`), else a new one.
+pub(super) fn traceparent() -> String {
+    let received = std::env::var("TRACEPARENT").ok();
+    telemetry::traceparent(&tracing::Span::current(), received.as_deref()).unwrap_or_else(fresh_traceparent)
 }
 
 /// Says which jobs of a list are in the pool already, so that nobody submits those again.
@@ -117,7 +126,7 @@ fn partly(mut trouble: Trouble, submitted: &[Submitted]) -> Trouble {
     trouble
 }
 
-fn read(source: &str) -> Result<Vec<u8>, Trouble> {
+pub(super) fn read(source: &str) -> Result<Vec<u8>, Trouble> {
     let mut bytes = Vec::new();
     if source == "-" {
         std::io::stdin()
@@ -148,76 +157,15 @@ fn specs(bodies: Vec<Value>, args: &Submit) -> Result<Vec<JobSpec>, Trouble> {
     let mut specs = Vec::with_capacity(bodies.len());
     for (index, body) in bodies.into_iter().enumerate() {
         let name = if many { format!("job {}", index + 1) } else { "the job".to_owned() };
-        let text = overlay(body, args).to_string();
-        let received = Received {
-            body: text.as_bytes(),
-            content_type: Some(Encoding::Json.content_type()),
-            ..Received::default()
-        };
-        let mut spec = parse::parse(&received).map_err(|faults| Trouble::rejected(&name, &faults))?;
+        let mut body = args.wanted.overlay(body);
+        if let (Some(id), Value::Object(fields)) = (args.id, &mut body) {
+            fields.insert("id".to_owned(), json!(id));
+        }
+        let mut spec = wanted::checked(&body).map_err(|faults| Trouble::rejected(&name, &faults))?;
         spec.id.get_or_insert_with(|| JobId(Uuid::now_v7()));
         specs.push(spec);
     }
     Ok(specs)
-}
-
-/// The job with every flag that was given in its place.
-fn overlay(job: Value, args: &Submit) -> Value {
-    // What is no object is left as it is: parsing says so better.
-    let Value::Object(mut fields) = job else { return job };
-    let plain: [(&str, Option<Value>); 14] = [
-        ("id", args.id.map(|id| json!(id))),
-        ("scenario", args.scenario.as_ref().map(|v| json!(v))),
-        ("engine", args.engine.as_ref().map(|v| json!(v))),
-        ("queue", args.queue.as_ref().map(|v| json!(v))),
-        ("priority", args.priority.as_ref().map(|v| json!(v))),
-        ("pool", args.pool.as_ref().map(|v| json!(v))),
-        ("input", args.input.as_ref().map(|v| json!(v))),
-        ("output", args.to.as_ref().map(|v| json!(v))),
-        ("max_retries", args.max_retries.map(|v| json!(v))),
-        ("not_before", args.not_before.map(|v| json!(v))),
-        ("deadline", args.deadline.map(|v| json!(v))),
-        ("tenant", args.tenant.as_ref().map(|v| json!(v))),
-        ("callback_url", args.callback_url.as_ref().map(|v| json!(v))),
-        ("depends_on", (!args.depends_on.is_empty()).then(|| json!(args.depends_on))),
-    ];
-    for (name, value) in plain {
-        if let Some(value) = value {
-            fields.insert(name.to_owned(), value);
-        }
-    }
-    merge(&mut fields, "parameters", args.param.iter().map(|(key, value)| (key.clone(), scalar(value))));
-    merge(&mut fields, "labels", args.label.iter().map(|(key, value)| (key.clone(), json!(value))));
-    let limits = [
-        ("max_cpu_percent", args.max_cpu_percent.map(u64::from)),
-        ("max_memory_mb", args.max_memory_mb),
-        ("max_disk_mb", args.max_disk_mb),
-        ("timeout_sec", args.timeout_sec),
-    ];
-    let given = limits.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?))));
-    merge(&mut fields, "resource_limits", given);
-    Value::Object(fields)
-}
-
-fn merge(fields: &mut Map<String, Value>, name: &str, given: impl Iterator<Item = (String, Value)>) {
-    for (key, value) in given {
-        let inner = fields.entry(name).or_insert_with(|| json!({}));
-        if inner.is_null() {
-            *inner = json!({});
-        }
-        // A file that has something else than an object here is told so by parsing.
-        if let Value::Object(inner) = inner {
-            inner.insert(key, value);
-        }
-    }
-}
-
-/// A parameter's text as the number or truth value it looks like.
-fn scalar(text: &str) -> Value {
-    match serde_json::from_str(text) {
-        Ok(value @ (Value::Number(_) | Value::Bool(_) | Value::Null)) => value,
-        Ok(_) | Err(_) => json!(text),
-    }
 }
 
 #[cfg(test)]
@@ -298,15 +246,5 @@ mod tests {
         }
         let trouble = specs(vec![json!({"scenario": "480p30-h264"}), json!([])], &Submit::default()).unwrap_err();
         assert!(trouble.what.starts_with("job 2 "), "{}", trouble.what);
-    }
-
-    #[test]
-    fn a_parameter_is_a_number_only_when_all_of_it_is() {
-        assert_eq!((scalar("5"), scalar("2.5"), scalar("true")), (json!(5), json!(2.5), json!(true)));
-        assert_eq!(
-            (scalar("6M"), scalar("30000/1001"), scalar("fast")),
-            (json!("6M"), json!("30000/1001"), json!("fast"))
-        );
-        assert_eq!(scalar("[1]"), json!("[1]"));
     }
 }

@@ -1,5 +1,6 @@
 //! The program as people run it: against real servers, against an API made of scripted answers, against nothing.
 
+mod batch;
 mod doctor;
 mod operator;
 mod plan;

@@ -49,6 +49,37 @@ fn a_job_published_in_either_encoding_reaches_the_ledgers_queue_as_it_was_writte
     }
 }
 
+#[test]
+fn a_list_goes_straight_to_the_broker_under_the_same_ids_each_time() {
+    let url = Stack::shared().rabbit.new_vhost();
+    in_async(async {
+        let link = AmqpLink::open(AmqpConfig::new(url.clone(), "test"));
+        link.connected(BOUND).await.unwrap();
+        declare_topology(&link, &Topology::for_pools(&[])).await.unwrap();
+        link.close().await;
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.csv");
+    std::fs::write(&path, "scenario;queue\n720p30-h264;batch\n").unwrap();
+    let path = path.to_str().unwrap();
+    let mut command =
+        ffpool(&["batch", path, "--delimiter", ";", "--amqp", "--msgpack", "--output", "json", "--amqp-url", &url]);
+    let ids: Vec<String> = (0..2)
+        .map(|_| {
+            let sent = json(&run(0, &mut command))["submitted"][0].clone();
+            let copy = in_async(ledger_copy(&url));
+            assert_eq!(
+                (copy.exchange.as_str(), copy.content_type.as_deref()),
+                ("jobs.batch", Some("application/msgpack"))
+            );
+            assert_eq!(copy.message_id.as_deref(), sent["id"].as_str());
+            assert_eq!(sent.get("already"), None, "RabbitMQ cannot know");
+            copy.message_id.unwrap()
+        })
+        .collect();
+    assert_eq!(ids[0], ids[1]);
+}
+
 async fn ledger_copy(url: &str) -> Incoming {
     let link = AmqpLink::open(AmqpConfig::new(url, "test"));
     link.connected(BOUND).await.unwrap();
