@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use options::{Channels, Crop, Deinterlace, Fit, Hdr, Keep, Loudness, Profile, Streams, SubtitleMode, Treatment};
+pub use quality::{Aim, Metric, Metrics, QualityTarget, QualityWish};
 
 /// Video codecs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -545,6 +546,7 @@ impl Container {
 }
 
 mod options;
+mod quality;
 
 /// How the encoder spends bits.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -687,6 +689,9 @@ pub struct Encode {
     /// Whether chapters of the source are kept.
     #[serde(default, skip_serializing_if = "is_default")]
     pub chapters: Keep,
+    /// What is measured of the finished picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<QualityWish>,
 }
 
 impl Encode {
@@ -735,6 +740,7 @@ impl Encode {
         if self.subtitles == SubtitleMode::Burn {
             needs.push("subtitles");
         }
+        needs.extend(self.quality.iter().flat_map(|quality| &quality.metrics).map(|metric| metric.filter()));
         needs
     }
 }

@@ -62,6 +62,8 @@ pub enum Cause {
     ParentFailed,
     /// The tool succeeded but its output is not what was asked for.
     VerifyFailed,
+    /// The output is what was asked for, and does not reach the quality that the job demands.
+    QualityMissed,
     /// The worker fell silent.
     WorkerLost,
     /// The broker gave up delivering the message.
@@ -106,7 +108,7 @@ pub enum RetryPolicy {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 30] = [
+    pub const ALL: [Cause; 31] = [
         Cause::InputMissing,
         Cause::InputAuth,
         Cause::InputBad,
@@ -133,6 +135,7 @@ impl Cause {
         Cause::Deadline,
         Cause::ParentFailed,
         Cause::VerifyFailed,
+        Cause::QualityMissed,
         Cause::WorkerLost,
         Cause::DeliveryLimit,
         Cause::Platform,
@@ -169,6 +172,7 @@ impl Cause {
             Cause::Deadline => 7003,
             Cause::ParentFailed => 7004,
             Cause::VerifyFailed => 8001,
+            Cause::QualityMissed => 8002,
             Cause::WorkerLost => 9001,
             Cause::DeliveryLimit => 9002,
             Cause::Platform => 9003,
@@ -206,6 +210,7 @@ impl Cause {
             Cause::Deadline => "deadline",
             Cause::ParentFailed => "parent_failed",
             Cause::VerifyFailed => "verify_failed",
+            Cause::QualityMissed => "quality_missed",
             Cause::WorkerLost => "worker_lost",
             Cause::DeliveryLimit => "delivery_limit",
             Cause::Platform => "platform",
@@ -230,7 +235,8 @@ impl Cause {
             | Cause::Oom
             | Cause::Timeout
             | Cause::Deadline
-            | Cause::ParentFailed => Blame::Request,
+            | Cause::ParentFailed
+            | Cause::QualityMissed => Blame::Request,
             Cause::NetTransient | Cause::Dns | Cause::Tls => Blame::Network,
             Cause::Device => Blame::Device,
             Cause::DiskFull | Cause::Resource | Cause::OutputAuth => Blame::Operator,
@@ -259,6 +265,7 @@ impl Cause {
             | Cause::Timeout
             | Cause::Deadline
             | Cause::ParentFailed
+            | Cause::QualityMissed
             | Cause::DeliveryLimit => RetryPolicy::Never,
             Cause::InputMissing
             | Cause::Oom
@@ -313,6 +320,9 @@ impl Cause {
             Cause::Deadline => "Publish earlier, in a queue served sooner, or with a later deadline.",
             Cause::ParentFailed => "Look at the parent named in the message; redrive it, then this job.",
             Cause::VerifyFailed => "Compare the evidence with the job: the tool made something else.",
+            Cause::QualityMissed => {
+                "Give more bits (lower crf, higher bitrate), a slower preset or a larger size, or ask for less."
+            }
             Cause::WorkerLost => "Nothing, unless it stays: then look at the worker named in the attempt.",
             Cause::DeliveryLimit => "Find out which workers died on it, then redrive it.",
             Cause::Platform => "Look at the evidence: the worker could not prepare or publish.",

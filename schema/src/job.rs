@@ -12,8 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::encode::{
-    AudioChoice, Bitrate, Channels, CodecChoice, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, OutputMode,
-    PixelFormat, Profile, Resolution, Streams, SubtitleMode,
+    AudioChoice, Bitrate, Channels, CodecChoice, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, Metrics,
+    OutputMode, PixelFormat, Profile, QualityTarget, Resolution, Streams, SubtitleMode,
 };
 use crate::id::JobId;
 use crate::topology::RETURNED;
@@ -444,6 +444,21 @@ pub struct Parameters {
     /// Chapters of the source: `keep` (default) or `drop`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chapters: Option<Keep>,
+    /// What to measure of the finished picture against its source: `vmaf`, `psnr`, `ssim`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Metrics>,
+    /// Mean scores that the output must reach, such as `{"vmaf": 93}`; else the job fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality_target: Option<QualityTarget>,
+    /// The mean VMAF for which the highest CRF is sought on samples of the source. Instead of `crf` and `bitrate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_vmaf: Option<f64>,
+    /// The same by PSNR, in dB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_psnr: Option<f64>,
+    /// The same by SSIM, up to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_ssim: Option<f64>,
     /// Where the encode goes: `file` (default), `rtmp` or `stream`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_mode: Option<OutputMode>,

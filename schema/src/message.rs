@@ -15,7 +15,8 @@ use crate::job::{JobSpec, Queue};
 use crate::topology::WorkQueue;
 
 pub use report::{
-    Artifact, AudioProbe, Event, Manifest, Outcome, Probe, Proof, SourceIdentity, StreamProof, Usage, VideoProbe,
+    Artifact, AudioProbe, CrfSearch, CrfTrial, Event, Manifest, Outcome, Probe, Proof, PsnrScores, Quality,
+    SourceIdentity, StreamProof, Usage, VideoProbe, VmafScores,
 };
 pub use signal::{
     Capacity, Heartbeat, JobAnswer, JobCommand, LogLine, Phase, Progress, RunningAttempt, WorkerAnswer, WorkerCommand,

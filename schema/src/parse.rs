@@ -376,6 +376,11 @@ fn read_parameters(spec: &mut JobSpec, object: Map<String, Value>, faults: &mut 
         subtitle_streams: fields.take("subtitle_streams"),
         metadata: fields.take("metadata"),
         chapters: fields.take("chapters"),
+        quality: fields.take("quality"),
+        quality_target: fields.take("quality_target"),
+        target_vmaf: fields.take("target_vmaf"),
+        target_psnr: fields.take("target_psnr"),
+        target_ssim: fields.take("target_ssim"),
         output_mode: fields.take::<OutputMode>("output_mode"),
     };
     read_width_and_height(&mut parameters, &mut fields);

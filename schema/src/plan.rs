@@ -11,7 +11,9 @@ pub mod estimate;
 mod expected;
 mod filters;
 mod loudness;
+pub mod quality;
 mod rate;
+pub mod search;
 mod shape;
 mod speed;
 mod streams;
@@ -166,6 +168,12 @@ pub fn choose_encoder(video: &VideoEncode, has: impl Fn(Encoder) -> bool) -> Opt
 /// # Errors
 /// When the source does not have what is asked for, or what is asked for does not go with it.
 pub fn plan(request: &Request<'_>) -> Result<Plan, Refusal> {
+    let lacking = request.encode.quality.iter().flat_map(|quality| &quality.metrics);
+    if let Some(metric) = lacking.copied().find(|metric| !request.has(metric.filter())) {
+        let filter = metric.filter();
+        let message = format!("{metric} cannot be measured here: FFmpeg has no filter {filter}");
+        return Err(Refusal::job("quality", "unsupported", message));
+    }
     let chosen = Chosen::of(request)?;
     let shape = Shape::of(request)?;
     let expected = expected::expected(request, shape.as_ref(), &chosen)?;

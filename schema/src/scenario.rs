@@ -4,11 +4,12 @@
 //! cannot do is a fault with a reason, never something else that runs instead.
 
 pub mod containers;
+mod quality;
 mod wishes;
 
 use crate::encode::{
-    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fps, Loudness, OutputMode, PixelFormat,
-    RateControl, Resolution, Source, Treatment, VideoCodec, VideoEncode,
+    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fps, Loudness, Metric, OutputMode,
+    PixelFormat, RateControl, Resolution, Source, Treatment, VideoCodec, VideoEncode,
 };
 use crate::job::{Engine, HardwarePolicy, JobSpec, Parameters, ResourceLimits};
 use crate::location::{Location, Use};
@@ -479,6 +480,7 @@ pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
         subtitle_streams: p.subtitle_streams.unwrap_or_default(),
         metadata: p.metadata.unwrap_or_default(),
         chapters: p.chapters.unwrap_or_default(),
+        quality: quality::wish(p),
     }))
 }
 
@@ -618,7 +620,13 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
                 need("parameters.codec", message);
             }
             for feature in encode.needs().into_iter().filter(|feature| !ability.has(feature)) {
-                need("parameters", format!("no worker here can do what this needs: `{feature}`"));
+                match Metric::ALL.iter().find(|metric| metric.filter() == feature) {
+                    Some(metric) => need(
+                        "parameters.quality",
+                        format!("no worker here can measure {metric}: FFmpeg there has no filter `{feature}`"),
+                    ),
+                    None => need("parameters", format!("no worker here can do what this needs: `{feature}`")),
+                }
             }
         }
     }

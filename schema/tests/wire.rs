@@ -3,14 +3,15 @@
 
 use std::fmt::Debug;
 
+use ffpool_schema::encode::Metric;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::id::{Incarnation, JobId};
 use ffpool_schema::job::{JobSpec, Pool, Priority, Queue};
 use ffpool_schema::message::{
-    Ability, Artifact, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob,
-    DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LogLine, Manifest, Outcome, Phase, Probe,
-    Progress, Proof, RunningAttempt, Sender, SourceIdentity, StreamProof, TakeRequest, Usage, VideoProbe, WorkerAnswer,
-    WorkerCommand, WorkerState, fingerprint,
+    Ability, Artifact, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, CrfSearch, CrfTrial,
+    DeliveredJob, DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LogLine, Manifest, Outcome,
+    Phase, Probe, Progress, Proof, PsnrScores, Quality, RunningAttempt, Sender, SourceIdentity, StreamProof,
+    TakeRequest, Usage, VideoProbe, VmafScores, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
 };
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario::resolve;
@@ -230,6 +231,7 @@ fn events() {
                 streams: 2,
             },
             proof: None,
+            quality: None,
         }],
         source: Some(SourceIdentity {
             url: "file:///media/in.mov".into(),
@@ -269,4 +271,41 @@ fn causes_keep_their_numbers_and_names() {
     for cause in Cause::ALL {
         assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
     }
+}
+
+/// What is asked of an output's quality, and what is found.
+#[test]
+fn quality() {
+    let body = serde_json::json!({
+        "scenario": "720p-h264", "input": "/m/in.mkv",
+        "parameters": {"quality": ["ssim", "vmaf"], "quality_target": {"vmaf": 90, "psnr": 38.5}, "target_vmaf": 93},
+    })
+    .to_string();
+    let spec = parse(&Received { body: body.as_bytes(), ..Received::default() }).unwrap();
+    golden("job_quality", &spec);
+    golden("encode_quality", &resolve(&spec).unwrap().unwrap());
+    let found = Quality {
+        frames: 200,
+        every: 5,
+        width: 1920,
+        height: 1080,
+        vmaf: Some(VmafScores {
+            model: "vmaf_v0.6.1".into(),
+            mean: 93.5,
+            harmonic_mean: 93.25,
+            p1: 80.5,
+            p5: 85.5,
+            min: 79.5,
+        }),
+        psnr: Some(PsnrScores { mean: 41.5, min: 38.5 }),
+        ssim: Some(0.985),
+        search: Some(CrfSearch {
+            metric: Metric::Vmaf,
+            aim: 93.0,
+            crf: 24,
+            samples: 3,
+            trials: vec![CrfTrial { crf: 23, score: 94.5 }, CrfTrial { crf: 24, score: 93.25 }],
+        }),
+    };
+    golden("quality", &found);
 }

@@ -152,3 +152,30 @@ fn an_encode_survives_the_wire_and_an_old_worker_is_not_given_what_it_would_leav
         assert_eq!(rmp_serde::from_slice::<Option<Encode>>(&packed).unwrap(), encode);
     }
 }
+
+#[test]
+fn quality_is_refused_where_it_cannot_be_measured_and_scores_imply_their_measure() {
+    for (scenario, output, parameters, path, code) in [
+        ("copy", "a.mkv", json!({"quality": ["psnr"]}), "quality", "unsupported"),
+        ("audio-aac", "a.m4a", json!({"quality_target": {"ssim": 0.9}}), "quality_target", "unsupported"),
+        ("thumbnail", "a.png", json!({"quality": "ssim"}), "quality", "unsupported"),
+        ("720p-h264", "a.mp4", json!({"quality": ["ssim"], "subtitles": "burn"}), "quality", "unsupported"),
+        ("720p-h264", "a.mp4", json!({"quality": []}), "quality", "out_of_range"),
+        ("720p-h264", "a.mp4", json!({"quality": "sharpness"}), "quality", "bad_value"),
+        ("720p-h264", "a.mp4", json!({"quality_target": {}}), "quality_target", "out_of_range"),
+        ("720p-h264", "a.mp4", json!({"quality_target": {"vmaf": 101}}), "quality_target.vmaf", "out_of_range"),
+        ("720p-h264", "a.mp4", json!({"quality_target": {"sharpness": 1}}), "quality_target", "bad_value"),
+        ("720p-h264", "a.mp4", json!({"target_ssim": 2}), "target_ssim", "out_of_range"),
+        ("720p-h264", "a.mp4", json!({"target_vmaf": 93, "crf": 20}), "target_vmaf", "contradiction"),
+        ("720p-h264", "a.mp4", json!({"target_vmaf": 93, "bitrate": "1M"}), "target_vmaf", "contradiction"),
+        ("720p-h264", "a.mp4", json!({"target_vmaf": 93, "target_psnr": 40}), "target_psnr", "contradiction"),
+        ("720p-h264_nvenc", "a.mp4", json!({"target_vmaf": 93}), "target_vmaf", "unsupported"),
+    ] {
+        let faults = read(&job(scenario, output, parameters.clone())).expect_err(&parameters.to_string());
+        let found: Vec<String> = faults.iter().map(|fault| format!("{} {}", fault.path, fault.code)).collect();
+        assert_eq!(found, [format!("parameters.{path} {code}")], "{parameters}: {faults:?}");
+    }
+    let parameters = json!({"quality": "ssim", "quality_target": {"psnr": 40}, "target_vmaf": 93, "maxrate": "4M"});
+    let encode = read(&job("720p-h264", "a.mp4", parameters)).unwrap();
+    assert_eq!(encode.needs(), ["libvmaf", "psnr", "ssim"]);
+}

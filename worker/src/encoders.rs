@@ -17,7 +17,7 @@ const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Trials at the same time.
 const TRIALS: usize = 4;
 /// Filters without which some jobs cannot be run.
-const FILTERS: [&str; 5] = ["bwdif", "loudnorm", "subtitles", "tonemap", "zscale"];
+const FILTERS: [&str; 8] = ["bwdif", "libvmaf", "loudnorm", "psnr", "ssim", "subtitles", "tonemap", "zscale"];
 /// How long a tool may take to say what it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -306,6 +306,7 @@ mod tests {
             source_probe: None,
             artifacts: vec![Artifact {
                 proof: None,
+                quality: None,
                 url: String::new(),
                 size_bytes: staged.size_bytes,
                 sha256: staged.sha256.clone(),

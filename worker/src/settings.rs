@@ -79,6 +79,9 @@ pub struct Settings {
     /// The ffprobe program, by path or by a name on PATH.
     #[arg(long, env = "FFPOOL_FFPROBE", value_name = "PROGRAM", default_value = "ffprobe")]
     pub ffprobe: PathBuf,
+    /// Measure every so many-th frame where a job asks for the quality of its output. Short outputs are measured whole.
+    #[arg(long, env = "FFPOOL_QUALITY_EVERY", value_name = "FRAMES", default_value_t = WorkshopSettings::QUALITY_EVERY, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub quality_every: u32,
     /// Accept jobs of the `noop` engine, which run nothing and serve measurements.
     #[arg(long, env = "FFPOOL_ALLOW_NOOP", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub allow_noop: bool,
@@ -184,6 +187,7 @@ impl Settings {
             worker: self.worker_id.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
             stores: self.remote.clone(),
+            quality_every: self.quality_every,
         }
     }
 }

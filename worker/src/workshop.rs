@@ -70,9 +70,14 @@ pub struct WorkshopSettings {
     pub cgroup_parent: Option<PathBuf>,
     /// Remote inputs and outputs.
     pub stores: StoreArgs,
+    /// Every so many-th frame of an output is measured, where a job asks for its quality.
+    pub quality_every: u32,
 }
 
 impl WorkshopSettings {
+    /// Which frames of an output are measured where nothing is set.
+    pub const QUALITY_EVERY: u32 = 5;
+
     /// Usual settings for a worker with these roots and this scratch.
     #[must_use]
     pub fn new(worker: WorkerId, media_roots: Vec<PathBuf>, scratch: PathBuf) -> WorkshopSettings {
@@ -93,6 +98,7 @@ impl WorkshopSettings {
             worker,
             cgroup_parent: None,
             stores: StoreArgs::default(),
+            quality_every: WorkshopSettings::QUALITY_EVERY,
         }
     }
 }

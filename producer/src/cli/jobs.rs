@@ -7,7 +7,7 @@ use ffpool_broker::Signals;
 use ffpool_runtime::settings::chain;
 use ffpool_schema::api::{AttemptView, EventView, JobDetail, JobView, Page, StreamEvent};
 use ffpool_schema::lifecycle::State;
-use ffpool_schema::message::LogLine;
+use ffpool_schema::message::{CrfSearch, LogLine, Quality, VmafScores};
 use ffpool_schema::subjects;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -102,6 +102,26 @@ pub(crate) async fn show(context: &Context, job: JobName) -> Result<Exit, Troubl
     Ok(Exit::Success)
 }
 
+/// Scores of an output, and how its CRF was found.
+fn quality(found: &Quality) -> Vec<String> {
+    let mut scores = Vec::new();
+    if let Some(vmaf) = &found.vmaf {
+        let VmafScores { mean, harmonic_mean, p1, p5, min, .. } = vmaf;
+        scores.push(format!("vmaf {mean:.2} (harmonic {harmonic_mean:.2}, p1 {p1:.2}, p5 {p5:.2}, min {min:.2})"));
+    }
+    scores.extend(found.psnr.map(|psnr| format!("psnr {:.2} dB (min {:.2})", psnr.mean, psnr.min)));
+    scores.extend(found.ssim.map(|ssim| format!("ssim {ssim:.4}")));
+    let Quality { frames, every, width, height, .. } = found;
+    let mut lines = vec![format!("{}; {frames} frames, 1 of {every}, at {width}x{height}", scores.join(", "))];
+    if let Some(search) = &found.search {
+        let trials: Vec<String> =
+            search.trials.iter().map(|trial| format!("{} at {:.3}", trial.crf, trial.score)).collect();
+        let CrfSearch { metric, aim, crf, .. } = search;
+        lines.push(format!("crf {crf} for {metric} {aim}; tried {}", trials.join(", ")));
+    }
+    lines
+}
+
 fn shown(detail: &JobDetail, now: Timestamp) -> String {
     let job = &detail.job;
     let at = |at: Option<Timestamp>| {
@@ -148,6 +168,7 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
         list.push(("artifact", artifact.url.clone()));
         list.push(("", watching::describe(artifact)));
         list.push(("sha256", artifact.sha256.clone()));
+        list.extend(artifact.quality.iter().flat_map(quality).map(|text| ("quality", text)));
     }
     let mut text = fields(&list);
     if !detail.attempts.is_empty() {

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ffpool_schema::encode::{Encode, Encoder, Source, Treatment};
+use ffpool_schema::encode::{Encode, Encoder, Metric, Source, Treatment};
+use ffpool_schema::failure::Cause;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::plan::estimate::{self, Estimate};
-use ffpool_schema::plan::{self, Expected, Plan, Refusal, Request};
+use ffpool_schema::plan::quality::{self, Comparison};
+use ffpool_schema::plan::{self, Expected, Plan, Refusal, Request, search};
 use ffpool_schema::probe::{self, Probed};
 use ffpool_schema::scenario;
 use serde::Serialize;
@@ -146,12 +148,9 @@ fn planned(
         features: &tools.features,
         loudness: None,
     };
-    let plan = plan::plan(&request).map_err(|refusal| match refusal {
-        Refusal::Job(fault) => Trouble::rejected("the job", &[fault]),
-        Refusal::Input(why) => Trouble::new(Exit::JobRejected, why),
-    })?;
+    let plan = plan::plan(&request).map_err(rejected)?;
     let estimate = estimate::estimate(&request, &plan, threads);
-    let mut warnings = Vec::new();
+    let (mut warnings, mut notes) = (Vec::new(), view.notes.clone());
     let limit = spec.resource_limits.memory_mb();
     if estimate.memory_mb > limit {
         warnings.push(format!(
@@ -159,10 +158,56 @@ fn planned(
             estimate.memory_mb
         ));
     }
+    notes.extend(quality_notes(&view.encode));
+    let measure = measurement(&request)?;
     let Plan { steps, expected } = plan;
     let words = |step: &plan::Step| step.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let runs = steps.iter().map(|step| Run { purpose: step.purpose.as_str(), arguments: words(step) }).collect();
-    Ok(View { runs, expected: Some(expected), estimate: Some(estimate), warnings, ..view })
+    let encodes = steps.iter().map(|step| Run { purpose: step.purpose.as_str(), arguments: words(step) });
+    let runs = encodes.chain(measure).collect();
+    Ok(View { runs, expected: Some(expected), estimate: Some(estimate), warnings, notes, ..view })
+}
+
+fn rejected(refusal: Refusal) -> Trouble {
+    match refusal {
+        Refusal::Job(fault) => Trouble::rejected("the job", &[fault]),
+        Refusal::Input(why) => Trouble::new(Exit::JobRejected, why),
+    }
+}
+
+/// The run that measures the output, where the job asks for one.
+fn measurement(request: &Request<'_>) -> Result<Option<Run>, Trouble> {
+    let Some(wish) = &request.encode.quality else { return Ok(None) };
+    let comparison = Comparison::of(request).map_err(rejected)?;
+    let arguments = quality::quality_arguments(request, &comparison, &wish.metrics, 1, false).map_err(rejected)?;
+    let arguments = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    Ok(Some(Run { purpose: "measure quality", arguments }))
+}
+
+/// What is measured, sought and demanded, in words.
+fn quality_notes(encode: &Encode) -> Vec<String> {
+    let Some(wish) = &encode.quality else { return Vec::new() };
+    let names: Vec<&str> = wish.metrics.iter().map(|metric| metric.as_str()).collect();
+    let mut notes = vec![format!(
+        "{} of the finished output are measured against the source at the source's size; of long outputs every so \
+         many-th frame, by the worker's setting",
+        names.join(", ")
+    )];
+    if let Some(aim) = wish.aim {
+        notes.push(format!(
+            "the worker first seeks the highest CRF whose samples have a mean {} of {}, in {} trials at most: the CRF \
+             above is only where it begins",
+            aim.metric,
+            aim.score,
+            search::MOST_TRIALS
+        ));
+    }
+    notes.extend(wish.target.scores().map(|(metric, score)| {
+        format!(
+            "a mean {metric} under {score} fails the job with `{}`, and it is not tried again",
+            Cause::QualityMissed
+        )
+    }));
+    notes
 }
 
 /// What FFmpeg here has; without one, what an ordinary worker has.
@@ -187,13 +232,21 @@ async fn tools(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> T
             let is_software = |encoder: &Encoder| !encoder.is_hardware();
             Tools {
                 encoders: Encoder::ALL.iter().copied().filter(is_software).collect(),
-                features: ["bwdif", "loudnorm", "subtitles", "tonemap", "zscale"].map(str::to_owned).into(),
+                features: ["bwdif", "loudnorm", "psnr", "ssim", "subtitles", "tonemap", "zscale"]
+                    .map(str::to_owned)
+                    .into(),
             }
         }
     };
     found.features.push(Encode::FEATURE.to_owned());
-    for need in encode.needs().into_iter().filter(|need| !found.features.iter().any(|has| has == need)) {
+    let mut lacking = encode.needs();
+    lacking.retain(|need| !found.features.iter().any(|has| has == need));
+    for need in lacking {
         notes.push(format!("a worker must have the feature `{need}`, which FFmpeg here lacks"));
+        // What measures changes nothing about how the output is made.
+        if Metric::ALL.iter().any(|metric| metric.filter() == need) {
+            found.features.push(need.to_owned());
+        }
     }
     found
 }

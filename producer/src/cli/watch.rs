@@ -309,6 +309,7 @@ pub(crate) mod tests {
             source_probe: None,
             artifacts: vec![Artifact {
                 proof: None,
+                quality: None,
                 url: "file:///media/out.mp4".into(),
                 size_bytes: 2048,
                 sha256: "00".into(),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Sender;
+use crate::encode::Metric;
 use crate::failure::Failure;
 use crate::id::{JobId, WorkerId};
 use crate::parse::Fault;
@@ -145,6 +146,84 @@ pub struct Artifact {
     /// What reading every packet and decoding every frame found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
+    /// How near the picture is to its source, where the job asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+}
+
+/// How near a picture is to its source, measured on the finished file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Quality {
+    /// Frames that were measured.
+    pub frames: u64,
+    /// Every so many-th frame was.
+    pub every: u32,
+    /// Size at which both were held against each other: the source's, of what is taken of it.
+    pub width: u32,
+    /// See `width`.
+    pub height: u32,
+    /// VMAF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmaf: Option<VmafScores>,
+    /// PSNR in dB over all planes. 100 where no pixel differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psnr: Option<PsnrScores>,
+    /// Mean SSIM over all planes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssim: Option<f64>,
+    /// How the CRF was found, where it was sought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<CrfSearch>,
+}
+
+/// VMAF over all measured frames.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VmafScores {
+    /// The model.
+    pub model: String,
+    /// Mean.
+    pub mean: f64,
+    /// Harmonic mean, which bad frames pull down more.
+    pub harmonic_mean: f64,
+    /// One frame in a hundred is worse.
+    pub p1: f64,
+    /// One in twenty is.
+    pub p5: f64,
+    /// The worst frame.
+    pub min: f64,
+}
+
+/// PSNR over all measured frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PsnrScores {
+    /// Of the mean square error of all frames.
+    pub mean: f64,
+    /// Of the worst frame.
+    pub min: f64,
+}
+
+/// A search for the highest CRF that reaches a score on samples of the source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CrfSearch {
+    /// The measure.
+    pub metric: Metric,
+    /// The mean score that was sought.
+    pub aim: f64,
+    /// The CRF that was taken.
+    pub crf: u8,
+    /// Samples that each CRF was tried on.
+    pub samples: u32,
+    /// What was tried, in order.
+    pub trials: Vec<CrfTrial>,
+}
+
+/// One CRF that was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CrfTrial {
+    /// The CRF.
+    pub crf: u8,
+    /// The mean score of the samples.
+    pub score: f64,
 }
 
 /// What reading every packet of an output and decoding it to its end found.

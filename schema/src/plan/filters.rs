@@ -11,16 +11,7 @@ use crate::encode::{Container, Encoder, Fit, PixelFormat, SubtitleMode, Treatmen
 
 pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> Result<String, Refusal> {
     let wish = &request.encode.video;
-    let mut filters = Vec::new();
-    if shape.is_deinterlaced {
-        filters.push("bwdif=mode=send_frame:parity=auto:deint=all".to_owned());
-    }
-    if let Some(crop) = wish.crop {
-        filters.push(format!("crop={}:{}:{}:{}", crop.width, crop.height, crop.x, crop.y));
-    }
-    if shape.is_mapped {
-        filters.push(mapped(request));
-    }
+    let mut filters = before_size(request, shape);
     size(request, shape, &mut filters);
     if let Some(fps) = shape.fps.filter(|_| wish.treatment == Treatment::Encode) {
         filters.push(format!("fps={fps}"));
@@ -44,6 +35,21 @@ pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> 
     Ok(filters.join(","))
 }
 
+/// What is done with the picture at the source's own size.
+pub(super) fn before_size(request: &Request<'_>, shape: &Shape) -> Vec<String> {
+    let mut filters = Vec::new();
+    if shape.is_deinterlaced {
+        filters.push("bwdif=mode=send_frame:parity=auto:deint=all".to_owned());
+    }
+    if let Some(crop) = request.encode.video.crop {
+        filters.push(format!("crop={}:{}:{}:{}", crop.width, crop.height, crop.x, crop.y));
+    }
+    if shape.is_mapped {
+        filters.push(mapped(request));
+    }
+    filters
+}
+
 fn size(request: &Request<'_>, shape: &Shape, filters: &mut Vec<String>) {
     let (width, height) = (shape.width, shape.height);
     let wish = &request.encode.video;
@@ -63,12 +69,18 @@ fn size(request: &Request<'_>, shape: &Shape, filters: &mut Vec<String>) {
             filters.push(format!("pad={width}:{height}:(ow-iw)/2:(oh-ih)/2"));
         }
         Fit::Inside | Fit::Stretch => filters.push(format!("scale={width}:{height}")),
-        Fit::Crop => {
-            filters.push(format!("scale={width}:{height}:force_original_aspect_ratio=increase:force_divisible_by=2"));
-            filters.push(format!("crop={width}:{height}"));
-        }
+        Fit::Crop => filters.extend(filled(shape)),
     }
     filters.push("setsar=1".to_owned());
+}
+
+/// Fills the frame and cuts what is outside.
+pub(super) fn filled(shape: &Shape) -> [String; 2] {
+    let Shape { width, height, .. } = shape;
+    [
+        format!("scale={width}:{height}:force_original_aspect_ratio=increase:force_divisible_by=2"),
+        format!("crop={width}:{height}"),
+    ]
 }
 
 /// From PQ or HLG to BT.709 (Hable's curve, over linear light of 100 cd/m2).

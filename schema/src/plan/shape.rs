@@ -75,7 +75,7 @@ impl Shape {
 }
 
 /// Width and height of the upright source, or of the part of it that is taken.
-fn taken(wish: &VideoEncode, source: &VideoProbe) -> Result<(u32, u32), Refusal> {
+pub(super) fn taken(wish: &VideoEncode, source: &VideoProbe) -> Result<(u32, u32), Refusal> {
     // FFmpeg turns a rotated picture upright before it filters it.
     let is_sideways = source.rotation.is_some_and(|degrees| degrees.rem_euclid(180) == 90);
     let (width, height) = if is_sideways { (source.height, source.width) } else { (source.width, source.height) };

@@ -45,6 +45,7 @@ fn encode(source: Source, container: Container) -> Encode {
         subtitle_streams: Streams::First,
         metadata: Keep::Keep,
         chapters: Keep::Keep,
+        quality: None,
     }
 }
 
@@ -472,4 +473,49 @@ fn the_length_is_that_of_the_streams_that_are_taken() {
     };
     assert_eq!(secs(Streams::First), Some(90.0));
     assert_eq!(secs("1".parse().unwrap()), Some(10.0), "that of the video");
+}
+
+#[test]
+fn a_source_is_measured_with_every_filter_but_the_change_of_size_and_in_pairs() {
+    let mut encode = encode(file(), Container::Mp4);
+    encode.start_secs = Some(12.0);
+    encode.duration_secs = Some(3.0);
+    encode.video.crop = Some(Crop { width: 1280, height: 400, x: 0, y: 160 });
+    let probed = probed();
+    let request = request(&encode, Encoder::Libx264, Some(&probed), &[]);
+    let comparison = quality::Comparison::of(&request).unwrap();
+    assert_eq!(comparison.size, (1280, 400));
+    let metrics = [crate::encode::Metric::Vmaf, crate::encode::Metric::Psnr];
+    let arguments = quality::quality_arguments(&request, &comparison, &metrics, 5, true).unwrap();
+    let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let graph = &words[words.iter().position(|word| word == "-filter_complex").unwrap() + 1];
+    for part in [
+        "[0:V:0]crop=640:200:(iw-640)/2:(ih-200)/2,scale=1280:400:flags=bicubic,format=yuv420p,",
+        "[1:V:0]crop=1280:400:0:160,fps=30,trim=start=10:end=13,format=yuv420p,",
+        "setpts=PTS-STARTPTS+0.033333/TB,split=2[r0][r1];",
+        "[d0][r0]libvmaf=model=version=vmaf_v0.6.1:n_subsample=5:",
+        "[d1]select=not(mod(n\\,5))[s1];[s1][r1]psnr@whole=shortest=1[o1]",
+    ] {
+        assert!(graph.contains(part), "{part} is not in {graph}");
+    }
+    assert!(words.windows(2).any(|pair| pair == ["-ss", "2"]), "{words:?}");
+}
+
+#[test]
+fn scores_are_read_from_what_ffmpeg_says() {
+    let log = [
+        "[psnr@even @ 0x5] [info] PSNR y:24.1 u:30.0 v:30.0 average:25.1 min:23.5 max:29.0",
+        "[psnr@shifted @ 0x6] [info] PSNR y:inf u:inf v:inf average:inf min:inf max:inf",
+        "[psnr@whole @ 0x7] [info] PSNR y:40.1 u:41.0 v:42.0 average:40.4 min:38.5 max:45.0",
+        "[ssim@whole @ 0x8] [info] SSIM Y:0.987541 (19.0) U:0.99 (20.0) V:0.99 (20.0) All:0.988000 (19.2)",
+    ];
+    assert!(quality::is_shifted(log.into_iter()) && !quality::is_shifted(log[..1].iter().copied()));
+    let psnr = quality::psnr(log.into_iter()).unwrap();
+    assert_eq!((psnr.mean, psnr.min, quality::ssim(log.into_iter())), (40.4, 38.5, Some(0.988)));
+    let scores = (0..100).map(|number| format!("{number},0.5,{}.0,", 99 - number));
+    let lines = ["Frame,integer_motion,vmaf,".to_owned()].into_iter().chain(scores);
+    let (vmaf, frames) = quality::vmaf(lines).unwrap();
+    assert_eq!((frames, vmaf.min, vmaf.p1, vmaf.p5, vmaf.mean), (100, 0.0, 1.0, 5.0, 49.5));
+    assert!(vmaf.harmonic_mean < vmaf.mean);
+    assert_eq!(quality::vmaf(["Frame,vmaf,".to_owned()].into_iter()), None);
 }

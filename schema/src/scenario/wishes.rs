@@ -4,7 +4,7 @@
 //! Invariant: pure; each fault names the field to change and says what would do.
 
 use super::containers::{self, takes_audio, takes_video};
-use super::{Scenario, container};
+use super::{Scenario, container, quality};
 use crate::encode::{
     AudioChoice, CodecChoice, Container, Encoder, Hdr, PixelFormat, Profile, Resolution, Streams, SubtitleMode,
     VideoCodec,
@@ -31,19 +31,21 @@ pub(super) fn check(spec: &JobSpec, scenario: &Scenario, faults: &mut Vec<Fault>
     let audio = super::audio(spec, scenario, container);
     wishes.audio(audio, container);
     wishes.subtitles(codec, container);
+    quality::check(&mut wishes, scenario);
     if codec == CodecChoice::None && audio == AudioChoice::None {
         wishes.fault("audio_codec", "contradiction", "no video and no audio: nothing is left to make");
     }
 }
 
-struct Wishes<'a> {
+/// The wishes of one job, and what is wrong with them.
+pub(super) struct Wishes<'a> {
     spec: &'a JobSpec,
-    p: &'a Parameters,
+    pub(super) p: &'a Parameters,
     faults: &'a mut Vec<Fault>,
 }
 
 impl Wishes<'_> {
-    fn fault(&mut self, field: &str, code: &str, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, field: &str, code: &str, message: impl Into<String>) {
         self.faults.push(Fault::new(format!("parameters.{field}"), code, message));
     }
 

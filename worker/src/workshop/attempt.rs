@@ -5,6 +5,7 @@
 
 mod encode;
 mod ends;
+mod quality;
 mod report;
 mod tools;
 
@@ -277,7 +278,14 @@ impl<'a> Attempt<'a> {
             steps: made.steps.iter().map(|step| words(step)).collect(),
             prober: Some(self.shop.prober_version.clone()),
             source_probe,
-            artifacts: vec![Artifact { url, size_bytes, sha256, probe: made.probed.probe, proof: Some(made.proof) }],
+            artifacts: vec![Artifact {
+                url,
+                size_bytes,
+                sha256,
+                probe: made.probed.probe,
+                proof: Some(made.proof),
+                quality: made.quality,
+            }],
             source,
             usage: self.used(),
         }

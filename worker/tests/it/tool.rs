@@ -8,3 +8,4 @@ mod freeze;
 mod limits;
 mod options;
 mod paths;
+mod quality;

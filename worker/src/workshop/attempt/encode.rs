@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use ffpool_schema::encode::Encode;
 use ffpool_schema::failure::{Cause, Failure};
-use ffpool_schema::message::{Outcome, Phase, Proof};
+use ffpool_schema::message::{Outcome, Phase, Proof, Quality};
 use ffpool_schema::plan::{self, Expected, Measured, Plan, Purpose, Refusal, Request};
 use ffpool_schema::probe::{self, Probed};
 
+use super::quality::at_crf;
 use super::report::Part;
 use super::{Attempt, End, NEARLY};
 use crate::packets::Packets;
@@ -28,6 +29,7 @@ pub(super) struct Made {
     pub(super) steps: Vec<Vec<OsString>>,
     pub(super) probed: Probed,
     pub(super) proof: Proof,
+    pub(super) quality: Option<Quality>,
 }
 
 impl Attempt<'_> {
@@ -43,15 +45,19 @@ impl Attempt<'_> {
         })?;
         // By name: the working directory is the scratch, whose parents the tool's user need not be able to enter.
         let name = PathBuf::from(format!("encode.{}", encode.container));
-        let request = Request {
+        let features = &self.shop.clone().features;
+        let sought = Request {
             encode,
             encoder,
             source,
             output: &name,
             threads: self.shop.threads(&self.grant.spec),
-            features: &self.shop.features,
+            features,
             loudness: None,
         };
+        let search = self.seek_crf(sought, user).await?;
+        let encode = &at_crf(encode, search.as_ref());
+        let request = Request { encode, ..sought };
         let plan = self.carry_out_plan(request, user).await?;
         self.reporter.phase(Phase::Verify, Some(NEARLY));
         let file = self.scratch_path().join(&name);
@@ -60,9 +66,10 @@ impl Attempt<'_> {
             Err(end) => return Err(self.blame(end, source, user).await),
             Ok(verified) => verified,
         };
+        let quality = self.measure(request, proof.frames, search, user).await?;
         let mut steps: Vec<Vec<OsString>> = plan.steps.into_iter().map(|step| step.arguments).collect();
         let arguments = steps.pop().unwrap_or_default();
-        Ok(Made { file, arguments, steps, probed, proof })
+        Ok(Made { file, arguments, steps, probed, proof, quality })
     }
 
     /// Runs every step of the plan that a request makes.
@@ -178,7 +185,7 @@ pub(super) fn unreadable(error: serde_json::Error) -> End {
 }
 
 /// A job that cannot be made of this source is rejected; a source that is not what it should be is a bad input.
-fn refused(refusal: Refusal) -> End {
+pub(super) fn refused(refusal: Refusal) -> End {
     match refusal {
         Refusal::Input(why) => End::failure(Cause::InputBad, why),
         Refusal::Job(fault) => End::Report(Box::new(Outcome::Rejected { faults: vec![fault] })),
