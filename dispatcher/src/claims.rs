@@ -157,6 +157,7 @@ impl Desk {
             content_type: delivery.content_type.as_deref(),
             message_id: delivery.message_id.as_deref(),
             work: Some(&delivery.work),
+            catalog: Some(self.ledger.catalog()),
         };
         let mut record = NewJob::read(Origin::Claim, &received, delivery.work.clone(), delivery.traceparent.clone());
         if delivery.body_len > MAX_BODY_BYTES {

@@ -33,10 +33,11 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use ffpool_schema::api::Submitted;
+use ffpool_schema::catalog::Catalog;
 use ffpool_schema::id::{Incarnation, JobId, WorkerId};
 use ffpool_schema::lifecycle::{Input, Refusal, State, Step};
 use ffpool_schema::message::Sender;
-use ffpool_schema::parse::{Fault, Received};
+use ffpool_schema::parse::{Fault, Received, parse_asked};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
@@ -74,6 +75,8 @@ pub struct LedgerSettings {
     pub database_url: String,
     /// The rules.
     pub policy: Policy,
+    /// The operator's scenarios and templates.
+    pub catalog: Arc<Catalog>,
 }
 
 /// A handle on the ledger. Clones share it.
@@ -91,6 +94,7 @@ struct Inner {
     /// What keeps each writer from committing.
     troubles: Vec<watch::Receiver<Option<String>>>,
     policy: Policy,
+    catalog: Arc<Catalog>,
     outlets: Outlets,
     paused_queues: PausedQueues,
     /// Taken by the one task that publishes.
@@ -202,6 +206,7 @@ impl Ledger {
                 asks,
                 troubles,
                 policy: settings.policy.clone(),
+                catalog: settings.catalog.clone(),
                 outlets,
                 paused_queues: PausedQueues::default(),
                 to_publish: Mutex::new(Some(to_publish)),
@@ -219,6 +224,12 @@ impl Ledger {
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.inner.policy
+    }
+
+    /// The operator's scenarios and templates: what is read with them is recorded without them.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.inner.catalog
     }
 
     /// Commands to owners that follow from what this process decides.
@@ -274,11 +285,12 @@ impl Ledger {
         content_type: Option<&str>,
         submitter: &Submitter,
     ) -> Result<Submitted, SubmitError> {
-        let received = Received { body, content_type, message_id: None, work: None };
-        let mut spec = ffpool_schema::parse::parse(&received).map_err(SubmitError::Invalid)?;
-        if spec.tenant.is_none() {
-            spec.tenant.clone_from(&submitter.tenant);
+        let received = Received { body, content_type, catalog: Some(self.catalog()), ..Received::default() };
+        let mut parsed = parse_asked(&received).map_err(SubmitError::Invalid)?;
+        if parsed.spec.tenant.is_none() {
+            parsed.spec.tenant.clone_from(&submitter.tenant);
         }
+        let spec = &parsed.spec;
         let id = spec.id.unwrap_or_else(|| JobId(Uuid::now_v7()));
         if !spec.depends_on.is_empty() {
             match self.circle_of(id, &spec.depends_on).await {
@@ -287,7 +299,7 @@ impl Ledger {
                 Err(Unavailable(reason)) => return Err(SubmitError::Unavailable(reason)),
             }
         }
-        let new = NewJob::of_api(spec, &received, submitter.traceparent.clone());
+        let new = NewJob::of_api(parsed, &received, submitter.traceparent.clone());
         let happening = Happening {
             record: Some(Box::new(new)),
             expires: Some(Instant::now() + CONTROL),

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 
 async fn run(settings: &Settings) -> anyhow::Result<()> {
     if let Some(Command::Keys(command)) = &settings.command {
-        let ledger = Ledger::open(&settings.ledger()).await?;
+        let ledger = Ledger::open(&settings.ledger()?).await?;
         print!("{}", command.run(&ledger).await?);
         return Ok(());
     }

@@ -67,7 +67,7 @@ impl Dispatcher {
         let amqp = AmqpLink::open(AmqpConfig::new(&settings.amqp_url, "ffpool-dispatcher"));
         let publisher = Publisher::open(AmqpConfig::new(&settings.amqp_url, "ffpool-dispatcher-publish"));
         let signals = Signals::open(&settings.nats_url, "ffpool-dispatcher").await.context("FFPOOL_NATS_URL")?;
-        let ledger = Ledger::open(&settings.ledger()).await?;
+        let ledger = Ledger::open(&settings.ledger()?).await?;
         install_keys(&ledger, settings.bootstrap_key.as_deref()).await?;
         prepare_broker(&amqp, settings).await?;
         until_signals_are_up(&signals).await;

@@ -1,11 +1,15 @@
 //! The dispatcher's settings, as flags, `FFPOOL_*` variables or keys of the settings file.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use ffpool_runtime::scenarios::{self, ScenarioFileError};
 use ffpool_runtime::settings::FileArgs;
 use ffpool_runtime::telemetry::TelemetryArgs;
+use ffpool_schema::catalog::Catalog;
 use ffpool_schema::job::Pool;
 use ffpool_schema::retry::Backoff;
 
@@ -53,6 +57,9 @@ pub struct Settings {
     /// Pools whose queues are declared, besides `cpu`, separated by commas.
     #[arg(long, env = "FFPOOL_POOLS", value_name = "POOLS", value_delimiter = ',', default_value = "cpu")]
     pub pools: Vec<Pool>,
+    /// The operator's own scenarios and templates: a TOML or JSON file, read at the start. Every dispatcher needs the same.
+    #[arg(long, env = "FFPOOL_SCENARIO_FILE", value_name = "FILE")]
+    pub scenario_file: Option<PathBuf>,
 
     /// Silence of a worker, in seconds, after which its jobs go to others.
     #[arg(long, env = "FFPOOL_LEASE_SECS", value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=3600))]
@@ -104,10 +111,14 @@ pub enum ParentFailure {
 }
 
 impl Settings {
-    /// How the ledger is reached and decides.
-    #[must_use]
-    pub fn ledger(&self) -> LedgerSettings {
-        LedgerSettings {
+    /// How the ledger is reached, reads and decides.
+    ///
+    /// # Errors
+    /// When the scenario file cannot be used.
+    pub fn ledger(&self) -> Result<LedgerSettings, ScenarioFileError> {
+        let catalog = self.scenario_file.as_deref().map_or_else(|| Ok(Catalog::default()), scenarios::load)?;
+        Ok(LedgerSettings {
+            catalog: Arc::new(catalog),
             database_url: self.database_url.clone(),
             policy: Policy {
                 lease: Duration::from_secs(self.lease_secs.into()),
@@ -118,7 +129,7 @@ impl Settings {
                 },
                 loss_limit: self.loss_limit,
             },
-        }
+        })
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ffpool_schema::api::{
     Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, Problem, PurgeReport,
-    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, Submitted, WorkerView,
+    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, Submitted, TemplateView,
+    WorkerView,
 };
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
@@ -399,6 +400,11 @@ impl Client {
     /// `GET /v1/scenarios`.
     pub async fn scenarios(&self) -> Result<Vec<ScenarioView>, ApiError> {
         self.get("/v1/scenarios").await
+    }
+
+    /// `GET /v1/templates`.
+    pub async fn templates(&self) -> Result<Vec<TemplateView>, ApiError> {
+        self.get("/v1/templates").await
     }
 
     /// `GET /v1/schema/job`: the JSON Schema of a job.

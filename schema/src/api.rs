@@ -328,6 +328,76 @@ pub struct ScenarioView {
     pub name: String,
     /// What it is, in words.
     pub description: String,
+    /// Where it comes from.
+    #[serde(default)]
+    pub source: ScenarioSource,
+    /// The scenario that it was declared to be like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extends: Option<String>,
+    /// The built-in scenario at its root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Every parameter that differs from that.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+    /// Its resource limits.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub resource_limits: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Where a scenario comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScenarioSource {
+    /// Every ffpool has it.
+    #[default]
+    BuiltIn,
+    /// The operator's scenario file.
+    File,
+}
+
+impl ScenarioSource {
+    /// In words.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ScenarioSource::BuiltIn => "built in",
+            ScenarioSource::File => "scenario file",
+        }
+    }
+}
+
+impl ScenarioView {
+    /// A scenario that every ffpool has.
+    #[must_use]
+    pub fn built_in(name: impl Into<String>, description: impl Into<String>) -> ScenarioView {
+        ScenarioView {
+            name: name.into(),
+            description: description.into(),
+            source: ScenarioSource::BuiltIn,
+            extends: None,
+            base: None,
+            parameters: serde_json::Map::new(),
+            resource_limits: serde_json::Map::new(),
+        }
+    }
+}
+
+/// One template of `GET /v1/templates`, with what it has of its parents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateView {
+    /// Its name.
+    pub name: String,
+    /// What it is for, in words.
+    pub description: String,
+    /// The template that it was declared to be like.
+    pub extends: Option<String>,
+    /// Variables that must be given.
+    pub required: Vec<String>,
+    /// Variables that may be given, and their values when they are not.
+    pub defaults: BTreeMap<String, String>,
+    /// The job, with `{variable}` in its texts.
+    pub job: serde_json::Map<String, serde_json::Value>,
 }
 
 /// An error, RFC 9457 (`application/problem+json`).

@@ -1,7 +1,7 @@
 //! The contract of ffpool: everything the parts agree on, and nothing that does I/O.
 //!
 //! A client writes a [`job::JobSpec`]; [`parse`] turns its bytes into one or says everything that is wrong with it;
-//! [`scenario`] resolves it to a typed [`encode::Encode`], whose ends are [`location`]s and from which [`plan`] makes the
+//! the operator's own scenarios and templates are a [`catalog`]; [`scenario`] resolves it to a typed [`encode::Encode`], whose ends are [`location`]s and from which [`plan`] makes the
 //! tool's arguments with what [`probe`] found in the source. It waits in a queue of [`topology`]. Workers and
 //! dispatchers exchange the [`message`]s over the [`subjects`]; what a message does to a job is decided by one pure
 //! function, [`lifecycle::step`]. What ended an attempt is one of the closed set of [`failure`] causes. The ledger's
@@ -10,6 +10,7 @@
 //! Invariant: no clock, no randomness, no async, no dependency on a sibling crate.
 
 pub mod api;
+pub mod catalog;
 pub mod encode;
 pub mod failure;
 pub mod id;

@@ -5,6 +5,8 @@
 //! `frame_rate` for `fps`, `resolution_width` with `resolution_height` for `resolution`, and resource limits, `input`
 //! and `output` inside `parameters`. Two spellings of one thing must agree.
 
+mod meaning;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -12,11 +14,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::catalog::Catalog;
 use crate::encode::{OutputMode, Resolution};
 use crate::id::JobId;
 use crate::job::{ExtraOutput, JobSpec, Parameters, Pool, Priority, Queue, ResourceLimits};
 use crate::message::MAX_BODY_BYTES;
 use crate::topology::WorkQueue;
+
+pub use meaning::{is_field, meaning};
 
 /// One thing that is wrong with a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -74,6 +79,17 @@ pub struct Received<'a> {
     pub message_id: Option<&'a str>,
     /// The work queue, where the job came through the broker.
     pub work: Option<&'a WorkQueue>,
+    /// The operator's scenarios and templates. Who reads without them refuses jobs that name one.
+    pub catalog: Option<&'a Catalog>,
+}
+
+/// A job as it runs, and as it was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parsed {
+    /// With a built-in scenario.
+    pub spec: JobSpec,
+    /// With the scenario that its client named.
+    pub asked: JobSpec,
 }
 
 /// Reads a job.
@@ -81,17 +97,36 @@ pub struct Received<'a> {
 /// # Errors
 /// Everything that is wrong with it, in the order of its fields.
 pub fn parse(received: &Received<'_>) -> Result<JobSpec, Vec<Fault>> {
+    parse_asked(received).map(|parsed| parsed.spec)
+}
+
+/// Reads a job, and keeps how it was asked for: a scenario of the catalog stands there by its own name.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of its fields.
+pub fn parse_asked(received: &Received<'_>) -> Result<Parsed, Vec<Fault>> {
     if received.body.len() > MAX_BODY_BYTES {
         return Err(vec![oversize(received.body.len())]);
     }
     let value = decode(received.body, received.content_type).map_err(|fault| vec![fault])?;
-    let Value::Object(object) = value else {
+    let Value::Object(mut object) = value else {
         return Err(vec![Fault::new("body", "wrong_type", format!("a job is an object, not {}", kind(&value)))]);
     };
+    if let Some(catalog) = received.catalog {
+        object = catalog.filled_in(object)?;
+    }
+    let resolved = received.catalog.and_then(|catalog| catalog.resolved(&object));
     let mut faults = Vec::new();
-    let spec = read_job(object, received, &mut faults);
+    let asked = read_job(object, received, &mut faults);
+    let spec = match resolved {
+        None => asked.clone(),
+        Some(resolved) => {
+            faults.clear();
+            read_job(resolved, received, &mut faults)
+        }
+    };
     crate::scenario::check(&spec, &mut faults);
-    if faults.is_empty() { Ok(spec) } else { Err(faults) }
+    if faults.is_empty() { Ok(Parsed { spec, asked }) } else { Err(faults) }
 }
 
 /// The fault of a body of `len` bytes that is too large to be read.

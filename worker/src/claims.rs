@@ -135,6 +135,8 @@ fn provisional(delivery: &DeliveredJob, number: Option<&str>, ability: &Ability,
         content_type: delivery.content_type.as_deref(),
         message_id: delivery.message_id.as_deref(),
         work: Some(&delivery.work),
+        // What names a scenario of the operator's is for the ledger to read.
+        catalog: None,
     };
     let spec = parse(&received).ok()?;
     let encode = scenario::resolve(&spec).ok()?;
@@ -225,6 +227,7 @@ mod tests {
     #[test]
     fn what_is_invalid_or_does_not_fit_waits_for_the_ledger() {
         assert_eq!(begins(&delivered("{"), None), None);
+        assert_eq!(begins(&delivered(&NOOP.replace("720p30-h264", "house")), None), None, "a scenario of the ledger's");
         let real = r#"{"scenario": "720p30-h264"}"#;
         assert_eq!(begins(&delivered(real), None), None, "there is no encoder here");
     }

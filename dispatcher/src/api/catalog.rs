@@ -1,31 +1,33 @@
-//! What a client needs to know to write a job: the scenarios, the schema of a job, and this API's own description.
+//! What a client needs to know to write a job: the scenarios, the templates, the schema of a job, and this API's own description.
 
 use std::sync::LazyLock;
 
 use axum::Json;
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use ffpool_schema::api::ScenarioView;
+use ffpool_schema::api::{ScenarioView, TemplateView};
 use ffpool_schema::encode::{Resolution, VideoCodec};
 use ffpool_schema::parse;
 use ffpool_schema::scenario::NAMED;
 
-use crate::api::openapi;
+use crate::api::{App, openapi};
 
 /// `GET /v1/scenarios`
-pub(crate) async fn scenarios() -> Json<Vec<ScenarioView>> {
-    let named = NAMED
-        .iter()
-        .map(|named| ScenarioView { name: named.name.to_owned(), description: named.description.to_owned() });
+pub(crate) async fn scenarios(State(app): State<App>) -> Json<Vec<ScenarioView>> {
+    let named = NAMED.iter().map(|named| ScenarioView::built_in(named.name, named.description));
     let sizes = Resolution::NAMED.map(|(name, width, height)| format!("{name} ({width}x{height})")).join(", ");
     let codecs = VideoCodec::ALL.map(VideoCodec::as_str).join(", ");
-    let pattern = ScenarioView {
-        name: "<size>[fps]-<codec>".to_owned(),
-        description: format!(
-            "such as 1080p60-h264; size: {sizes}; codec: {codecs}; without fps the source's frame rate"
-        ),
-    };
-    Json(named.chain([pattern]).collect())
+    let pattern = ScenarioView::built_in(
+        "<size>[fps]-<codec>",
+        format!("such as 1080p60-h264; size: {sizes}; codec: {codecs}; without fps the source's frame rate"),
+    );
+    Json(named.chain([pattern]).chain(app.ledger.catalog().views().0).collect())
+}
+
+/// `GET /v1/templates`
+pub(crate) async fn templates(State(app): State<App>) -> Json<Vec<TemplateView>> {
+    Json(app.ledger.catalog().views().1)
 }
 
 /// `GET /v1/schema/job`

@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, get, post};
 use ffpool_schema::api::{
     Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, PurgeReport,
     PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, StreamEvent, Submitted,
-    WorkerView,
+    TemplateView, WorkerView,
 };
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::LogLine;
@@ -210,6 +210,9 @@ pub(crate) fn all() -> Vec<Route> {
         Route::get("/v1/scenarios", Right::Read, "listScenarios", get(catalog::scenarios))
             .summary("Lists the scenarios a job may name.")
             .answers(OK, "The scenarios.", json::<Vec<ScenarioView>>()),
+        Route::get("/v1/templates", Right::Read, "listTemplates", get(catalog::templates))
+            .summary("Lists the templates that a job may be made of.")
+            .answers(OK, "The templates.", json::<Vec<TemplateView>>()),
         Route::get("/v1/schema/job", Right::Read, "showJobSchema", get(catalog::job_schema))
             .summary("Shows the JSON Schema of a job.")
             .answers(OK, "The schema.", document(&["application/schema+json"])),

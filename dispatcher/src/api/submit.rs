@@ -20,10 +20,10 @@ use crate::ledger::Submitter;
 pub(crate) async fn submit(State(app): State<App>, headers: HeaderMap, request: Body) -> Answer<Response> {
     let body = body::read(request).await?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let received = Received { body: &body, content_type, message_id: None, work: None };
+    let received = Received { body: &body, content_type, catalog: Some(app.ledger.catalog()), ..Received::default() };
     let spec = parse::parse(&received).map_err(ApiError::invalid_job)?;
     if let Some(id) = spec.id
-        && let Some(recorded) = recorded(&app, id, &spec).await?
+        && let Some(recorded) = recorded(&app, id, &spec, &body).await?
     {
         return Ok((StatusCode::OK, location(&recorded), Json(recorded)).into_response());
     }
@@ -31,15 +31,17 @@ pub(crate) async fn submit(State(app): State<App>, headers: HeaderMap, request: 
     let submitted = app.ledger.submit(&body, content_type, &submitter).await?;
     if let Some(id) = spec.id {
         // Another request with the same id may have been recorded since we looked: ours counts only if it was the same.
-        recorded(&app, id, &spec).await?;
+        recorded(&app, id, &spec, &body).await?;
     }
     Ok((StatusCode::CREATED, location(&submitted), Json(submitted)).into_response())
 }
 
-/// The job with the id of `spec`, if there is one; a conflict, if it is another job.
-async fn recorded(app: &App, id: JobId, spec: &JobSpec) -> Answer<Option<Submitted>> {
-    let Some((recorded, recorded_spec)) = app.ledger.submitted(id).await? else { return Ok(None) };
-    let is_same = recorded_spec.is_some_and(|recorded| JobSpec { id: Some(id), ..recorded } == *spec);
+/// The job with the id of `spec`, if there is one; a conflict, if it is another job. The same body is the same job, also
+/// when the operator has changed the scenario that it names meanwhile.
+async fn recorded(app: &App, id: JobId, spec: &JobSpec, body: &[u8]) -> Answer<Option<Submitted>> {
+    let Some((recorded, recorded_spec, recorded_body)) = app.ledger.submitted(id).await? else { return Ok(None) };
+    let is_same =
+        recorded_body == body || recorded_spec.is_some_and(|recorded| JobSpec { id: Some(id), ..recorded } == *spec);
     if is_same {
         return Ok(Some(recorded));
     }

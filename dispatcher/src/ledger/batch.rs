@@ -250,7 +250,7 @@ impl<'a> JobColumns<'a> {
         self.queues.push(new.work.queue.as_str());
         self.priorities.push(new.work.priority.as_str());
         self.pools.push(new.work.pool.as_str());
-        self.scenarios.push(spec.map_or("", |spec| &spec.scenario));
+        self.scenarios.push(&new.scenario);
         self.tenants.push(spec.and_then(|spec| spec.tenant.as_deref()));
         self.labels.push(spec.map_or_else(|| "{}".to_owned(), |spec| json(&spec.labels)));
         self.specs.push(spec.map(|spec| json(&with_id(spec, id))));

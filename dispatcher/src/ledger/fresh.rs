@@ -4,7 +4,7 @@
 
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::{Custody, State};
-use ffpool_schema::parse::{Fault, Received};
+use ffpool_schema::parse::{Fault, Parsed, Received, parse_asked};
 use ffpool_schema::topology::WorkQueue;
 use jiff::Timestamp;
 
@@ -60,6 +60,8 @@ pub struct NewJob {
     pub work: WorkQueue,
     /// The job, or what is wrong with it.
     pub spec: Result<Box<JobSpec>, Vec<Fault>>,
+    /// The scenario by the name that the client gave; the job has the built-in one that it stands for.
+    pub scenario: String,
     /// The body as it came.
     pub body: Vec<u8>,
     /// Its content type.
@@ -74,11 +76,15 @@ impl NewJob {
     /// Reads a message into a job.
     #[must_use]
     pub fn read(origin: Origin, received: &Received<'_>, work: WorkQueue, traceparent: Option<String>) -> NewJob {
-        let spec = ffpool_schema::parse::parse(received).map(Box::new);
+        let (spec, scenario) = match parse_asked(received) {
+            Ok(Parsed { spec, asked }) => (Ok(Box::new(spec)), asked.scenario),
+            Err(faults) => (Err(faults), String::new()),
+        };
         NewJob {
             origin,
             work,
             spec,
+            scenario,
             content_type: content_type(received),
             body: received.body.to_vec(),
             traceparent,
@@ -88,11 +94,12 @@ impl NewJob {
 
     /// A job that the API has read already.
     #[must_use]
-    pub(super) fn of_api(spec: JobSpec, received: &Received<'_>, traceparent: Option<String>) -> NewJob {
+    pub(super) fn of_api(parsed: Parsed, received: &Received<'_>, traceparent: Option<String>) -> NewJob {
         NewJob {
             origin: Origin::Api,
-            work: spec.work_queue(),
-            spec: Ok(Box::new(spec)),
+            work: parsed.spec.work_queue(),
+            spec: Ok(Box::new(parsed.spec)),
+            scenario: parsed.asked.scenario,
             body: received.body.to_vec(),
             content_type: content_type(received),
             traceparent,

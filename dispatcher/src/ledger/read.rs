@@ -226,13 +226,13 @@ impl Ledger {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn submitted(&self, job: JobId) -> Result<Option<(Submitted, Option<JobSpec>)>, ReadError> {
+    pub async fn submitted(&self, job: JobId) -> Result<Option<(Submitted, Option<JobSpec>, Vec<u8>)>, ReadError> {
         bounded(async {
             let client = self.pool().get().await?;
             let row = client.query_opt(&client.prepare_cached(SUBMITTED).await?, &[&job.0]).await?;
             row.map(|row| {
                 let submitted = Submitted { id: job, number: row.try_get("number")?, state: named(&row, "state")? };
-                Ok((submitted, json(&row, "spec")?))
+                Ok((submitted, json(&row, "spec")?, row.try_get("body")?))
             })
             .transpose()
         })
@@ -379,7 +379,7 @@ impl Ledger {
     }
 }
 
-const SUBMITTED: &str = "SELECT number, state, spec FROM job WHERE id = $1";
+const SUBMITTED: &str = "SELECT number, state, spec, body FROM job WHERE id = $1";
 
 const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM dependency \
      LEFT JOIN job ON job.id = dependency.parent \

@@ -1,6 +1,7 @@
 //! The HTTP API over real servers: one dispatcher's API for each test, on a database of its own.
 
 mod audit;
+mod catalog;
 mod dead_letters;
 mod explain;
 mod jobs;
@@ -13,12 +14,14 @@ mod stream;
 mod workers;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ffpool_broker::{AmqpConfig, AmqpLink, Signals};
 use ffpool_dispatcher::api::{App, serve};
 use ffpool_dispatcher::ledger::keys::Role;
 use ffpool_dispatcher::ledger::{Ledger, LedgerSettings, Policy};
+use ffpool_schema::catalog::Catalog;
 use ffpool_schema::retry::Backoff;
 use ffpool_schema::topology::Topology;
 use ffpool_stack::Stack;
@@ -50,8 +53,14 @@ struct Api {
 impl Api {
     /// An API on the stack that all tests share.
     async fn start() -> Api {
+        Api::start_with(Catalog::default()).await
+    }
+
+    /// The same, with scenarios and templates of the operator's.
+    async fn start_with(catalog: Catalog) -> Api {
         let stack = Stack::shared();
-        let api = Api::start_on(&stack.rabbit.new_vhost(), &stack.nats.url(), &stack.postgres.new_database()).await;
+        let (amqp, database) = (stack.rabbit.new_vhost(), stack.postgres.new_database());
+        let api = Api::start_as(&amqp, &stack.nats.url(), &database, catalog).await;
         api.amqp.connected(BOUND).await.unwrap();
         ffpool_broker::declare_topology(&api.amqp, &Topology::for_pools(&[])).await.unwrap();
         until("NATS is connected", async || api.signals.is_up().then_some(()).ok_or("not yet".to_owned())).await;
@@ -60,9 +69,16 @@ impl Api {
 
     /// An API on these servers, of which only Postgres must be there.
     async fn start_on(amqp: &str, nats: &str, database: &str) -> Api {
+        Api::start_as(amqp, nats, database, Catalog::default()).await
+    }
+
+    async fn start_as(amqp: &str, nats: &str, database: &str, catalog: Catalog) -> Api {
         ffpool_runtime::install_crypto();
         let policy = Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 };
-        let ledger = Ledger::open(&LedgerSettings { database_url: database.to_owned(), policy }).await.unwrap();
+        let ledger =
+            Ledger::open(&LedgerSettings { database_url: database.to_owned(), policy, catalog: Arc::new(catalog) })
+                .await
+                .unwrap();
         let (sql, connection) = tokio_postgres::connect(database, NoTls).await.unwrap();
         tokio::spawn(connection);
         let amqp = AmqpLink::open(AmqpConfig::new(amqp, "api-test"));

@@ -74,6 +74,9 @@ pub(crate) struct Connection {
     /// Postgres, such as `postgres://user:password@host/database`. For `doctor`.
     #[arg(long, env = "FFPOOL_DATABASE_URL", global = true, hide_env_values = true, value_name = "URL")]
     pub(crate) database_url: Option<String>,
+    /// The operator's own scenarios and templates. Default: those that the dispatcher has.
+    #[arg(long, env = "FFPOOL_SCENARIO_FILE", global = true, value_name = "FILE")]
+    pub(crate) scenario_file: Option<PathBuf>,
 }
 
 /// The program's own log. Silent unless asked: what a command has to say it prints itself.
@@ -134,9 +137,19 @@ pub(crate) enum Command {
     /// List who changed what through the API, newest first. Needs a key of the role admin.
     #[command(after_help = "Examples:\n  ffpool audit\n  ffpool audit --all --output json")]
     Audit(Audit),
-    /// List the named scenarios.
-    #[command(visible_alias = "scenario", after_help = "Examples:\n  ffpool scenarios")]
-    Scenarios,
+    /// List the scenarios that a job may name, and where they come from; check a scenario file.
+    #[command(visible_alias = "scenario", after_help = SCENARIOS)]
+    Scenarios {
+        /// Check this scenario file and show what it holds, without asking the pool.
+        #[arg(long, value_name = "FILE")]
+        check: Option<PathBuf>,
+    },
+    /// List the templates that a job may be made of, with their variables.
+    #[command(
+        visible_alias = "template",
+        after_help = "Examples:\n  ffpool templates\n  ffpool templates --output json | jq '.[].job'"
+    )]
+    Templates,
     /// Print the JSON Schema of a job.
     #[command(after_help = "Examples:\n  ffpool schema > job.schema.json")]
     Schema,
@@ -175,6 +188,7 @@ Examples:
   ffpool submit --scenario 1080p30-h264 --input /media/in.mov --to /media/out.mp4 --watch
   ffpool submit --scenario 720p30-h264 --param duration=5 --param preset=fast   # a generated test source
   ffpool submit job.json --queue live --label show=news
+  ffpool submit --template news --set title=morning --set parameters.crf=20
   jq -n '{scenario: \"480p30-h264\"}' | ffpool submit - --amqp --msgpack
 
 FILE holds one job, or a list of jobs; flags overrule it. `ffpool schema` prints every field.
@@ -200,6 +214,11 @@ const WORKERS: &str = "\
 Examples:
   ffpool workers list
   ffpool workers drain encode-3";
+
+const SCENARIOS: &str = "\
+Examples:
+  ffpool scenarios
+  ffpool scenarios --check /etc/ffpool/scenarios.toml";
 
 const QUEUES: &str = "\
 Examples:

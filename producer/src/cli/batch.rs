@@ -14,12 +14,12 @@ use std::time::Duration;
 use ffpool_schema::parse::Fault;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::Batch;
 use super::exit::{Exit, Trouble};
 use super::output::Format;
-use super::{Context, submit};
+use super::{Context, submit, wanted};
 use checked::{Checked, Entry};
 pub(crate) use rate::Rate;
 use send::Sender;
@@ -64,8 +64,13 @@ struct Report {
 
 pub(crate) async fn batch(context: &Context, args: Batch) -> Result<Exit, Trouble> {
     let bytes = submit::read(&args.source)?;
-    let rows = list::rows(&args, &bytes)?;
-    let Checked { entries, mut invalid } = checked::check(rows, &args);
+    let mut rows = list::rows(&args, &bytes)?;
+    for row in &mut rows {
+        row.body = std::mem::replace(&mut row.body, Ok(Value::Null)).map(|body| args.wanted.overlay(body));
+    }
+    let bodies: Vec<Value> = rows.iter().filter_map(|row| row.body.clone().ok()).collect();
+    let catalog = wanted::catalog_for(context, &bodies).await?;
+    let Checked { entries, mut invalid } = checked::check(rows, &args.run, &catalog);
     let total = entries.len() + invalid.len();
     if total == 0 {
         return Err(Trouble::usage(format!("{} holds no job", args.source)));
@@ -81,7 +86,7 @@ pub(crate) async fn batch(context: &Context, args: Batch) -> Result<Exit, Troubl
         eprintln!("{}", told(&invalid));
     }
     if args.dry_run {
-        let specs: Vec<_> = entries.iter().map(|entry| &entry.spec).collect();
+        let specs: Vec<_> = entries.iter().map(|entry| &entry.asked).collect();
         context.format.print(&specs, |specs| format!("{} of {total} jobs would be submitted", specs.len()));
         return Ok(ended(&invalid));
     }

@@ -1,4 +1,4 @@
-//! `workers`, `queues` and `scenarios`: look at the pool, drain its workers, pause its queues.
+//! `workers` and `queues`: look at the pool, drain its workers, pause its queues.
 
 use ffpool::Client;
 use ffpool_schema::api::{Accepted, PauseRequest, QueueView, WorkerView};
@@ -192,15 +192,6 @@ pub(crate) async fn resume_queue(context: &Context, queue: &str) -> Result<Exit,
 
 fn print_queue(context: &Context, queue: &str, accepted: &Accepted) {
     context.format.print(accepted, |accepted| format!("queue {queue}: {}. {}", accepted.state, accepted.message));
-}
-
-pub(crate) async fn scenarios(context: &Context) -> Result<Exit, Trouble> {
-    let scenarios = context.client()?.scenarios().await?;
-    context.format.print(&scenarios, |scenarios| {
-        let rows = scenarios.iter().map(|scenario| [scenario.name.clone(), scenario.description.clone()]);
-        table(["scenario", "what it is"], rows)
-    });
-    Ok(Exit::Success)
 }
 
 #[cfg(test)]

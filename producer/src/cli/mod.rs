@@ -13,6 +13,7 @@ mod format;
 mod jobs;
 mod output;
 mod plan;
+mod scenarios;
 mod submit;
 mod wanted;
 mod watch;
@@ -151,7 +152,9 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Dead::Purge(purge) => dead::purge(context, purge).await,
         },
         Command::Audit(args) => audit::audit(context, args).await,
-        Command::Scenarios => fleet::scenarios(context).await,
+        Command::Scenarios { check: None } => scenarios::list(context).await,
+        Command::Scenarios { check: Some(file) } => scenarios::check(context, &file),
+        Command::Templates => scenarios::templates(context).await,
         Command::Schema => {
             Format::Json.print(&ffpool_schema::parse::job_schema(), |_| String::new());
             Ok(Exit::Success)

@@ -57,7 +57,7 @@ struct Tools {
 }
 
 pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Trouble> {
-    let spec = submit::one_job(&args.source)?;
+    let spec = submit::one_job(context, &args.source).await?;
     let encode = scenario::resolve(&spec).map_err(|faults| Trouble::rejected("the job", &faults))?;
     let Some(encode) = encode else {
         return Err(Trouble::usage("a `noop` job runs nothing: there is nothing to plan"));

@@ -8,10 +8,11 @@ use std::time::Duration;
 use ffpool::{AmqpProducer, fresh_traceparent};
 use ffpool_runtime::telemetry;
 use ffpool_schema::api::Submitted;
+use ffpool_schema::catalog::Catalog;
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::State;
-use ffpool_schema::parse::Encoding;
+use ffpool_schema::parse::{Encoding, Parsed};
 use serde_json::{Value, json};
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
@@ -29,13 +30,16 @@ pub(crate) async fn submit(context: &Context, args: Submit) -> Result<Exit, Trou
         None => vec![json!({})],
         Some(source) => jobs_in(source, &read(source)?)?,
     };
-    let specs = specs(bodies, &args)?;
+    let bodies: Vec<Value> = bodies.into_iter().map(|body| args.wanted.overlay(body)).collect();
+    let catalog = wanted::catalog_for(context, &bodies).await?;
+    let jobs = checked(bodies, args.id, &catalog)?;
     if args.dry_run {
-        for spec in &specs {
-            Format::Json.print(spec, |_| String::new());
+        for job in &jobs {
+            Format::Json.print(&job.spec, |_| String::new());
         }
         return Ok(Exit::Success);
     }
+    let specs: Vec<JobSpec> = jobs.into_iter().map(|job| job.asked).collect();
     if args.watch && specs.len() != 1 {
         return Err(Trouble::usage(format!("--watch follows one job, and {} were given", specs.len())));
     }
@@ -56,13 +60,14 @@ pub(crate) async fn submit(context: &Context, args: Submit) -> Result<Exit, Trou
     watch::watch(context, id).await
 }
 
-/// The one job that a file holds.
-pub(super) fn one_job(source: &str) -> Result<JobSpec, Trouble> {
+/// The one job that a file holds, as it runs.
+pub(super) async fn one_job(context: &Context, source: &str) -> Result<JobSpec, Trouble> {
     let bodies = jobs_in(source, &read(source)?)?;
     if bodies.len() != 1 {
         return Err(Trouble::usage(format!("one job is expected, and {source} holds {}", bodies.len())));
     }
-    Ok(specs(bodies, &Submit::default())?.remove(0))
+    let catalog = wanted::catalog_for(context, &bodies).await?;
+    Ok(checked(bodies, None, &catalog)?.remove(0).spec)
 }
 
 fn line(job: &Submitted) -> String {
@@ -149,28 +154,34 @@ fn jobs_in(source: &str, bytes: &[u8]) -> Result<Vec<Value>, Trouble> {
 }
 
 /// The jobs in canonical form, each with an id: a repeat after a doubtful answer then makes no second job.
-fn specs(bodies: Vec<Value>, args: &Submit) -> Result<Vec<JobSpec>, Trouble> {
-    if args.id.is_some() && bodies.len() > 1 {
+fn checked(bodies: Vec<Value>, id: Option<JobId>, catalog: &Catalog) -> Result<Vec<Parsed>, Trouble> {
+    if id.is_some() && bodies.len() > 1 {
         return Err(Trouble::usage("--id names one job, and the file holds several"));
     }
     let many = bodies.len() > 1;
-    let mut specs = Vec::with_capacity(bodies.len());
-    for (index, body) in bodies.into_iter().enumerate() {
+    let mut jobs = Vec::with_capacity(bodies.len());
+    for (index, mut body) in bodies.into_iter().enumerate() {
         let name = if many { format!("job {}", index + 1) } else { "the job".to_owned() };
-        let mut body = args.wanted.overlay(body);
-        if let (Some(id), Value::Object(fields)) = (args.id, &mut body) {
+        if let (Some(id), Value::Object(fields)) = (id, &mut body) {
             fields.insert("id".to_owned(), json!(id));
         }
-        let mut spec = wanted::checked(&body).map_err(|faults| Trouble::rejected(&name, &faults))?;
-        spec.id.get_or_insert_with(|| JobId(Uuid::now_v7()));
-        specs.push(spec);
+        let mut job = wanted::checked(&body, catalog).map_err(|faults| Trouble::rejected(&name, &faults))?;
+        let id = job.asked.id.unwrap_or_else(|| JobId(Uuid::now_v7()));
+        (job.asked.id, job.spec.id) = (Some(id), Some(id));
+        jobs.push(job);
     }
-    Ok(specs)
+    Ok(jobs)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn specs(bodies: Vec<Value>, args: &Submit) -> Result<Vec<JobSpec>, Trouble> {
+        let bodies = bodies.into_iter().map(|body| args.wanted.overlay(body)).collect();
+        Ok(checked(bodies, args.id, &Catalog::default())?.into_iter().map(|job| job.spec).collect())
+    }
+
     use crate::cli::args::{Cli, Command};
     use clap::Parser;
     use ffpool_schema::job::{Priority, Queue};

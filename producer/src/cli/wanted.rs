@@ -1,26 +1,54 @@
-//! Text that stands for a field of a job, and flags that overrule what a file says.
+//! Flags that overrule what a file says of a job, and the check of what comes out.
 //!
-//! Invariant: what a text means depends on the field's type in the job's schema, nowhere on how it looks alone: a preset
-//! named `5` stays text.
+//! Invariant: a job is checked as the dispatcher will read it, with the pool's own scenarios and templates, and sent with
+//! the scenario that was asked for: the ledger resolves it, and what it resolves is what runs.
 
-use std::sync::LazyLock;
-
-use ffpool_schema::job::JobSpec;
-use ffpool_schema::parse::{self, Encoding, Fault, Received};
+use ffpool_schema::catalog::Catalog;
+use ffpool_schema::parse::{self, Encoding, Fault, Parsed, Received, meaning};
+use ffpool_schema::scenario::Scenario;
 use serde_json::{Map, Value, json};
 
+use super::Context;
 use super::args::Wanted;
-
-static SCHEMA: LazyLock<Value> = LazyLock::new(parse::job_schema);
+use super::exit::Trouble;
 
 /// The job that a body says, or everything that is wrong with it.
-pub(super) fn checked(body: &Value) -> Result<JobSpec, Vec<Fault>> {
+pub(super) fn checked(body: &Value, catalog: &Catalog) -> Result<Parsed, Vec<Fault>> {
     let text = body.to_string();
-    parse::parse(&Received {
+    parse::parse_asked(&Received {
         body: text.as_bytes(),
         content_type: Some(Encoding::Json.content_type()),
+        catalog: Some(catalog),
         ..Received::default()
     })
+}
+
+/// What the bodies need of the pool's own scenarios and templates: from the scenario file, else asked of the API. An API
+/// that is away is as one that has none: then the job is told to be wrong, and why nobody else was asked.
+pub(super) async fn catalog_for(context: &Context, bodies: &[Value]) -> Result<Catalog, Trouble> {
+    if let Some(path) = &context.connection.scenario_file {
+        return ffpool_runtime::scenarios::load(path).map_err(|error| Trouble::usage(error.to_string()));
+    }
+    if !bodies.iter().any(needs_catalog) {
+        return Ok(Catalog::default());
+    }
+    let client = context.client()?;
+    let asked = async { Ok::<_, ffpool::ApiError>((client.scenarios().await?, client.templates().await?)) };
+    match asked.await {
+        Ok((scenarios, templates)) => Catalog::of_views(scenarios, templates).map_err(|faults| {
+            Trouble::rejected("the pool's own list of scenarios", &faults)
+                .next("Use the version of ffpool that the dispatcher has, or give --scenario-file.")
+        }),
+        Err(error) => {
+            eprintln!("the pool's own scenarios and templates are not known here: {error}");
+            Ok(Catalog::default())
+        }
+    }
+}
+
+fn needs_catalog(body: &Value) -> bool {
+    let named = |field: &str| body.get(field).and_then(Value::as_str);
+    named("template").is_some() || named("scenario").is_some_and(|name| Scenario::find(name).is_none())
 }
 
 impl Wanted {
@@ -48,7 +76,7 @@ impl Wanted {
                 fields.insert(name.to_owned(), value);
             }
         }
-        let parameter = |key: &str, value: &str| meant(&format!("parameters.{key}"), value);
+        let parameter = |key: &str, value: &str| meaning(&format!("parameters.{key}"), value);
         merge(&mut fields, "parameters", self.param.iter().map(|(key, value)| (key.clone(), parameter(key, value))));
         merge(&mut fields, "labels", self.label.iter().map(|(key, value)| (key.clone(), json!(value))));
         let limits = [
@@ -59,6 +87,10 @@ impl Wanted {
         ];
         let given = limits.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?))));
         merge(&mut fields, "resource_limits", given);
+        if let Some(template) = &self.template {
+            fields.insert("template".to_owned(), json!(template));
+        }
+        merge(&mut fields, "set", self.set.iter().map(|(key, value)| (key.clone(), json!(value))));
         Value::Object(fields)
     }
 }
@@ -73,89 +105,5 @@ fn merge(fields: &mut Map<String, Value>, name: &str, given: impl Iterator<Item 
         if let Value::Object(inner) = inner {
             inner.insert(key, value);
         }
-    }
-}
-
-/// What `text` means as the field at `path`, such as `parameters.crf` or `labels.show`.
-pub(super) fn meant(path: &str, text: &str) -> Value {
-    let types = types_at(path);
-    let may_be = |name: &str| types.contains(&name);
-    let read = serde_json::from_str::<Value>(text);
-    match read {
-        Ok(value @ (Value::Array(_) | Value::Object(_))) if types.is_empty() || may_be("array") || may_be("object") => {
-            value
-        }
-        Ok(_) | Err(_) if may_be("array") => {
-            json!(text.split([' ', ';', ',']).filter(|part| !part.is_empty()).collect::<Vec<_>>())
-        }
-        Ok(value @ (Value::Number(_) | Value::Bool(_) | Value::Null))
-            if types.is_empty() || may_be("number") || may_be("integer") || may_be("boolean") =>
-        {
-            value
-        }
-        Ok(_) | Err(_) => json!(text),
-    }
-}
-
-/// The JSON types that the field may have; empty when the schema does not say.
-fn types_at(path: &str) -> Vec<&'static str> {
-    let mut schema: &'static Value = &SCHEMA;
-    for name in path.split('.') {
-        schema = resolved(schema);
-        let inner = schema.get("properties").and_then(|properties| properties.get(name));
-        match inner.or_else(|| schema.get("additionalProperties").filter(|inner| inner.is_object())) {
-            Some(inner) => schema = inner,
-            None => return Vec::new(),
-        }
-    }
-    let mut types = Vec::new();
-    gather(schema, &mut types);
-    types
-}
-
-fn gather(schema: &'static Value, types: &mut Vec<&'static str>) {
-    let schema = resolved(schema);
-    match schema.get("type") {
-        Some(Value::String(name)) => types.push(name.as_str()),
-        Some(Value::Array(names)) => types.extend(names.iter().filter_map(Value::as_str)),
-        Some(_) | None => {}
-    }
-    for choice in ["anyOf", "oneOf"] {
-        for inner in schema.get(choice).and_then(Value::as_array).into_iter().flatten() {
-            gather(inner, types);
-        }
-    }
-}
-
-fn resolved(schema: &'static Value) -> &'static Value {
-    let target = schema.get("$ref").and_then(Value::as_str).and_then(|target| target.strip_prefix('#'));
-    target.and_then(|target| SCHEMA.pointer(target)).unwrap_or(schema)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_is_a_number_only_where_the_field_takes_one() {
-        assert_eq!(meant("parameters.crf", "20"), json!(20));
-        assert_eq!(meant("parameters.duration", "2.5"), json!(2.5));
-        assert_eq!(meant("parameters.bitrate", "6000000"), json!(6_000_000));
-        assert_eq!(meant("parameters.bitrate", "6M"), json!("6M"));
-        assert_eq!(meant("parameters.fps", "30000/1001"), json!("30000/1001"));
-        assert_eq!(meant("parameters.preset", "5"), json!("5"), "a preset is text");
-        assert_eq!(meant("labels.year", "2026"), json!("2026"), "a label is text");
-        assert_eq!(meant("tenant", "true"), json!("true"));
-        assert_eq!(meant("resource_limits.max_memory_mb", "512"), json!(512));
-        assert_eq!(meant("max_retries", "0"), json!(0));
-        assert_eq!(meant("no_such.field", "0"), json!(0), "parsing names the field");
-    }
-
-    #[test]
-    fn a_list_is_written_with_spaces_or_as_json() {
-        assert_eq!(meant("depends_on", "a b"), json!(["a", "b"]));
-        assert_eq!(meant("depends_on", r#"["a"]"#), json!(["a"]));
-        let outputs = r#"[{"url": "/m/a.mp4", "scenario": "480p30-h264"}]"#;
-        assert_eq!(meant("outputs", outputs), serde_json::from_str::<Value>(outputs).unwrap());
     }
 }

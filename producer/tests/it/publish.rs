@@ -42,7 +42,7 @@ fn a_job_published_in_either_encoding_reaches_the_ledgers_queue_as_it_was_writte
             body: &copy.body,
             content_type: copy.content_type.as_deref(),
             message_id: copy.message_id.as_deref(),
-            work: None,
+            ..Received::default()
         };
         let spec = parse(&received).unwrap();
         assert_eq!((spec.scenario.as_str(), spec.labels["show"].as_str()), ("720p30-h264", "x"));

@@ -266,3 +266,59 @@ fn a_dry_run_prints_the_canonical_job_and_needs_no_server() {
     let script = stdout(&run(0, &mut ffpool(&["completions", "bash"])));
     assert!(script.contains("ffpool"), "{script}");
 }
+
+#[test]
+fn a_template_is_filled_in_here_as_the_dispatcher_would_and_sent_with_the_scenario_that_was_asked_for() {
+    let api = Scripted::start(|asked, _| {
+        Some(match asked.line.as_str() {
+            "GET /v1/scenarios" => Answer::json(&json!([
+                {"name": "copy", "description": "as it is"},
+                {"name": "house", "description": "ours", "source": "file", "extends": "1080p30-h264", "base": "1080p30-h264",
+                 "parameters": {"crf": 20}},
+            ])),
+            "GET /v1/templates" => Answer::json(&json!([
+                {"name": "news", "description": "clips", "extends": null, "required": ["title"], "defaults": {"tune": "film"},
+                 "job": {"scenario": "house", "labels": {"show": "{title}"}, "parameters": {"tune": "{tune}"}}},
+            ])),
+            "POST /v1/jobs" => Answer::json(&json!({"id": ID, "number": 1, "state": "queued"})),
+            other => Answer::problem(404, "/problems/not-found", other),
+        })
+    });
+    let ask = |code: i32, arguments: &[&str]| run(code, ffpool(arguments).env("FFPOOL_API_URL", &api.url));
+    let news = ["submit", "--template", "news", "--set", "title=007", "--set", "parameters.preset=fast", "-q", "live"];
+    ask(0, &news);
+    let sent = api.asked().into_iter().find(|asked| asked.line == "POST /v1/jobs").unwrap();
+    let sent: serde_json::Value = serde_json::from_str(&sent.body).unwrap();
+    assert_eq!(
+        (&sent["scenario"], &sent["labels"]["show"], &sent["queue"]),
+        (&json!("house"), &json!("007"), &json!("live"))
+    );
+    assert_eq!(sent["parameters"], json!({"preset": "fast", "tune": "film"}));
+    let shown = json(&ask(0, &[&news[..], &["--dry-run"]].concat()));
+    assert_eq!(
+        (&shown["scenario"], &shown["parameters"]["crf"]),
+        (&json!("1080p30-h264"), &json!(20)),
+        "what would run"
+    );
+
+    assert!(stderr(&ask(4, &["submit", "--template", "news"])).contains("set.title: the template needs a value"));
+    assert!(stderr(&ask(4, &["submit", "--template", "other"])).contains("`other` is no template: news"));
+    let table = stdout(&ask(0, &["scenarios"]));
+    assert!(table.contains("built in") && table.contains("scenario file, like 1080p30-h264"), "{table}");
+    let table = stdout(&ask(0, &["templates"]));
+    assert!(table.contains("title tune=film"), "{table}");
+}
+
+#[test]
+fn a_scenario_file_is_checked_and_used_without_the_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("s.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "[scenarios.a]\nextends = 'b'\n[scenarios.b]\nextends = 'x'\n").unwrap();
+    let said = stderr(&run(2, &mut ffpool(&["scenarios", "--check", path])));
+    assert!(said.contains("scenarios.a.extends: `x` is no scenario") && said.contains("scenarios.b.extends"), "{said}");
+    std::fs::write(&file, "[scenarios.a]\nextends = '720p30-h264'\nparameters = { crf = 20 }\n").unwrap();
+    assert!(stdout(&run(0, &mut ffpool(&["scenarios", "--check", path]))).contains("crf=20"));
+    let arguments = ["submit", "-s", "a", "--dry-run", "--scenario-file", path];
+    assert_eq!(json(&run(0, &mut ffpool(&arguments)))["parameters"]["crf"], 20);
+}

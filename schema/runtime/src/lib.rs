@@ -2,10 +2,11 @@
 //! manager.
 //!
 //! A `main` calls [`settings::parse`], then [`telemetry::init`], then [`metrics::install`], and waits on
-//! [`stop::signals`]. Nothing here knows what a job is.
+//! [`stop::signals`]. Who reads jobs loads the operator's [`scenarios`] too.
 
 pub mod metrics;
 pub mod notify;
+pub mod scenarios;
 pub mod settings;
 pub mod stop;
 pub mod telemetry;

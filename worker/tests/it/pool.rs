@@ -148,6 +148,7 @@ fn grant(request: &ClaimRequest, attempt: u32) -> Grant {
         content_type: delivery.content_type.as_deref(),
         message_id: delivery.message_id.as_deref(),
         work: Some(&delivery.work),
+        catalog: None,
     };
     let spec = parse(&received).unwrap();
     let encode = scenario::resolve(&spec).unwrap();

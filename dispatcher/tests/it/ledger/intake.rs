@@ -129,3 +129,42 @@ async fn a_dead_letter_parks_its_job() {
     assert_eq!(again.body, body);
     dispatcher.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_the_operators_scenario_runs_as_what_that_stands_for_on_a_worker_that_does_not_know_it() {
+    let scene = Scene::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("scenarios.toml");
+    std::fs::write(&file, "[scenarios.house]\nextends = '480p30-h264'\nparameters = { crf = 31 }\n").unwrap();
+    let dispatcher = scene.dispatcher(&["--scenario-file", file.to_str().unwrap()]).await;
+    let body = br#"{"scenario": "house", "engine": "noop"}"#;
+    let tapped = JobId(Uuid::now_v7());
+    scene.publish("jobs.default", "", Some(tapped), body).await;
+    scene.until_column(tapped, "state || scenario || (spec ->> 'scenario')", "queuedhouse480p30-h264").await;
+    // The message that a worker gets is the client's; what it runs is the ledger's.
+    let message = scene.take("jobs.default.medium").await;
+    assert_eq!(message.body, body);
+    let worker = Worker::new(&scene, "w");
+    for (id, attempt) in [(tapped, 1), (JobId(Uuid::now_v7()), 1)] {
+        let grant = worker.run(&delivery(Some(id), body)).await;
+        assert_eq!(
+            (grant.spec.scenario.as_str(), grant.spec.parameters.crf, grant.attempt),
+            ("480p30-h264", Some(31), attempt)
+        );
+    }
+    dispatcher.stop().await;
+
+    std::fs::write(&file, "[scenarios.house]\nextends = 'house'\n").unwrap();
+    let settings = Settings::parse_from([
+        "ffpool-dispatcher",
+        "--amqp-url",
+        "amqp://x",
+        "--nats-url",
+        "nats://x",
+        "--database-url",
+        "postgres://x",
+        "--scenario-file",
+        file.to_str().unwrap(),
+    ]);
+    assert!(settings.ledger().unwrap_err().to_string().contains("house -> house"));
+}

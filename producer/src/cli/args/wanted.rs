@@ -17,6 +17,12 @@ pub(crate) struct Wanted {
     /// The encode: `<size>[fps]-<codec>` such as `1080p60-h264`, or a name from `ffpool scenarios`.
     #[arg(long, short = 's')]
     pub(crate) scenario: Option<String>,
+    /// The template that the job is made of: `ffpool templates` lists them.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// A value of the template: of one of its variables, or of a field by its path, such as `parameters.crf`; may repeat.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) set: Vec<(String, String)>,
     /// The source; without one a test source is generated.
     #[arg(long, short = 'i', value_name = "PATH|URL")]
     pub(crate) input: Option<String>,

@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 
+use ffpool_schema::catalog::Catalog;
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::parse::Fault;
 
 use super::Invalid;
 use super::list::Row;
-use crate::cli::args::Batch;
 use crate::cli::wanted;
 
 /// A job that can be sent.
@@ -19,7 +19,7 @@ use crate::cli::wanted;
 pub(super) struct Entry {
     pub(super) line: u64,
     /// With an id.
-    pub(super) spec: JobSpec,
+    pub(super) asked: JobSpec,
     pub(super) id: JobId,
 }
 
@@ -30,12 +30,12 @@ pub(super) struct Checked {
     pub(super) invalid: Vec<Invalid>,
 }
 
-pub(super) fn check(rows: Vec<Row>, args: &Batch) -> Checked {
+pub(super) fn check(rows: Vec<Row>, run: &str, catalog: &Catalog) -> Checked {
     let mut checked = Checked::default();
     let mut lines_of_ids = HashMap::new();
     let mut repeats = HashMap::<Vec<u8>, u64>::new();
     for row in rows {
-        match entry(&row, args, &mut repeats) {
+        match entry(&row, run, catalog, &mut repeats) {
             Err(faults) => checked.invalid.push(Invalid { line: row.line, faults }),
             Ok(entry) => {
                 if let Some(first) = lines_of_ids.insert(entry.id, row.line) {
@@ -51,12 +51,11 @@ pub(super) fn check(rows: Vec<Row>, args: &Batch) -> Checked {
     checked
 }
 
-fn entry(row: &Row, args: &Batch, repeats: &mut HashMap<Vec<u8>, u64>) -> Result<Entry, Vec<Fault>> {
-    let body = row.body.clone().map_err(|fault| vec![fault])?;
-    let mut spec = wanted::checked(&args.wanted.overlay(body))?;
-    let id = spec.id.unwrap_or_else(|| derived(&spec, &args.run, repeats));
-    spec.id = Some(id);
-    Ok(Entry { line: row.line, spec, id })
+fn entry(row: &Row, run: &str, catalog: &Catalog, repeats: &mut HashMap<Vec<u8>, u64>) -> Result<Entry, Vec<Fault>> {
+    let body = row.body.as_ref().map_err(|fault| vec![fault.clone()])?;
+    let asked = wanted::checked(body, catalog)?.asked;
+    let id = asked.id.unwrap_or_else(|| derived(&asked, run, repeats));
+    Ok(Entry { line: row.line, asked: JobSpec { id: Some(id), ..asked }, id })
 }
 
 /// The id of a job without one. Two jobs of a list that say the same are two jobs: the first, the second, ...
@@ -80,7 +79,11 @@ mod tests {
             Some(Command::Batch(args)) => *args,
             other => panic!("{other:?}"),
         };
-        check(list::rows(&args, text.as_bytes()).unwrap(), &args)
+        let mut rows = list::rows(&args, text.as_bytes()).unwrap();
+        for row in &mut rows {
+            row.body = row.body.clone().map(|body| args.wanted.overlay(body));
+        }
+        check(rows, &args.run, &Catalog::default())
     }
 
     fn ids(checked: &Checked) -> Vec<JobId> {

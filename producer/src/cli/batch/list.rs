@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use csv::StringRecord;
-use ffpool_schema::parse::Fault;
+use ffpool_schema::parse::{Fault, meaning};
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::{Batch, ListFormat};
 use crate::cli::exit::Trouble;
-use crate::cli::wanted::meant;
 
 /// One job of a list as it is written.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,7 +131,9 @@ fn row(columns: &[String], record: &csv::ByteRecord) -> Result<Value, Fault> {
         let text = std::str::from_utf8(cell)
             .map_err(|_| Fault::new(path.as_str(), "not_text", "the cell is not written in UTF-8"))?;
         if !text.is_empty() {
-            place(&mut job, path, meant(path, text));
+            // A template's value takes the type of the field that it is put into.
+            let is_value = path.starts_with("set.") || path == "template";
+            place(&mut job, path, if is_value { json!(text) } else { meaning(path, text) });
         }
     }
     Ok(Value::Object(job))

@@ -76,7 +76,7 @@ impl Sender {
                 Sent { line: entry.line, job, already: Some(!is_new) }
             }
             Sender::Broker(producer, encoding) => {
-                let published = producer.publish(&entry.spec, *encoding, Some(&submit::traceparent())).await;
+                let published = producer.publish(&entry.asked, *encoding, Some(&submit::traceparent())).await;
                 published.map_err(|error| failed(Vec::new(), error.into()))?;
                 // The ledger gives the number when the job's copy reaches it.
                 let job = Submitted { id: entry.id, number: 0, state: State::Queued };
@@ -104,7 +104,7 @@ pub(super) fn answers<'s>(
 async fn persistently(client: &Client, entry: &Entry) -> Result<(Submitted, bool), ApiError> {
     let mut tries = 1;
     loop {
-        match client.submit_once(&entry.spec).await {
+        match client.submit_once(&entry.asked).await {
             Err(error) if error.is_transient() && tries < TRIES => {
                 tries += 1;
                 tokio::time::sleep(AGAIN_AFTER).await;
