@@ -410,13 +410,17 @@ fn tailor(
         let room = ability.map_or(u64::MAX, |ability| ability.memory_mb);
         spec.resource_limits.max_memory_mb = Some(raised.min(room));
     }
-    if let Some(video) = encode.as_mut().map(|encode| &mut encode.video)
-        && let Some(encoder) = video.encoder
-        && spec.parameters.hw == Some(HardwarePolicy::Prefer)
-    {
+    let prefer = |video: &mut VideoEncode, policy| {
+        let Some(encoder) = video.encoder.filter(|_| policy == Some(HardwarePolicy::Prefer)) else { return };
         let is_there = ability.is_none_or(|ability| ability.encoders.iter().any(|name| name == encoder.as_str()));
         if lessons.fell_back || !is_there {
             soften(video);
+        }
+    };
+    if let Some(encode) = &mut encode {
+        prefer(&mut encode.video, spec.parameters.hw);
+        for (other, output) in encode.others.iter_mut().zip(&spec.outputs) {
+            prefer(&mut other.video, output.parameters.hw);
         }
     }
     (spec, encode)

@@ -3,13 +3,16 @@
 //! [`pool::Pool`] starts a private stack with any number of dispatchers and workers, the real binaries; [`baseline`]
 //! drives no-op jobs through them and sets the figures beside [`raw`], what the broker alone can do on the same machine;
 //! [`chaos`] lets everything die under load, and [`audit`] proves afterwards that nothing was lost and nothing doubled.
-//! [`matrix`] makes every kind of job of the original system, or shows why it is refused.
+//! [`matrix`] makes every kind of job of the original system, or shows why it is refused; [`ladder`] measures what one job
+//! of several outputs saves.
 //! The end-to-end tests of the whole system stand in `tests/` and use the same pool.
 
 pub mod audit;
 pub mod baseline;
 pub mod chaos;
+pub mod ladder;
 pub mod matrix;
 pub mod pool;
 mod processes;
 pub mod raw;
+mod workbench;

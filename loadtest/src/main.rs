@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use ffpool_loadtest::audit::{self, AuditArgs};
 use ffpool_loadtest::baseline::{self, BaselineArgs};
 use ffpool_loadtest::chaos::{self, ChaosArgs};
+use ffpool_loadtest::ladder::{self, LadderArgs};
 use ffpool_loadtest::matrix::{self, MatrixArgs};
 
 /// Load and faults for ffpool on private servers that are gone afterwards, and the audit of any pool.
@@ -31,6 +32,8 @@ enum Command {
     Audit(AuditArgs),
     /// Every kind of job of the original system: made and probed, or refused before anything runs.
     Matrix(MatrixArgs),
+    /// What it saves to make the outputs of a ladder in one job.
+    Ladder(LadderArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -67,6 +70,10 @@ fn main() -> anyhow::Result<ExitCode> {
             let report = runtime.block_on(matrix::run(&settings))?;
             show(&report, args.json)?;
             Ok(exit_code(report.is_clean()))
+        }
+        Command::Ladder(settings) => {
+            show(&runtime.block_on(ladder::run(&settings))?, args.json)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Audit(settings) => {
             let report = audit::run(&settings)?;

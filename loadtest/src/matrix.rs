@@ -10,31 +10,21 @@ mod cases;
 mod table;
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use ffpool_schema::encode::Encode;
-use ffpool_schema::id::JobId;
-use ffpool_schema::job::{JobSpec, ResourceLimits};
-use ffpool_schema::message::{CommitReply, Grant, Outcome, Probe, Proof};
+use ffpool_schema::job::JobSpec;
+use ffpool_schema::message::{Probe, Proof};
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario;
-use ffpool_worker::workshop::{Consent, Freeze, Orders, Reports, Workshop, WorkshopSettings};
-use tokio::sync::{mpsc, watch};
-use uuid::Uuid;
+
+use crate::workbench::Workbench;
 
 pub use cases::{Case, Wish};
 pub use table::Report;
 
-/// Lines of the tools' logs that may wait to be thrown away.
-const LOG_LINES: usize = 1024;
-/// How long one job may take.
-const TIMEOUT_SECS: u64 = 3600;
 /// Shorter outputs do not settle to their average bit rate.
 const BITRATE_MIN_SECS: f64 = 5.0;
 
@@ -106,55 +96,30 @@ pub async fn run(args: &MatrixArgs) -> anyhow::Result<Report> {
         eprintln!("{} / {}: {}", case.group, case.name, table::short(&verdict));
         rows.push((case, verdict));
     }
-    let report = Report { seconds: args.seconds, tool: place.tool.clone(), rows };
+    let report = Report { seconds: args.seconds, tool: place.workbench.tool.clone(), rows };
     if let Some(path) = &args.markdown {
         std::fs::write(path, report.markdown()).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(report)
 }
 
-/// What an encode came to: its output's probe and proof, or why there is none.
-type Came = Result<(Probe, Proof), String>;
+/// What an encode came to: each output's probe and proof, or why there is none.
+type Came = Result<Vec<(Probe, Proof)>, String>;
 
 struct Place {
-    workshop: Workshop,
-    dir: tempfile::TempDir,
-    tool: String,
+    workbench: Workbench,
 }
 
 impl Place {
     async fn open(args: &MatrixArgs) -> anyhow::Result<Place> {
-        let dir = tempfile::tempdir()?;
-        // The tools' user must be able to enter.
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
-        let media = dir.path().join("media");
-        std::fs::create_dir(&media)?;
-        let worker = format!("matrix-{}", Uuid::new_v4().simple()).parse()?;
-        let mut settings = WorkshopSettings::new(worker, vec![media], dir.path().join("scratch"));
-        settings.ffmpeg = args.ffmpeg.clone();
-        let workshop = Workshop::open(settings).await?;
-        let tool = ffpool_worker::encoders::version(&args.ffmpeg).await?;
-        let place = Place { workshop, dir, tool };
+        let place = Place { workbench: Workbench::open("matrix", &args.ffmpeg).await? };
         make_clip(&args.ffmpeg, &place.clip(), args.seconds)?;
         Ok(place)
     }
 
     /// The source of jobs that read a file.
     fn clip(&self) -> PathBuf {
-        self.dir.path().join("media/video.mp4")
-    }
-
-    /// A job with the limits of this machine: its own are about where it runs, not about the output.
-    fn unlimited(&self, spec: &JobSpec) -> JobSpec {
-        let mut spec = spec.clone();
-        let ability = self.workshop.ability();
-        spec.resource_limits = ResourceLimits {
-            max_memory_mb: Some(ability.memory_mb),
-            // A small machine takes long for the largest of them.
-            timeout_sec: Some(TIMEOUT_SECS),
-            ..ResourceLimits::default()
-        };
-        spec
+        self.workbench.media().join("video.mp4")
     }
 
     async fn judge(&self, case: &Case, args: &MatrixArgs, made: &mut HashMap<String, Came>) -> Verdict {
@@ -166,60 +131,34 @@ impl Place {
             Ok((None, _)) => return Verdict::Wrong { why: "it runs nothing".to_owned() },
             Ok((Some(encode), spec)) => (encode, spec),
         };
-        if let Err(faults) = scenario::fits(&self.unlimited(&spec), Some(&encode), &self.workshop.ability()) {
+        if let Err(faults) = scenario::fits(&self.workbench.unlimited(&spec), Some(&encode), &self.workbench.ability())
+        {
             return Verdict::Refused { faults };
         }
-        if case.wish.megapixels(args.seconds) > args.most_megapixels {
+        if case.megapixels(args.seconds) > args.most_megapixels {
             return Verdict::LeftOut;
         }
         let key = serde_json::to_string(&encode).unwrap_or_default();
         if let Some(came) = made.get(&key) {
-            return verdict(&case.wish, came, None);
+            return verdict(&case.wishes, came, None);
         }
         let began = Instant::now();
-        let came = self.carry_out(spec, encode).await;
-        let verdict = verdict(&case.wish, &came, Some(began.elapsed().as_secs_f64()));
+        let came = self.carry_out(&spec, encode).await;
+        let verdict = verdict(&case.wishes, &came, Some(began.elapsed().as_secs_f64()));
         made.insert(key, came);
         verdict
     }
 
-    async fn carry_out(&self, spec: JobSpec, encode: Encode) -> Came {
-        let grant = Grant {
-            job: JobId(Uuid::new_v4()),
-            attempt: 1,
-            lease_ms: 5000,
-            spec: self.unlimited(&spec),
-            encode: Some(encode),
-            alone: false,
-            traceparent: None,
-        };
-        let (progress, _progress) = watch::channel(None);
-        let (log, mut lines) = mpsc::channel(LOG_LINES);
-        let (_stop, stop) = watch::channel(None);
-        let (_freeze, freeze) = watch::channel(Freeze::default());
-        let drain = tokio::spawn(async move { while lines.recv().await.is_some() {} });
-        let ended =
-            self.workshop.run(&grant, Reports { progress, log }, Orders { stop, freeze }, Arc::new(Granted)).await;
-        drain.abort();
-        match ended.outcome {
-            Some(Outcome::Finished { manifest: Some(manifest) }) => {
-                let artifact = manifest.artifacts.into_iter().next().ok_or("the manifest names no file")?;
-                if let Some(path) = scenario::path_of(&artifact.url) {
-                    let _ = std::fs::remove_file(path);
-                }
-                Ok((artifact.probe, artifact.proof.unwrap_or_default()))
+    async fn carry_out(&self, spec: &JobSpec, encode: Encode) -> Came {
+        let manifest = self.workbench.carry_out(spec, encode).await?;
+        let mut came = Vec::new();
+        for artifact in manifest.artifacts {
+            if let Some(path) = scenario::path_of(&artifact.url) {
+                let _ = std::fs::remove_file(path);
             }
-            other => Err(format!("{other:?}")),
+            came.push((artifact.probe, artifact.proof.unwrap_or_default()));
         }
-    }
-}
-
-/// Everybody may publish: there is no ledger.
-struct Granted;
-
-impl Consent for Granted {
-    fn ask(&self) -> Pin<Box<dyn Future<Output = CommitReply> + Send + '_>> {
-        Box::pin(std::future::ready(CommitReply::Granted))
+        Ok(came)
     }
 }
 
@@ -242,13 +181,24 @@ fn make_clip(ffmpeg: &Path, path: &Path, secs: f64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Holds a probe against what the job asks for.
-fn verdict(wish: &Wish, came: &Came, secs: Option<f64>) -> Verdict {
-    let (probe, proof) = match came {
-        Ok(came) => came,
+/// Holds probes against what the job asks for.
+fn verdict(wishes: &[Wish], came: &Came, secs: Option<f64>) -> Verdict {
+    let outputs = match came {
+        Ok(outputs) if outputs.len() == wishes.len() => outputs,
+        Ok(outputs) => return Verdict::Wrong { why: format!("{} outputs instead of {}", outputs.len(), wishes.len()) },
         Err(why) => return Verdict::Wrong { why: why.clone() },
     };
-    let Some(video) = &probe.video else { return Verdict::Wrong { why: "it has no video".to_owned() } };
+    let held: Result<Vec<String>, String> =
+        wishes.iter().zip(outputs).map(|(wish, (probe, proof))| held(wish, probe, proof)).collect();
+    match held {
+        Ok(found) => Verdict::Made { found: found.join("; "), secs },
+        Err(why) => Verdict::Wrong { why },
+    }
+}
+
+/// What an output is, or what is wrong with it.
+fn held(wish: &Wish, probe: &Probe, proof: &Proof) -> Result<String, String> {
+    let video = probe.video.as_ref().ok_or("it has no video")?;
     let length = probe.duration_secs.unwrap_or(0.0);
     let stream = proof.streams.iter().find(|stream| stream.kind == "video");
     let rate = stream.filter(|_| length > 0.0).map_or(0.0, |stream| stream.bytes as f64 * 8.0 / length);
@@ -271,9 +221,5 @@ fn verdict(wish: &Wish, came: &Came, secs: Option<f64>) -> Verdict {
         (length >= BITRATE_MIN_SECS && wish.bitrate.is_some_and(|most| rate > most as f64 * 1.1), "bit rate"),
     ];
     let wrong: Vec<&str> = wrong.into_iter().filter(|(is_wrong, _)| *is_wrong).map(|(_, what)| what).collect();
-    if wrong.is_empty() {
-        Verdict::Made { found, secs }
-    } else {
-        Verdict::Wrong { why: format!("{} of {found}", wrong.join(", ")) }
-    }
+    if wrong.is_empty() { Ok(found) } else { Err(format!("{} of {found}", wrong.join(", "))) }
 }

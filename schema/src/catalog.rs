@@ -201,11 +201,29 @@ impl Catalog {
         Ok(merge::job(&filled, &object))
     }
 
-    /// The job with a built-in scenario in the place of a declared one.
+    /// The job with built-in scenarios in the place of declared ones, its own and those of its outputs.
     pub(crate) fn resolved(&self, object: &Map<String, Value>) -> Option<Map<String, Value>> {
-        let name = object.get("scenario")?.as_str()?;
-        let scenario = self.scenarios.get(name)?;
-        Some(merge::scenario(scenario, object))
+        let own = self.named_by(object).map(|scenario| merge::scenario(scenario, object));
+        let outputs = object.get("outputs").and_then(Value::as_array).filter(|outputs| {
+            outputs.iter().any(|output| output.as_object().is_some_and(|output| self.named_by(output).is_some()))
+        });
+        if own.is_none() && outputs.is_none() {
+            return None;
+        }
+        let mut job = own.unwrap_or_else(|| object.clone());
+        if let Some(outputs) = outputs {
+            let resolved = outputs.iter().map(|output| {
+                let declared = output.as_object().and_then(|output| Some((self.named_by(output)?, output)));
+                declared.map_or_else(|| output.clone(), |(scenario, output)| merge::output(scenario, output).into())
+            });
+            job.insert("outputs".to_owned(), resolved.collect());
+        }
+        Some(job)
+    }
+
+    /// The declared scenario that a job, or one of its outputs, names.
+    fn named_by(&self, object: &Map<String, Value>) -> Option<&Declared> {
+        self.scenarios.get(object.get("scenario")?.as_str()?)
     }
 }
 

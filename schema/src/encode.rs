@@ -8,6 +8,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use ladder::{Ladder, Rung};
 pub use options::{Channels, Crop, Deinterlace, Fit, Hdr, Keep, Loudness, Profile, Streams, SubtitleMode, Treatment};
 pub use quality::{Aim, Metric, Metrics, QualityTarget, QualityWish};
 
@@ -545,6 +546,7 @@ impl Container {
     }
 }
 
+mod ladder;
 mod options;
 mod quality;
 
@@ -692,9 +694,19 @@ pub struct Encode {
     /// What is measured of the finished picture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<QualityWish>,
+    /// Renditions instead of one output. Each gets a size and a rate of its own: of the rate here it only counts whether it is
+    /// an average or a constant quality. `{name}` and `{height}` in the output's address become each rung's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ladder: Option<Ladder>,
+    /// More outputs of the same source, in the order of the job's `outputs`. They have none themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Encode>,
 }
 
 impl Encode {
+    /// The feature of a worker that makes more than one output of a job. One without it would make the first alone.
+    pub const OUTPUTS_FEATURE: &'static str = "outputs";
+
     /// The feature of a worker that knows every field. One without it would leave out what it does not know.
     pub const FEATURE: &'static str = "encodes-2";
 
@@ -741,6 +753,9 @@ impl Encode {
             needs.push("subtitles");
         }
         needs.extend(self.quality.iter().flat_map(|quality| &quality.metrics).map(|metric| metric.filter()));
+        if !self.others.is_empty() || self.ladder.is_some() {
+            needs.push(Encode::OUTPUTS_FEATURE);
+        }
         needs
     }
 }

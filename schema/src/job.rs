@@ -12,10 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::encode::{
-    AudioChoice, Bitrate, Channels, CodecChoice, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, Metrics,
+    AudioChoice, Bitrate, Channels, CodecChoice, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, Ladder, Metrics,
     OutputMode, PixelFormat, Profile, QualityTarget, Resolution, Streams, SubtitleMode,
 };
 use crate::id::JobId;
+use crate::parse::Fault;
 use crate::topology::RETURNED;
 
 /// One of the three queues. Order of choice: live, default, batch.
@@ -459,6 +460,10 @@ pub struct Parameters {
     /// The same by SSIM, up to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ssim: Option<f64>,
+    /// Renditions in several sizes instead of one output: `auto`, chosen from the source, or a list such as
+    /// `1080p:5000k,720p:2500k`. The output's address has `{name}` (`720p`) or `{height}` (`720`) in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Ladder>,
     /// Where the encode goes: `file` (default), `rtmp` or `stream`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_mode: Option<OutputMode>,
@@ -472,6 +477,14 @@ pub struct ExtraOutput {
     pub url: String,
     /// What it is.
     pub scenario: String,
+    /// What differs from its scenario. Nothing of the job's own parameters holds for it, except the part of the source that
+    /// is taken (`start`, `end`, `duration`) where it names none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub parameters: Parameters,
+}
+
+fn is_default(parameters: &Parameters) -> bool {
+    *parameters == Parameters::default()
 }
 
 fn default_retries() -> u32 {
@@ -505,7 +518,7 @@ pub struct JobSpec {
     /// The destination: a `file://` URL or an absolute path under a worker's media roots. Absent: `<first media root>/ffpool/<job id>.<container>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
-    /// More outputs of the same source.
+    /// More outputs of the same source, besides the job's own. All are made in one decode and published together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<ExtraOutput>,
     /// What differs from the scenario.
@@ -547,6 +560,8 @@ pub struct JobSpec {
 }
 
 impl JobSpec {
+    /// The most that `outputs` may name.
+    pub const MAX_OUTPUTS: usize = 16;
     /// Retries of a job that does not say.
     pub const MAX_RETRIES: u32 = 3;
 
@@ -575,6 +590,32 @@ impl JobSpec {
             checkpoint: Checkpoint::Auto,
             confidence: None,
             classification: None,
+        }
+    }
+
+    /// One of its `outputs` as a job of its own: the same source, and the same part of it unless it names another.
+    #[must_use]
+    pub fn of_output(&self, output: &ExtraOutput) -> JobSpec {
+        let mut parameters = output.parameters.clone();
+        if [parameters.start, parameters.end, parameters.duration] == [None; 3] {
+            let Parameters { start, end, duration, .. } = self.parameters;
+            parameters = Parameters { start, end, duration, ..parameters };
+        }
+        JobSpec {
+            scenario: output.scenario.clone(),
+            output: Some(output.url.clone()),
+            outputs: Vec::new(),
+            parameters,
+            ..self.clone()
+        }
+    }
+
+    /// A fault that was found in the job's output of this number, from 0, as one of the job.
+    #[must_use]
+    pub fn fault_of_output(&self, number: usize, fault: Fault) -> Fault {
+        match number.checked_sub(1).and_then(|index| Some((index, self.outputs.get(index)?))) {
+            Some((index, output)) => crate::scenario::outputs::fault_of(index, output, fault),
+            None => fault,
         }
     }
 

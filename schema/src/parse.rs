@@ -207,15 +207,15 @@ fn kind(value: &Value) -> &'static str {
 
 /// The fields of one object that have not been read yet.
 struct Fields<'f> {
-    prefix: &'static str,
+    prefix: String,
     rest: Map<String, Value>,
     known: Vec<&'static str>,
     faults: &'f mut Vec<Fault>,
 }
 
 impl<'f> Fields<'f> {
-    fn new(prefix: &'static str, rest: Map<String, Value>, faults: &'f mut Vec<Fault>) -> Fields<'f> {
-        Fields { prefix, rest, known: Vec::new(), faults }
+    fn new(prefix: impl Into<String>, rest: Map<String, Value>, faults: &'f mut Vec<Fault>) -> Fields<'f> {
+        Fields { prefix: prefix.into(), rest, known: Vec::new(), faults }
     }
 
     fn path(&self, name: &str) -> String {
@@ -326,7 +326,7 @@ fn read_job(object: Map<String, Value>, received: &Received<'_>, faults: &mut Ve
     read_route(&mut spec, &mut fields, received.work);
     spec.input = fields.take("input");
     spec.output = fields.take("output");
-    spec.outputs = fields.take::<Vec<ExtraOutput>>("outputs").unwrap_or_default();
+    let outputs = fields.take::<Vec<Value>>("outputs").unwrap_or_default();
     spec.max_retries = fields.take("max_retries").unwrap_or(JobSpec::MAX_RETRIES);
     spec.not_before = fields.take("not_before");
     spec.deadline = fields.take("deadline");
@@ -341,6 +341,7 @@ fn read_job(object: Map<String, Value>, received: &Received<'_>, faults: &mut Ve
     let limits = fields.take_object("resource_limits");
     fields.finish();
 
+    spec.outputs = read_outputs(outputs, faults);
     let nested = read_parameters(&mut spec, parameters, faults);
     spec.resource_limits = read_limits("resource_limits", limits, faults);
     merge_limits(&mut spec.resource_limits, nested, faults);
@@ -375,8 +376,38 @@ fn read_route(spec: &mut JobSpec, fields: &mut Fields<'_>, work: Option<&WorkQue
     spec.pool = work.pool.clone();
 }
 
-fn read_parameters(spec: &mut JobSpec, object: Map<String, Value>, faults: &mut Vec<Fault>) -> ResourceLimits {
-    let mut fields = Fields::new("parameters", object, faults);
+fn read_outputs(values: Vec<Value>, faults: &mut Vec<Fault>) -> Vec<ExtraOutput> {
+    let mut outputs = Vec::new();
+    for (index, value) in values.into_iter().enumerate() {
+        let path = format!("outputs[{index}]");
+        let Value::Object(object) = value else {
+            let message = format!("an object with `url` and `scenario` is expected, not {}", kind(&value));
+            faults.push(Fault::new(path, "wrong_type", message));
+            continue;
+        };
+        let mut fields = Fields::new(path.clone(), object, faults);
+        let mut text = |name: &'static str, what: &str| {
+            let before = fields.faults.len();
+            let found = fields.take::<String>(name);
+            if found.is_none() && fields.faults.len() == before {
+                fields.fault(name, "missing", format!("an output needs {what}"));
+            }
+            found.unwrap_or_default()
+        };
+        let url = text("url", "the address where it goes");
+        let scenario = text("scenario", "a scenario, such as 720p30-h264");
+        let parameters = fields.take_object("parameters");
+        fields.finish();
+        let mut fields = Fields::new(format!("{path}.parameters"), parameters, faults);
+        let parameters = take_parameters(&mut fields);
+        fields.finish();
+        outputs.push(ExtraOutput { url, scenario, parameters });
+    }
+    outputs
+}
+
+/// Everything in `parameters` that is about the encode.
+fn take_parameters(fields: &mut Fields<'_>) -> Parameters {
     let mut parameters = Parameters {
         codec: fields.take_either("codec", "encoder"),
         bitrate: fields.take("bitrate"),
@@ -416,9 +447,16 @@ fn read_parameters(spec: &mut JobSpec, object: Map<String, Value>, faults: &mut 
         target_vmaf: fields.take("target_vmaf"),
         target_psnr: fields.take("target_psnr"),
         target_ssim: fields.take("target_ssim"),
+        ladder: fields.take("ladder"),
         output_mode: fields.take::<OutputMode>("output_mode"),
     };
-    read_width_and_height(&mut parameters, &mut fields);
+    read_width_and_height(&mut parameters, fields);
+    parameters
+}
+
+fn read_parameters(spec: &mut JobSpec, object: Map<String, Value>, faults: &mut Vec<Fault>) -> ResourceLimits {
+    let mut fields = Fields::new("parameters", object, faults);
+    let parameters = take_parameters(&mut fields);
     for (name, slot) in [("input", &mut spec.input), ("output", &mut spec.output)] {
         if let Some(nested) = fields.take::<String>(name) {
             if slot.as_ref().is_some_and(|outer| *outer != nested) {

@@ -10,6 +10,7 @@ mod audio;
 pub mod estimate;
 mod expected;
 mod filters;
+pub mod ladder;
 mod loudness;
 pub mod quality;
 mod rate;
@@ -17,6 +18,7 @@ pub mod search;
 mod shape;
 mod speed;
 mod streams;
+pub mod together;
 mod trial;
 mod video;
 
@@ -32,16 +34,12 @@ pub use arguments::{READ_ONLY_FILES, file_argument};
 pub use expected::{Expected, ExpectedAudio, ExpectedVideo};
 pub use loudness::Measured;
 use shape::Shape;
-use streams::Chosen;
+use streams::{Chosen, Inputs};
 pub use trial::{decode_arguments, packet_arguments, trial_arguments};
 
 /// Seconds of the source that are decoded and thrown away before a start in the middle: a seek by key frame alone is not
 /// exact in every container.
 const PREROLL_SECS: f64 = 10.0;
-/// The file into which subtitles are taken before they are burnt in.
-const SUBTITLES_FILE: &str = "subtitles.ass";
-/// Where two passes keep what the first one found.
-const PASS_FILE: &str = "passes";
 
 /// What to plan for.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +52,8 @@ pub struct Request<'a> {
     pub source: Option<(&'a Path, &'a Probed)>,
     /// The file to write.
     pub output: &'a Path,
+    /// Which output of its job it is, from 0: what it keeps for itself between runs has names of its own.
+    pub number: usize,
     /// Threads that each part of the tool may start.
     pub threads: u32,
     /// What the worker can do, see [`crate::message::Ability::features`].
@@ -65,6 +65,20 @@ pub struct Request<'a> {
 impl Request<'_> {
     fn has(&self, feature: &str) -> bool {
         self.features.iter().any(|known| known == feature)
+    }
+
+    /// The file into which subtitles are taken before they are burnt in.
+    fn subtitles_file(&self) -> String {
+        format!("{}.ass", self.own("subtitles"))
+    }
+
+    /// Where two passes keep what the first one found.
+    fn pass_file(&self) -> String {
+        self.own("passes")
+    }
+
+    fn own(&self, name: &str) -> String {
+        if self.number == 0 { name.to_owned() } else { format!("{name}-{}", self.number) }
     }
 }
 
@@ -168,62 +182,84 @@ pub fn choose_encoder(video: &VideoEncode, has: impl Fn(Encoder) -> bool) -> Opt
 /// # Errors
 /// When the source does not have what is asked for, or what is asked for does not go with it.
 pub fn plan(request: &Request<'_>) -> Result<Plan, Refusal> {
-    let lacking = request.encode.quality.iter().flat_map(|quality| &quality.metrics);
-    if let Some(metric) = lacking.copied().find(|metric| !request.has(metric.filter())) {
-        let filter = metric.filter();
-        let message = format!("{metric} cannot be measured here: FFmpeg has no filter {filter}");
-        return Err(Refusal::job("quality", "unsupported", message));
-    }
-    let chosen = Chosen::of(request)?;
-    let shape = Shape::of(request)?;
-    let expected = expected::expected(request, shape.as_ref(), &chosen)?;
-    let mut steps = Vec::new();
-    if request.encode.audio.loudness.is_some() && !expected.audio.is_empty() {
-        steps.push(Step { purpose: Purpose::Loudness, arguments: loudness::measurement(request, &chosen) });
-    }
-    if request.encode.subtitles == SubtitleMode::Burn && !chosen.subtitles.is_empty() {
-        steps.push(Step { purpose: Purpose::Subtitles, arguments: streams::extraction(request, &chosen) });
-    }
-    let whole = Whole { request, shape: shape.as_ref(), chosen: &chosen, expected: &expected };
+    let whole = Whole::of(request)?;
+    let mut steps = whole.before();
     if request.encode.video.two_pass {
-        steps.push(Step { purpose: Purpose::FirstPass, arguments: whole.run(Some(1))? });
+        steps.push(Step { purpose: Purpose::FirstPass, arguments: run(&[&whole], Some(1))? });
     }
     let pass = request.encode.video.two_pass.then_some(2);
-    steps.push(Step { purpose: Purpose::Encode, arguments: whole.run(pass)? });
-    Ok(Plan { steps, expected })
+    steps.push(Step { purpose: Purpose::Encode, arguments: run(&[&whole], pass)? });
+    Ok(Plan { steps, expected: whole.expected })
 }
 
-/// Everything that a run is made of.
+/// One run that makes the outputs of these, or the first pass of one.
+fn run(made: &[&Whole<'_>], pass: Option<u8>) -> Result<Vec<OsString>, Refusal> {
+    let Some(first) = made.first() else { return Ok(Vec::new()) };
+    let mut arguments = head(first.request);
+    if made.iter().any(|whole| whole.request.encoder.is_some_and(video::is_vaapi)) {
+        arguments.pair("-vaapi_device", "/dev/dri/renderD128");
+    }
+    let input = streams::inputs(made, &mut arguments);
+    for whole in made {
+        whole.output(&input, pass, &mut arguments)?;
+    }
+    Ok(arguments.list)
+}
+
+/// Everything that an output of a run is made of.
 struct Whole<'a> {
     request: &'a Request<'a>,
-    shape: Option<&'a Shape>,
-    chosen: &'a Chosen,
-    expected: &'a Expected,
+    shape: Option<Shape>,
+    chosen: Chosen,
+    expected: Expected,
 }
 
-impl Whole<'_> {
-    fn run(&self, pass: Option<u8>) -> Result<Vec<OsString>, Refusal> {
-        let (request, encode) = (self.request, self.request.encode);
-        let mut arguments = head(request);
-        if request.encoder.is_some_and(video::is_vaapi) {
-            arguments.pair("-vaapi_device", "/dev/dri/renderD128");
+impl<'a> Whole<'a> {
+    fn of(request: &'a Request<'a>) -> Result<Whole<'a>, Refusal> {
+        let lacking = request.encode.quality.iter().flat_map(|quality| &quality.metrics);
+        if let Some(metric) = lacking.copied().find(|metric| !request.has(metric.filter())) {
+            let filter = metric.filter();
+            let message = format!("{metric} cannot be measured here: FFmpeg has no filter {filter}");
+            return Err(Refusal::job("quality", "unsupported", message));
         }
-        let trimmed = streams::inputs(request, self.shape, &mut arguments);
-        if let Some(shape) = self.shape {
+        let chosen = Chosen::of(request)?;
+        let shape = Shape::of(request)?;
+        let expected = expected::expected(request, shape.as_ref(), &chosen)?;
+        Ok(Whole { request, shape, chosen, expected })
+    }
+
+    /// What must be known or at hand before it is made.
+    fn before(&self) -> Vec<Step> {
+        let Whole { request, chosen, expected, .. } = self;
+        let mut steps = Vec::new();
+        if request.encode.audio.loudness.is_some() && !expected.audio.is_empty() {
+            steps.push(Step { purpose: Purpose::Loudness, arguments: loudness::measurement(request, chosen) });
+        }
+        if request.encode.subtitles == SubtitleMode::Burn && !chosen.subtitles.is_empty() {
+            steps.push(Step { purpose: Purpose::Subtitles, arguments: streams::extraction(request, chosen) });
+        }
+        steps
+    }
+
+    /// One output of a run: everything that stands between the inputs, or the output before, and the end of its file.
+    fn output(&self, input: &Inputs, pass: Option<u8>, arguments: &mut Arguments) -> Result<(), Refusal> {
+        let request = self.request;
+        let trimmed = input.left(request);
+        if let Some(shape) = &self.shape {
             arguments.all(["-map", "0:V:0"]);
-            self.video(shape, pass, &mut arguments)?;
+            self.video(shape, pass, arguments)?;
         }
         if pass == Some(1) {
-            trim(request, trimmed, &mut arguments);
+            trim(request, trimmed, arguments);
             arguments.all(["-an", "-sn", "-dn", "-f", "null", "-"]);
-            return Ok(arguments.list);
+            return Ok(());
         }
-        audio::audio(request, self.chosen, self.expected, trimmed, &mut arguments)?;
-        streams::rest(request, self.chosen, &mut arguments);
-        trim(request, trimmed, &mut arguments);
-        streams::output(request, &mut arguments);
-        debug_assert!(self.shape.is_some() || encode.video.treatment != Treatment::Encode);
-        Ok(arguments.list)
+        audio::audio(request, &self.chosen, &self.expected, input, arguments)?;
+        streams::rest(request, &self.chosen, arguments);
+        trim(request, trimmed, arguments);
+        streams::output(request, arguments);
+        debug_assert!(self.shape.is_some() || request.encode.video.treatment != Treatment::Encode);
+        Ok(())
     }
 
     fn video(&self, shape: &Shape, pass: Option<u8>, arguments: &mut Arguments) -> Result<(), Refusal> {
@@ -231,12 +267,13 @@ impl Whole<'_> {
         match (request.encode.video.treatment, request.encoder) {
             (Treatment::Copy, _) => arguments.pair("-c:v", "copy"),
             (Treatment::Picture, _) => {
-                arguments.pair("-vf", filters::filters(request, shape, self.chosen)?);
+                arguments.pair("-vf", filters::filters(request, shape, &self.chosen)?);
                 video::picture(request, arguments);
             }
             (Treatment::Encode, Some(encoder)) => {
-                arguments.pair("-vf", filters::filters(request, shape, self.chosen)?);
-                video::video(&request.encode.video, encoder, shape, request.threads, pass, arguments);
+                arguments.pair("-vf", filters::filters(request, shape, &self.chosen)?);
+                let passes = pass.map(|number| video::Pass { number, file: request.pass_file() });
+                video::video(&request.encode.video, encoder, shape, request.threads, passes.as_ref(), arguments);
             }
             (Treatment::Encode, None) | (Treatment::Drop, _) => {}
         }

@@ -4,12 +4,13 @@
 //! cannot do is a fault with a reason, never something else that runs instead.
 
 pub mod containers;
+pub mod outputs;
 mod quality;
 mod wishes;
 
 use crate::encode::{
-    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fps, Loudness, Metric, OutputMode,
-    PixelFormat, RateControl, Resolution, Source, Treatment, VideoCodec, VideoEncode,
+    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fit, Fps, Ladder, Loudness, Metric,
+    OutputMode, PixelFormat, RateControl, Resolution, Source, Treatment, VideoCodec, VideoEncode,
 };
 use crate::job::{Engine, HardwarePolicy, JobSpec, Parameters, ResourceLimits};
 use crate::location::{Location, Use};
@@ -18,6 +19,8 @@ use crate::parse::Fault;
 
 /// Length of a generated source that does not say, in seconds.
 pub const GENERATED_SECS: f64 = 10.0;
+/// What stands for the rates of rungs until they are known.
+const RUNG_BITS: u64 = 1_000_000;
 /// Longest generated source, in seconds.
 pub const GENERATED_MAX_SECS: f64 = 86_400.0;
 
@@ -32,6 +35,8 @@ pub struct Scenario {
     pub codec: CodecChoice,
     /// Audio; absent: what suits the container.
     pub audio: Option<AudioChoice>,
+    /// Whether it makes renditions in several sizes.
+    pub is_ladder: bool,
 }
 
 /// A scenario with a name of its own.
@@ -45,22 +50,28 @@ pub struct Named {
     fps: Option<Fps>,
     codec: CodecChoice,
     audio: Option<AudioChoice>,
+    is_ladder: bool,
 }
 
 /// A scenario that keeps the source's size and rate.
 const fn as_source(name: &'static str, description: &'static str, codec: CodecChoice) -> Named {
-    Named { name, description, size: None, fps: None, codec, audio: None }
+    Named { name, description, size: None, fps: None, codec, audio: None, is_ladder: false }
+}
+
+/// A scenario that makes renditions.
+const fn ladder(name: &'static str, description: &'static str, codec: VideoCodec) -> Named {
+    Named { is_ladder: true, ..as_source(name, description, CodecChoice::Codec(codec)) }
 }
 
 /// A scenario without video.
 const fn audio_only(name: &'static str, description: &'static str, audio: AudioChoice) -> Named {
-    Named { name, description, size: None, fps: None, codec: CodecChoice::None, audio: Some(audio) }
+    Named { name, description, size: None, fps: None, codec: CodecChoice::None, audio: Some(audio), is_ladder: false }
 }
 
 const FULL_HD: Option<Resolution> = Some(Resolution { width: 1920, height: 1080 });
 
 /// The named scenarios. Every `<size>[fps]-<codec>` works besides, such as `720p30-h264`.
-pub const NAMED: [Named; 11] = [
+pub const NAMED: [Named; 15] = [
     as_source("custom-input", "H.264 at the source's size and rate", CodecChoice::Codec(VideoCodec::H264)),
     Named {
         name: "test-1080p",
@@ -69,6 +80,7 @@ pub const NAMED: [Named; 11] = [
         fps: Some(Fps { num: 30, den: 1 }),
         codec: CodecChoice::Codec(VideoCodec::H264),
         audio: None,
+        is_ladder: false,
     },
     Named {
         name: "live-stream",
@@ -77,6 +89,7 @@ pub const NAMED: [Named; 11] = [
         fps: Some(Fps { num: 30, den: 1 }),
         codec: CodecChoice::Codec(VideoCodec::H264),
         audio: None,
+        is_ladder: false,
     },
     as_source("source-h265", "H.265 at the source's size and rate", CodecChoice::Codec(VideoCodec::H265)),
     as_source("source-vp9", "VP9 at the source's size and rate", CodecChoice::Codec(VideoCodec::Vp9)),
@@ -88,7 +101,12 @@ pub const NAMED: [Named; 11] = [
         fps: None,
         codec: CodecChoice::Copy,
         audio: Some(AudioChoice::Copy),
+        is_ladder: false,
     },
+    ladder("ladder-h264", "renditions in H.264 in the usual sizes up to the source's", VideoCodec::H264),
+    ladder("ladder-h265", "the same in H.265", VideoCodec::H265),
+    ladder("ladder-vp9", "the same in VP9", VideoCodec::Vp9),
+    ladder("ladder-av1", "the same in AV1", VideoCodec::Av1),
     audio_only("audio-aac", "the audio alone as AAC, in m4a", AudioChoice::Aac),
     audio_only("audio-opus", "the audio alone as Opus, in webm", AudioChoice::Opus),
     audio_only("audio-mp3", "the audio alone as MP3", AudioChoice::Mp3),
@@ -100,7 +118,8 @@ impl Scenario {
     #[must_use]
     pub fn find(name: &str) -> Option<Scenario> {
         if let Some(named) = NAMED.iter().find(|named| named.name == name) {
-            return Some(Scenario { size: named.size, fps: named.fps, codec: named.codec, audio: named.audio });
+            let Named { size, fps, codec, audio, is_ladder, .. } = *named;
+            return Some(Scenario { size, fps, codec, audio, is_ladder });
         }
         let (frame, codec) = name.split_once('-')?;
         let codec: CodecChoice = codec.parse().ok()?;
@@ -115,7 +134,8 @@ impl Scenario {
             if rest.is_empty() { None } else { Some(rest.parse::<u32>().ok().filter(|fps| (1..=1000).contains(fps))?) };
         // A size says that something is encoded.
         codec.codec()?;
-        Some(Scenario { size: Some(Resolution { width, height }), fps: fps.map(Fps::whole), codec, audio: None })
+        let size = Some(Resolution { width, height });
+        Some(Scenario { size, fps: fps.map(Fps::whole), codec, audio: None, is_ladder: false })
     }
 }
 
@@ -128,6 +148,7 @@ pub fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
     checks.parents(spec);
     if spec.engine != Engine::Noop || !spec.scenario.is_empty() {
         checks.encode(spec);
+        outputs::check(spec, faults);
     }
 }
 
@@ -165,13 +186,6 @@ impl Checks<'_> {
 
     /// What the contract names and this version does not do: said, not ignored.
     fn unsupported(&mut self, spec: &JobSpec) {
-        if !spec.outputs.is_empty() {
-            self.fault(
-                "outputs",
-                "unsupported",
-                "several outputs of one job are not supported: publish one job for each",
-            );
-        }
         if spec.callback_url.is_some() {
             self.fault(
                 "callback_url",
@@ -179,6 +193,13 @@ impl Checks<'_> {
                 "callbacks are not supported: follow the job at GET /v1/jobs/{id}/events",
             );
         }
+        self.output_mode(spec);
+        if spec.engine == Engine::Gstreamer {
+            self.fault("engine", "unsupported", "`gstreamer` is not supported; use `auto` or `ffmpeg`");
+        }
+    }
+
+    fn output_mode(&mut self, spec: &JobSpec) {
         match spec.parameters.output_mode {
             None | Some(OutputMode::File) => {}
             Some(mode @ (OutputMode::Rtmp | OutputMode::Stream)) => {
@@ -188,9 +209,6 @@ impl Checks<'_> {
                     format!("`{mode}`: live outputs are not supported; use `file`"),
                 );
             }
-        }
-        if spec.engine == Engine::Gstreamer {
-            self.fault("engine", "unsupported", "`gstreamer` is not supported; use `auto` or `ffmpeg`");
         }
     }
 
@@ -445,6 +463,13 @@ pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
     if spec.engine == Engine::Noop {
         return Ok(None);
     }
+    let mut encode = resolve_one(spec)?;
+    encode.others = spec.outputs.iter().map(|output| resolve_one(&spec.of_output(output))).collect::<Result<_, _>>()?;
+    Ok(Some(encode))
+}
+
+/// The encode of a job's own output.
+fn resolve_one(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
     let scenario = Scenario::find(&spec.scenario).ok_or_else(|| {
         vec![Fault::new("scenario", "unknown_scenario", format!("`{}` is no scenario", spec.scenario))]
     })?;
@@ -461,11 +486,20 @@ pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
     let fps = p.fps.or(scenario.fps).or_else(|| generated.then_some(Fps::whole(30)));
     let output = spec.output.as_deref().and_then(|address| Location::parse(address, Use::Output).ok());
     let container = container(spec, &scenario);
-    Ok(Some(Encode {
+    let ladder = p.ladder.clone().or(scenario.is_ladder.then_some(Ladder::Auto));
+    let mut video = video(p, codec, size, fps);
+    if let Some(ladder) = &ladder {
+        // What is chosen from the source keeps its shape.
+        video.fit = p.fit.unwrap_or(if *ladder == Ladder::Auto { Fit::Inside } else { Fit::Pad });
+        if p.crf.is_none() {
+            video.rate = RateControl::Bitrate { bitrate: Bitrate(RUNG_BITS), maxrate: None, bufsize: None };
+        }
+    }
+    Ok(Encode {
         source,
         output: output.map(|output| output.to_string()),
         container,
-        video: video(p, codec, size, fps),
+        video,
         audio: AudioEncode {
             codec: audio(spec, &scenario, container),
             bitrate: p.audio_bitrate.unwrap_or(Bitrate(128_000)),
@@ -481,7 +515,9 @@ pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
         metadata: p.metadata.unwrap_or_default(),
         chapters: p.chapters.unwrap_or_default(),
         quality: quality::wish(p),
-    }))
+        ladder,
+        others: Vec::new(),
+    })
 }
 
 fn video(p: &Parameters, codec: CodecChoice, size: Option<Resolution>, fps: Option<Fps>) -> VideoEncode {
@@ -602,11 +638,9 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
             format!("{disk} MiB is more than the {} MiB a worker has", ability.disk_mb),
         );
     }
-    for (path, address, purpose) in [("input", &spec.input, Use::Input), ("output", &spec.output, Use::Output)] {
-        let location = address.as_deref().and_then(|address| Location::parse(address, purpose).ok());
-        if let Some(location) = location.filter(|location| !location.is_served_by(&ability.stores)) {
-            need(path, format!("no worker here serves {location}"));
-        }
+    let input = spec.input.as_deref().and_then(|address| Location::parse(address, Use::Input).ok());
+    if let Some(location) = input.filter(|location| !location.is_served_by(&ability.stores)) {
+        need("input", format!("no worker here serves {location}"));
     }
     match encode {
         None if !ability.noop => {
@@ -614,23 +648,40 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
         }
         None => {}
         Some(encode) => {
-            if encode.video.treatment == Treatment::Encode
-                && let Some(message) = lacks_encoder(spec, encode, ability)
-            {
-                need("parameters.codec", message);
-            }
-            for feature in encode.needs().into_iter().filter(|feature| !ability.has(feature)) {
-                match Metric::ALL.iter().find(|metric| metric.filter() == feature) {
-                    Some(metric) => need(
-                        "parameters.quality",
-                        format!("no worker here can measure {metric}: FFmpeg there has no filter `{feature}`"),
-                    ),
-                    None => need("parameters", format!("no worker here can do what this needs: `{feature}`")),
-                }
+            faults.extend(lacks(spec, encode, ability));
+            for (index, (output, other)) in spec.outputs.iter().zip(&encode.others).enumerate() {
+                let lacks = lacks(&spec.of_output(output), other, ability).into_iter();
+                faults.extend(lacks.map(|fault| outputs::fault_of(index, output, fault)));
             }
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+/// What a worker lacks for one output.
+fn lacks(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut need = |path: &str, message: String| faults.push(Fault::new(path, "no_worker_fits", message));
+    let output = spec.output.as_deref().and_then(|address| Location::parse(address, Use::Output).ok());
+    if let Some(location) = output.filter(|location| !location.is_served_by(&ability.stores)) {
+        need("output", format!("no worker here serves {location}"));
+    }
+    if encode.video.treatment == Treatment::Encode
+        && let Some(message) = lacks_encoder(spec, encode, ability)
+    {
+        need("parameters.codec", message);
+    }
+    for feature in encode.needs().into_iter().filter(|feature| !ability.has(feature)) {
+        let path = if feature == Encode::OUTPUTS_FEATURE { "outputs" } else { "parameters" };
+        match Metric::ALL.iter().find(|metric| metric.filter() == feature) {
+            Some(metric) => need(
+                "parameters.quality",
+                format!("no worker here can measure {metric}: FFmpeg there has no filter `{feature}`"),
+            ),
+            None => need(path, format!("no worker here can do what this needs: `{feature}`")),
+        }
+    }
+    faults
 }
 
 fn lacks_encoder(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Option<String> {

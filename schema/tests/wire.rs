@@ -156,6 +156,18 @@ fn a_whole_encode() {
 }
 
 #[test]
+fn a_job_with_several_outputs() {
+    let body = serde_json::json!({
+        "scenario": "ladder-h264", "input": "/m/in.mkv", "output": "/m/{name}.mp4",
+        "parameters": {"ladder": "720p:2500k,480p"},
+        "outputs": [{"url": "/m/a.mkv", "scenario": "240p-vp9", "parameters": {"crf": 30}}],
+    });
+    let spec = parse(&Received { body: body.to_string().as_bytes(), ..Received::default() }).unwrap();
+    golden("job_outputs", &spec);
+    golden("encode_outputs", &resolve(&spec).unwrap().unwrap());
+}
+
+#[test]
 fn a_commit_and_its_answers() {
     golden("commit", &CommitRequest { from: from(), job: job(), attempt: 2 });
     golden("commit_granted", &CommitReply::Granted);
@@ -219,6 +231,7 @@ fn events() {
         steps: Vec::new(),
         prober: None,
         artifacts: vec![Artifact {
+            name: None,
             url: "file:///media/out.mp4".into(),
             size_bytes: 9,
             sha256: "00".repeat(32),

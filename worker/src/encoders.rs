@@ -74,7 +74,7 @@ pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
         .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
     let there: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     let filters = FILTERS.into_iter().filter(|filter| there.contains(filter));
-    Ok([Encode::FEATURE].into_iter().chain(filters).map(str::to_owned).collect())
+    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE].into_iter().chain(filters).map(str::to_owned).collect())
 }
 
 /// The known encoders in FFmpeg's list: ` V....D libx264   libx264 H.264 ...`.

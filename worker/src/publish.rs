@@ -18,8 +18,8 @@ use ffpool_schema::id::JobId;
 use ffpool_schema::message::{Manifest, hex};
 use sha2::{Digest, Sha256};
 
-pub use parts::Notes;
 use parts::{DATA, Note, PROOF};
+pub use parts::{Notes, Whose};
 use replace::Put;
 
 /// Bytes read at a time.
@@ -45,6 +45,7 @@ pub enum PublishError {
 #[derive(Debug)]
 pub struct Staged {
     part: Part,
+    whose: Whose,
     /// Its size in bytes.
     pub size_bytes: u64,
     /// Its hex sha256.
@@ -81,8 +82,7 @@ pub fn manifest_path(output: &Path) -> PathBuf {
 pub fn stage(
     made: &Path,
     output: &Path,
-    job: JobId,
-    attempt: u32,
+    whose: Whose,
     notes: &Notes,
     is_stopped: &dyn Fn() -> bool,
 ) -> Result<Staged, PublishError> {
@@ -90,11 +90,11 @@ pub fn stage(
         let path = path.to_owned();
         move |source| PublishError::Io { what, path, source }
     };
-    parts::clear_beside(output, job, attempt);
+    parts::clear_beside(output, whose);
     let (file, size_bytes) = open_made(made)?;
-    let path = parts::path(output, job, attempt, DATA);
+    let path = parts::path(output, whose, DATA);
     let part = Part { path: path.clone() };
-    let note = notes.write(output, job, attempt);
+    let note = notes.write(output, whose);
     let (file, sha256) = match fs::rename(made, &path) {
         Ok(()) => {
             parts::claim(&file);
@@ -118,7 +118,7 @@ pub fn stage(
         }
         Err(error) => return Err(fail("create", &path)(error)),
     };
-    Ok(Staged { part, size_bytes, sha256, _file: file, _note: note })
+    Ok(Staged { part, whose, size_bytes, sha256, _file: file, _note: note })
 }
 
 /// Takes over the tool's file where it is, for one that goes elsewhere than to a disk: its size and hex sha256.
@@ -174,42 +174,100 @@ fn copy_hashing(
     }
 }
 
-/// Puts a staged file under its name and its manifest beside it, all on disk before it returns. What is there already is
-/// replaced, unless a later attempt of the same job made it. Whatever fails, the output is not left without a manifest.
+/// A staged file on its way under its name, with its manifest.
+struct Pair {
+    staged: Staged,
+    proof: Part,
+    output: PathBuf,
+}
+
+/// What was put under a name, to be taken back if what follows fails.
+struct Placed<'a> {
+    put: Put,
+    part: &'a Path,
+    target: PathBuf,
+    ours: replace::Identity,
+}
+
+/// Puts staged files under their names and the manifest beside each, all on disk before it returns. What is there already
+/// is replaced, unless a later attempt of the same job made it. Whatever fails, no output is left without a manifest, and
+/// what was put before is taken back.
+///
+/// A crash on the way leaves some of them with a manifest and others without: the next attempt finds that not all are
+/// there and makes them all anew.
 ///
 /// # Errors
-/// When it cannot be written or renamed, or the directory cannot be brought to disk.
-pub fn publish(staged: Staged, output: &Path, manifest: &Manifest) -> Result<Published, PublishError> {
-    let fail = |what| move |source| PublishError::Io { what, path: output.to_owned(), source };
-    let (job, attempt) = (manifest.job, manifest.attempt);
-    // Written before the output is in place: it wants room on the disk, and it says to every earlier attempt that there is
-    // a later one. Both names stand in one directory, so what is left to do are renames.
-    let proof = write_part(output, manifest)?;
-    let ours = replace::identity(&staged.part.path).map_err(fail("publish"))?;
-    let put =
-        replace::put(&staged.part.path, output, &|_| is_superseded(output, job, attempt)).map_err(fail("publish"))?;
-    if put == Put::Superseded {
-        return Ok(Published::Lost);
-    }
-    let proven = sync_directory(output)
-        .and_then(|()| replace::put(&proof.path, &manifest_path(output), &|path| is_later(path, job, attempt)))
-        .and_then(|put| sync_directory(output).map(|()| put));
-    match proven {
-        // Then a later attempt's output has replaced ours too, or is about to.
-        Ok(Put::Superseded) => Ok(Published::Lost),
-        Ok(Put::Fresh | Put::Exchanged | Put::Overwritten) => Ok(Published::Done),
-        Err(source) => {
-            if let Err(error) = replace::take_back(put, &staged.part.path, output, ours) {
-                tracing::warn!(output = %output.display(), %error, "an output without a manifest stays");
+/// When one cannot be written or renamed, or a directory cannot be brought to disk.
+pub fn publish(staged: Vec<(Staged, PathBuf)>, manifest: &Manifest) -> Result<Published, PublishError> {
+    // Written before any output is in place: they want room on the disk, and they say to every earlier attempt that there
+    // is a later one. Both names of an output stand in one directory, so what is left to do are renames.
+    let pairs = staged.into_iter().map(|(staged, output)| {
+        let proof = write_part(&output, staged.whose, manifest)?;
+        Ok(Pair { staged, proof, output })
+    });
+    let pairs = pairs.collect::<Result<Vec<_>, PublishError>>()?;
+    let mut placed = Vec::new();
+    let published = place(&pairs, manifest, &mut placed);
+    if published.is_err() {
+        for Placed { put, part, target, ours } in placed.into_iter().rev() {
+            if let Err(error) = replace::take_back(put, part, &target, ours) {
+                tracing::warn!(path = %target.display(), %error, "what was published in part stays");
             }
-            Err(fail("write the manifest of")(source))
         }
     }
+    published
+}
+
+/// First every output, then every manifest.
+fn place<'a>(pairs: &'a [Pair], manifest: &Manifest, placed: &mut Vec<Placed<'a>>) -> Result<Published, PublishError> {
+    let (job, attempt) = (manifest.job, manifest.attempt);
+    let sync = || pairs.iter().try_for_each(|pair| sync_directory(&pair.output).map_err(failed("sync", &pair.output)));
+    for Pair { staged, output, .. } in pairs {
+        let is_newer = |_: &Path| is_superseded(output, job, attempt);
+        if put(&staged.part.path, output.clone(), &is_newer, placed).map_err(failed("publish", output))? {
+            return Ok(Published::Lost);
+        }
+    }
+    sync()?;
+    for Pair { proof, output, .. } in pairs {
+        let is_newer = |path: &Path| is_later(path, job, attempt);
+        let put = put(&proof.path, manifest_path(output), &is_newer, placed);
+        if put.map_err(failed("write the manifest of", output))? {
+            // Then a later attempt's output has replaced ours too, or is about to.
+            return Ok(Published::Lost);
+        }
+    }
+    sync()?;
+    Ok(Published::Done)
+}
+
+/// Puts one file under a name. Answers whether what is there is newer.
+fn put<'a>(
+    part: &'a Path,
+    target: PathBuf,
+    is_newer: &dyn Fn(&Path) -> bool,
+    placed: &mut Vec<Placed<'a>>,
+) -> io::Result<bool> {
+    let ours = replace::identity(part)?;
+    let put = replace::put(part, &target, is_newer)?;
+    if put == Put::Superseded {
+        return Ok(true);
+    }
+    placed.push(Placed { put, part, target, ours });
+    Ok(false)
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PublishError {
+    let path = path.to_owned();
+    move |source| PublishError::Io { what, path, source }
 }
 
 /// Whether a later attempt of the job has published here, or is about to.
 fn is_superseded(output: &Path, job: JobId, attempt: u32) -> bool {
-    let is_later_proof = |name: &parts::Name| name.job == job && name.attempt > attempt && name.suffix == PROOF;
+    let is_later_proof = |name: &parts::Name| {
+        let parts::Name { whose, suffix } = *name;
+        whose.job == job && whose.attempt > attempt && suffix == PROOF
+    };
     is_later(&manifest_path(output), job, attempt) || parts::beside(output).any(|(_, name)| is_later_proof(&name))
 }
 
@@ -232,8 +290,8 @@ impl Drop for Part {
 }
 
 /// Has the manifest on disk beside the output, not yet under its name.
-fn write_part(output: &Path, manifest: &Manifest) -> Result<Part, PublishError> {
-    let part = Part { path: parts::path(output, manifest.job, manifest.attempt, PROOF) };
+fn write_part(output: &Path, whose: Whose, manifest: &Manifest) -> Result<Part, PublishError> {
+    let part = Part { path: parts::path(output, whose, PROOF) };
     let write = || -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(manifest)?;
         text.push(b'\n');
@@ -262,12 +320,17 @@ fn read(manifest: &Path) -> Option<Manifest> {
     serde_json::from_slice(&text).ok()
 }
 
-/// The manifest of an output that an earlier attempt of the same job published before it could report: named by it, and
-/// unchanged since.
+/// The manifest of an output that an earlier attempt of the same job published before it could report: the output is one of
+/// its artifacts by this name, and unchanged since.
 #[must_use]
-pub fn find_published(output: &Path, job: JobId, is_stopped: &dyn Fn() -> bool) -> Option<Manifest> {
+pub fn find_published(
+    output: &Path,
+    name: Option<&str>,
+    job: JobId,
+    is_stopped: &dyn Fn() -> bool,
+) -> Option<Manifest> {
     let manifest = read_manifest(output).filter(|manifest| manifest.job == job)?;
-    let artifact = manifest.artifacts.first()?;
+    let artifact = manifest.artifacts.iter().find(|artifact| artifact.name.as_deref() == name)?;
     let file = File::open(output).ok()?;
     if file.metadata().ok()?.len() != artifact.size_bytes {
         return None;
@@ -305,6 +368,7 @@ mod tests {
             prober: None,
             source_probe: None,
             artifacts: vec![Artifact {
+                name: None,
                 proof: None,
                 quality: None,
                 url: String::new(),
@@ -332,6 +396,10 @@ mod tests {
             }
         }
 
+        fn whose(&self, attempt: u32) -> Whose {
+            Whose { job: self.job, attempt, number: 0 }
+        }
+
         fn output(&self) -> PathBuf {
             self.dir.path().join("out.mp4")
         }
@@ -344,13 +412,13 @@ mod tests {
 
         fn stage(&self, made: &Path, attempt: u32, is_stopped: &dyn Fn() -> bool) -> Result<Staged, PublishError> {
             let notes = Notes::open(self.scratch.path()).unwrap();
-            stage(made, &self.output(), self.job, attempt, &notes, is_stopped)
+            stage(made, &self.output(), self.whose(attempt), &notes, is_stopped)
         }
 
         fn publish(&self, attempt: u32, text: &str) -> Published {
             let staged = self.staged(attempt, text);
             let manifest = manifest(self.job, attempt, &staged);
-            publish(staged, &self.output(), &manifest).unwrap()
+            publish(vec![(staged, self.output())], &manifest).unwrap()
         }
 
         fn names(&self) -> Vec<String> {
@@ -370,7 +438,7 @@ mod tests {
         assert_eq!(fs::read_to_string(bench.output()).unwrap(), "abc");
         assert_eq!(bench.names(), ["out.mp4", "out.mp4.ffpool.json"]);
         assert_eq!(fs::metadata(bench.output()).unwrap().mode() & 0o777, MODE);
-        let found = find_published(&bench.output(), bench.job, GO_ON).unwrap();
+        let found = find_published(&bench.output(), None, bench.job, GO_ON).unwrap();
         assert_eq!(found.artifacts[0].sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 
@@ -391,7 +459,7 @@ mod tests {
         assert_eq!(bench.publish(1, "first"), Published::Done);
         let later = bench.staged(3, "third");
         // It has renamed its output, and is frozen before it renames its manifest.
-        let _proof = write_part(&bench.output(), &manifest(bench.job, 3, &later)).unwrap();
+        let _proof = write_part(&bench.output(), bench.whose(3), &manifest(bench.job, 3, &later)).unwrap();
         fs::rename(&later.part.path, bench.output()).unwrap();
         assert_eq!(bench.publish(2, "second"), Published::Lost);
         assert_eq!(fs::read_to_string(bench.output()).unwrap(), "third");
@@ -407,10 +475,44 @@ mod tests {
             fs::create_dir(manifest_path(&bench.output())).unwrap();
             let staged = bench.staged(1, "new");
             let manifest = manifest(bench.job, 1, &staged);
-            let error = publish(staged, &bench.output(), &manifest).unwrap_err();
+            let error = publish(vec![(staged, bench.output())], &manifest).unwrap_err();
             assert!(error.to_string().contains("manifest"), "{error}");
             assert_eq!(fs::read_to_string(bench.output()).ok().as_deref(), there);
             assert!(bench.names().iter().all(|name| !name.starts_with('.')), "{:?}", bench.names());
+        }
+    }
+
+    #[test]
+    fn several_outputs_are_published_together_or_not_at_all() {
+        for blocked in [false, true] {
+            let bench = Bench::new();
+            let outputs = ["a.mp4", "b.mp4", "c.mp4"].map(|name| bench.dir.path().join(name));
+            fs::write(&outputs[0], "old").unwrap();
+            if blocked {
+                fs::create_dir(manifest_path(&outputs[2])).unwrap();
+            }
+            let notes = Notes::open(bench.scratch.path()).unwrap();
+            let staged: Vec<_> = (0u32..)
+                .zip(&outputs)
+                .map(|(number, output)| {
+                    let made = bench.dir.path().join("made");
+                    fs::write(&made, format!("new {number}")).unwrap();
+                    let whose = Whose { number, ..bench.whose(1) };
+                    (stage(&made, output, whose, &notes, GO_ON).unwrap(), output.clone())
+                })
+                .collect();
+            let manifest = manifest(bench.job, 1, &staged[0].0);
+            let published = publish(staged, &manifest);
+            let texts = outputs.each_ref().map(|output| fs::read_to_string(output).ok());
+            if blocked {
+                published.unwrap_err();
+                assert_eq!(texts, [Some("old".to_owned()), None, None]);
+                assert_eq!(bench.names(), ["a.mp4", "c.mp4.ffpool.json"], "nothing else is left");
+            } else {
+                assert_eq!(published.unwrap(), Published::Done);
+                assert_eq!(texts, [0, 1, 2].map(|number| Some(format!("new {number}"))));
+                assert_eq!(bench.names().len(), 6, "{:?}", bench.names());
+            }
         }
     }
 
@@ -427,9 +529,9 @@ mod tests {
     fn a_changed_or_foreign_file_is_not_taken_for_published() {
         let bench = Bench::new();
         assert_eq!(bench.publish(1, "abc"), Published::Done);
-        assert!(find_published(&bench.output(), JobId(uuid::Uuid::new_v4()), GO_ON).is_none());
+        assert!(find_published(&bench.output(), None, JobId(uuid::Uuid::new_v4()), GO_ON).is_none());
         fs::write(bench.output(), "abd").unwrap();
-        assert!(find_published(&bench.output(), bench.job, GO_ON).is_none());
+        assert!(find_published(&bench.output(), None, bench.job, GO_ON).is_none());
     }
 
     #[test]
@@ -449,7 +551,7 @@ mod tests {
         fs::write(&made, "x".repeat(3 * CHUNK / 2)).unwrap();
         let staged = bench.stage(&made, 1, GO_ON).unwrap();
         let manifest = manifest(bench.job, 1, &staged);
-        assert_eq!(publish(staged, &bench.output(), &manifest).unwrap(), Published::Done);
+        assert_eq!(publish(vec![(staged, bench.output())], &manifest).unwrap(), Published::Done);
         assert_eq!(fs::read(bench.output()).unwrap(), fs::read(&made).unwrap());
         assert_eq!(bench.names(), ["out.mp4", "out.mp4.ffpool.json"]);
     }

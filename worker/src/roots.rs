@@ -12,7 +12,6 @@ use std::path::{Component, Path, PathBuf};
 
 use ffpool_schema::encode::Container;
 use ffpool_schema::failure::{Cause, Failure};
-use ffpool_schema::id::JobId;
 use ffpool_schema::message::Outcome;
 use ffpool_schema::parse::Fault;
 use ffpool_schema::scenario::path_of;
@@ -103,14 +102,14 @@ impl Roots {
         Ok(real)
     }
 
-    /// Where an output goes, its directory made if need be. Without an address it is `<first root>/ffpool/<job>.<container>`.
+    /// Where an output goes, its directory made if need be. Without an address it is `<first root>/ffpool/<unnamed>.<container>`.
     ///
     /// # Errors
     /// A fault when it lies outside or names no file, a failure when its directory cannot be made.
-    pub fn output(&self, address: Option<&str>, job: JobId, container: Container) -> Result<PathBuf, PathProblem> {
+    pub fn output(&self, address: Option<&str>, unnamed: &str, container: Container) -> Result<PathBuf, PathProblem> {
         let path = match address {
             Some(address) => plain_path("output", address)?,
-            None => self.roots[0].join("ffpool").join(format!("{job}.{container}")),
+            None => self.roots[0].join("ffpool").join(format!("{unnamed}.{container}")),
         };
         let fault = |code, message: String| Err(PathProblem::fault("output", code, message));
         let shown = path.display();
@@ -282,7 +281,7 @@ mod tests {
         }
 
         fn output(&self, path: &str) -> Result<PathBuf, PathProblem> {
-            self.roots.output(Some(&self.at(path)), JobId(uuid::Uuid::nil()), Container::Mp4)
+            self.roots.output(Some(&self.at(path)), "unnamed", Container::Mp4)
         }
     }
 
@@ -348,8 +347,8 @@ mod tests {
         fs::create_dir(place.at("media/dir.mp4")).unwrap();
         assert_eq!(code(place.output("media/dir.mp4").unwrap_err()), "no_file");
         assert_eq!(code(place.output("media/in/a b.mp4/x.mp4").unwrap_err()), "no_file");
-        let default = place.roots.output(None, JobId(uuid::Uuid::nil()), Container::Webm).unwrap();
-        assert!(default.ends_with(format!("media/ffpool/{}.webm", uuid::Uuid::nil())));
+        let default = place.roots.output(None, "the-job", Container::Webm).unwrap();
+        assert!(default.ends_with("media/ffpool/the-job.webm"));
     }
 
     #[test]

@@ -154,12 +154,12 @@ impl Stores {
     }
 }
 
-/// The manifest of an output that an earlier attempt of the same job put before it could report: named by it, and the
-/// object bears its mark.
-pub async fn find_published(object: &Object, job: JobId) -> Option<Manifest> {
+/// The manifest of an output that an earlier attempt of the same job put before it could report: the output is one of its
+/// artifacts by this name, and the object bears its mark.
+pub async fn find_published(object: &Object, name: Option<&str>, job: JobId) -> Option<Manifest> {
     let text = object.manifest().read(MANIFEST_BYTES).await.ok()??;
     let manifest: Manifest = serde_json::from_slice(&text).ok()?;
-    let artifact = manifest.artifacts.first()?;
+    let artifact = manifest.artifacts.iter().find(|artifact| artifact.name.as_deref() == name)?;
     let there = object.look().await.ok()??;
     let mark = there.mark?;
     let is_proven = manifest.job == job

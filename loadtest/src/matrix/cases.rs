@@ -1,4 +1,4 @@
-//! The jobs of the matrix: the hundred of the original's scheduler test, its benchmarks B1 to B10, its sample jobs.
+//! The jobs of the matrix: the hundred of the original's scheduler test, its benchmarks B1 to B10, its sample jobs, ladders.
 //!
 //! Invariant: what a job asks for is written here in numbers, not worked out by the code under test.
 
@@ -25,7 +25,7 @@ pub struct Wish {
 
 impl Wish {
     /// How much there is to encode.
-    pub(super) fn megapixels(&self, secs: f64) -> f64 {
+    fn megapixels(&self, secs: f64) -> f64 {
         f64::from(self.width) * f64::from(self.height) * self.fps * secs / 1e6
     }
 
@@ -44,8 +44,15 @@ pub struct Case {
     pub name: String,
     /// The job as a client writes it.
     pub body: Value,
-    /// What it asks for.
-    pub wish: Wish,
+    /// What each of its outputs must be.
+    pub wishes: Vec<Wish>,
+}
+
+impl Case {
+    /// How much there is to encode.
+    pub(super) fn megapixels(&self, secs: f64) -> f64 {
+        self.wishes.iter().map(|wish| wish.megapixels(secs)).sum()
+    }
 }
 
 fn wish(codec: &'static str, width: u32, height: u32, fps: f64) -> Wish {
@@ -76,6 +83,10 @@ struct List {
 
 impl List {
     fn add(&mut self, group: &'static str, scenario: &str, parameters: Value, more: Value, wish: Wish) {
+        self.add_all(group, scenario, parameters, more, vec![wish]);
+    }
+
+    fn add_all(&mut self, group: &'static str, scenario: &str, parameters: Value, more: Value, wishes: Vec<Wish>) {
         let mut body = json!({"scenario": scenario, "parameters": {"duration": self.secs}});
         let mut words = vec![scenario.to_owned()];
         for (target, source) in [("/parameters", &parameters), ("", &more)] {
@@ -91,7 +102,7 @@ impl List {
                 place.insert(name.clone(), value.clone());
             }
         }
-        self.cases.push(Case { group, name: words.join(" "), body, wish });
+        self.cases.push(Case { group, name: words.join(" "), body, wishes });
     }
 }
 
@@ -104,8 +115,9 @@ pub(super) fn all(secs: f64, clip: &Path) -> Vec<Case> {
     combinations(&mut list);
     deep(&mut list);
     edges(&mut list);
-    benchmarks(&mut list);
+    benchmarks(&mut list, clip);
     samples(&mut list, clip);
+    ladders(&mut list, clip);
     list.cases
 }
 
@@ -266,7 +278,7 @@ fn edges(list: &mut List) {
     }
 }
 
-fn benchmarks(list: &mut List) {
+fn benchmarks(list: &mut List, clip: &Path) {
     let group = "B benchmarks";
     for (name, scenario, rate, preset, wish) in [
         ("B1", "1080p60-h264", 6000, None, wish("h264", 1920, 1080, 60.0)),
@@ -286,15 +298,41 @@ fn benchmarks(list: &mut List) {
         let labels = json!({"labels": {"case": name}});
         list.add(group, scenario, parameters, labels, wish.of(|wish| wish.bitrate = Some(rate * 1000)));
     }
-    let ladder = json!({
-        "labels": {"case": "B10"},
-        "outputs": [
-            {"url": "/media/720.mp4", "scenario": "720p30-h264"},
-            {"url": "/media/480.mp4", "scenario": "480p30-h264"},
-        ],
+    let b10 = [("1080p30", 5000), ("720p30", 2500), ("480p30", 1000)];
+    ladder(list, group, "B10", &b10, clip);
+}
+
+/// Renditions in one job, each with its rate in kbit/s: B10, and those of the original's stress test.
+fn ladder(list: &mut List, group: &'static str, name: &str, rungs: &[(&str, u64)], clip: &Path) {
+    let media = clip.parent().unwrap_or(Path::new("/media"));
+    let wished = |size: &str, rate: u64| {
+        let wish = match size {
+            "1080p30" => wish("h264", 1920, 1080, 30.0),
+            "720p30" => hd30(),
+            _ => wish("h264", 854, 480, 30.0),
+        };
+        wish.of(|wish| wish.bitrate = Some(rate * 1000))
+    };
+    let wishes = rungs.iter().map(|(size, rate)| wished(size, *rate)).collect();
+    let outputs = rungs.iter().skip(1).map(|(size, rate)| {
+        json!({"url": media.join(format!("{name}-{size}.mp4")), "scenario": format!("{size}-h264"),
+               "parameters": {"bitrate": format!("{rate}k")}})
     });
-    let top = wish("h264", 1920, 1080, 30.0).of(|wish| wish.bitrate = Some(5_000_000));
-    list.add(group, "1080p30-h264", json!({"bitrate": "5000k"}), ladder, top);
+    let more = json!({"labels": {"case": name}, "outputs": outputs.collect::<Vec<Value>>()});
+    let (size, rate) = rungs[0];
+    list.add_all(group, &format!("{size}-h264"), json!({"bitrate": format!("{rate}k")}), more, wishes);
+}
+
+/// Renditions of one source in one job, other than B10.
+fn ladders(list: &mut List, clip: &Path) {
+    let group = "D ladders";
+    for (name, rate) in [("ladder at 2500k", 2500), ("ladder at 5000k", 5000)] {
+        ladder(list, group, name, &[("1080p30", rate), ("720p30", rate), ("480p30", rate)], clip);
+    }
+    let output = clip.with_file_name("auto-{name}.mp4");
+    let wishes = [(640, 360), (426, 240)].map(|(width, height)| wish("h264", width, height, 25.0)).into();
+    let body = json!({"scenario": "ladder-h264", "input": clip, "output": output});
+    list.cases.push(Case { group, name: "ladder-h264 of a file of 360p25".to_owned(), body, wishes });
 }
 
 /// The sample jobs of the original, with its spellings; their lengths are cut.
@@ -348,7 +386,7 @@ fn samples(list: &mut List, clip: &Path) {
             full(),
         ),
     ] {
-        list.cases.push(Case { group, name: name.to_owned(), body, wish });
+        list.cases.push(Case { group, name: name.to_owned(), body, wishes: vec![wish] });
     }
 }
 
@@ -357,10 +395,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_matrix_has_its_hundred_jobs_ten_benchmarks_and_seven_samples() {
+    fn the_matrix_has_its_hundred_jobs_ten_benchmarks_seven_samples_and_three_ladders() {
         let cases = all(1.0, Path::new("/media/video.mp4"));
         let count = |prefix: &str| cases.iter().filter(|case| case.group.starts_with(prefix)).count();
-        let groups = ["1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "9 ", "10 ", "B", "C"];
-        assert_eq!(groups.map(count), [27, 9, 12, 10, 8, 7, 6, 8, 5, 8, 10, 7]);
+        let groups = ["1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "9 ", "10 ", "B", "C", "D"];
+        assert_eq!(groups.map(count), [27, 9, 12, 10, 8, 7, 6, 8, 5, 8, 10, 7, 3]);
     }
 }

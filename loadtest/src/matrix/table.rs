@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Case, Verdict};
+use super::{Case, Verdict, Wish};
 
 /// What became of every job.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -49,10 +49,8 @@ impl Report {
             self.seconds
         );
         for (case, verdict) in &self.rows {
-            let wish = &case.wish;
-            let rate = wish.bitrate.map(|rate| format!(" {}k", rate / 1000)).unwrap_or_default();
-            let asked =
-                format!("{} {}x{} {} {}{rate}", wish.codec, wish.width, wish.height, wish.fps, wish.pixel_format);
+            let asked: Vec<String> = case.wishes.iter().map(asked).collect();
+            let asked = asked.join("; ");
             let _ = writeln!(text, "| {} | {} | {asked} | {} |", case.group, case.name, short(verdict));
         }
         text
@@ -67,6 +65,12 @@ impl fmt::Display for Report {
         let [made, refused, left_out, wrong] = self.counts();
         writeln!(f, "as asked {made}, refused {refused}, left out {left_out}, wrong {wrong}")
     }
+}
+
+fn asked(wish: &Wish) -> String {
+    let Wish { codec, width, height, fps, pixel_format, bitrate } = wish;
+    let rate = bitrate.map(|rate| format!(" {}k", rate / 1000)).unwrap_or_default();
+    format!("{codec} {width}x{height} {fps} {pixel_format}{rate}")
 }
 
 /// A verdict in a line.

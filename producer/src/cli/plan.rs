@@ -11,8 +11,10 @@ use ffpool_schema::encode::{Encode, Encoder, Metric, Source, Treatment};
 use ffpool_schema::failure::Cause;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::plan::estimate::{self, Estimate};
+use ffpool_schema::plan::ladder::{self, Output, Outputs};
 use ffpool_schema::plan::quality::{self, Comparison};
-use ffpool_schema::plan::{self, Expected, Plan, Refusal, Request, search};
+use ffpool_schema::plan::together::{Refused, Shared, Together, together};
+use ffpool_schema::plan::{self, Expected, Refusal, Request, search};
 use ffpool_schema::probe::{self, Probed};
 use ffpool_schema::scenario;
 use serde::Serialize;
@@ -30,18 +32,28 @@ const TOOL: Duration = Duration::from_secs(60);
 struct View {
     /// The typed encode.
     encode: Encode,
-    /// The encoder that would be taken.
-    encoder: Option<&'static str>,
+    /// What is made, in the order of the job.
+    outputs: Vec<Made>,
     /// The runs, in order. Empty where the source cannot be looked at from here.
     runs: Vec<Run>,
-    /// What must come out.
-    expected: Option<Expected>,
     /// What it will cost.
     estimate: Option<Estimate>,
     /// What may go wrong.
     warnings: Vec<String>,
     /// What was assumed.
     notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Made {
+    /// Which output of the job it is, where there are several.
+    name: Option<String>,
+    /// Where it goes; absent: the worker names it.
+    address: Option<String>,
+    /// The encoder that would be taken.
+    encoder: Option<&'static str>,
+    /// What must come out. Absent where the source cannot be looked at from here.
+    expected: Option<Expected>,
 }
 
 #[derive(Serialize)]
@@ -64,29 +76,60 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
     };
     let mut notes = Vec::new();
     let tools = tools(&args, &encode, &mut notes).await;
-    let encoder = plan::choose_encoder(&encode.video, |encoder| tools.encoders.contains(&encoder));
-    if encode.video.treatment == Treatment::Encode && encoder.is_none() {
-        let wish = encode.video.encoder.map_or(encode.video.codec.as_str(), |encoder| encoder.as_str());
-        return Err(Trouble::new(Exit::JobRejected, format!("{} has no encoder for {wish}", args.ffmpeg))
-            .next("A worker with such an encoder may have one: `ffpool workers show NAME` lists what it has."));
-    }
     let source = source(&args, &encode, &mut notes).await?;
-    let view = View {
-        encoder: encoder.map(Encoder::as_str),
-        runs: Vec::new(),
-        expected: None,
-        estimate: None,
-        warnings: Vec::new(),
-        notes,
-        encode,
+    let probed = match &source {
+        Found::Here(_, probed) => Some(&**probed),
+        Found::Generated | Found::Unseen => None,
     };
-    let view = match source {
+    let list = match source {
+        // The rungs of a ladder follow from what is in the source.
+        Found::Unseen => {
+            let sure = ladder::possible(&encode).into_iter().filter(|possible| possible.is_sure);
+            sure.map(|possible| possible.output).collect()
+        }
+        Found::Generated | Found::Here(..) => {
+            let Outputs { list, reasons } =
+                ladder::outputs(&encode, probed).map_err(|refusal| refused(&spec, 0, refusal))?;
+            notes.extend(reasons);
+            list
+        }
+    };
+    let encoders = list
+        .iter()
+        .map(|output| {
+            let video = &output.encode.video;
+            let encoder = plan::choose_encoder(video, |encoder| tools.encoders.contains(&encoder));
+            if video.treatment != Treatment::Encode || encoder.is_some() {
+                return Ok(encoder);
+            }
+            let wish = video.encoder.map_or(video.codec.as_str(), |encoder| encoder.as_str());
+            Err(Trouble::new(Exit::JobRejected, format!("{} has no encoder for {wish}", args.ffmpeg))
+                .next("A worker with such an encoder may have one: `ffpool workers show NAME` lists what it has."))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let made = |(output, encoder): (&Output, &Option<Encoder>)| Made {
+        name: output.name.clone(),
+        address: output.encode.output.clone(),
+        encoder: encoder.map(Encoder::as_str),
+        expected: None,
+    };
+    let outputs = list.iter().zip(&encoders).map(made).collect();
+    let view = View { encode, outputs, runs: Vec::new(), estimate: None, warnings: Vec::new(), notes };
+    let view = match &source {
         Found::Unseen => view,
-        Found::Generated => planned(view, &spec, encoder, None, &tools)?,
-        Found::Here(path, probed) => planned(view, &spec, encoder, Some((&path, &probed)), &tools)?,
+        Found::Generated => planned(view, &spec, &list, &encoders, None, &tools)?,
+        Found::Here(path, probed) => planned(view, &spec, &list, &encoders, Some((path, probed)), &tools)?,
     };
     context.format.print(&view, |view| people(view, args.explain));
     Ok(Exit::Success)
+}
+
+/// `number`: which of the job's outputs asks for it.
+fn refused(spec: &JobSpec, number: usize, refusal: Refusal) -> Trouble {
+    match refusal {
+        Refusal::Job(fault) => Trouble::rejected("the job", &[spec.fault_of_output(number, fault)]),
+        Refusal::Input(why) => Trouble::new(Exit::JobRejected, why),
+    }
 }
 
 /// Where a job's source is.
@@ -128,28 +171,32 @@ async fn source(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> 
     Ok(Found::Here(path, Box::new(probed)))
 }
 
-fn planned(
-    view: View,
+fn planned<'a>(
+    mut view: View,
     spec: &JobSpec,
-    encoder: Option<Encoder>,
+    list: &'a [Output],
+    encoders: &[Option<Encoder>],
     source: Option<(&Path, &Probed)>,
     tools: &Tools,
 ) -> Result<View, Trouble> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
     let threads = spec.resource_limits.max_cpu_percent.map_or(cores, |percent| percent.div_ceil(100)).clamp(1, 64);
     // A worker writes into a directory of its own first.
-    let name = PathBuf::from(format!("encode.{}", view.encode.container));
-    let request = Request {
-        encode: &view.encode,
-        encoder,
+    let names: Vec<PathBuf> = list.iter().enumerate().map(|(place, output)| output.file_name(place)).collect();
+    let request = |(number, output): (usize, &'a Output)| Request {
+        encode: &output.encode,
+        encoder: encoders[number],
         source,
-        output: &name,
+        output: names[number].as_path(),
+        number,
         threads,
         features: &tools.features,
         loudness: None,
     };
-    let plan = plan::plan(&request).map_err(rejected)?;
-    let estimate = estimate::estimate(&request, &plan, threads);
+    let requests: Vec<Request<'_>> = list.iter().enumerate().map(request).collect();
+    let told = |Refused { output, refusal }: Refused| refused(spec, list[output].number, refusal);
+    let Together { steps, expected } = together(&requests).map_err(told)?;
+    let estimate = estimate::together(&requests, threads).map_err(told)?;
     let (mut warnings, mut notes) = (Vec::new(), view.notes.clone());
     let limit = spec.resource_limits.memory_mb();
     if estimate.memory_mb > limit {
@@ -158,27 +205,28 @@ fn planned(
             estimate.memory_mb
         ));
     }
-    notes.extend(quality_notes(&view.encode));
-    let measure = measurement(&request)?;
-    let Plan { steps, expected } = plan;
     let words = |step: &plan::Step| step.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let encodes = steps.iter().map(|step| Run { purpose: step.purpose.as_str(), arguments: words(step) });
-    let runs = encodes.chain(measure).collect();
-    Ok(View { runs, expected: Some(expected), estimate: Some(estimate), warnings, notes, ..view })
-}
-
-fn rejected(refusal: Refusal) -> Trouble {
-    match refusal {
-        Refusal::Job(fault) => Trouble::rejected("the job", &[fault]),
-        Refusal::Input(why) => Trouble::new(Exit::JobRejected, why),
+    let run = |shared: &Shared| Run { purpose: shared.step.purpose.as_str(), arguments: words(&shared.step) };
+    let mut runs: Vec<Run> = steps.iter().map(run).collect();
+    for (request, output) in requests.iter().zip(list) {
+        for note in quality_notes(request.encode) {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        runs.extend(measurement(request).map_err(|refusal| refused(spec, output.number, refusal))?);
     }
+    for (made, expected) in view.outputs.iter_mut().zip(expected) {
+        made.expected = Some(expected);
+    }
+    Ok(View { runs, estimate: Some(estimate), warnings, notes, ..view })
 }
 
 /// The run that measures the output, where the job asks for one.
-fn measurement(request: &Request<'_>) -> Result<Option<Run>, Trouble> {
+fn measurement(request: &Request<'_>) -> Result<Option<Run>, Refusal> {
     let Some(wish) = &request.encode.quality else { return Ok(None) };
-    let comparison = Comparison::of(request).map_err(rejected)?;
-    let arguments = quality::quality_arguments(request, &comparison, &wish.metrics, 1, false).map_err(rejected)?;
+    let comparison = Comparison::of(request)?;
+    let arguments = quality::quality_arguments(request, &comparison, &wish.metrics, 1, false)?;
     let arguments = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     Ok(Some(Run { purpose: "measure quality", arguments }))
 }
@@ -238,8 +286,8 @@ async fn tools(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> T
             }
         }
     };
-    found.features.push(Encode::FEATURE.to_owned());
-    let mut lacking = encode.needs();
+    found.features.extend([Encode::FEATURE, Encode::OUTPUTS_FEATURE].map(str::to_owned));
+    let mut lacking: Vec<&str> = std::iter::once(encode).chain(&encode.others).flat_map(Encode::needs).collect();
     lacking.retain(|need| !found.features.iter().any(|has| has == need));
     for need in lacking {
         notes.push(format!("a worker must have the feature `{need}`, which FFmpeg here lacks"));
@@ -270,8 +318,11 @@ fn people(view: &View, explain: bool) -> String {
         text += &format!("run {}: {}\n  ffmpeg {}\n", number + 1, run.purpose, run.arguments.join(" "));
     }
     let mut rows = Vec::new();
-    if let Some(expected) = &view.expected {
-        rows.extend(outcome(expected, view.encoder));
+    for made in &view.outputs {
+        if let Some(name) = &made.name {
+            rows.push(("output", format!("{name}: {}", made.address.as_deref().unwrap_or("named by the worker"))));
+        }
+        rows.extend(made.expected.iter().flat_map(|expected| outcome(expected, made.encoder)));
     }
     if let Some(cost) = &view.estimate {
         let known = |value: Option<String>| value.unwrap_or_else(|| "not known".to_owned());

@@ -232,7 +232,8 @@ pub(crate) fn outcome(detail: &JobDetail) -> String {
 
 /// Size, codec, frame and length of a file.
 pub(crate) fn describe(artifact: &Artifact) -> String {
-    let mut parts = vec![format::bytes(artifact.size_bytes)];
+    let mut parts: Vec<String> = artifact.name.iter().cloned().collect();
+    parts.push(format::bytes(artifact.size_bytes));
     if let Some(video) = &artifact.probe.video {
         let rate = video.fps.map(|fps| format!(" {} fps", (fps * 1000.0).round() / 1000.0)).unwrap_or_default();
         parts.push(format!("{} {}x{}{rate}", video.codec, video.width, video.height));
@@ -308,6 +309,7 @@ pub(crate) mod tests {
             prober: None,
             source_probe: None,
             artifacts: vec![Artifact {
+                name: None,
                 proof: None,
                 quality: None,
                 url: "file:///media/out.mp4".into(),

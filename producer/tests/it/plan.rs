@@ -38,14 +38,45 @@ fn a_plan_shows_runs_outcome_and_cost_before_anything_runs() {
     let purposes: Vec<&str> =
         view["runs"].as_array().unwrap().iter().map(|run| run["purpose"].as_str().unwrap()).collect();
     assert_eq!(purposes, ["measure loudness", "first pass", "encode"]);
-    assert_eq!(view["expected"]["video"]["width"], 426);
-    assert_eq!(view["encoder"], "libx264");
+    assert_eq!(view["outputs"][0]["expected"]["video"]["width"], 426);
+    assert_eq!(view["outputs"][0]["encoder"], "libx264");
     assert!(view["estimate"]["size_bytes"].as_u64().unwrap() > 100_000, "{view}");
     let people = stdout(&run(0, &mut ffpool(&["plan", &file, "--explain"])));
     for part in ["run 3: encode", "-pass 2", "h264 by libx264, 426x240, 30.000 frames a second", "- time:", "memory"] {
         assert!(people.contains(part), "{part} is not in {people}");
     }
     assert!(!output.exists());
+}
+
+#[test]
+fn a_ladder_is_explained_rung_by_rung_and_made_in_one_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.mkv");
+    clip(&input);
+    let job = |parameters: Value| {
+        json!({"scenario": "ladder-h264", "input": input, "output": "/m/{name}.mp4", "parameters": parameters,
+               "outputs": [{"url": "/m/poster.jpg", "scenario": "thumbnail"}]})
+    };
+    let file = write(dir.path(), &job(json!({})));
+    let said = stdout(&run(0, &mut ffpool(&["plan", &file, "--explain"])));
+    for part in [
+        "240p: left out",
+        "240p: the smallest, at the source's own size",
+        "240p: /m/240p.mp4",
+        "outputs[0]: /m/poster.jpg",
+    ] {
+        // 320x180 has less than the smallest usual rung.
+        assert_eq!(said.contains(part), part != "240p: left out", "{part} in {said}");
+    }
+    assert!(said.contains("360p: left out, larger than the source, which is 320x180"), "{said}");
+    let file = write(dir.path(), &job(json!({"ladder": "1080p:5000k,720p:2500k,854x480:1000k"})));
+    let view = json(&run(0, &mut ffpool(&["plan", &file, "--output", "json"])));
+    assert_eq!(view["runs"].as_array().unwrap().len(), 1, "{view}");
+    let made: Vec<&str> =
+        view["outputs"].as_array().unwrap().iter().map(|made| made["name"].as_str().unwrap()).collect();
+    assert_eq!(made, ["1080p", "720p", "480p", "outputs[0]"]);
+    let size = view["estimate"]["size_bytes"].as_u64().unwrap();
+    assert!((2_000_000..3_000_000).contains(&size), "2 s of all rungs together: {size}");
 }
 
 #[test]

@@ -74,3 +74,16 @@ pub(super) fn scenario(declared: &Declared, asked: &Map<String, Value>) -> Map<S
     job.insert("resource_limits".to_owned(), Value::Object(merged_limits));
     job
 }
+
+/// The same of one of a job's outputs, which has no limits of its own.
+pub(super) fn output(declared: &Declared, asked: &Map<String, Value>) -> Map<String, Value> {
+    let mut output = asked.clone();
+    output.insert("scenario".to_owned(), json!(declared.base));
+    let own = output.get("parameters").filter(|value| !value.is_null()).cloned().unwrap_or_else(|| json!({}));
+    let Value::Object(own) = own else { return output };
+    let is_limit = |name: &str| name == "resource_limits" || LIMITS.contains(&name);
+    let given = declared.parameters.iter().filter(|(name, _)| !is_limit(name));
+    let given = given.map(|(name, value)| (name.clone(), value.clone())).collect();
+    output.insert("parameters".to_owned(), Value::Object(parameters(&given, &own)));
+    output
+}

@@ -144,3 +144,15 @@ fn what_the_api_tells_is_the_same_catalog() {
     let body = json!({"template": "news", "scenario": "house-small", "set": {"title": "x"}});
     assert_eq!(asked(&told, &body), asked(&house, &body));
 }
+
+#[test]
+fn outputs_name_declared_scenarios_too() {
+    let body = json!({"scenario": "720p-h264", "input": "/in/a.mov", "output": "/out/a.mp4", "outputs": [
+        {"url": "/out/b.mp4", "scenario": "house", "parameters": {"bitrate": "3M"}},
+        {"url": "/out/c.mp4", "scenario": "240p-h264"}]});
+    let parsed = asked(&house(), &body).unwrap();
+    let outputs = serde_json::to_value(&parsed.spec).unwrap()["outputs"].clone();
+    assert_eq!(outputs[0]["scenario"], "1080p30-h264");
+    assert_eq!(outputs[0]["parameters"], json!({"bitrate": "3000000", "preset": "slow"}));
+    assert_eq!((&outputs[1]["scenario"], parsed.asked.outputs[0].scenario.as_str()), (&json!("240p-h264"), "house"));
+}

@@ -135,6 +135,9 @@ pub struct Manifest {
 /// A file a job produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Artifact {
+    /// Which output of its job it is, such as `output` or `outputs[0]`. Absent where the job has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Where it is.
     pub url: String,
     /// Its size in bytes.

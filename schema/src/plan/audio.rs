@@ -3,7 +3,7 @@
 //! Invariant: the same values hold for every audio stream that is taken.
 
 use super::arguments::Arguments;
-use super::streams::{Chosen, audio_input, taken};
+use super::streams::{Chosen, Inputs, taken};
 use super::{Expected, Refusal, Request, loudness};
 use crate::encode::AudioChoice;
 
@@ -20,21 +20,19 @@ pub(super) fn name(choice: AudioChoice) -> Option<&'static str> {
     }
 }
 
-/// `trimmed`: seconds that are read and not written.
 pub(super) fn audio(
     request: &Request<'_>,
     chosen: &Chosen,
     expected: &Expected,
-    trimmed: f64,
+    input: &Inputs,
     arguments: &mut Arguments,
 ) -> Result<(), Refusal> {
     if chosen.audio.is_empty() || expected.audio.is_empty() {
         arguments.all(["-an"]);
         return Ok(());
     }
-    let input = audio_input(request);
     for number in &chosen.audio {
-        arguments.pair("-map", format!("{input}:a:{number}"));
+        arguments.pair("-map", format!("{}:a:{number}", input.audio));
     }
     let wish = &request.encode.audio;
     let encoder = match wish.codec {
@@ -52,7 +50,7 @@ pub(super) fn audio(
     arguments.pair("-b:a", wish.bitrate);
     let mut filters = Vec::new();
     if wish.loudness.is_some() {
-        filters.push(taken(trimmed, None, &loudness::correction(request)?));
+        filters.push(taken(input.left(request), None, &loudness::correction(request)?));
     }
     match (wish.channels, wish.codec) {
         (Some(channels), _) => {

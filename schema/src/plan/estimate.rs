@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::shape::is_deep;
+use super::together::Refused;
 use super::{Plan, Purpose, Request};
 use crate::encode::{Encoder, RateControl, Treatment};
 
@@ -15,6 +16,8 @@ const DECODE_SPEED: f64 = 150.0;
 const COPY_SPEED: f64 = 200.0;
 /// Audio, in times its own length.
 const AUDIO_SPEED: f64 = 60.0;
+/// One picture, in bytes for a pixel.
+const PICTURE_BYTES: f64 = 0.4;
 /// What the tool takes before its first frame, in MiB.
 const BASE_MB: f64 = 60.0;
 
@@ -39,10 +42,11 @@ pub fn estimate(request: &Request<'_>, plan: &Plan, cores: u32) -> Estimate {
     let mut basis = Vec::new();
     let pixels = frame_pixels(plan);
     let rate = plan.expected.video.as_ref().map_or(0.0, |video| video.fps.unwrap_or_else(|| source_fps(request)));
-    let secs = plan.expected.duration_secs;
+    let is_picture = plan.expected.video.as_ref().is_some_and(|video| video.is_picture);
+    let secs = plan.expected.duration_secs.or(is_picture.then_some(0.0));
     let megapixels = secs.map(|secs| pixels * rate * secs / 1e6);
     let wall_secs = secs.zip(megapixels).map(|(secs, total)| wall(request, plan, cores, secs, total, &mut basis));
-    let size_bytes = secs.map(|secs| size(request, plan, pixels * rate, secs, &mut basis));
+    let size_bytes = secs.map(|secs| size(request, plan, pixels, pixels * rate, secs, &mut basis));
     let memory_mb = memory(request, pixels, &mut basis);
     Estimate {
         wall_secs,
@@ -52,6 +56,34 @@ pub fn estimate(request: &Request<'_>, plan: &Plan, cores: u32) -> Estimate {
         disk_mb: size_bytes.map(|bytes| (bytes * 2).div_ceil(1024 * 1024).max(1)),
         basis,
     }
+}
+
+/// What several outputs of one source will cost that are made together: the work and the files of all of them, and what
+/// the tool takes by itself once.
+///
+/// # Errors
+/// When one of them cannot be made.
+pub fn together(requests: &[Request<'_>], cores: u32) -> Result<Estimate, Refused> {
+    let mut all: Option<Estimate> = None;
+    for (output, request) in requests.iter().enumerate() {
+        let plan = super::plan(request).map_err(|refusal| Refused { output, refusal })?;
+        let Estimate { wall_secs, memory_mb, size_bytes, disk_mb, mut basis } = estimate(request, &plan, cores);
+        if requests.len() > 1 {
+            basis = basis.into_iter().map(|line| format!("output {}: {line}", output + 1)).collect();
+        }
+        all = Some(match all {
+            None => Estimate { wall_secs, memory_mb, size_bytes, disk_mb, basis },
+            Some(before) => Estimate {
+                wall_secs: before.wall_secs.zip(wall_secs).map(|(a, b)| a + b),
+                memory_mb: before.memory_mb + memory_mb.saturating_sub(BASE_MB as u64),
+                size_bytes: before.size_bytes.zip(size_bytes).map(|(a, b)| a + b),
+                disk_mb: before.disk_mb.zip(disk_mb).map(|(a, b)| a + b),
+                basis: [before.basis, basis].concat(),
+            },
+        });
+    }
+    let nothing = Estimate { wall_secs: None, memory_mb: 0, size_bytes: None, disk_mb: None, basis: Vec::new() };
+    Ok(all.unwrap_or(nothing))
 }
 
 fn frame_pixels(plan: &Plan) -> f64 {
@@ -92,7 +124,7 @@ fn wall(request: &Request<'_>, plan: &Plan, cores: u32, secs: f64, megapixels: f
     encode * runs.max(Purpose::Encode.weight()) + verify + 0.5
 }
 
-fn size(request: &Request<'_>, plan: &Plan, pixel_rate: f64, secs: f64, basis: &mut Vec<String>) -> u64 {
+fn size(request: &Request<'_>, plan: &Plan, pixels: f64, pixel_rate: f64, secs: f64, basis: &mut Vec<String>) -> u64 {
     let video = match (request.encode.video.treatment, request.encode.video.rate) {
         (Treatment::Encode, RateControl::Bitrate { bitrate, .. }) => {
             basis.push(format!("size: the video's {bitrate} bits per second"));
@@ -111,7 +143,11 @@ fn size(request: &Request<'_>, plan: &Plan, pixel_rate: f64, secs: f64, basis: &
             basis.push("size: the source's own".to_owned());
             request.source.and_then(|(_, probed)| probed.video_bitrate.or(probed.probe.bitrate)).unwrap_or(0) as f64
         }
-        (Treatment::Drop | Treatment::Picture, _) => 0.0,
+        (Treatment::Picture, _) => {
+            basis.push(format!("size: {PICTURE_BYTES} bytes for a pixel"));
+            return (pixels * PICTURE_BYTES) as u64;
+        }
+        (Treatment::Drop, _) => 0.0,
     };
     let audio = plan.expected.audio.len() as f64 * request.encode.audio.bitrate.0 as f64;
     ((video + audio) * secs / 8.0 * 1.01) as u64

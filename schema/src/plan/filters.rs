@@ -6,7 +6,7 @@
 use super::shape::Shape;
 use super::streams::Chosen;
 use super::video::is_vaapi;
-use super::{Refusal, Request, SUBTITLES_FILE};
+use super::{Refusal, Request};
 use crate::encode::{Container, Encoder, Fit, PixelFormat, SubtitleMode, Treatment};
 
 pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> Result<String, Refusal> {
@@ -24,7 +24,7 @@ pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> 
                 "FFmpeg here has no libass to burn subtitles in with",
             ));
         }
-        filters.push(format!("subtitles=f={SUBTITLES_FILE}"));
+        filters.push(format!("subtitles=f={}", request.subtitles_file()));
     }
     filters.push(match (wish.treatment, request.encoder) {
         (Treatment::Encode, Some(encoder)) => pixels(encoder, wish.pixel_format),

@@ -159,7 +159,7 @@ fn inputs(request: &Request<'_>) -> Result<(Arguments, f64), Refusal> {
     arguments.all(["-loglevel", "level+info"]);
     arguments.all(READ_ONLY_FILES);
     arguments.list.extend(["-i".into(), file_argument(request.output)]);
-    let left = streams::inputs(request, shape.as_ref(), &mut arguments);
+    let left = streams::inputs_of_one(request, shape.as_ref(), &mut arguments);
     Ok((arguments, left))
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Invariant: a preset is mapped to a value that the encoder has; every encoder's own threads are bounded.
 
-use super::PASS_FILE;
 use super::arguments::Arguments;
+use super::video::Pass;
 use crate::encode::{Encoder, VideoEncode};
 
 /// The fastest of libvpx, in real time only.
@@ -14,7 +14,7 @@ pub(super) fn speed(
     video: &VideoEncode,
     encoder: Encoder,
     threads: u32,
-    pass: Option<u8>,
+    pass: Option<&Pass>,
     extra: &str,
     arguments: &mut Arguments,
 ) {
@@ -27,7 +27,7 @@ pub(super) fn speed(
             }
             if encoder == Encoder::Libx265 {
                 // Its own pool of threads knows nothing of ours. What a chunk begins with must stand by itself.
-                let passes = pass.map(|pass| format!(":pass={pass}:stats={PASS_FILE}")).unwrap_or_default();
+                let passes = pass.map(|pass| format!(":pass={}:stats={}", pass.number, pass.file)).unwrap_or_default();
                 let parameters = format!("pools={threads}:log-level=warning:open-gop=0{passes}{extra}");
                 arguments.pair("-x265-params", parameters);
             }

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use super::arguments::{Arguments, READ_ONLY_FILES, file_argument};
 use super::shape::Shape;
-use super::{PREROLL_SECS, Refusal, Request, SUBTITLES_FILE, head, trim};
+use super::{PREROLL_SECS, Refusal, Request, Whole, head, trim};
 use crate::encode::{AudioChoice, Container, Fps, Keep, Source, Streams, SubtitleMode, Treatment, VideoCodec};
 use crate::probe::Probed;
 use crate::scenario::containers::{is_text, takes_audio, takes_subtitles, takes_video, text_subtitles};
@@ -99,61 +99,103 @@ fn pick(field: &str, streams: Streams, count: usize) -> Result<Vec<usize>, Refus
     })
 }
 
-/// Where reading begins, and what is left to leave out after that.
-fn seek(request: &Request<'_>) -> (f64, f64) {
-    let start = request.encode.start_secs.unwrap_or(0.0);
-    // Burnt subtitles go by the source's own clock.
-    let read_from = if request.encode.subtitles == SubtitleMode::Burn { 0.0 } else { (start - PREROLL_SECS).max(0.0) };
-    (read_from, start - read_from)
+/// What the outputs of one run read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inputs {
+    /// Second of the source at which reading begins.
+    read_from: f64,
+    /// Number of the input that holds the audio.
+    pub(super) audio: u32,
 }
 
-/// The source as an input, read from a while before its start. Answers what is left to leave out.
-fn source(request: &Request<'_>, arguments: &mut Arguments) -> f64 {
-    let Some((path, _)) = request.source else { return 0.0 };
-    let (read_from, left) = seek(request);
+impl Inputs {
+    /// Seconds that are read and not written to this output.
+    pub(super) fn left(&self, request: &Request<'_>) -> f64 {
+        request.encode.start_secs.unwrap_or(0.0) - self.read_from
+    }
+}
+
+/// Where reading begins for one output.
+fn seek(request: &Request<'_>) -> f64 {
+    let start = request.encode.start_secs.unwrap_or(0.0);
+    // Burnt subtitles go by the source's own clock.
+    if request.encode.subtitles == SubtitleMode::Burn { 0.0 } else { (start - PREROLL_SECS).max(0.0) }
+}
+
+/// The source as an input, read from there.
+fn source(request: &Request<'_>, read_from: f64, arguments: &mut Arguments) {
+    let Some((path, _)) = request.source else { return };
     arguments.all(READ_ONLY_FILES);
     if read_from > 0.0 {
         arguments.pair("-ss", read_from);
     }
     arguments.list.extend(["-i".into(), file_argument(path)]);
-    left
 }
 
-pub(super) fn inputs(request: &Request<'_>, shape: Option<&Shape>, arguments: &mut Arguments) -> f64 {
-    let Source::Generated { duration_secs: secs } = request.encode.source else { return source(request, arguments) };
-    if let Some(shape) = shape {
-        let (width, height, rate) = generated(request, shape);
+/// The one source of all these outputs, read from the first start of them.
+pub(super) fn inputs(made: &[&Whole<'_>], arguments: &mut Arguments) -> Inputs {
+    let needs: Vec<Need<'_>> =
+        made.iter().map(|whole| Need { request: whole.request, shape: whole.shape.as_ref() }).collect();
+    shared(&needs, arguments)
+}
+
+/// The source of one output, which is looked at. Answers what is read before what is taken.
+pub(super) fn inputs_of_one(request: &Request<'_>, shape: Option<&Shape>, arguments: &mut Arguments) -> f64 {
+    shared(&[Need { request, shape }], arguments).left(request)
+}
+
+/// What an output needs of the source.
+struct Need<'a> {
+    request: &'a Request<'a>,
+    shape: Option<&'a Shape>,
+}
+
+fn shared(needs: &[Need<'_>], arguments: &mut Arguments) -> Inputs {
+    let Some(first) = needs.first() else { return Inputs { read_from: 0.0, audio: 0 } };
+    let Source::Generated { duration_secs: secs } = first.request.encode.source else {
+        let read_from = needs.iter().map(|need| seek(need.request)).fold(f64::INFINITY, f64::min);
+        source(first.request, read_from, arguments);
+        return Inputs { read_from, audio: 0 };
+    };
+    let picture = generated(needs);
+    if let Some((width, height, rate)) = picture {
         arguments.pair("-f", "lavfi");
         arguments.pair("-i", format!("testsrc2=size={width}x{height}:rate={rate}:duration={secs}"));
     }
+    tone(secs, arguments);
+    Inputs { read_from: 0.0, audio: u32::from(picture.is_some()) }
+}
+
+fn tone(secs: f64, arguments: &mut Arguments) {
     arguments.pair("-f", "lavfi");
     arguments.pair("-i", format!("sine=frequency=440:sample_rate=48000:duration={secs}"));
-    0.0
 }
 
-/// Size and rate of the picture that is generated: with a crop, of what is cropped.
-fn generated(request: &Request<'_>, shape: &Shape) -> (u32, u32, Fps) {
-    let rate = shape.fps.unwrap_or(Fps::whole(30));
-    match request.encode.video.crop {
-        Some(crop) => (crop.x + crop.width, crop.y + crop.height, rate),
-        None => (shape.width, shape.height, rate),
-    }
-}
-
-/// Which input holds the audio.
-pub(super) fn audio_input(request: &Request<'_>) -> u32 {
-    u32::from(request.source.is_none() && request.encode.video.treatment != Treatment::Drop)
+/// Size and rate of the picture that is generated, where one is: as large and as fast as any output needs it; with a crop,
+/// what is cropped.
+fn generated(needs: &[Need<'_>]) -> Option<(u32, u32, Fps)> {
+    let needs = needs.iter().filter_map(|need| {
+        let shape = need.shape?;
+        let crop = need.request.encode.video.crop;
+        let (width, height) =
+            crop.map_or((shape.width, shape.height), |crop| (crop.x + crop.width, crop.y + crop.height));
+        Some((width, height, shape.fps.unwrap_or(Fps::whole(30))))
+    });
+    needs.reduce(|most, next| {
+        let rate = if next.2.as_f64() > most.2.as_f64() { next.2 } else { most.2 };
+        (most.0.max(next.0), most.1.max(next.1), rate)
+    })
 }
 
 /// The run that takes the subtitles out which are burnt in.
 pub(super) fn extraction(request: &Request<'_>, chosen: &Chosen) -> Vec<OsString> {
     let mut arguments = head(request);
-    source(request, &mut arguments);
+    source(request, 0.0, &mut arguments);
     for number in chosen.subtitles.iter().take(1) {
         arguments.pair("-map", format!("0:s:{number}"));
     }
     arguments.all(["-c:s", "ass", "-f", "ass", "-y"]);
-    arguments.list.push(file_argument(SUBTITLES_FILE.as_ref()));
+    arguments.list.push(file_argument(request.subtitles_file().as_ref()));
     arguments.list
 }
 
@@ -215,10 +257,18 @@ pub(super) fn audio_source(request: &Request<'_>, chosen: &Chosen, filter: &str)
     let mut arguments = head(request);
     // What is measured is said as information.
     arguments.all(["-loglevel", "level+info"]);
-    let left = match request.source {
-        Some(_) => source(request, &mut arguments),
-        None => inputs(request, None, &mut arguments),
+    let read_from = match &request.encode.source {
+        Source::Generated { duration_secs } => {
+            tone(*duration_secs, &mut arguments);
+            0.0
+        }
+        Source::File { .. } | Source::Remote { .. } => {
+            let read_from = seek(request);
+            source(request, read_from, &mut arguments);
+            read_from
+        }
     };
+    let left = Inputs { read_from, audio: 0 }.left(request);
     for number in &chosen.audio {
         arguments.pair("-map", format!("0:a:{number}"));
     }

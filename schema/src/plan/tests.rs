@@ -46,6 +46,8 @@ fn encode(source: Source, container: Container) -> Encode {
         metadata: Keep::Keep,
         chapters: Keep::Keep,
         quality: None,
+        ladder: None,
+        others: Vec::new(),
     }
 }
 
@@ -73,6 +75,7 @@ fn request<'a>(
         encoder: is_encode.then_some(encoder),
         source: probed.map(|probed| (Path::new("/media/-y.mp4"), probed)),
         output: Path::new("out.mp4"),
+        number: 0,
         threads: 2,
         features,
         loudness: None,
@@ -518,4 +521,80 @@ fn scores_are_read_from_what_ffmpeg_says() {
     assert_eq!((frames, vmaf.min, vmaf.p1, vmaf.p5, vmaf.mean), (100, 0.0, 1.0, 5.0, 49.5));
     assert!(vmaf.harmonic_mean < vmaf.mean);
     assert_eq!(quality::vmaf(["Frame,vmaf,".to_owned()].into_iter()), None);
+}
+
+#[test]
+fn outputs_of_one_source_are_read_once_and_two_passes_go_by_themselves() {
+    let features = features();
+    let source = probed();
+    let mut first = encode(file(), Container::Mp4);
+    first.audio.loudness = Some(Loudness { lufs: -23.0, peak_dbtp: -1.0 });
+    let mut twice = first.clone();
+    twice.video.two_pass = true;
+    twice.video.rate = RateControl::Bitrate { bitrate: Bitrate(1_000_000), maxrate: None, bufsize: None };
+    let mut late = encode(file(), Container::Mkv);
+    late.start_secs = Some(30.0);
+    let encodes = [&first, &twice, &late];
+    let names = ["a.mp4", "b.mp4", "c.mkv"];
+    let request = |number: usize| Request {
+        number,
+        output: Path::new(names[number]),
+        ..request(encodes[number], Encoder::Libx264, Some(&source), &features)
+    };
+    let mut long = source.clone();
+    long.probe.video.as_mut().unwrap().duration_secs = Some(60.0);
+    let requests = [0, 1, 2].map(|number| Request { source: Some((Path::new("/m/in.mkv"), &long)), ..request(number) });
+    let plan = together::together(&requests).unwrap();
+    let steps: Vec<(Purpose, &[usize])> =
+        plan.steps.iter().map(|shared| (shared.step.purpose, shared.outputs.as_slice())).collect();
+    assert_eq!(
+        steps,
+        [
+            (Purpose::Loudness, &[0, 1][..]),
+            (Purpose::FirstPass, &[1]),
+            (Purpose::Encode, &[1]),
+            (Purpose::Encode, &[0, 2])
+        ]
+    );
+    has(&text(&plan.steps[1].step.arguments), "-pass 1 -passlogfile passes-1");
+    let shared = text(&plan.steps[3].step.arguments);
+    assert_eq!(shared.matches(" -i ").count(), 1, "{shared}");
+    // The earliest start of all is where reading begins.
+    assert!(!shared.split(" -i ").next().unwrap().contains("-ss"), "{shared}");
+    has(&shared, "-ss 30");
+    assert!(
+        shared.contains("-f mp4 -y file:a.mp4 -map 0:V:0") && shared.trim_end().ends_with("-f matroska -y file:c.mkv")
+    );
+    assert_eq!(plan.expected.len(), 3);
+
+    // The one output of a job is made as it always was.
+    let alone = together::together(&requests[..1]).unwrap();
+    let steps: Vec<Step> = alone.steps.into_iter().map(|shared| shared.step).collect();
+    assert_eq!(steps, super::plan(&requests[0]).unwrap().steps);
+}
+
+#[test]
+fn what_cannot_be_made_is_refused_by_its_place_among_the_outputs() {
+    let features = features();
+    let source = probed();
+    let good = encode(file(), Container::Mp4);
+    let mut bad = good.clone();
+    bad.video.crop = Some(Crop { width: 10_000, height: 10_000, x: 0, y: 0 });
+    let requests = [&good, &bad].map(|encode| request(encode, Encoder::Libx264, Some(&source), &features));
+    assert_eq!(together::together(&requests).unwrap_err().output, 1);
+}
+
+#[test]
+fn a_generated_picture_is_as_large_and_fast_as_any_output_needs_it() {
+    let features = features();
+    let generated = || Source::Generated { duration_secs: 2.0 };
+    let small = encode(generated(), Container::Mp4);
+    let mut large = small.clone();
+    large.video.size = Some(Resolution { width: 1920, height: 1080 });
+    large.video.fps = Some(Fps::whole(60));
+    let requests = [&small, &large].map(|encode| request(encode, Encoder::Libx264, None, &features));
+    let plan = together::together(&requests).unwrap();
+    let arguments = text(&plan.steps[0].step.arguments);
+    has(&arguments, "testsrc2=size=1920x1080:rate=60:duration=2");
+    assert_eq!(arguments.matches("-map 1:a:0").count(), 2, "{arguments}");
 }

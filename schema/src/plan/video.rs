@@ -4,7 +4,7 @@
 
 use super::arguments::Arguments;
 use super::shape::Shape;
-use super::{PASS_FILE, Request, rate, speed};
+use super::{Request, rate, speed};
 use crate::encode::{Container, Encoder, VideoEncode};
 use crate::probe::Mastering;
 
@@ -15,13 +15,21 @@ pub(super) fn is_vaapi(encoder: Encoder) -> bool {
     matches!(encoder, Encoder::H264Vaapi | Encoder::HevcVaapi | Encoder::Av1Vaapi)
 }
 
+/// One of two passes.
+pub(super) struct Pass {
+    /// 1 or 2.
+    pub(super) number: u8,
+    /// Where the first keeps what it found.
+    pub(super) file: String,
+}
+
 /// `pass`: which of two passes, where there are two.
 pub(super) fn video(
     video: &VideoEncode,
     encoder: Encoder,
     shape: &Shape,
     threads: u32,
-    pass: Option<u8>,
+    pass: Option<&Pass>,
     arguments: &mut Arguments,
 ) {
     arguments.pair("-c:v", encoder);
@@ -32,8 +40,8 @@ pub(super) fn video(
     }
     rate::rate(video.rate, encoder, arguments);
     if let Some(pass) = pass.filter(|_| encoder != Encoder::Libx265) {
-        arguments.pair("-pass", pass);
-        arguments.pair("-passlogfile", PASS_FILE);
+        arguments.pair("-pass", pass.number);
+        arguments.pair("-passlogfile", &pass.file);
     }
     let gop = video.gop.unwrap_or_else(|| (shape.rate() * GOP_SECS).round().max(1.0) as u32);
     arguments.pair("-g", gop);

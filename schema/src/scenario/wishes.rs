@@ -11,16 +11,19 @@ use crate::encode::{
 };
 use crate::job::{JobSpec, Parameters};
 use crate::parse::Fault;
+use crate::plan::ladder;
 
 /// Rates of samples that encoders take.
 const SAMPLE_RATES: [u32; 11] = [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000];
 
 /// Adds what is wrong with the wishes of a job whose scenario is known.
 pub(super) fn check(spec: &JobSpec, scenario: &Scenario, faults: &mut Vec<Fault>) {
-    let mut wishes = Wishes { spec, p: &spec.parameters, faults };
+    let is_ladder = scenario.is_ladder || spec.parameters.ladder.is_some();
+    let mut wishes = Wishes { spec, is_ladder, p: &spec.parameters, faults };
     let codec = spec.parameters.codec.unwrap_or(scenario.codec);
     let container = container(spec, scenario);
     wishes.times();
+    wishes.ladder(scenario, codec);
     wishes.left_over(scenario, codec);
     if codec.codec().is_some() {
         wishes.rate(codec);
@@ -40,6 +43,7 @@ pub(super) fn check(spec: &JobSpec, scenario: &Scenario, faults: &mut Vec<Fault>
 /// The wishes of one job, and what is wrong with them.
 pub(super) struct Wishes<'a> {
     spec: &'a JobSpec,
+    is_ladder: bool,
     pub(super) p: &'a Parameters,
     faults: &'a mut Vec<Fault>,
 }
@@ -78,6 +82,38 @@ impl Wishes<'_> {
         }
         if self.spec.input.is_none() && (p.start.is_some() || p.end.is_some()) {
             self.fault("start", "contradiction", "a generated source has no part to leave out: use `duration`");
+        }
+    }
+
+    /// What a ladder leaves open for others to say.
+    fn ladder(&mut self, scenario: &Scenario, codec: CodecChoice) {
+        let p = self.p;
+        if !self.is_ladder {
+            return;
+        }
+        if codec.codec().is_none() {
+            self.fault("ladder", "contradiction", "the rungs of a ladder are encoded: name a codec");
+            return;
+        }
+        let because = "each rung of a ladder has its own, such as `ladder`: `1080p:5000k,720p:2500k`";
+        self.none_of(
+            &[
+                ("resolution", p.resolution.is_some()),
+                ("bitrate", p.bitrate.is_some()),
+                ("maxrate", p.maxrate.is_some()),
+                ("bufsize", p.bufsize.is_some()),
+                ("target_vmaf", p.target_vmaf.is_some()),
+                ("target_psnr", p.target_psnr.is_some()),
+                ("target_ssim", p.target_ssim.is_some()),
+            ],
+            because,
+        );
+        if scenario.size.is_some() {
+            self.fault("ladder", "contradiction", "the scenario names one size: use `ladder-h264` or `custom-input`");
+        }
+        if self.spec.output.as_deref().is_some_and(|output| !ladder::is_pattern(output)) {
+            let message = "a ladder makes several outputs: put {name} (720p) or {height} (720) into the address";
+            self.faults.push(Fault::new("output", "no_place_for_rungs", message));
         }
     }
 
@@ -162,7 +198,9 @@ impl Wishes<'_> {
         match p.passes {
             None | Some(1) => {}
             Some(2) => {
-                if p.bitrate.is_none() {
+                // Rungs have rates, unless they are asked for by quality.
+                let is_rated = p.bitrate.is_some() || (self.is_ladder && p.crf.is_none());
+                if !is_rated {
                     self.fault("passes", "contradiction", "two passes spread a bit rate: give `bitrate`");
                 }
                 if let CodecChoice::Encoder(encoder) = codec
@@ -205,7 +243,7 @@ impl Wishes<'_> {
 
     fn picture(&mut self, scenario: &Scenario) {
         let p = self.p;
-        if p.fit.is_some() && p.resolution.or(scenario.size).is_none() {
+        if p.fit.is_some() && p.resolution.or(scenario.size).is_none() && !self.is_ladder {
             self.fault("fit", "contradiction", "`fit` says how the source gets to a size: give `resolution` too");
         }
         let format = super::pixel_format(p);

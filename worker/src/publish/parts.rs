@@ -26,17 +26,35 @@ const NOTE: &str = "staged";
 /// A part of another job that has not been touched for so long is old.
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
+/// Whose a part is: an output of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Which of the job's outputs, from 0: several may lie in one directory.
+    pub number: u32,
+}
+
+impl Whose {
+    /// How names begin that are its own. The first output's have no number, as they had before there were more.
+    fn stem(self) -> String {
+        let Whose { job, attempt, number } = self;
+        if number == 0 { format!("{job}.{attempt}") } else { format!("{job}.{attempt}.{number}") }
+    }
+}
+
 /// Where an attempt puts a part of its output.
-pub(super) fn path(output: &Path, job: JobId, attempt: u32, suffix: &str) -> PathBuf {
-    output.with_file_name(format!(".ffpool-{job}.{attempt}.{suffix}"))
+pub(super) fn path(output: &Path, whose: Whose, suffix: &str) -> PathBuf {
+    output.with_file_name(format!(".ffpool-{}.{suffix}", whose.stem()))
 }
 
 /// What the name of a part says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Name {
-    pub(super) job: JobId,
-    pub(super) attempt: u32,
-    pub(super) suffix: String,
+    pub(super) whose: Whose,
+    pub(super) suffix: &'static str,
 }
 
 /// The parts where an output goes, of any job.
@@ -47,15 +65,24 @@ pub(super) fn beside(output: &Path) -> impl Iterator<Item = (PathBuf, Name)> {
 
 fn parse(name: &str) -> Option<Name> {
     let mut fields = name.strip_prefix(".ffpool-")?.splitn(3, '.');
-    let (job, attempt, suffix) = (fields.next()?, fields.next()?, fields.next()?);
-    let is_part = [DATA, PROOF].contains(&suffix);
-    is_part.then_some(Name { job: job.parse().ok()?, attempt: attempt.parse().ok()?, suffix: suffix.to_owned() })
+    let (job, attempt, rest) = (fields.next()?, fields.next()?, fields.next()?);
+    let (number, rest) = match rest.split_once('.') {
+        Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => (number.parse().ok()?, rest),
+        Some(_) | None => (0, rest),
+    };
+    let suffix = [DATA, PROOF].into_iter().find(|suffix| *suffix == rest)?;
+    Some(Name { whose: Whose { job: job.parse().ok()?, attempt: attempt.parse().ok()?, number }, suffix })
 }
 
-/// Deletes, where an output goes, the parts of the job's earlier attempts, and old ones of jobs whose worker is gone.
-pub(super) fn clear_beside(output: &Path, job: JobId, attempt: u32) {
-    for (path, name) in beside(output) {
-        let is_over = if name.job == job { name.attempt <= attempt } else { is_old(&path) && is_unlocked(&path) };
+/// Deletes, where an output goes, the parts of the job's earlier attempts, what an earlier life left of this one, and old
+/// ones of jobs whose worker is gone.
+pub(super) fn clear_beside(output: &Path, ours: Whose) {
+    for (path, Name { whose, .. }) in beside(output) {
+        let is_over = if whose.job == ours.job {
+            whose.attempt < ours.attempt || whose == ours
+        } else {
+            is_old(&path) && is_unlocked(&path)
+        };
         if is_over {
             let _ = fs::remove_file(path);
         }
@@ -112,10 +139,10 @@ impl Notes {
 
     /// Notes that parts of an attempt are going to lie beside `output`. Best effort: without a note, as on a full disk, they
     /// are found by their age.
-    pub(super) fn write(&self, output: &Path, job: JobId, attempt: u32) -> Note {
-        let note = Note { path: self.scratch.join(format!("{job}.{attempt}.{NOTE}")) };
+    pub(super) fn write(&self, output: &Path, whose: Whose) -> Note {
+        let note = Note { path: self.scratch.join(format!("{}.{NOTE}", whose.stem())) };
         if let Err(error) = fs::write(&note.path, output.as_os_str().as_bytes()) {
-            tracing::debug!(%job, attempt, %error, "what lies beside the output is not noted");
+            tracing::debug!(job = %whose.job, attempt = whose.attempt, %error, "what lies beside the output is not noted");
         }
         note
     }
@@ -137,11 +164,12 @@ impl Drop for Note {
 fn follow(note: &Path) -> io::Result<()> {
     let output = PathBuf::from(std::ffi::OsString::from_vec(fs::read(note)?));
     let name = note.file_stem().and_then(|stem| parse(&format!(".ffpool-{}.{DATA}", stem.to_str()?)));
-    if let Some(Name { job, attempt, .. }) = name {
+    if let Some(Name { whose, .. }) = name {
+        let Whose { job, attempt, .. } = whose;
         // A root that is not mounted is not there, and what is in it not gone.
         output.parent().map_or(Ok(()), |directory| directory.metadata().map(drop))?;
         for suffix in [DATA, PROOF] {
-            match fs::remove_file(path(&output, job, attempt, suffix)) {
+            match fs::remove_file(path(&output, whose, suffix)) {
                 Ok(()) => {
                     tracing::info!(%job, attempt, output = %output.display(), "deleted what an earlier life left")
                 }
@@ -159,6 +187,10 @@ mod tests {
 
     fn job(number: u128) -> JobId {
         JobId(uuid::Uuid::from_u128(number))
+    }
+
+    fn whose(number: u128, attempt: u32) -> Whose {
+        Whose { job: job(number), attempt, number: 0 }
     }
 
     /// Makes a part seem `days` old.
@@ -180,14 +212,14 @@ mod tests {
         fs::create_dir(&scratch).unwrap();
         fs::create_dir(&media).unwrap();
         let output = media.join("out.mp4");
-        let part = |attempt| path(&output, job(1), attempt, DATA);
+        let part = |attempt| path(&output, whose(1, attempt), DATA);
         let earlier = Notes::open(&scratch).unwrap();
-        std::mem::forget(earlier.write(&output, job(1), 1));
+        std::mem::forget(earlier.write(&output, whose(1, 1)));
         fs::write(part(1), "half").unwrap();
-        fs::write(path(&output, job(1), 1, PROOF), "{}").unwrap();
+        fs::write(path(&output, whose(1, 1), PROOF), "{}").unwrap();
 
         let notes = Notes::open(&scratch).unwrap();
-        let _living = notes.write(&output, job(1), 2);
+        let _living = notes.write(&output, whose(1, 2));
         fs::write(part(2), "ours").unwrap();
         // The root is away for a while.
         fs::rename(&media, place.path().join("away")).unwrap();
@@ -205,11 +237,13 @@ mod tests {
     fn a_part_of_another_job_is_kept_while_it_is_young_or_locked() {
         let place = tempfile::tempdir().unwrap();
         let output = place.path().join("out.mp4");
-        let (ours, foreign) = (path(&output, job(1), 1, DATA), path(&output, job(2), 9, DATA));
+        let (ours, foreign) = (path(&output, whose(1, 1), DATA), path(&output, whose(2, 9), DATA));
+        let sibling = path(&output, Whose { number: 1, ..whose(1, 2) }, DATA);
         fs::write(&ours, "ours").unwrap();
         fs::write(&foreign, "foreign").unwrap();
-        clear_beside(&output, job(1), 2);
-        assert!(!ours.exists() && foreign.exists());
+        fs::write(&sibling, "the attempt's other output").unwrap();
+        clear_beside(&output, whose(1, 2));
+        assert!(!ours.exists() && foreign.exists() && sibling.exists());
         assert!(!age(&foreign, 3), "touched just now");
         let holder = File::open(&foreign).unwrap();
         claim(&holder);
@@ -221,10 +255,20 @@ mod tests {
     #[test]
     fn names_that_are_no_parts_are_left_alone() {
         let id = job(7);
-        let name = |text: &str| parse(text).map(|name| (name.job, name.attempt, name.suffix));
-        assert_eq!(name(&format!(".ffpool-{id}.3.json.part")), Some((id, 3, "json.part".to_owned())));
-        assert_eq!(name(&format!(".ffpool-{id}.3.part")), Some((id, 3, "part".to_owned())));
-        for other in ["out.mp4", ".ffpool-x.1.part", &format!(".ffpool-{id}.1.mp4"), &format!("ffpool-{id}.1.part")] {
+        let name = |text: &str| parse(text).map(|Name { whose, suffix }| (whose.attempt, whose.number, suffix));
+        assert_eq!(name(&format!(".ffpool-{id}.3.json.part")), Some((3, 0, PROOF)));
+        assert_eq!(name(&format!(".ffpool-{id}.3.part")), Some((3, 0, DATA)));
+        for (number, suffix) in [(2, DATA), (11, PROOF)] {
+            let output = path(Path::new("/m/out.mp4"), Whose { job: id, attempt: 3, number }, suffix);
+            assert_eq!(name(output.file_name().unwrap().to_str().unwrap()), Some((3, number, suffix)));
+        }
+        for other in [
+            "out.mp4",
+            ".ffpool-x.1.part",
+            &format!(".ffpool-{id}.1.mp4"),
+            &format!(".ffpool-{id}.1.x.part"),
+            &format!("ffpool-{id}.1.part"),
+        ] {
             assert_eq!(name(other), None, "{other}");
         }
     }

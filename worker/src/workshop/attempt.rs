@@ -21,11 +21,12 @@ use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::Engine;
 use ffpool_schema::message::{Artifact, CommitReply, Grant, Manifest, Outcome, Phase, Probe, SourceIdentity, Usage};
 use ffpool_schema::parse::Fault;
+use ffpool_schema::plan::ladder::{self, Outputs};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use encode::Made;
-use ends::{Ends, Input, Ready};
+use encode::{Made, Proven, refused_for};
+use ends::{Ends, Input, Ready, discard};
 use report::Reporter;
 
 use super::{Consent, Ended, Orders, Reports, Shop, Stop};
@@ -60,6 +61,14 @@ impl End {
 
     fn faulty(fault: Fault) -> End {
         End::Report(Box::new(Outcome::Rejected { faults: vec![fault] }))
+    }
+
+    /// A failure of one output, said to be its.
+    fn said_of(self, output: Option<&str>) -> End {
+        let (End::Report(outcome), Some(name)) = (&self, output) else { return self };
+        let Outcome::Failed { failure } = &**outcome else { return self };
+        let message = format!("{name}: {}", failure.message);
+        End::failed(Failure { message, ..failure.clone() })
     }
 }
 
@@ -172,8 +181,8 @@ impl<'a> Attempt<'a> {
     async fn carry_out(&mut self, consent: &dyn Consent) -> Result<Manifest, End> {
         let encode = self.encode()?;
         self.reporter.phase(Phase::Prepare, None);
-        let Ends { input, output } = self.ends(encode)?;
-        if let Some(manifest) = self.published_before(&output).await {
+        let Ends { input, outputs } = self.ends(encode)?;
+        if let Some(manifest) = self.published_before(&outputs).await {
             ask(&self.orders, consent).await?;
             return Ok(manifest);
         }
@@ -189,15 +198,20 @@ impl<'a> Attempt<'a> {
             None => None,
         };
         let read = source.as_ref().map(|(path, probed, _)| (path.as_path(), probed));
-        let made = self.encode_source(encode, read, user).await;
+        let Outputs { list, reasons } = ladder::outputs(encode, read.map(|(_, probed)| probed))
+            .map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))?;
+        for reason in reasons {
+            self.reporter.log(&format!("[ffpool] {reason}"));
+        }
+        let made = self.encode_source(&list, read, user).await;
         let made = match &source {
             Some((path, _, identity)) => unchanged(made, path, identity)?,
             None => made?,
         };
-        let ready = self.stage(&made.file, output).await?;
+        let ready = self.stage_all(&made.outputs, outputs).await?;
         self.reporter.phase(Phase::Commit, Some(NEARLY));
         if let Err(end) = ask(&self.orders, consent).await {
-            ready.discard().await;
+            discard(ready).await;
             return Err(end);
         }
         let source = source.map(|(_, probed, identity)| (identity, probed.probe));
@@ -211,13 +225,6 @@ impl<'a> Attempt<'a> {
             Engine::Gstreamer => {
                 return Err(End::rejected("engine", "unsupported", "gstreamer is not available in this worker"));
             }
-        }
-        if !self.grant.spec.outputs.is_empty() {
-            return Err(End::rejected(
-                "outputs",
-                "unsupported",
-                "several outputs of one job are not available in this worker",
-            ));
         }
         let missing = || End::failure(Cause::Platform, "the ledger granted the attempt without its encode");
         self.grant.encode.as_ref().ok_or_else(missing)
@@ -264,8 +271,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// The proof of what was made.
-    fn manifest(&self, ready: &Ready, made: Made, source: Option<(SourceIdentity, Probe)>) -> Manifest {
-        let (url, size_bytes, sha256) = ready.describe();
+    fn manifest(&self, ready: &[Ready], made: Made, source: Option<(SourceIdentity, Probe)>) -> Manifest {
+        let artifacts = ready.iter().zip(made.outputs).map(|(ready, proven)| {
+            let (url, size_bytes, sha256) = ready.describe();
+            let Proven { name, probed, proof, quality, .. } = proven;
+            Artifact { name, url, size_bytes, sha256, probe: probed.probe, proof: Some(proof), quality }
+        });
         let (source, source_probe) = source.unzip();
         Manifest {
             job: self.grant.job,
@@ -278,14 +289,7 @@ impl<'a> Attempt<'a> {
             steps: made.steps.iter().map(|step| words(step)).collect(),
             prober: Some(self.shop.prober_version.clone()),
             source_probe,
-            artifacts: vec![Artifact {
-                url,
-                size_bytes,
-                sha256,
-                probe: made.probed.probe,
-                proof: Some(made.proof),
-                quality: made.quality,
-            }],
+            artifacts: artifacts.collect(),
             source,
             usage: self.used(),
         }

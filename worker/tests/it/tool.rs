@@ -7,5 +7,6 @@ mod endings;
 mod freeze;
 mod limits;
 mod options;
+mod outputs;
 mod paths;
 mod quality;

@@ -1,14 +1,16 @@
-//! From a probed source to a proven output: the plan's runs, one after the other, then the proof.
+//! From a probed source to proven outputs: the plan's runs, one after the other, then the proof of each output.
 //!
 //! Invariant: what is handed on has been probed, read packet by packet and decoded to its end, and is what was asked for.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use ffpool_schema::encode::Encode;
 use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::{Outcome, Phase, Proof, Quality};
-use ffpool_schema::plan::{self, Expected, Measured, Plan, Purpose, Refusal, Request};
+use ffpool_schema::plan::ladder::Output;
+use ffpool_schema::plan::together::{Refused, Shared, Together, together};
+use ffpool_schema::plan::{self, Expected, Measured, Purpose, Refusal, Request};
 use ffpool_schema::probe::{self, Probed};
 
 use super::quality::at_crf;
@@ -21,12 +23,21 @@ use crate::verify;
 /// How much less than its header says a whole source may hold, in seconds: a frame at the slowest usual rate.
 const SOURCE_TOLERANCE_SECS: f64 = 0.2;
 
-/// What an encode made, proven.
+/// What an encode made.
 pub(super) struct Made {
-    pub(super) file: PathBuf,
+    /// The last run.
     pub(super) arguments: Vec<OsString>,
     /// The runs before it.
     pub(super) steps: Vec<Vec<OsString>>,
+    /// In the order of the job's outputs.
+    pub(super) outputs: Vec<Proven>,
+}
+
+/// An output that is what was asked for.
+pub(super) struct Proven {
+    /// Which output of its job it is, where there are several.
+    pub(super) name: Option<String>,
+    pub(super) file: PathBuf,
     pub(super) probed: Probed,
     pub(super) proof: Proof,
     pub(super) quality: Option<Quality>,
@@ -35,60 +46,74 @@ pub(super) struct Made {
 impl Attempt<'_> {
     pub(super) async fn encode_source(
         &mut self,
-        encode: &Encode,
+        outputs: &[Output],
         source: Option<(&Path, &Probed)>,
         user: ToolUser,
     ) -> Result<Made, End> {
-        let encoder = self.shop.encoder(&encode.video).map_err(|(wish, is_hardware)| {
-            let cause = if is_hardware { Cause::Device } else { Cause::Platform };
-            End::failure(cause, format!("this worker has no working encoder for {wish}"))
-        })?;
+        let threads = self.shop.threads(&self.grant.spec);
         // By name: the working directory is the scratch, whose parents the tool's user need not be able to enter.
-        let name = PathBuf::from(format!("encode.{}", encode.container));
+        let names: Vec<PathBuf> = outputs.iter().enumerate().map(|(place, output)| output.file_name(place)).collect();
         let features = &self.shop.clone().features;
-        let sought = Request {
-            encode,
-            encoder,
-            source,
-            output: &name,
-            threads: self.shop.threads(&self.grant.spec),
-            features,
-            loudness: None,
-        };
-        let search = self.seek_crf(sought, user).await?;
-        let encode = &at_crf(encode, search.as_ref());
-        let request = Request { encode, ..sought };
-        let plan = self.carry_out_plan(request, user).await?;
+        let mut sought = Vec::new();
+        for (place, Output { encode, number, name, .. }) in outputs.iter().enumerate() {
+            let encoder = self.shop.encoder(&encode.video).map_err(|(wish, is_hardware)| {
+                let cause = if is_hardware { Cause::Device } else { Cause::Platform };
+                End::failure(cause, format!("this worker has no working encoder for {wish}"))
+            })?;
+            let output = &names[place];
+            let request = Request { encode, encoder, source, output, number: place, threads, features, loudness: None };
+            let search = self.seek_crf(request, user).await;
+            let search = search.map_err(|end| self.at_output(end, *number).said_of(name.as_deref()))?;
+            sought.push((at_crf(encode, search.as_ref()), request, search));
+        }
+        let requests: Vec<Request<'_>> =
+            sought.iter().map(|(encode, request, _)| Request { encode, ..*request }).collect();
+        let plan = self.carry_out_plan(outputs, requests.clone(), user).await?;
         self.reporter.phase(Phase::Verify, Some(NEARLY));
-        let file = self.scratch_path().join(&name);
-        let verified = self.verify(&file, &name, &plan.expected, user, request.threads).await;
-        let (probed, proof) = match verified {
-            Err(end) => return Err(self.blame(end, source, user).await),
-            Ok(verified) => verified,
-        };
-        let quality = self.measure(request, proof.frames, search, user).await?;
-        let mut steps: Vec<Vec<OsString>> = plan.steps.into_iter().map(|step| step.arguments).collect();
+        let mut proven = Vec::new();
+        for (place, (Output { number, name, .. }, expected)) in outputs.iter().zip(&plan.expected).enumerate() {
+            let file = self.scratch_path().join(&names[place]);
+            let (probed, proof) = match self.verify(&file, &names[place], expected, user, threads).await {
+                Err(end) => return Err(self.blame(end.said_of(name.as_deref()), source, user).await),
+                Ok(verified) => verified,
+            };
+            let measured = self.measure(requests[place], proof.frames, sought[place].2.clone(), user).await;
+            let quality = measured.map_err(|end| self.at_output(end, *number).said_of(name.as_deref()))?;
+            proven.push(Proven { name: name.clone(), file, probed, proof, quality });
+        }
+        let mut steps: Vec<Vec<OsString>> = plan.steps.into_iter().map(|shared| shared.step.arguments).collect();
         let arguments = steps.pop().unwrap_or_default();
-        Ok(Made { file, arguments, steps, probed, proof, quality })
+        Ok(Made { arguments, steps, outputs: proven })
     }
 
-    /// Runs every step of the plan that a request makes.
-    async fn carry_out_plan(&mut self, mut request: Request<'_>, user: ToolUser) -> Result<Plan, End> {
-        let mut plan = plan::plan(&request).map_err(refused)?;
-        let total: f64 = plan.steps.iter().map(|step| step.purpose.weight()).sum();
-        let duration = plan.expected.duration_secs;
+    /// Runs every step of the plan that requests make together.
+    async fn carry_out_plan(
+        &mut self,
+        outputs: &[Output],
+        mut requests: Vec<Request<'_>>,
+        user: ToolUser,
+    ) -> Result<Together, End> {
+        let spec = &self.grant.spec;
+        let refused = |refused: Refused| refused_for(spec, outputs[refused.output].number, refused.refusal);
+        let mut plan = together(&requests).map_err(refused)?;
+        // What was measured before its run changes the arguments of those that follow, but neither their number nor weight.
+        let weights: Vec<f64> = plan.steps.iter().map(|shared| shared.step.purpose.weight()).collect();
+        let total: f64 = weights.iter().sum();
+        let duration = plan.duration_secs();
         let mut before = 0.0;
-        for number in 0..plan.steps.len() {
-            let step = plan.steps[number].clone();
-            let part = Part { before: before / total, share: step.purpose.weight() / total };
+        for (number, weight) in weights.into_iter().enumerate() {
+            let Shared { step, outputs: concerned } = plan.steps[number].clone();
+            let part = Part { before: before / total, share: weight / total };
             let ran = self.run_ffmpeg(&step.arguments, user, Phase::Encode, duration, part).await?;
-            before += step.purpose.weight();
+            before += weight;
             if step.purpose == Purpose::Loudness {
                 let found = Measured::parse(ran.log.iter().map(String::as_str)).ok_or_else(|| {
                     End::failure(Cause::ConfigBad, "the audio is silent: it cannot be brought to a loudness")
                 })?;
-                request.loudness = Some(found);
-                plan = plan::plan(&request).map_err(refused)?;
+                for output in concerned {
+                    requests[output].loudness = Some(found);
+                }
+                plan = together(&requests).map_err(refused)?;
             }
         }
         Ok(plan)
@@ -188,7 +213,15 @@ pub(super) fn unreadable(error: serde_json::Error) -> End {
 pub(super) fn refused(refusal: Refusal) -> End {
     match refusal {
         Refusal::Input(why) => End::failure(Cause::InputBad, why),
-        Refusal::Job(fault) => End::Report(Box::new(Outcome::Rejected { faults: vec![fault] })),
+        Refusal::Job(fault) => End::faulty(fault),
+    }
+}
+
+/// The same of the job's output of this number.
+pub(super) fn refused_for(spec: &JobSpec, number: usize, refusal: Refusal) -> End {
+    match refusal {
+        Refusal::Input(why) => End::failure(Cause::InputBad, why),
+        Refusal::Job(fault) => End::faulty(spec.fault_of_output(number, fault)),
     }
 }
 

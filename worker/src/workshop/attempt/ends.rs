@@ -12,12 +12,14 @@ use bytes::Bytes;
 use ffpool_schema::encode::{Encode, Source};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::location::{Location, Use};
-use ffpool_schema::message::{Manifest, Phase, Progress, SourceIdentity};
+use ffpool_schema::message::{Manifest, Outcome, Phase, Progress, SourceIdentity};
 use ffpool_schema::parse::Fault;
+use ffpool_schema::plan::ladder::{self, Output, Possible};
 use tokio::time::Instant;
 
+use super::encode::Proven;
 use super::{Attempt, End, NEARLY, blocking, file_url, identify, unpublished};
-use crate::publish::{self, PublishError, Published, Staged};
+use crate::publish::{self, PublishError, Published, Staged, Whose};
 use crate::roots;
 use crate::store;
 use crate::store::bucket::{Mark, Object};
@@ -36,7 +38,7 @@ const REPORT: Duration = Duration::from_millis(250);
 /// Where everything is.
 pub(super) struct Ends {
     pub(super) input: Option<Input>,
-    pub(super) output: Output,
+    pub(super) outputs: Vec<Destination>,
 }
 
 /// Where an input is.
@@ -55,8 +57,17 @@ impl Input {
     }
 }
 
+/// An output that the job may come to, and where it goes.
+pub(super) struct Destination {
+    /// Which it is, where there are several.
+    name: Option<String>,
+    /// Whether it is made whatever the source is.
+    is_sure: bool,
+    place: Place,
+}
+
 /// Where an output goes.
-pub(super) enum Output {
+enum Place {
     File(PathBuf),
     Object(Box<Object>),
 }
@@ -75,10 +86,12 @@ impl Ready {
             Ready::Object(_, object, mark, size) => (object.address().to_string(), *size, mark.sha256.clone()),
         }
     }
+}
 
-    /// Takes it back.
-    pub(super) async fn discard(self) {
-        match self {
+/// Takes back what was not to become visible.
+pub(super) async fn discard(ready: Vec<Ready>) {
+    for ready in ready {
+        match ready {
             Ready::File(staged, _) => drop(staged),
             Ready::Object(mut upload, ..) => upload.abort().await,
         }
@@ -114,45 +127,98 @@ impl Attempt<'_> {
             }
             Source::Generated { .. } => None,
         };
-        let address = encode.output.as_deref();
-        let output = match address.map(|address| location("output", address, Use::Output)).transpose()? {
-            Some(Location::Object(address)) => Output::Object(Box::new(self.shop.stores.object(&address)?)),
-            None | Some(Location::File(_) | Location::Web(_)) => {
-                Output::File(self.shop.roots.output(address, self.grant.job, encode.container)?)
+        let mut outputs: Vec<Destination> = Vec::new();
+        for Possible { output, is_sure } in ladder::possible(encode) {
+            let place = self.place(&output, input.as_ref()).map_err(|end| self.at_output(end, output.number))?;
+            if let Some(first) = outputs.iter().find(|other| other.place.is_same(&place)) {
+                let first = first.name.as_deref().unwrap_or("output");
+                let message = format!("it is the same place as `{first}`: every output needs one of its own");
+                return Err(self.at_output(End::rejected("output", "same_as_output", &message), output.number));
             }
-        };
-        if let (Some(Input::File(input)), Output::File(output)) = (&input, &output) {
-            roots::distinct(input, output)?;
+            outputs.push(Destination { name: output.name, is_sure, place });
         }
-        Ok(Ends { input, output })
+        Ok(Ends { input, outputs })
     }
 
-    /// What an earlier attempt published before it died. Its output is as good as ours would be.
-    pub(super) async fn published_before(&self, output: &Output) -> Option<Manifest> {
+    /// Where an output goes.
+    fn place(&self, output: &Output, input: Option<&Input>) -> Result<Place, End> {
+        let Output { encode, rung, .. } = output;
+        let address = encode.output.as_deref();
+        let path = match address.map(|address| location("output", address, Use::Output)).transpose()? {
+            Some(Location::Object(address)) => return Ok(Place::Object(Box::new(self.shop.stores.object(&address)?))),
+            Some(Location::File(_) | Location::Web(_)) | None => {
+                let job = self.grant.job;
+                let unnamed = rung.as_ref().map_or_else(|| job.to_string(), |rung| format!("{job}.{rung}"));
+                self.shop.roots.output(address, &unnamed, encode.container)?
+            }
+        };
+        if let Some(Input::File(input)) = input {
+            roots::distinct(input, &path)?;
+        }
+        Ok(Place::File(path))
+    }
+
+    /// What ended the attempt at one output, at the field of the job that asks for it.
+    pub(super) fn at_output(&self, end: End, number: usize) -> End {
+        let End::Report(outcome) = end else { return end };
+        match *outcome {
+            Outcome::Rejected { faults } => {
+                let faults = faults.into_iter().map(|fault| self.grant.spec.fault_of_output(number, fault)).collect();
+                End::Report(Box::new(Outcome::Rejected { faults }))
+            }
+            other @ (Outcome::Finished { .. }
+            | Outcome::Failed { .. }
+            | Outcome::Released { .. }
+            | Outcome::Cancelled) => End::Report(Box::new(other)),
+        }
+    }
+
+    /// What an earlier attempt published before it died. Its outputs are as good as ours would be, if all are there.
+    pub(super) async fn published_before(&self, outputs: &[Destination]) -> Option<Manifest> {
         if self.grant.attempt < 2 {
             return None;
         }
-        let job = self.grant.job;
-        let found = match output {
-            Output::File(output) => {
+        let mut found: Option<Manifest> = None;
+        let mut count = 0;
+        for output in outputs {
+            let manifest = match self.find_published(output).await {
+                Some(manifest) => manifest,
+                None if output.is_sure => return None,
+                None => continue,
+            };
+            // A crash between two outputs leaves one of this attempt and one of an earlier.
+            if found.as_ref().is_some_and(|first| first.attempt != manifest.attempt) {
+                return None;
+            }
+            count += 1;
+            found = Some(manifest);
+        }
+        let found = found.filter(|manifest| manifest.artifacts.len() == count);
+        if let Some(manifest) = &found {
+            let (job, attempt) = (self.grant.job, self.grant.attempt);
+            tracing::info!(%job, attempt, made_by = manifest.attempt, "adopting what was published");
+        }
+        found
+    }
+
+    async fn find_published(&self, output: &Destination) -> Option<Manifest> {
+        let (job, name) = (self.grant.job, output.name.clone());
+        match &output.place {
+            Place::File(output) => {
                 let (output, stop) = (output.clone(), self.orders.stop.clone());
-                let find = move || publish::find_published(&output, job, &|| stop.borrow().is_some());
+                let find = move || publish::find_published(&output, name.as_deref(), job, &|| stop.borrow().is_some());
                 blocking(find).await.ok().flatten()
             }
-            Output::Object(object) => {
+            Place::Object(object) => {
                 let mut stop = self.orders.stop.clone();
                 tokio::select! {
                     biased;
                     _ = stopped(&mut stop) => None,
                     () = tokio::time::sleep_until(self.deadline()) => None,
-                    found = store::find_published(object, job) => found,
+                    found = store::find_published(object, name.as_deref(), job) => found,
                 }
             }
-        };
-        if let Some(manifest) = &found {
-            tracing::info!(%job, attempt = self.grant.attempt, made_by = manifest.attempt, "adopting a published output");
         }
-        found
     }
 
     /// Has the input where the tools can read it, and says what it is.
@@ -195,19 +261,35 @@ impl Attempt<'_> {
         Ok((PathBuf::from(FETCHED), identity))
     }
 
-    /// Has the output one step from visible: a file beside its name, or an object's parts in its store.
-    pub(super) async fn stage(&mut self, file: &Path, output: Output) -> Result<Ready, End> {
+    /// Has every output one step from visible, or none.
+    pub(super) async fn stage_all(&mut self, made: &[Proven], outputs: Vec<Destination>) -> Result<Vec<Ready>, End> {
+        let mut ready = Vec::new();
+        let outputs = outputs.into_iter().filter(|output| made.iter().any(|made| made.name == output.name));
+        for (number, (made, output)) in (0u32..).zip(made.iter().zip(outputs)) {
+            match self.stage(&made.file, output.place, number).await {
+                Ok(next) => ready.push(next),
+                Err(end) => {
+                    discard(ready).await;
+                    return Err(end);
+                }
+            }
+        }
+        self.usage.output_bytes = Some(ready.iter().map(|ready| ready.describe().1).sum());
+        Ok(ready)
+    }
+
+    /// Has an output one step from visible: a file beside its name, or an object's parts in its store.
+    async fn stage(&mut self, file: &Path, output: Place, number: u32) -> Result<Ready, End> {
         let object = match output {
-            Output::File(output) => {
-                let staged = self.stage_file(file, &output).await?;
+            Place::File(output) => {
+                let staged = self.stage_file(file, &output, number).await?;
                 return Ok(Ready::File(staged, output));
             }
-            Output::Object(object) => object,
+            Place::Object(object) => object,
         };
         let (made, stop) = (file.to_owned(), self.orders.stop.clone());
         let measured = blocking(move || publish::measure(&made, &|| stop.borrow().is_some())).await?;
         let (size, sha256) = measured.map_err(|error| self.unstaged(&error))?;
-        self.usage.output_bytes = Some(size);
         self.reporter.phase(Phase::Commit, Some(NEARLY));
         let mark = Mark { job: self.grant.job, attempt: self.grant.attempt, sha256 };
         let mut upload = Upload::begin((*object).clone(), file, size, mark.clone()).await?;
@@ -242,26 +324,40 @@ impl Attempt<'_> {
         }
     }
 
-    /// Makes the output visible, and its manifest beside it.
-    pub(super) async fn make_visible(&self, ready: Ready, manifest: Manifest) -> Result<Manifest, End> {
-        let published = match ready {
-            Ready::File(staged, output) => {
-                let copy = manifest.clone();
-                let done = blocking(move || publish::publish(staged, &output, &copy)).await?;
-                done.map_err(|error| unpublished(&error))?
-            }
-            Ready::Object(upload, object, mark, _) => match upload.commit().await? {
-                Published::Done => put_manifest(&object, &manifest, mark).await?,
-                Published::Lost => Published::Lost,
-            },
-        };
-        match published {
-            Published::Done => Ok(manifest),
-            Published::Lost => {
-                tracing::info!(job = %manifest.job, attempt = manifest.attempt, "a later attempt has published already");
-                Err(End::Silent)
+    /// Makes the outputs visible, and the manifest beside each. Objects first, because they cannot be taken back: where a
+    /// store refuses one, no file has been replaced.
+    pub(super) async fn make_visible(&self, ready: Vec<Ready>, manifest: Manifest) -> Result<Manifest, End> {
+        let (mut files, mut objects) = (Vec::new(), Vec::new());
+        for ready in ready {
+            match ready {
+                Ready::File(staged, output) => files.push((staged, output)),
+                Ready::Object(upload, object, mark, _) => objects.push((upload, object, mark)),
             }
         }
+        let mut put = Vec::new();
+        let mut objects = objects.into_iter();
+        for (upload, object, mark) in objects.by_ref() {
+            match upload.commit().await {
+                Ok(Published::Done) => put.push((object, mark)),
+                ended => {
+                    for (mut upload, ..) in objects {
+                        upload.abort().await;
+                    }
+                    return ended.map_err(End::from).and_then(|_| Err(superseded(&manifest)));
+                }
+            }
+        }
+        let copy = manifest.clone();
+        let done = blocking(move || publish::publish(files, &copy)).await?;
+        if done.map_err(|error| unpublished(&error))? == Published::Lost {
+            return Err(superseded(&manifest));
+        }
+        for (object, mark) in put {
+            if put_manifest(&object, &manifest, mark).await? == Published::Lost {
+                return Err(superseded(&manifest));
+            }
+        }
+        Ok(manifest)
     }
 
     /// What a staging that failed means.
@@ -272,15 +368,30 @@ impl Attempt<'_> {
         }
     }
 
-    async fn stage_file(&mut self, file: &Path, output: &Path) -> Result<Staged, End> {
-        let (file, output) = (file.to_owned(), output.to_owned());
-        let (job, attempt, stop) = (self.grant.job, self.grant.attempt, self.orders.stop.clone());
+    async fn stage_file(&mut self, file: &Path, output: &Path, number: u32) -> Result<Staged, End> {
+        let (file, output, stop) = (file.to_owned(), output.to_owned(), self.orders.stop.clone());
+        let whose = Whose { job: self.grant.job, attempt: self.grant.attempt, number };
         let (shop, is_stopped) = (self.shop.clone(), move || stop.borrow().is_some());
-        let staged = blocking(move || publish::stage(&file, &output, job, attempt, &shop.notes, &is_stopped)).await?;
-        let staged = staged.map_err(|error| self.unstaged(&error))?;
-        self.usage.output_bytes = Some(staged.size_bytes);
-        Ok(staged)
+        let staged = blocking(move || publish::stage(&file, &output, whose, &shop.notes, &is_stopped)).await?;
+        staged.map_err(|error| self.unstaged(&error))
     }
+}
+
+impl Place {
+    /// Whether the two are one place, whatever their names are.
+    fn is_same(&self, other: &Place) -> bool {
+        match (self, other) {
+            (Place::File(a), Place::File(b)) => a == b || roots::distinct(a, b).is_err(),
+            (Place::Object(a), Place::Object(b)) => a.address() == b.address(),
+            (Place::File(_), Place::Object(_)) | (Place::Object(_), Place::File(_)) => false,
+        }
+    }
+}
+
+/// The end of an attempt whose outputs a later one has published already.
+fn superseded(manifest: &Manifest) -> End {
+    tracing::info!(job = %manifest.job, attempt = manifest.attempt, "a later attempt has published already");
+    End::Silent
 }
 
 async fn put_manifest(object: &Object, manifest: &Manifest, mark: Mark) -> Result<Published, End> {

@@ -1,6 +1,7 @@
 //! Whole attempts with remote ends.
 
 use ffpool_schema::failure::Cause;
+use ffpool_schema::job::{ExtraOutput, Parameters};
 use ffpool_schema::message::{Manifest, Outcome};
 use sha2::{Digest, Sha256};
 
@@ -114,4 +115,43 @@ async fn an_attempt_that_does_not_get_its_input_or_consent_leaves_nothing_in_the
     assert_eq!(s3.keys(), ["no-media.mp4"]);
     assert_eq!(s3.unfinished(), Vec::<String>::new());
     bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_and_objects_of_one_job_are_published_together() {
+    let s3 = S3::start().await;
+    let bench = bench(&s3).await;
+    let mut spec = bench.spec("240p25-h264");
+    spec.output = Some(bench.media("out.mp4").display().to_string());
+    spec.parameters.duration = Some(1.0);
+    let object = |url: &str| ExtraOutput {
+        url: url.to_owned(),
+        scenario: "240p25-h264".to_owned(),
+        parameters: Parameters { preset: Some("ultrafast".to_owned()), ..Parameters::default() },
+    };
+    spec.outputs = vec![object("s3://media/out.mp4")];
+    let refused = bench.start(&bench.grant(&spec), Ledger::Refuses).ended.await.unwrap();
+    assert_eq!((refused.outcome, bench.media_names(), s3.keys()), (None, Vec::new(), Vec::<String>::new()));
+
+    let grant = bench.grant(&spec);
+    let ended = bench.run(&grant).await;
+    let made = manifest(&ended);
+    let urls: Vec<&str> = made.artifacts.iter().map(|artifact| artifact.url.as_str()).collect();
+    assert_eq!(urls[1], "s3://media/out.mp4");
+    assert!(urls[0].ends_with("/out.mp4") && urls[0].starts_with("file://"));
+    assert_eq!((bench.media_names().len(), s3.keys().len()), (2, 2));
+    let mut next = grant.clone();
+    next.attempt = 2;
+    assert_eq!(manifest(&bench.run(&next).await).attempt, 1);
+    // A crash before the last manifest: all is made anew.
+    std::fs::remove_file(s3.path("out.mp4.ffpool.json")).unwrap();
+    next.attempt = 3;
+    assert_eq!(manifest(&bench.run(&next).await).attempt, 3);
+
+    // The object cannot be put: no file is replaced.
+    spec.outputs = vec![object("s3://elsewhere/out.mp4")];
+    let before = std::fs::read(bench.media("out.mp4.ffpool.json")).unwrap();
+    let ended = bench.run_spec(&spec).await;
+    assert!(matches!(ended.outcome, Some(Outcome::Failed { .. })), "{:?}", ended.outcome);
+    assert_eq!(std::fs::read(bench.media("out.mp4.ffpool.json")).unwrap(), before);
 }
