@@ -157,9 +157,10 @@ impl Desk {
             content_type: delivery.content_type.as_deref(),
             message_id: delivery.message_id.as_deref(),
             work: Some(&delivery.work),
-            catalog: Some(self.ledger.catalog()),
+            catalog: None,
         };
-        let mut record = NewJob::read(Origin::Claim, &received, delivery.work.clone(), delivery.traceparent.clone());
+        let mut record =
+            NewJob::read(&self.ledger, Origin::Claim, &received, delivery.work.clone(), delivery.traceparent.clone());
         if delivery.body_len > MAX_BODY_BYTES {
             record.spec = Err(vec![parse::oversize(delivery.body_len)]);
         }

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use ffpool_broker::{AmqpLink, Batch, BatchConsumer, Incoming, Settled};
-use ffpool_schema::catalog::Catalog;
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::{Pool, Priority, Queue};
 use ffpool_schema::lifecycle::Input;
@@ -133,7 +132,7 @@ impl Intake {
 
     async fn read(&self, message: Incoming) -> Meaning {
         match self.source {
-            Source::Tap => read_copy(message, self.ledger.catalog()),
+            Source::Tap => read_copy(message, &self.ledger),
             Source::Events => read_event(message),
             Source::Dead => self.read_dead(message).await,
             Source::Unroutable => self.read_unroutable(message),
@@ -145,7 +144,7 @@ impl Intake {
             return Meaning::Stray(message, "a dead letter of no work queue".to_owned());
         };
         let why = message.first_death_reason().unwrap_or("unknown").to_owned();
-        let mut record = new_job(Origin::DeadLetter, &message, &work, self.ledger.catalog());
+        let mut record = new_job(Origin::DeadLetter, &message, &work, &self.ledger);
         let job = match id_of(&record, &message, &work) {
             Some(id) => id,
             None => {
@@ -169,7 +168,7 @@ impl Intake {
             return Meaning::Stray(message, "an unroutable message of no job exchange".to_owned());
         };
         let work = WorkQueue { queue, priority: Priority::default(), pool: Pool::cpu() };
-        let mut record = new_job(Origin::Unroutable, &message, &work, self.ledger.catalog());
+        let mut record = new_job(Origin::Unroutable, &message, &work, &self.ledger);
         let id = parse::claimed_id(&received(&message, &work));
         record.spec = Err(vec![self.unknown_key(queue, &message.routing_key)]);
         match id {
@@ -261,11 +260,11 @@ async fn late(stop: &CancellationToken) {
     tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
-fn read_copy(message: Incoming, catalog: &Catalog) -> Meaning {
+fn read_copy(message: Incoming, ledger: &Ledger) -> Meaning {
     let Some(work) = work_queue_of(&message.exchange, &message.routing_key) else {
         return Meaning::Stray(message, "a copy of no job exchange".to_owned());
     };
-    let mut record = new_job(Origin::Tap, &message, &work, catalog);
+    let mut record = new_job(Origin::Tap, &message, &work, ledger);
     match id_of(&record, &message, &work) {
         Some(id) => arrival(id, record, message),
         None => {
@@ -310,10 +309,9 @@ fn received<'a>(message: &'a Incoming, work: &'a WorkQueue) -> Received<'a> {
     }
 }
 
-fn new_job(origin: Origin, message: &Incoming, work: &WorkQueue, catalog: &Catalog) -> NewJob {
+fn new_job(origin: Origin, message: &Incoming, work: &WorkQueue, ledger: &Ledger) -> NewJob {
     let traceparent = message.headers.get(TRACEPARENT_HEADER).cloned();
-    let received = Received { catalog: Some(catalog), ..received(message, work) };
-    NewJob::read(origin, &received, work.clone(), traceparent)
+    NewJob::read(ledger, origin, &received(message, work), work.clone(), traceparent)
 }
 
 /// The id of a job, or the one that an unreadable message claims to have.

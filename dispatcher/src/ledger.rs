@@ -9,6 +9,7 @@
 mod anonymous;
 mod audit;
 mod batch;
+mod callbacks;
 mod connect;
 mod dead_letters;
 mod effects;
@@ -37,11 +38,12 @@ use ffpool_schema::catalog::Catalog;
 use ffpool_schema::id::{Incarnation, JobId, WorkerId};
 use ffpool_schema::lifecycle::{Input, Refusal, State, Step};
 use ffpool_schema::message::Sender;
-use ffpool_schema::parse::{Fault, Received, parse_asked};
+use ffpool_schema::parse::{Fault, Parsed, Received, parse_asked};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 pub use anonymous::{AnonymousClaim, AnonymousVerdict, OwnedAttempt};
+pub use callbacks::{PendingCallback, TryOutcome, TryRecord};
 pub use families::Relative;
 pub use fresh::{NewJob, Origin};
 pub use leader::Leadership;
@@ -52,6 +54,7 @@ pub use record::{Decided, Evidence, Happening, Lessons, OnlyIf, Policy, TellOwne
 pub use strays::Stray;
 pub use writer::ApplyError;
 
+use crate::callbacks::Secrets;
 use effects::Outlets;
 use queues::PausedQueues;
 use writer::{Ask, Writer};
@@ -77,6 +80,8 @@ pub struct LedgerSettings {
     pub policy: Policy,
     /// The operator's scenarios and templates.
     pub catalog: Arc<Catalog>,
+    /// What signs callbacks: a job whose callback nothing could sign is not taken.
+    pub secrets: Arc<Secrets>,
 }
 
 /// A handle on the ledger. Clones share it.
@@ -95,6 +100,7 @@ struct Inner {
     troubles: Vec<watch::Receiver<Option<String>>>,
     policy: Policy,
     catalog: Arc<Catalog>,
+    secrets: Arc<Secrets>,
     outlets: Outlets,
     paused_queues: PausedQueues,
     /// Taken by the one task that publishes.
@@ -207,6 +213,7 @@ impl Ledger {
                 troubles,
                 policy: settings.policy.clone(),
                 catalog: settings.catalog.clone(),
+                secrets: settings.secrets.clone(),
                 outlets,
                 paused_queues: PausedQueues::default(),
                 to_publish: Mutex::new(Some(to_publish)),
@@ -230,6 +237,27 @@ impl Ledger {
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         &self.inner.catalog
+    }
+
+    /// Reads a job by the rules of this dispatcher: with its scenarios and templates, and only what it can do.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(&self, received: &Received<'_>) -> Result<Parsed, Vec<Fault>> {
+        let received = Received { catalog: Some(self.catalog()), ..received.clone() };
+        let parsed = parse_asked(&received)?;
+        let spec = &parsed.spec;
+        if spec.callback_url.is_some() && self.inner.secrets.of(spec.tenant.as_deref()).is_none() {
+            let message =
+                "callbacks are not set up: the operator gives the secret that signs them with FFPOOL_CALLBACK_SECRET";
+            return Err(vec![Fault::new("callback_url", "unsupported", message)]);
+        }
+        Ok(parsed)
+    }
+
+    /// Whether callbacks of jobs without a tenant of their own can be signed.
+    pub(crate) fn takes_callbacks(&self) -> bool {
+        self.inner.secrets.of(None).is_some()
     }
 
     /// Commands to owners that follow from what this process decides.
@@ -285,8 +313,8 @@ impl Ledger {
         content_type: Option<&str>,
         submitter: &Submitter,
     ) -> Result<Submitted, SubmitError> {
-        let received = Received { body, content_type, catalog: Some(self.catalog()), ..Received::default() };
-        let mut parsed = parse_asked(&received).map_err(SubmitError::Invalid)?;
+        let received = Received { body, content_type, ..Received::default() };
+        let mut parsed = self.read(&received).map_err(SubmitError::Invalid)?;
         if parsed.spec.tenant.is_none() {
             parsed.spec.tenant.clone_from(&submitter.tenant);
         }

@@ -2,12 +2,14 @@
 //!
 //! Messages come in by `intake`, questions of workers by `claims`, signs of life by `heartbeats`; each becomes a
 //! happening that the [`ledger`] decides. What follows goes out by `outbox` and `control`. What nobody brings in,
-//! because somebody died, is found by the leader's `timers`. [`api`] serves people.
+//! because somebody died, is found by the leader's `timers`. That a job has ended is told outside by [`callbacks`]. [`api`]
+//! serves people.
 //!
 //! Invariant: only `ledger` knows Postgres, only `ffpool-broker` the brokers, and no state is kept outside the ledger
 //! that cannot be lost.
 
 pub mod api;
+pub mod callbacks;
 mod claims;
 mod control;
 mod families;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::api::{self, App};
+use crate::callbacks::Courier;
 use crate::claims::Desk;
 use crate::control;
 use crate::families;
@@ -107,6 +108,8 @@ impl Dispatcher {
         workers.spawn(async move { report("heartbeats", renewer.run(stop).await) });
         let log = heartbeats::keep_log(ledger.clone(), signals.clone(), work.clone());
         workers.spawn(async move { report("log lines", log.await) });
+        let courier = Courier { ledger: ledger.clone(), leadership: leadership.clone(), rules: settings.callbacks()? };
+        workers.spawn(courier.run(work.clone()));
         let timers = Timers {
             ledger: ledger.clone(),
             signals: signals.clone(),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use ffpool_runtime::scenarios::{self, ScenarioFileError};
+use ffpool_runtime::guard::Cidr;
+use ffpool_runtime::scenarios;
 use ffpool_runtime::settings::FileArgs;
 use ffpool_runtime::telemetry::TelemetryArgs;
 use ffpool_schema::catalog::Catalog;
@@ -14,6 +15,7 @@ use ffpool_schema::job::Pool;
 use ffpool_schema::retry::Backoff;
 
 use crate::api::KeyCommand;
+use crate::callbacks::{CallbackRules, CallbackSecret, Secrets};
 use crate::ledger::{LedgerSettings, Policy};
 
 /// Keeps the ledger of a media pool: records every job in Postgres, decides which worker may run and publish what, tries
@@ -60,6 +62,20 @@ pub struct Settings {
     /// The operator's own scenarios and templates: a TOML or JSON file, read at the start. Every dispatcher needs the same.
     #[arg(long, env = "FFPOOL_SCENARIO_FILE", value_name = "FILE")]
     pub scenario_file: Option<PathBuf>,
+
+    /// What signs callbacks, as `<key id>:<secret>`; before it `<tenant>/` for a tenant's own; several with commas. Without
+    /// one, jobs with a `callback_url` are refused.
+    #[arg(long, env = "FFPOOL_CALLBACK_SECRET", value_name = "SECRETS", value_delimiter = ',', hide_env_values = true)]
+    pub callback_secret: Vec<CallbackSecret>,
+    /// Addresses that are not public and may be called all the same, such as `10.1.0.0/16`; several with commas.
+    #[arg(long, env = "FFPOOL_CALLBACK_ALLOW", value_name = "RANGES", value_delimiter = ',')]
+    pub callback_allow: Vec<Cidr>,
+    /// Wait after a callback's first failed try, in seconds, before jitter. It doubles up to an hour.
+    #[arg(long, env = "FFPOOL_CALLBACK_BASE_SECS", value_name = "SECS", default_value_t = 5.0, value_parser = seconds)]
+    pub callback_base_secs: f64,
+    /// After so many seconds a callback is given up.
+    #[arg(long, env = "FFPOOL_CALLBACK_GIVE_UP_SECS", value_name = "SECS", default_value_t = 86_400.0, value_parser = seconds)]
+    pub callback_give_up_secs: f64,
 
     /// Silence of a worker, in seconds, after which its jobs go to others.
     #[arg(long, env = "FFPOOL_LEASE_SECS", value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=3600))]
@@ -114,11 +130,12 @@ impl Settings {
     /// How the ledger is reached, reads and decides.
     ///
     /// # Errors
-    /// When the scenario file cannot be used.
-    pub fn ledger(&self) -> Result<LedgerSettings, ScenarioFileError> {
+    /// When the scenario file or the callbacks' secrets cannot be used.
+    pub fn ledger(&self) -> anyhow::Result<LedgerSettings> {
         let catalog = self.scenario_file.as_deref().map_or_else(|| Ok(Catalog::default()), scenarios::load)?;
         Ok(LedgerSettings {
             catalog: Arc::new(catalog),
+            secrets: Arc::new(self.secrets()?),
             database_url: self.database_url.clone(),
             policy: Policy {
                 lease: Duration::from_secs(self.lease_secs.into()),
@@ -129,6 +146,24 @@ impl Settings {
                 },
                 loss_limit: self.loss_limit,
             },
+        })
+    }
+}
+
+impl Settings {
+    fn secrets(&self) -> anyhow::Result<Secrets> {
+        Secrets::new(self.callback_secret.clone()).map_err(anyhow::Error::msg)
+    }
+
+    /// How callbacks are sent.
+    pub(crate) fn callbacks(&self) -> anyhow::Result<CallbackRules> {
+        /// Longest wait between two tries, before jitter.
+        const CAP: Duration = Duration::from_secs(3600);
+        Ok(CallbackRules {
+            allowed: self.callback_allow.clone().into(),
+            secrets: Arc::new(self.secrets()?),
+            backoff: Backoff { base: Duration::from_secs_f64(self.callback_base_secs), factor: 2.0, cap: CAP },
+            give_up: Duration::from_secs_f64(self.callback_give_up_secs),
         })
     }
 }

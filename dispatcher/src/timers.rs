@@ -239,6 +239,10 @@ impl Timers {
             for (server, connections) in [("amqp", generation), ("nats", self.signals.connections())] {
                 counter!(names::LINK_CONNECTIONS, "server" => server).absolute(connections);
             }
+            if let (true, Ok(waiting)) = (leads, self.ledger.count_callbacks().await) {
+                #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+                gauge!(names::CALLBACKS_WAITING).set(waiting as f64);
+            }
             if let Ok((jobs, workers)) = counted {
                 show_jobs(&jobs);
                 show_workers(&workers);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::failure::Failure;
 use crate::id::{JobId, WorkerId};
@@ -97,6 +98,45 @@ pub struct JobDetail {
     pub events: Vec<EventView>,
     /// The proof, when completed.
     pub manifest: Option<Manifest>,
+    /// What was told to its callback address, first to last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub callbacks: Vec<CallbackView>,
+}
+
+/// One end of a job that is told to its callback address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CallbackView {
+    /// The delivery's id, as the receiver sees it.
+    pub id: Uuid,
+    /// How the job ended.
+    pub state: State,
+    /// Where to, without what may be secret in it.
+    pub url: String,
+    /// When the job ended.
+    pub ended_at: Timestamp,
+    /// When it is sent next, until it is done.
+    pub due_at: Option<Timestamp>,
+    /// `delivered` or `given_up`, once it is done.
+    pub outcome: Option<String>,
+    /// When it was.
+    pub done_at: Option<Timestamp>,
+    /// Its tries, first to last.
+    pub tries: Vec<CallbackTryView>,
+}
+
+/// One try to deliver a callback.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CallbackTryView {
+    /// Its number, from 1.
+    pub number: u32,
+    /// When it ended.
+    pub at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// The HTTP status, where there was an answer.
+    pub status: Option<u16>,
+    /// Why it did not succeed.
+    pub error: Option<String>,
 }
 
 /// One attempt.

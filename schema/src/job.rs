@@ -545,7 +545,7 @@ pub struct JobSpec {
     /// Whose job it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// Called when the job ends.
+    /// An `http(s)` address that is told of the job's end by a signed POST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<String>,
     /// Whether partial results may be kept to resume from.

@@ -52,6 +52,9 @@ metrics! {
     QUEUE_WAIT_SECONDS = "ffpool_queue_wait_seconds", Histogram, ["queue"], "Time from a job's recording to the start of its first attempt.";
     JOB_RUN_SECONDS = "ffpool_job_run_seconds", Histogram, ["queue"], "Duration of finished attempts.";
     PUBLISHED = "ffpool_published_total", Counter, ["outcome"], "Jobs the ledger published, by outcome.";
+    CALLBACKS = "ffpool_callbacks_total", Counter, ["outcome"], "Tries to deliver a callback, by outcome: delivered, failed, given_up.";
+    CALLBACK_SECONDS = "ffpool_callback_seconds", Histogram, [], "Duration of one try to deliver a callback.";
+    CALLBACKS_WAITING = "ffpool_callbacks_waiting", Gauge, [], "Callbacks that are neither delivered nor given up; only the leader shows them.";
     LEADER = "ffpool_leader", Gauge, [], "1 on the dispatcher that runs the timers.";
     WORKERS = "ffpool_workers", Gauge, ["state"], "Workers known to the ledger, by state.";
     HTTP_REQUESTS = "ffpool_http_requests_total", Counter, ["route", "status"], "API requests, by route pattern and status.";

@@ -10,4 +10,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V3__handing_back", include_str!("../migrations/V3__handing_back.sql")),
     ("V4__purged", include_str!("../migrations/V4__purged.sql")),
     ("V5__placing", include_str!("../migrations/V5__placing.sql")),
+    ("V6__callbacks", include_str!("../migrations/V6__callbacks.sql")),
 ];

@@ -151,6 +151,18 @@ pub fn claimed_id(received: &Received<'_>) -> Option<JobId> {
     decode(received.body, received.content_type).ok()?.get("id")?.as_str()?.parse().ok()
 }
 
+/// Where a message wants its end to be told, readable even when the rest of it is not valid. Only an address that could be
+/// called.
+#[must_use]
+pub fn claimed_callback(received: &Received<'_>) -> Option<String> {
+    if received.body.len() > MAX_BODY_BYTES {
+        return None;
+    }
+    let body = decode(received.body, received.content_type).ok()?;
+    let url = body.get("callback_url")?.as_str()?;
+    crate::callback::check_url(url).is_none().then(|| url.to_owned())
+}
+
 fn decode(body: &[u8], content_type: Option<&str>) -> Result<Value, Fault> {
     let encoding = match content_type.map(|text| text.split(';').next().unwrap_or(text).trim().to_ascii_lowercase()) {
         None => guess(body),

@@ -8,6 +8,7 @@ pub mod outputs;
 mod quality;
 mod wishes;
 
+use crate::callback;
 use crate::encode::{
     AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fit, Fps, Ladder, Loudness, Metric,
     OutputMode, PixelFormat, RateControl, Resolution, Source, Treatment, VideoCodec, VideoEncode,
@@ -146,6 +147,7 @@ pub fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
     checks.unsupported(spec);
     checks.labels(spec);
     checks.parents(spec);
+    checks.faults.extend(spec.callback_url.as_deref().and_then(callback::check_url));
     if spec.engine != Engine::Noop || !spec.scenario.is_empty() {
         checks.encode(spec);
         outputs::check(spec, faults);
@@ -186,13 +188,6 @@ impl Checks<'_> {
 
     /// What the contract names and this version does not do: said, not ignored.
     fn unsupported(&mut self, spec: &JobSpec) {
-        if spec.callback_url.is_some() {
-            self.fault(
-                "callback_url",
-                "unsupported",
-                "callbacks are not supported: follow the job at GET /v1/jobs/{id}/events",
-            );
-        }
         self.output_mode(spec);
         if spec.engine == Engine::Gstreamer {
             self.fault("engine", "unsupported", "`gstreamer` is not supported; use `auto` or `ffmpeg`");

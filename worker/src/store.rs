@@ -1,14 +1,13 @@
 //! Remote inputs and outputs: which stores this worker reaches, and the way to each thing that a job names.
 //!
 //! An input is brought into the attempt's scratch by [`fetch`](fetch::fetch) before any tool runs, from a web server
-//! ([`web`], which goes only where [`guard`] allows) or from an object store ([`bucket`], opened by [`profiles`]). An output
+//! ([`web`], which goes only where [`ffpool_runtime::guard`] allows) or from an object store ([`bucket`], opened by [`profiles`]). An output
 //! is sent by [`upload`]; [`find_published`] finds what an earlier attempt had put before it died.
 //!
 //! Invariant: the tools are given files, never addresses, and no credential leaves this module.
 
 pub mod bucket;
 pub mod fetch;
-pub mod guard;
 pub mod profiles;
 pub mod settings;
 pub mod trouble;
@@ -27,7 +26,7 @@ use object_store::path::Path as Key;
 
 use bucket::{Object, ObjectOrigin};
 use fetch::Origin;
-use guard::Cidr;
+use ffpool_runtime::guard::Cidr;
 use profiles::{Profile, StoresError};
 use settings::StoreArgs;
 use trouble::Trouble;

@@ -410,6 +410,7 @@ mod tests {
             attempts: Vec::new(),
             events: Vec::new(),
             manifest: None,
+            callbacks: Vec::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use ffpool_schema::api::Submitted;
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
-use ffpool_schema::parse::{self, Received};
+use ffpool_schema::parse::Received;
 
 use crate::api::problem::{Answer, ApiError, Kind};
 use crate::api::{App, body, observe};
@@ -20,8 +20,8 @@ use crate::ledger::Submitter;
 pub(crate) async fn submit(State(app): State<App>, headers: HeaderMap, request: Body) -> Answer<Response> {
     let body = body::read(request).await?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let received = Received { body: &body, content_type, catalog: Some(app.ledger.catalog()), ..Received::default() };
-    let spec = parse::parse(&received).map_err(ApiError::invalid_job)?;
+    let received = Received { body: &body, content_type, ..Received::default() };
+    let spec = app.ledger.read(&received).map_err(ApiError::invalid_job)?.spec;
     if let Some(id) = spec.id
         && let Some(recorded) = recorded(&app, id, &spec, &body).await?
     {

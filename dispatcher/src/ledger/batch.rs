@@ -239,6 +239,7 @@ struct JobColumns<'a> {
     faults: Vec<Option<String>>,
     reasons: Vec<Option<String>>,
     deadlines: Vec<Option<Timestamp>>,
+    callback_urls: Vec<Option<&'a str>>,
 }
 
 impl<'a> JobColumns<'a> {
@@ -267,6 +268,7 @@ impl<'a> JobColumns<'a> {
         self.reasons
             .push(new.spec.as_ref().err().and_then(|faults| faults.first()).map(|fault| clean(&fault.to_string())));
         self.deadlines.push(spec.and_then(|spec| spec.deadline));
+        self.callback_urls.push(new.callback_url.as_deref());
     }
 
     async fn insert(&self, client: &ClientWrapper) -> Result<Vec<Row>, Error> {
@@ -296,6 +298,7 @@ impl<'a> JobColumns<'a> {
                     &self.faults,
                     &self.reasons,
                     &self.deadlines,
+                    &self.callback_urls,
                 ],
             )
             .await
@@ -499,16 +502,16 @@ const LOCK: &str = concat!(
 
 const INSERT_JOBS: &str = concat!(
     "INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, ended_at) \
+                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, callback_url, ended_at) \
      SELECT u.id, u.state, u.queue, u.priority, u.pool, u.scenario, u.tenant, u.labels::jsonb, u.spec::jsonb, u.body, \
             u.content_type, u.traceparent, u.fingerprint, u.tapped, u.max_retries, u.custody, \
-            coalesce(u.publish_at, now() + u.publish_ms * interval '1 millisecond'), u.faults::jsonb, u.reason, u.deadline, \
+            coalesce(u.publish_at, now() + u.publish_ms * interval '1 millisecond'), u.faults::jsonb, u.reason, u.deadline, u.callback_url, \
             CASE WHEN u.state = 'rejected' THEN now() END \
      FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
                  $9::text[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::boolean[], $15::integer[], \
-                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::timestamptz[]) \
+                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::timestamptz[], $22::text[]) \
           AS u(id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline) \
+               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline, callback_url) \
      ON CONFLICT (id) DO NOTHING \
      RETURNING ",
     record_columns!("NULL::text")

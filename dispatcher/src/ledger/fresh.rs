@@ -4,10 +4,11 @@
 
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::{Custody, State};
-use ffpool_schema::parse::{Fault, Parsed, Received, parse_asked};
+use ffpool_schema::parse::{Fault, Parsed, Received, claimed_callback};
 use ffpool_schema::topology::WorkQueue;
 use jiff::Timestamp;
 
+use super::Ledger;
 use super::record::PUBLISH_CLAIM_MS;
 
 /// So much of a rejected body is kept, in bytes.
@@ -62,6 +63,8 @@ pub struct NewJob {
     pub spec: Result<Box<JobSpec>, Vec<Fault>>,
     /// The scenario by the name that the client gave; the job has the built-in one that it stands for.
     pub scenario: String,
+    /// Where its end is told.
+    pub callback_url: Option<String>,
     /// The body as it came.
     pub body: Vec<u8>,
     /// Its content type.
@@ -75,16 +78,30 @@ pub struct NewJob {
 impl NewJob {
     /// Reads a message into a job.
     #[must_use]
-    pub fn read(origin: Origin, received: &Received<'_>, work: WorkQueue, traceparent: Option<String>) -> NewJob {
-        let (spec, scenario) = match parse_asked(received) {
-            Ok(Parsed { spec, asked }) => (Ok(Box::new(spec)), asked.scenario),
-            Err(faults) => (Err(faults), String::new()),
+    pub fn read(
+        ledger: &Ledger,
+        origin: Origin,
+        received: &Received<'_>,
+        work: WorkQueue,
+        traceparent: Option<String>,
+    ) -> NewJob {
+        let (spec, scenario, callback_url) = match ledger.read(received) {
+            Ok(Parsed { spec, asked }) => {
+                let callback_url = spec.callback_url.clone();
+                (Ok(Box::new(spec)), asked.scenario, callback_url)
+            }
+            // Whoever published it over AMQP has no other answer.
+            Err(faults) => {
+                let callback_url = claimed_callback(received).filter(|_| ledger.takes_callbacks());
+                (Err(faults), String::new(), callback_url)
+            }
         };
         NewJob {
             origin,
             work,
             spec,
             scenario,
+            callback_url,
             content_type: content_type(received),
             body: received.body.to_vec(),
             traceparent,
@@ -98,6 +115,7 @@ impl NewJob {
         NewJob {
             origin: Origin::Api,
             work: parsed.spec.work_queue(),
+            callback_url: parsed.spec.callback_url.clone(),
             spec: Ok(Box::new(parsed.spec)),
             scenario: parsed.asked.scenario,
             body: received.body.to_vec(),

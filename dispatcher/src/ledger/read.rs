@@ -172,7 +172,9 @@ impl Ledger {
             let events = snapshot.prepare_cached(EVENTS).await?;
             let attempts = snapshot.query(&attempts, &[&view.id.0, &HISTORY_MAX]).await?;
             let events = snapshot.query(&events, &[&view.id.0, &HISTORY_MAX]).await?;
+            let callbacks = super::callbacks::of_job(&*snapshot, view.id).await?;
             Ok(Some(JobDetail {
+                callbacks,
                 spec: json(&row, "spec")?.map(without_secrets),
                 manifest: json(&row, "manifest")?,
                 attempts: attempts.iter().rev().map(attempt_view).collect::<Result<_, _>>()?,
@@ -622,7 +624,11 @@ where
 
 /// The job as it is shown: a signed address is as good as a password.
 fn without_secrets(spec: JobSpec) -> JobSpec {
-    JobSpec { input: spec.input.map(|address| redact(&address)), ..spec }
+    JobSpec {
+        input: spec.input.map(|address| redact(&address)),
+        callback_url: spec.callback_url.map(|address| redact(&address)),
+        ..spec
+    }
 }
 
 fn json<T: DeserializeOwned>(row: &Row, column: &'static str) -> Result<Option<T>, ReadError>

@@ -75,10 +75,14 @@ impl Api {
     async fn start_as(amqp: &str, nats: &str, database: &str, catalog: Catalog) -> Api {
         ffpool_runtime::install_crypto();
         let policy = Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 };
-        let ledger =
-            Ledger::open(&LedgerSettings { database_url: database.to_owned(), policy, catalog: Arc::new(catalog) })
-                .await
-                .unwrap();
+        let ledger = Ledger::open(&LedgerSettings {
+            database_url: database.to_owned(),
+            policy,
+            catalog: Arc::new(catalog),
+            secrets: Arc::default(),
+        })
+        .await
+        .unwrap();
         let (sql, connection) = tokio_postgres::connect(database, NoTls).await.unwrap();
         tokio::spawn(connection);
         let amqp = AmqpLink::open(AmqpConfig::new(amqp, "api-test"));

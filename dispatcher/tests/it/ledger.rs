@@ -1,5 +1,6 @@
 //! The ledger and its loops over real servers: whole dispatchers, and workers that do as they are told.
 
+mod callbacks;
 mod claims;
 mod disk;
 mod ends;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ffpool::{Client, Heard, JobFilter, JobName};
 use ffpool_broker::Signals;
 use ffpool_runtime::settings::chain;
-use ffpool_schema::api::{AttemptView, EventView, JobDetail, JobView, Page, StreamEvent};
+use ffpool_schema::api::{AttemptView, CallbackView, EventView, JobDetail, JobView, Page, StreamEvent};
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::{CrfSearch, LogLine, Quality, VmafScores};
 use ffpool_schema::subjects;
@@ -176,6 +176,11 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
         text.push_str(&attempts(&detail.attempts, now));
         text.push('\n');
     }
+    if !detail.callbacks.is_empty() {
+        text.push('\n');
+        text.push_str(&callbacks(&detail.callbacks));
+        text.push('\n');
+    }
     if !detail.events.is_empty() {
         text.push('\n');
         text.push_str(&history(&detail.events));
@@ -200,6 +205,24 @@ fn attempts(attempts: &[AttemptView], now: Timestamp) -> String {
         ]
     });
     table(["attempt", "worker", "began", "took", "cpu", "memory", "outcome", "why"], rows)
+}
+
+/// Each callback with its last try.
+fn callbacks(callbacks: &[CallbackView]) -> String {
+    let rows = callbacks.iter().map(|callback| {
+        let last = callback.tries.last();
+        let answer = last.and_then(|last| last.status).map(|status| status.to_string()).unwrap_or_default();
+        let why = last.and_then(|last| last.error.clone()).unwrap_or_default();
+        [
+            format::clock(callback.ended_at),
+            callback.state.to_string(),
+            callback.url.clone(),
+            callback.outcome.clone().unwrap_or_else(|| "waiting".to_owned()),
+            last.map(|last| last.number.to_string()).unwrap_or_default(),
+            [answer, why].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "),
+        ]
+    });
+    table(["callback of", "state", "to", "outcome", "tries", "last answer"], rows)
 }
 
 fn history(events: &[EventView]) -> String {

@@ -288,6 +288,7 @@ pub(crate) mod tests {
             attempts: Vec::new(),
             events: Vec::new(),
             manifest: None,
+            callbacks: Vec::new(),
         }
     }
 

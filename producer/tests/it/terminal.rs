@@ -53,6 +53,7 @@ fn job(state: State) -> JobDetail {
         attempts: Vec::new(),
         events: Vec::new(),
         manifest: None,
+        callbacks: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! A `main` calls [`settings::parse`], then [`telemetry::init`], then [`metrics::install`], and waits on
 //! [`stop::signals`]. Who reads jobs loads the operator's [`scenarios`] too.
 
+pub mod guard;
 pub mod metrics;
 pub mod notify;
 pub mod scenarios;

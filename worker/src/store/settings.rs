@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ffpool_schema::location::Scheme;
 
-use super::guard::Cidr;
+use ffpool_runtime::guard::Cidr;
 
 /// Remote inputs and outputs.
 #[derive(Debug, Clone, Default, Args)]

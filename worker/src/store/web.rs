@@ -1,6 +1,6 @@
 //! Inputs of web servers, fetched by a client that goes only where it may.
 //!
-//! Invariant: a connection is made only to an address that [`guard`](super::guard) allowed, and a host's name is resolved
+//! Invariant: a connection is made only to an address that [`guard`](ffpool_runtime::guard) allowed, and a host's name is resolved
 //! once for the whole fetch, so what was judged is what is connected to. Every redirect is judged like the first address.
 //! Neither proxies of the environment nor cookies nor automatic redirects take part.
 
@@ -24,8 +24,8 @@ use reqwest::{Client, Response, StatusCode, Url, redirect};
 use tokio::time::timeout;
 
 use super::fetch::Opened;
-use super::guard::{Cidr, is_allowed};
 use super::trouble::Trouble;
+use ffpool_runtime::guard::{Cidr, is_allowed};
 
 /// Redirects that are followed.
 const REDIRECTS: u32 = 5;

@@ -51,7 +51,12 @@ async fn a_cancel_whose_dispatcher_died_before_it_told_the_worker_is_told_by_ano
     // Accepts the cancel and is gone: nobody listens to what it would tell.
     let accept = async |job: JobId| {
         let policy = Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 };
-        let settings = LedgerSettings { database_url: scene.database_url.clone(), policy, catalog: Arc::default() };
+        let settings = LedgerSettings {
+            database_url: scene.database_url.clone(),
+            policy,
+            catalog: Arc::default(),
+            secrets: Arc::default(),
+        };
         let dead = Ledger::open(&settings).await.unwrap();
         assert_eq!(dead.cancel(job, "test").await.unwrap(), State::Cancelling);
     };

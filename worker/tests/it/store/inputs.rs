@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ffpool_runtime::guard::Cidr;
 use ffpool_schema::failure::Cause;
 use ffpool_worker::store::fetch::{Bounds, FetchEnd, Fetched, Origin, fetch};
-use ffpool_worker::store::guard::Cidr;
 use ffpool_worker::store::web::WebOrigin;
 use ffpool_worker::workshop::{Freeze, Orders, Stop};
 use tokio::sync::watch;

@@ -1,4 +1,5 @@
-//! Which addresses of the network an input may come from: public ones, and those that the operator allows.
+//! Which addresses of the network we go to for a stranger, to fetch an input or to tell of a job: public ones, and those that
+//! the operator allows.
 //!
 //! Invariant: pure. An address that hides another (IPv4 in IPv6) is judged by the one that it hides; whatever is not known
 //! to be public is not public. Source: the special-purpose registries of IANA (RFC 6890 and its successors).
@@ -50,7 +51,7 @@ impl FromStr for Cidr {
     }
 }
 
-/// Whether an input may come from an address.
+/// Whether a stranger may send us to an address.
 #[must_use]
 pub fn is_allowed(address: IpAddr, allowed: &[Cidr]) -> bool {
     let address = unwrapped(address);
