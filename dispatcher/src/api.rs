@@ -21,6 +21,7 @@ mod query;
 mod queues;
 mod reference;
 mod routes;
+mod schedules;
 mod stream;
 mod submit;
 mod workers;

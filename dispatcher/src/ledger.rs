@@ -24,6 +24,7 @@ mod placing;
 mod queues;
 pub mod read;
 mod record;
+mod schedules;
 mod strays;
 mod sweeps;
 mod writer;
@@ -51,6 +52,7 @@ pub use leases::{Beats, Outdated};
 pub use outbox::{Published, ToPublish};
 pub use placing::Wanted;
 pub use record::{Decided, Evidence, Happening, Lessons, OnlyIf, Policy, TellOwner, Verdict};
+pub use schedules::{Due, DueRun, RunOutcome, ScheduleError};
 pub use strays::Stray;
 pub use writer::ApplyError;
 
@@ -144,6 +146,13 @@ impl From<Unavailable> for ControlError {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the ledger is unavailable: {0}")]
 pub struct Unavailable(String);
+
+impl Unavailable {
+    /// For this reason.
+    pub(crate) fn because(reason: impl Into<String>) -> Unavailable {
+        Unavailable(reason.into())
+    }
+}
 
 impl From<tokio_postgres::Error> for Unavailable {
     fn from(error: tokio_postgres::Error) -> Unavailable {

@@ -2,7 +2,7 @@
 //!
 //! Messages come in by `intake`, questions of workers by `claims`, signs of life by `heartbeats`; each becomes a
 //! happening that the [`ledger`] decides. What follows goes out by `outbox` and `control`. What nobody brings in,
-//! because somebody died, is found by the leader's `timers`. That a job has ended is told outside by [`callbacks`]. [`api`]
+//! because somebody died, is found by the leader's `timers`. That a job has ended is told outside by [`callbacks`]; jobs that recur are made by `schedules`. [`api`]
 //! serves people.
 //!
 //! Invariant: only `ledger` knows Postgres, only `ffpool-broker` the brokers, and no state is kept outside the ledger
@@ -21,6 +21,7 @@ mod metrics_endpoint;
 mod outbox;
 mod placement;
 mod run;
+mod schedules;
 pub mod settings;
 mod timers;
 mod vitals;

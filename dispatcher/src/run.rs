@@ -29,6 +29,7 @@ use crate::ledger::{Leadership, Ledger};
 use crate::metrics_endpoint;
 use crate::outbox::Postman;
 use crate::placement::Placement;
+use crate::schedules;
 use crate::settings::Settings;
 use crate::timers::Timers;
 use crate::vitals::{self, Vitals};
@@ -110,6 +111,7 @@ impl Dispatcher {
         workers.spawn(async move { report("log lines", log.await) });
         let courier = Courier { ledger: ledger.clone(), leadership: leadership.clone(), rules: settings.callbacks()? };
         workers.spawn(courier.run(work.clone()));
+        workers.spawn(schedules::follow(ledger.clone(), leadership.clone(), work.clone()));
         let timers = Timers {
             ledger: ledger.clone(),
             signals: signals.clone(),

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use ffpool_schema::api::{
     Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, Problem, PurgeReport,
-    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, Submitted, TemplateView,
-    WorkerView,
+    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, ScheduleRequest, ScheduleView,
+    Submitted, TemplateView, WorkerView,
 };
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
@@ -407,6 +407,36 @@ impl Client {
         self.get("/v1/templates").await
     }
 
+    /// `GET /v1/schedules`.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleView>, ApiError> {
+        self.get("/v1/schedules").await
+    }
+
+    /// `POST /v1/schedules`: makes a job again and again.
+    pub async fn add_schedule(&self, request: &ScheduleRequest) -> Result<ScheduleView, ApiError> {
+        self.post("/v1/schedules", request).await
+    }
+
+    /// `GET /v1/schedules/{name}`: a schedule with what became of its last due times.
+    pub async fn schedule(&self, name: &str) -> Result<ScheduleView, ApiError> {
+        self.get(&schedule_path(name, "")?).await
+    }
+
+    /// `POST /v1/schedules/{name}/remove`.
+    pub async fn remove_schedule(&self, name: &str) -> Result<Accepted, ApiError> {
+        self.post_empty(&schedule_path(name, "/remove")?).await
+    }
+
+    /// `POST /v1/schedules/{name}/pause`, or `resume`.
+    pub async fn pause_schedule(&self, name: &str, paused: bool) -> Result<ScheduleView, ApiError> {
+        self.post_empty(&schedule_path(name, if paused { "/pause" } else { "/resume" })?).await
+    }
+
+    /// `POST /v1/schedules/{name}/run`: makes its job now.
+    pub async fn run_schedule(&self, name: &str) -> Result<Submitted, ApiError> {
+        self.post_empty(&schedule_path(name, "/run")?).await
+    }
+
     /// `GET /v1/schema/job`: the JSON Schema of a job.
     pub async fn job_schema(&self) -> Result<serde_json::Value, ApiError> {
         self.get("/v1/schema/job").await
@@ -501,6 +531,14 @@ impl Client {
             }
         }
     }
+}
+
+/// A name that would change the path is none.
+fn schedule_path(name: &str, rest: &str) -> Result<String, ApiError> {
+    if ffpool_schema::catalog::is_name(name) {
+        return Ok(format!("/v1/schedules/{name}{rest}"));
+    }
+    Err(setup(format!("`{name}` is no name of a schedule: letters, digits, `-` and `_` are expected")))
 }
 
 fn setup(reason: impl Into<String>) -> ApiError {

@@ -440,6 +440,135 @@ pub struct TemplateView {
     pub job: serde_json::Map<String, serde_json::Value>,
 }
 
+/// What becomes of a due time that passed while no dispatcher was there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Missed {
+    /// Nothing.
+    #[default]
+    Skip,
+    /// One job is made for all that were missed, with the last one's date.
+    One,
+}
+
+impl Missed {
+    /// The name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Missed::Skip => "skip",
+            Missed::One => "one",
+        }
+    }
+
+    /// By its name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Missed> {
+        [Missed::Skip, Missed::One].into_iter().find(|missed| missed.as_str() == name)
+    }
+}
+
+/// What happens at a due time while the schedule's last job has not ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// No job is made.
+    #[default]
+    Skip,
+    /// A job is made all the same.
+    Allow,
+}
+
+impl Overlap {
+    /// The name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Overlap::Skip => "skip",
+            Overlap::Allow => "allow",
+        }
+    }
+
+    /// By its name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Overlap> {
+        [Overlap::Skip, Overlap::Allow].into_iter().find(|overlap| overlap.as_str() == name)
+    }
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+/// Body of `POST /v1/schedules`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleRequest {
+    /// Its name.
+    pub name: String,
+    /// When: minute, hour, day, month and day of the week, such as `30 2 * * mon-fri`.
+    pub cron: String,
+    /// The IANA time zone in which that is meant.
+    #[serde(default = "utc")]
+    pub zone: String,
+    /// The job, without an id; its texts may have placeholders such as `{date}`.
+    pub job: serde_json::Map<String, serde_json::Value>,
+    /// What becomes of missed due times.
+    #[serde(default)]
+    pub missed: Missed,
+    /// What happens while the last job has not ended.
+    #[serde(default)]
+    pub overlap: Overlap,
+    /// Whether it waits to be resumed.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// One schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScheduleView {
+    /// Its name.
+    pub name: String,
+    /// When.
+    pub cron: String,
+    /// The time zone in which that is meant.
+    pub zone: String,
+    /// The job, with placeholders.
+    pub job: serde_json::Map<String, serde_json::Value>,
+    /// What becomes of missed due times.
+    pub missed: Missed,
+    /// What happens while the last job has not ended.
+    pub overlap: Overlap,
+    /// Whether it makes no jobs for now.
+    pub paused: bool,
+    /// Whose key made it.
+    pub created_by: String,
+    /// When.
+    pub created_at: Timestamp,
+    /// The next due times; none while it is paused.
+    pub next: Vec<Timestamp>,
+    /// The last job that it made.
+    pub last_job: Option<JobId>,
+    /// What became of its last due times, newest first; only where one schedule is shown.
+    #[serde(default)]
+    pub runs: Vec<ScheduleRunView>,
+}
+
+/// What became of one due time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScheduleRunView {
+    /// The due time.
+    pub due: Timestamp,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// `submitted`, `skipped` (its last job had not ended), `missed` or `refused` (its job was not valid).
+    pub outcome: String,
+    /// The job that was made.
+    pub job: Option<JobId>,
+    /// More, in words.
+    pub detail: Option<String>,
+}
+
 /// An error, RFC 9457 (`application/problem+json`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error, JsonSchema)]
 #[error("{title}: {detail}")]

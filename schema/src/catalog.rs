@@ -227,7 +227,28 @@ impl Catalog {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// A job's fields with these values in the place of `{name}` in their texts, as a template's.
+///
+/// # Errors
+/// Placeholders that cannot be read, or that stand for nothing.
+pub fn filled(job: &Map<String, Value>, values: &BTreeMap<String, String>) -> Result<Map<String, Value>, Vec<Fault>> {
+    let mut found = Placeholders::default();
+    for (name, value) in job {
+        found.look(name, value);
+    }
+    for (place, variable) in &found.used {
+        if !values.contains_key(variable) {
+            let known: Vec<&str> = values.keys().map(String::as_str).collect();
+            let message = format!("`{{{variable}}}` stands for nothing: there are {}", known.join(", "));
+            found.faults.push(Fault::new(place, "unknown_variable", message));
+        }
+    }
+    if found.faults.is_empty() { Ok(template::filled_fields(job, values)) } else { Err(found.faults) }
+}
+
+/// Whether a scenario, a template or a schedule may have this name.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))

@@ -11,4 +11,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V4__purged", include_str!("../migrations/V4__purged.sql")),
     ("V5__placing", include_str!("../migrations/V5__placing.sql")),
     ("V6__callbacks", include_str!("../migrations/V6__callbacks.sql")),
+    ("V7__schedules", include_str!("../migrations/V7__schedules.sql")),
 ];

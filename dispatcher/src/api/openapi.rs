@@ -71,6 +71,7 @@ fn parameters(route: &Route) -> Vec<Value> {
         route.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}')).map(|name| {
             let (meaning, schema) = match name {
                 "queue" => ("The queue.", json!({"type": "string", "enum": Queue::ALL.map(Queue::as_str)})),
+                "name" => ("The schedule's name.", json!({"type": "string"})),
                 _ if route.path.starts_with("/v1/jobs/") => ("The job's id, or its number.", json!({"type": "string"})),
                 _ => ("The worker's name.", json!({"type": "string"})),
             };

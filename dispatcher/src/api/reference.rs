@@ -20,6 +20,17 @@ pub(crate) struct WorkerPath(pub(crate) WorkerId);
 /// A queue by its name.
 pub(crate) struct QueuePath(pub(crate) Queue);
 
+/// A schedule by its name.
+pub(crate) struct NamePath(pub(crate) String);
+
+impl FromRequestParts<App> for NamePath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Answer<NamePath> {
+        segment(parts, app).await.map(NamePath)
+    }
+}
+
 impl FromRequestParts<App> for JobPath {
     type Rejection = ApiError;
 

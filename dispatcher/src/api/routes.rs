@@ -6,8 +6,8 @@ use axum::http::{Method, StatusCode};
 use axum::routing::{MethodRouter, get, post};
 use ffpool_schema::api::{
     Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, PurgeReport,
-    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, StreamEvent, Submitted,
-    TemplateView, WorkerView,
+    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, ScheduleRequest, ScheduleView,
+    StreamEvent, Submitted, TemplateView, WorkerView,
 };
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::LogLine;
@@ -16,7 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::api::access::Right;
 use crate::api::problem::Kind;
 use crate::api::query::{self, Parameter};
-use crate::api::{App, audit, catalog, dead_letters, health, jobs, queues, stream, submit, workers};
+use crate::api::{App, audit, catalog, dead_letters, health, jobs, queues, schedules, stream, submit, workers};
 
 /// One route.
 pub(crate) struct Route {
@@ -202,6 +202,34 @@ pub(crate) fn all() -> Vec<Route> {
             .takes(json::<PurgeRequest>())
             .answers(OK, "How many are gone.", json::<PurgeReport>())
             .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::TooLarge]),
+        Route::get("/v1/schedules", Right::Read, "listSchedules", get(schedules::list))
+            .summary("Lists the schedules with their next due times.")
+            .answers(OK, "All schedules, by name.", json::<Vec<ScheduleView>>()),
+        Route::post("/v1/schedules", Right::Control, "addSchedule", post(schedules::add))
+            .summary("Makes a job again and again, at the times of a cron expression in a time zone.")
+            .takes(json::<ScheduleRequest>())
+            .answers(StatusCode::CREATED, "The schedule.", json::<ScheduleView>())
+            .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge, Kind::InvalidJob]),
+        Route::get("/v1/schedules/{name}", Right::Read, "showSchedule", get(schedules::show))
+            .summary("Shows a schedule, its next due times and what became of the last.")
+            .answers(OK, "The schedule.", json::<ScheduleView>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::post("/v1/schedules/{name}/remove", Right::Control, "removeSchedule", post(schedules::remove))
+            .summary("Does away with a schedule. Its jobs stay.")
+            .answers(OK, "It is gone.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::post("/v1/schedules/{name}/pause", Right::Control, "pauseSchedule", post(schedules::pause))
+            .summary("Makes no jobs of a schedule for now.")
+            .answers(OK, "The schedule.", json::<ScheduleView>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::post("/v1/schedules/{name}/resume", Right::Control, "resumeSchedule", post(schedules::resume))
+            .summary("Makes jobs of a schedule again, from its next due time on.")
+            .answers(OK, "The schedule.", json::<ScheduleView>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::post("/v1/schedules/{name}/run", Right::Control, "runSchedule", post(schedules::run))
+            .summary("Makes the job of a schedule now, besides its due times.")
+            .answers(StatusCode::CREATED, "The job.", json::<Submitted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::InvalidJob]),
         Route::get("/v1/audit", Right::Administer, "listAudit", get(audit::list))
             .summary("Lists who changed what through the API, newest first.")
             .query(query::AUDIT)

@@ -11,6 +11,7 @@ mod outages;
 mod pauses;
 mod placing;
 mod replicas;
+mod schedules;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};

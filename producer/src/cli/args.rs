@@ -18,9 +18,11 @@ use super::exit::Exit;
 use super::output::Format;
 
 mod batch;
+mod schedule;
 mod wanted;
 
 pub(crate) use batch::{Batch, ListFormat};
+pub(crate) use schedule::{AddSchedule, Schedule};
 pub(crate) use wanted::Wanted;
 
 /// Submit and follow media jobs, and look after the pool that runs them.
@@ -131,6 +133,9 @@ pub(crate) enum Command {
     /// Show what waits in the work queues, pause and resume queues.
     #[command(visible_alias = "queue", args_conflicts_with_subcommands = true, after_help = QUEUES)]
     Queues(Queues),
+    /// Make jobs again and again, by cron expressions in time zones.
+    #[command(subcommand, visible_alias = "schedules", after_help = schedule::EXAMPLES)]
+    Schedule(Schedule),
     /// List, show, redrive and purge dead letters: jobs parked after their last failure.
     #[command(subcommand, after_help = DEAD)]
     Dead(Dead),

@@ -14,6 +14,7 @@ mod jobs;
 mod output;
 mod plan;
 mod scenarios;
+mod schedule;
 mod submit;
 mod wanted;
 mod watch;
@@ -144,6 +145,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Some(QueueChange::Pause { queue, reason }) => fleet::pause_queue(context, &queue, reason).await,
             Some(QueueChange::Resume { queue }) => fleet::resume_queue(context, &queue).await,
         },
+        Command::Schedule(command) => schedule::schedule(context, command).await,
         Command::Dead(dead) => match dead {
             Dead::List(list) if list.groups => dead::groups(context).await,
             Dead::List(list) => dead::list(context, list).await,

@@ -70,7 +70,7 @@ pub(super) async fn one_job(context: &Context, source: &str) -> Result<JobSpec, 
     Ok(checked(bodies, None, &catalog)?.remove(0).spec)
 }
 
-fn line(job: &Submitted) -> String {
+pub(super) fn line(job: &Submitted) -> String {
     let follow = format!("follow it with `ffpool jobs watch {}`", job.id);
     if job.number > 0 {
         format!("job #{} {} ({}): {follow}\n", job.number, job.id, job.state)
@@ -143,7 +143,7 @@ pub(super) fn read(source: &str) -> Result<Vec<u8>, Trouble> {
     Ok(bytes)
 }
 
-fn jobs_in(source: &str, bytes: &[u8]) -> Result<Vec<Value>, Trouble> {
+pub(super) fn jobs_in(source: &str, bytes: &[u8]) -> Result<Vec<Value>, Trouble> {
     let value: Value =
         serde_json::from_slice(bytes).map_err(|error| Trouble::usage(format!("{source} is no JSON: {error}")))?;
     match value {

@@ -98,3 +98,43 @@ fn the_audit_is_shown_to_its_end() {
     }
     assert_eq!(json(&ask(&["audit", "-n", "1", "--output", "json"]))["next"], "p2");
 }
+
+#[test]
+fn a_schedule_is_made_shown_on_its_own_clock_and_changed() {
+    let view = |paused: bool| {
+        json!({"name": "nightly", "cron": "30 2 * * *", "zone": "Europe/Berlin", "job": {"scenario": "480p30-h264"},
+            "missed": "one", "overlap": "skip", "paused": paused, "created_by": "anna", "created_at": AT,
+            "next": if paused { json!([]) } else { json!(["2026-11-26T01:30:00Z"]) }, "last_job": ID,
+            "runs": [{"due": "2026-11-25T01:30:00Z", "at": AT, "outcome": "skipped", "job": null, "detail": "job 7 has not ended"}]})
+    };
+    let api = Scripted::start(move |asked, _| {
+        Some(match asked.line.as_str() {
+            "POST /v1/schedules" => Answer(201, "application/json", view(false).to_string()),
+            "GET /v1/schedules" => Answer::json(&json!([view(false)])),
+            "GET /v1/schedules/nightly" | "POST /v1/schedules/nightly/resume" => Answer::json(&view(false)),
+            "POST /v1/schedules/nightly/pause" => Answer::json(&view(true)),
+            "POST /v1/schedules/nightly/run" => Answer::json(&json!({"id": ID, "number": 8, "state": "queued"})),
+            "POST /v1/schedules/nightly/remove" => Answer::json(&json!({"state": "removed", "message": "It is gone."})),
+            other => Answer::problem(404, "/problems/not-found", other),
+        })
+    });
+    let ask = |code: i32, arguments: &[&str]| {
+        stdout(&run(code, ffpool(&[&["schedule"], arguments].concat()).env("FFPOOL_API_URL", &api.url)))
+    };
+    let add =
+        ["add", "nightly", "--cron", "30 2 * * *", "--zone", "Europe/Berlin", "--missed", "one", "-s", "480p30-h264"];
+    let shown = ask(0, &[&add[..], &["--to", "/media/{date}.mp4", "-q", "batch"]].concat());
+    assert!(shown.contains("2026-11-26 02:30 CET"), "{shown}");
+    let expected = json!({"name": "nightly", "cron": "30 2 * * *", "zone": "Europe/Berlin", "missed": "one", "overlap": "skip",
+        "paused": false, "job": {"scenario": "480p30-h264", "output": "/media/{date}.mp4", "queue": "batch"}});
+    assert_eq!(said(&api.asked(), "POST /v1/schedules"), expected);
+    assert!(ask(0, &["list"]).contains("nightly"));
+    let shown = ask(0, &["show", "nightly"]);
+    assert!(shown.contains("skipped") && shown.contains("job 7 has not ended"), "{shown}");
+    assert!(ask(0, &["pause", "nightly"]).contains("paused"));
+    assert!(ask(0, &["resume", "nightly"]).contains("2026-11-26 02:30 CET"));
+    assert!(ask(0, &["run-now", "nightly"]).contains("job #8"));
+    assert!(ask(0, &["rm", "nightly"]).contains("removed"));
+    ask(8, &["show", "other"]);
+    ask(2, &["show", "no/name"]);
+}

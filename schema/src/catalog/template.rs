@@ -141,9 +141,13 @@ impl Template {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let filled = self.job.iter().map(|(name, value)| (name.clone(), filled(name, value, &values))).collect();
-        Ok(merge::job(&filled, &fields))
+        Ok(merge::job(&filled_fields(&self.job, &values), &fields))
     }
+}
+
+/// A job's fields with these values in them.
+pub(super) fn filled_fields(job: &Map<String, Value>, values: &BTreeMap<String, String>) -> Map<String, Value> {
+    job.iter().map(|(name, value)| (name.clone(), filled(name, value, values))).collect()
 }
 
 fn text_of(value: &Value) -> Option<Cow<'_, str>> {

@@ -1,0 +1,87 @@
+//! Recurring jobs.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use ffpool_schema::api::{Accepted, ScheduleRequest, ScheduleView, Submitted};
+
+use crate::api::problem::{Answer, ApiError, Kind};
+use crate::api::reference::NamePath;
+use crate::api::{App, body};
+use crate::ledger::ScheduleError;
+use crate::ledger::keys::Caller;
+
+impl From<ScheduleError> for ApiError {
+    fn from(error: ScheduleError) -> ApiError {
+        match error {
+            ScheduleError::Exists | ScheduleError::Full => ApiError::new(Kind::Conflict, error.to_string()),
+            ScheduleError::NotFound => ApiError::new(
+                Kind::NotFound,
+                "there is no schedule of this name; GET /v1/schedules lists what there is",
+            ),
+            ScheduleError::Invalid(faults) => ApiError::invalid_job(faults),
+            ScheduleError::Unavailable(_) => ApiError::new(Kind::Unavailable, error.to_string()),
+        }
+    }
+}
+
+/// `GET /v1/schedules`
+pub(crate) async fn list(State(app): State<App>) -> Answer<Json<Vec<ScheduleView>>> {
+    Ok(Json(app.ledger.schedules().await?))
+}
+
+/// `POST /v1/schedules`
+pub(crate) async fn add(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    request: Body,
+) -> Answer<(StatusCode, Json<ScheduleView>)> {
+    let request: ScheduleRequest = body::read_json(request).await?;
+    Ok((StatusCode::CREATED, Json(app.ledger.add_schedule(&request, &caller.name).await?)))
+}
+
+/// `GET /v1/schedules/{name}`
+pub(crate) async fn show(State(app): State<App>, NamePath(name): NamePath) -> Answer<Json<ScheduleView>> {
+    Ok(Json(app.ledger.schedule(&name).await?))
+}
+
+/// `POST /v1/schedules/{name}/remove`
+pub(crate) async fn remove(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    NamePath(name): NamePath,
+) -> Answer<Json<Accepted>> {
+    app.ledger.remove_schedule(&name, &caller.name).await?;
+    Ok(Json(Accepted {
+        state: "removed".to_owned(),
+        message: "It makes no more jobs; those that it made stay.".to_owned(),
+    }))
+}
+
+/// `POST /v1/schedules/{name}/pause`
+pub(crate) async fn pause(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    NamePath(name): NamePath,
+) -> Answer<Json<ScheduleView>> {
+    Ok(Json(app.ledger.pause_schedule(&name, true, &caller.name).await?))
+}
+
+/// `POST /v1/schedules/{name}/resume`
+pub(crate) async fn resume(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    NamePath(name): NamePath,
+) -> Answer<Json<ScheduleView>> {
+    Ok(Json(app.ledger.pause_schedule(&name, false, &caller.name).await?))
+}
+
+/// `POST /v1/schedules/{name}/run`
+pub(crate) async fn run(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    NamePath(name): NamePath,
+) -> Answer<(StatusCode, Json<Submitted>)> {
+    Ok((StatusCode::CREATED, Json(app.ledger.run_schedule(&name, &caller.name).await?)))
+}
