@@ -5,12 +5,14 @@
 //! [`chaos`] lets everything die under load, and [`audit`] proves afterwards that nothing was lost and nothing doubled.
 //! [`matrix`] makes every kind of job of the original system, or shows why it is refused; [`ladder`] measures what one job
 //! of several outputs saves.
+//! [`live`] times the start of live jobs and looks at what is recorded when their server dies.
 //! The end-to-end tests of the whole system stand in `tests/` and use the same pool.
 
 pub mod audit;
 pub mod baseline;
 pub mod chaos;
 pub mod ladder;
+pub mod live;
 pub mod matrix;
 pub mod pool;
 mod processes;

@@ -7,6 +7,7 @@ use ffpool_loadtest::audit::{self, AuditArgs};
 use ffpool_loadtest::baseline::{self, BaselineArgs};
 use ffpool_loadtest::chaos::{self, ChaosArgs};
 use ffpool_loadtest::ladder::{self, LadderArgs};
+use ffpool_loadtest::live::{self, LiveArgs};
 use ffpool_loadtest::matrix::{self, MatrixArgs};
 
 /// Load and faults for ffpool on private servers that are gone afterwards, and the audit of any pool.
@@ -34,6 +35,8 @@ enum Command {
     Matrix(MatrixArgs),
     /// What it saves to make the outputs of a ladder in one job.
     Ladder(LadderArgs),
+    /// Live jobs against nginx with its RTMP module, which is restarted twice: how fast they start, and what is recorded.
+    Live(LiveArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -74,6 +77,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Ladder(settings) => {
             show(&runtime.block_on(ladder::run(&settings))?, args.json)?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Live(settings) => {
+            let report = runtime.block_on(live::run(&settings))?;
+            show(&report, args.json)?;
+            Ok(exit_code(report.is_clean()))
         }
         Command::Audit(settings) => {
             let report = audit::run(&settings)?;

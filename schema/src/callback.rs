@@ -79,7 +79,7 @@ pub fn check_url(url: &str) -> Option<Fault> {
     }
     match Location::parse(url, Use::Input) {
         Ok(Location::Web(_)) => None,
-        Ok(Location::File(_) | Location::Object(_)) => {
+        Ok(Location::File(_) | Location::Object(_) | Location::Live(_)) => {
             fault("bad_value", "an http:// or https:// address is expected".to_owned())
         }
         Err(bad) => fault(bad.code, bad.message),

@@ -8,6 +8,9 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::live::{Live, LiveAddress};
+use crate::location::redact;
+
 pub use ladder::{Ladder, Rung};
 pub use options::{Channels, Crop, Deinterlace, Fit, Hdr, Keep, Loudness, Profile, Streams, SubtitleMode, Treatment};
 pub use quality::{Aim, Metric, Metrics, QualityTarget, QualityWish};
@@ -653,6 +656,11 @@ pub enum Source {
         /// Its address, a [`crate::location::Location`]. It may hold a signature.
         url: String,
     },
+    /// A live stream that the tool reads itself.
+    Live {
+        /// Its address, a [`crate::live::LiveAddress`], whole. It may hold a key.
+        url: String,
+    },
     /// A generated test picture and tone.
     Generated {
         /// Its length in seconds.
@@ -701,6 +709,9 @@ pub struct Encode {
     /// More outputs of the same source, in the order of the job's `outputs`. They have none themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Encode>,
+    /// Where it goes live, and how it goes on; absent: it is a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
 }
 
 impl Encode {
@@ -756,6 +767,36 @@ impl Encode {
         if !self.others.is_empty() || self.ladder.is_some() {
             needs.push(Encode::OUTPUTS_FEATURE);
         }
+        needs.extend(self.live_needs());
+        needs
+    }
+
+    /// The same with the secrets of its addresses taken out, to be shown.
+    #[must_use]
+    pub fn shown(&self) -> Encode {
+        let mut shown = self.clone();
+        match &mut shown.source {
+            Source::Remote { url } | Source::Live { url } => *url = redact(url),
+            Source::File { .. } | Source::Generated { .. } => {}
+        }
+        for sink in shown.live.iter_mut().flat_map(|live| &mut live.sinks) {
+            *sink = redact(sink);
+        }
+        shown
+    }
+
+    /// The protocols of its live source and sinks, by the features of a worker that speaks them.
+    fn live_needs(&self) -> Vec<&'static str> {
+        let source = match &self.source {
+            Source::Live { url } => Some(url),
+            Source::File { .. } | Source::Remote { .. } | Source::Generated { .. } => None,
+        };
+        let sinks = self.live.iter().flat_map(|live| &live.sinks);
+        let addresses = source.into_iter().chain(sinks).filter_map(|url| LiveAddress::parse(url).ok());
+        let mut needs: Vec<&'static str> = addresses.map(|address| address.protocol.feature()).collect();
+        needs.extend(self.live.is_some().then_some(Live::FEATURE));
+        needs.sort_unstable();
+        needs.dedup();
         needs
     }
 }

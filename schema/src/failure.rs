@@ -24,6 +24,8 @@ pub enum Cause {
     InputChanged,
     /// What was fetched is not what its server's checksum says.
     InputChecksum,
+    /// The live source did not come, or went away for longer than it may.
+    SourceGone,
     /// The encode cannot be done as configured.
     ConfigBad,
     /// A rule of the pool forbids it.
@@ -32,6 +34,8 @@ pub enum Cause {
     OutputAuth,
     /// The output's bucket does not exist.
     OutputMissing,
+    /// No live sink takes what is sent to it.
+    SinkRefused,
     /// The network failed.
     NetTransient,
     /// Reading or writing failed on this machine.
@@ -46,6 +50,8 @@ pub enum Cause {
     DiskFull,
     /// Files, processes or memory of the machine ran out.
     Resource,
+    /// The encoder fell behind a live source, which did not wait.
+    EncoderSlow,
     /// A hardware encoder failed.
     Device,
     /// The tool crashed.
@@ -108,7 +114,7 @@ pub enum RetryPolicy {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 31] = [
+    pub const ALL: [Cause; 34] = [
         Cause::InputMissing,
         Cause::InputAuth,
         Cause::InputBad,
@@ -116,10 +122,12 @@ impl Cause {
         Cause::InputTruncated,
         Cause::InputChanged,
         Cause::InputChecksum,
+        Cause::SourceGone,
         Cause::ConfigBad,
         Cause::Policy,
         Cause::OutputAuth,
         Cause::OutputMissing,
+        Cause::SinkRefused,
         Cause::NetTransient,
         Cause::IoTransient,
         Cause::Dns,
@@ -127,6 +135,7 @@ impl Cause {
         Cause::Oom,
         Cause::DiskFull,
         Cause::Resource,
+        Cause::EncoderSlow,
         Cause::Device,
         Cause::Crash,
         Cause::Killed,
@@ -153,10 +162,12 @@ impl Cause {
             Cause::InputTruncated => 1005,
             Cause::InputChanged => 1006,
             Cause::InputChecksum => 1007,
+            Cause::SourceGone => 1008,
             Cause::ConfigBad => 2001,
             Cause::Policy => 2002,
             Cause::OutputAuth => 2003,
             Cause::OutputMissing => 2004,
+            Cause::SinkRefused => 2005,
             Cause::NetTransient => 3001,
             Cause::IoTransient => 3002,
             Cause::Dns => 3003,
@@ -164,6 +175,7 @@ impl Cause {
             Cause::Oom => 4001,
             Cause::DiskFull => 4002,
             Cause::Resource => 4003,
+            Cause::EncoderSlow => 4004,
             Cause::Device => 5001,
             Cause::Crash => 6001,
             Cause::Killed => 6002,
@@ -191,10 +203,12 @@ impl Cause {
             Cause::InputTruncated => "input_truncated",
             Cause::InputChanged => "input_changed",
             Cause::InputChecksum => "input_checksum",
+            Cause::SourceGone => "source_gone",
             Cause::ConfigBad => "config_bad",
             Cause::Policy => "policy",
             Cause::OutputAuth => "output_auth",
             Cause::OutputMissing => "output_missing",
+            Cause::SinkRefused => "sink_refused",
             Cause::NetTransient => "net_transient",
             Cause::IoTransient => "io_transient",
             Cause::Dns => "dns",
@@ -202,6 +216,7 @@ impl Cause {
             Cause::Oom => "oom",
             Cause::DiskFull => "disk_full",
             Cause::Resource => "resource",
+            Cause::EncoderSlow => "encoder_slow",
             Cause::Device => "device",
             Cause::Crash => "crash",
             Cause::Killed => "killed",
@@ -227,9 +242,11 @@ impl Cause {
             | Cause::InputBad
             | Cause::InputTruncated
             | Cause::InputChanged
-            | Cause::InputChecksum => Blame::Input,
+            | Cause::InputChecksum
+            | Cause::SourceGone => Blame::Input,
             Cause::InputTooLarge
             | Cause::OutputMissing
+            | Cause::SinkRefused
             | Cause::ConfigBad
             | Cause::Policy
             | Cause::Oom
@@ -239,7 +256,7 @@ impl Cause {
             | Cause::QualityMissed => Blame::Request,
             Cause::NetTransient | Cause::Dns | Cause::Tls => Blame::Network,
             Cause::Device => Blame::Device,
-            Cause::DiskFull | Cause::Resource | Cause::OutputAuth => Blame::Operator,
+            Cause::DiskFull | Cause::Resource | Cause::EncoderSlow | Cause::OutputAuth => Blame::Operator,
             Cause::IoTransient
             | Cause::Crash
             | Cause::Killed
@@ -281,6 +298,9 @@ impl Cause {
             | Cause::IoTransient
             | Cause::DiskFull
             | Cause::Resource
+            | Cause::EncoderSlow
+            | Cause::SourceGone
+            | Cause::SinkRefused
             | Cause::Device
             | Cause::Crash
             | Cause::Killed
@@ -301,10 +321,12 @@ impl Cause {
             Cause::InputTruncated => "Look at the input's server: it promises more bytes than it sends.",
             Cause::InputChanged => "Publish the job after the input is written, or give the input a name of its own.",
             Cause::InputChecksum => "Upload the input again: it is not what its checksum says.",
+            Cause::SourceGone => "Start the publisher, or raise parameters.reconnect_sec so that the job waits longer.",
             Cause::ConfigBad => "Change the parameters: the tool cannot encode what they ask for.",
             Cause::Policy => "Use only what the pool allows, or ask its operator to allow more.",
             Cause::OutputAuth => "Give the worker's credentials the right to read and write the output's bucket.",
             Cause::OutputMissing => "Create the bucket, or correct its name in the job.",
+            Cause::SinkRefused => "Check the sink's address and key, and that nobody else publishes under it.",
             Cause::NetTransient => "Nothing, unless it stays: then look at the network between worker and input.",
             Cause::IoTransient => "Nothing, unless it stays: then look at the worker's disks and mounts.",
             Cause::Dns => "Correct the host's name in the address, or look at the worker's name servers.",
@@ -312,6 +334,7 @@ impl Cause {
             Cause::Oom => "Raise resource_limits.max_memory_mb.",
             Cause::DiskFull => "Free space on the disk named in the evidence, or raise resource_limits.max_disk_mb.",
             Cause::Resource => "Look at the worker: it ran out of memory, files or processes.",
+            Cause::EncoderSlow => "Choose a faster preset, a smaller size or a worker with more cores.",
             Cause::Device => "Look at the device and its driver, or allow a software encoder.",
             Cause::Crash => "Keep the input and report it: the tool crashed on it.",
             Cause::Killed => "Find out who killed the tool: the kernel's log on the worker tells.",

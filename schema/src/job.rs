@@ -16,6 +16,7 @@ use crate::encode::{
     OutputMode, PixelFormat, Profile, QualityTarget, Resolution, Streams, SubtitleMode,
 };
 use crate::id::JobId;
+use crate::live::SourceEnd;
 use crate::parse::Fault;
 use crate::topology::RETURNED;
 
@@ -467,6 +468,15 @@ pub struct Parameters {
     /// Where the encode goes: `file` (default), `rtmp` or `stream`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_mode: Option<OutputMode>,
+    /// Live: seconds that the source, or all sinks, may be away in one piece. 0: not at all. Default 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnect_sec: Option<u64>,
+    /// Live: how often the tool is started again at most, in one attempt. Default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<u32>,
+    /// Live: what it means when the source stays away: `finish` (default without `duration`) or `fail` (default with it).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_end: Option<SourceEnd>,
 }
 
 /// One more output of the same source.

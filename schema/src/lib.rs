@@ -17,6 +17,7 @@ pub mod failure;
 pub mod id;
 pub mod job;
 pub mod lifecycle;
+pub mod live;
 pub mod location;
 pub mod message;
 pub mod metrics;

@@ -5,15 +5,13 @@
 
 use std::fmt;
 
+use crate::live::LiveAddress;
 use crate::scenario::path_of;
 
 /// The longest key of an object, in bytes. S3 and Cloud Storage take 1024; the manifest's key is a little longer.
 const KEY_BYTES: usize = 1000;
 /// The longest web address that is taken, in bytes.
 const URL_BYTES: usize = 8192;
-/// Schemes of live streams, which are no locations.
-const LIVE: [&str; 4] = ["rtmp", "rtmps", "srt", "rtsp"];
-
 /// How a location is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
@@ -95,6 +93,8 @@ pub enum Location {
     Web(String),
     /// An object.
     Object(ObjectAddress),
+    /// A live source or sink.
+    Live(LiveAddress),
 }
 
 impl fmt::Debug for Location {
@@ -110,6 +110,7 @@ impl fmt::Display for Location {
             Location::File(path) => f.write_str(path),
             Location::Web(url) => f.write_str(&redact(url)),
             Location::Object(object) => write!(f, "{object}"),
+            Location::Live(live) => write!(f, "{live}"),
         }
     }
 }
@@ -150,8 +151,11 @@ impl Location {
         if let Some(path) = path_of(address) {
             return Ok(Location::File(path));
         }
+        if LiveAddress::is_named_by(address, purpose) {
+            return LiveAddress::parse(address).map(Location::Live);
+        }
         let shown = crate::id::excerpt(&redact(address));
-        let expected = "a file://, http://, https://, s3://, gs:// or az:// address or an absolute path is expected";
+        let expected = "a file://, http://, https://, s3://, gs://, az://, rtmp://, rtmps:// or srt:// address or an absolute path is expected";
         let Some((name, rest)) = address.split_once("://") else {
             return Err(BadLocation::new("bad_value", format!("`{shown}` is no address: {expected}")));
         };
@@ -162,22 +166,10 @@ impl Location {
                 let message = format!("`{shown}` is no file of this host: file:///absolute/path is expected");
                 Err(BadLocation::new("bad_value", message))
             }
-            None => {
-                let is_live = LIVE.contains(&name.to_ascii_lowercase().as_str());
-                let code = if is_live { "unsupported" } else { "bad_value" };
-                Err(BadLocation::new(code, format!("`{}` is not supported: {expected}", crate::id::excerpt(name))))
-            }
-        }
-    }
-
-    /// How it is reached.
-    #[must_use]
-    pub fn scheme(&self) -> Scheme {
-        match self {
-            Location::File(_) => Scheme::File,
-            Location::Web(url) if url.starts_with("https:") => Scheme::Https,
-            Location::Web(_) => Scheme::Http,
-            Location::Object(object) => object.scheme,
+            None => Err(BadLocation::new(
+                "bad_value",
+                format!("`{}` is not supported: {expected}", crate::id::excerpt(name)),
+            )),
         }
     }
 
@@ -188,6 +180,7 @@ impl Location {
             Location::File(path) => path,
             Location::Web(url) => url.split('?').next().unwrap_or_default(),
             Location::Object(object) => &object.key,
+            Location::Live(_) => "",
         }
     }
 
@@ -198,7 +191,10 @@ impl Location {
         let has = |name: &str| stores.iter().any(|store| store == name);
         match self {
             Location::File(_) => true,
-            Location::Web(_) => has(self.scheme().as_str()),
+            // Which protocols a worker speaks is among its features.
+            Location::Live(_) => true,
+            Location::Web(url) if url.starts_with("https:") => has(Scheme::Https.as_str()),
+            Location::Web(_) => has(Scheme::Http.as_str()),
             Location::Object(object) => {
                 has(object.scheme.as_str()) || has(&format!("{}://{}", object.scheme, object.bucket))
             }
@@ -287,8 +283,8 @@ fn no_user(authority: &str) -> Result<(), BadLocation> {
     Ok(())
 }
 
-/// A text with everything taken out of its addresses that may be a secret: user and password, and the query, where
-/// signatures stand. Only white space surely ends an address, for quotes may stand in one: what follows a query without
+/// A text with everything taken out of its addresses that may be a secret: user and password, the query, where
+/// signatures stand, and the key of an RTMP stream, which is what follows its application. Only white space surely ends an address, for quotes may stand in one: what follows a query without
 /// any is taken out with it.
 #[must_use]
 pub fn redact(text: &str) -> String {
@@ -298,11 +294,28 @@ pub fn redact(text: &str) -> String {
         let (before, after) = rest.split_at(at + 3);
         cleaned.push_str(before);
         let end = after.find(char::is_whitespace).unwrap_or(after.len());
-        let (url, tail) = after.split_at(end);
+        // A second address in one word, unless it stands in the first one's query.
+        let inner = after[..end].find("://").filter(|inner| !after[..*inner].contains('?'));
+        let scheme = |inner: usize| after[..inner].trim_end_matches(|c: char| c.is_ascii_alphanumeric()).len();
+        let (url, tail) = after.split_at(inner.map_or(end, scheme));
+        let is_rtmp = ["rtmp://", "rtmps://"].iter().any(|scheme| {
+            let start = before.len().checked_sub(scheme.len());
+            start.and_then(|start| before.get(start..)).is_some_and(|found| found.eq_ignore_ascii_case(scheme))
+        });
         let authority = url.find(['/', '?']).unwrap_or(url.len());
         let host = url[..authority].rfind('@').map_or(0, |at| at + 1);
         if host > 0 {
             cleaned.push_str("***@");
+        }
+        let key = || {
+            let path = url.find('/').filter(|_| is_rtmp)?;
+            url[path + 1..].find('/').map(|app| path + app + 2).filter(|key| *key < url.len())
+        };
+        if let Some(key) = key() {
+            cleaned.push_str(&url[host..key]);
+            cleaned.push_str("***");
+            rest = tail;
+            continue;
         }
         match url[host..].split_once('?') {
             Some((path, _)) => {
@@ -338,7 +351,12 @@ mod tests {
         assert_eq!(input("s3://media.in/a/b%20@c.mp4"), Location::Object(object.clone()));
         assert_eq!(object.to_string(), "s3://media.in/a/b%20@c.mp4");
         for (address, scheme) in [("gs://bucket/k", Scheme::Gs), ("az://container/k", Scheme::Az)] {
-            assert_eq!(Location::parse(address, Use::Output).unwrap().scheme(), scheme);
+            let is_there =
+                |location: &Location| matches!(location, Location::Object(object) if object.scheme == scheme);
+            assert!(Location::parse(address, Use::Output).is_ok_and(|location| is_there(&location)), "{address}");
+        }
+        for (address, purpose) in [("rtmp://h/app/key", Use::Output), ("https://h/a.m3u8", Use::Input)] {
+            assert!(matches!(Location::parse(address, purpose), Ok(Location::Live(_))), "{address}");
         }
     }
 
@@ -348,7 +366,8 @@ mod tests {
             ("relative.mp4", "bad_value"),
             ("file://elsewhere/a.mp4", "bad_value"),
             ("ftp://h/a.mp4", "bad_value"),
-            ("rtmp://h/a", "unsupported"),
+            ("rtmp://h/a", "bad_value"),
+            ("rtsp://h/a", "bad_value"),
             ("http://h/a\0b", "bad_value"),
             ("http:///a.mp4", "bad_value"),
             ("http://:80/a.mp4", "bad_value"),
@@ -383,7 +402,11 @@ mod tests {
             let message = Location::parse(bad, Use::Input).unwrap_err().message;
             assert!(!message.contains("hunter2"), "{message}");
         }
-        assert_eq!(redact("a://b/@c 'rtmp://u:p@h/app/key'"), "a://b/@c 'rtmp://***@h/app/key'");
+        assert_eq!(redact("a://b/@c 'rtmp://u:p@h/app/key'"), "a://b/@c 'rtmp://***@h/app/***");
+        assert_eq!(
+            redact("[f=flv]rtmp://h/app/key|[f=flv]RTMPS://i/app/x?y=z end"),
+            "[f=flv]rtmp://h/app/***RTMPS://i/app/*** end"
+        );
         assert_eq!(redact("no url here"), "no url here");
         for secret in ["https://b/it's/x.mp4?name='a.mp4'&sig=hunter2", "'https://b/x?sig=hunter2': reset by peer"] {
             assert!(!redact(secret).contains("hunter2"), "{}", redact(secret));

@@ -15,12 +15,12 @@ use crate::job::{JobSpec, Queue};
 use crate::topology::WorkQueue;
 
 pub use report::{
-    Artifact, AudioProbe, CrfSearch, CrfTrial, Event, Manifest, Outcome, Probe, Proof, PsnrScores, Quality,
-    SourceIdentity, StreamProof, Usage, VideoProbe, VmafScores,
+    Artifact, AudioProbe, CrfSearch, CrfTrial, Event, LiveGap, LiveReport, LiveSink, Manifest, Outcome, Probe, Proof,
+    PsnrScores, Quality, SourceIdentity, StreamProof, Usage, VideoProbe, VmafScores,
 };
 pub use signal::{
-    Capacity, Heartbeat, JobAnswer, JobCommand, LogLine, Phase, Progress, RunningAttempt, WorkerAnswer, WorkerCommand,
-    WorkerState, revision,
+    Capacity, Heartbeat, JobAnswer, JobCommand, LiveProgress, LogLine, Phase, Progress, RunningAttempt, WorkerAnswer,
+    WorkerCommand, WorkerState, revision,
 };
 
 /// Largest job body that is read, in bytes. A larger one is rejected without being parsed.

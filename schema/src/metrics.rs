@@ -70,6 +70,9 @@ metrics! {
     WORKER_RELEASED = "ffpool_worker_released_total", Counter, ["reason"], "Attempts this worker handed back, by reason: drain, eviction, lease (a live one that could not be renewed).";
     WORKER_PREEMPTIONS = "ffpool_worker_preemptions_total", Counter, [], "Attempts that were frozen to make room for a live job.";
     WORKER_EVICTIONS = "ffpool_worker_eviction_notices_total", Counter, ["provider"], "Notices of a cloud that it takes the machine, or may soon, each counted once.";
+    WORKER_LIVE_LOSSES = "ffpool_worker_live_losses_total", Counter, ["cause"], "Times that a live source went away, by cause.";
+    WORKER_LIVE_SLOW = "ffpool_worker_live_slow_total", Counter, [], "Times that a live encode fell behind its source.";
+    WORKER_SINK_LOSSES = "ffpool_worker_sink_losses_total", Counter, [], "Times that a live sink went away or refused.";
     WORKER_SCRATCH_BYTES = "ffpool_worker_scratch_free_bytes", Gauge, [], "Free scratch space of this worker.";
     WORKER_HEARTBEATS = "ffpool_worker_heartbeats_total", Counter, ["outcome"], "Heartbeats sent, by outcome.";
     WORKER_STATE = "ffpool_worker_state", Gauge, ["state"], "1 for the state the worker is in.";

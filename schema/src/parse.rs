@@ -461,6 +461,9 @@ fn take_parameters(fields: &mut Fields<'_>) -> Parameters {
         target_ssim: fields.take("target_ssim"),
         ladder: fields.take("ladder"),
         output_mode: fields.take::<OutputMode>("output_mode"),
+        reconnect_sec: fields.take("reconnect_sec"),
+        restarts: fields.take("restarts"),
+        source_end: fields.take("source_end"),
     };
     read_width_and_height(&mut parameters, fields);
     parameters

@@ -4,6 +4,7 @@
 //! cannot do is a fault with a reason, never something else that runs instead.
 
 pub mod containers;
+mod live;
 pub mod outputs;
 mod quality;
 mod wishes;
@@ -142,6 +143,15 @@ impl Scenario {
 
 /// Adds everything that is wrong with a job whose fields are well formed.
 pub fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
+    if live::is_live(spec) {
+        return live::check(spec, faults);
+    }
+    live::none_of_it(spec, faults);
+    check_ordinary(spec, faults);
+}
+
+/// The same for a job whose outputs are files.
+fn check_ordinary(spec: &JobSpec, faults: &mut Vec<Fault>) {
     let mut checks = Checks { faults };
     checks.limits(spec);
     checks.unsupported(spec);
@@ -201,7 +211,7 @@ impl Checks<'_> {
                 self.fault(
                     "parameters.output_mode",
                     "unsupported",
-                    format!("`{mode}`: live outputs are not supported; use `file`"),
+                    format!("`{mode}` needs a live output: an rtmp://, rtmps:// or srt:// address"),
                 );
             }
         }
@@ -271,7 +281,7 @@ impl Checks<'_> {
         // Whether two files are one only their host can tell.
         let object = |address: &Option<String>| match Location::parse(address.as_deref()?, Use::Input) {
             Ok(Location::Object(object)) => Some(object),
-            Ok(Location::File(_) | Location::Web(_)) | Err(_) => None,
+            Ok(Location::File(_) | Location::Web(_) | Location::Live(_)) | Err(_) => None,
         };
         if object(&spec.output).is_some_and(|output| object(&spec.input) == Some(output)) {
             self.fault("output", "same_as_input", "the output would replace the input: give it another name");
@@ -458,6 +468,9 @@ pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
     if spec.engine == Engine::Noop {
         return Ok(None);
     }
+    if live::is_live(spec) {
+        return live::resolve(spec).map(Some);
+    }
     let mut encode = resolve_one(spec)?;
     encode.others = spec.outputs.iter().map(|output| resolve_one(&spec.of_output(output))).collect::<Result<_, _>>()?;
     Ok(Some(encode))
@@ -474,6 +487,7 @@ fn resolve_one(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
         Some(Location::File(path)) => Source::File { path },
         Some(Location::Web(url)) => Source::Remote { url },
         Some(Location::Object(object)) => Source::Remote { url: object.to_string() },
+        Some(Location::Live(live)) => Source::Live { url: live.url() },
         None => Source::Generated { duration_secs: p.duration.unwrap_or(GENERATED_SECS) },
     };
     let generated = matches!(source, Source::Generated { .. });
@@ -512,6 +526,7 @@ fn resolve_one(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
         quality: quality::wish(p),
         ladder,
         others: Vec::new(),
+        live: None,
     })
 }
 

@@ -59,7 +59,7 @@ fn faults_name_the_output_and_its_field() {
             "outputs[0].parameters.crf",
             "contradiction",
         ),
-        (json!([{"url": "rtmp://h/live", "scenario": "480p-h264"}]), "outputs[0].url", "unsupported"),
+        (json!([{"url": "rtmp://h/live", "scenario": "480p-h264"}]), "outputs[0].url", "bad_value"),
         (json!([{"url": "/m/b.webm", "scenario": "480p-h264"}]), "outputs[0].url", "unsupported"),
         // The start is the job's own, and so is the fault.
         (json!([{"url": "/m/b.mkv", "scenario": "copy"}]), "parameters.start", "unsupported"),

@@ -263,7 +263,7 @@ fn what_does_not_go_together_is_refused_before_it_runs() {
         [fault("parameters.preset", "unknown_preset")]
     );
     for (input, code) in [
-        ("rtmp://in/a", "unsupported"),
+        ("rtmp://in/a", "bad_value"),
         ("s3://media/", "no_file"),
         ("https://joe:secret@host/a.mov", "credentials_in_address"),
     ] {

@@ -9,9 +9,10 @@ use ffpool_schema::id::{Incarnation, JobId};
 use ffpool_schema::job::{JobSpec, Pool, Priority, Queue};
 use ffpool_schema::message::{
     Ability, Artifact, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, CrfSearch, CrfTrial,
-    DeliveredJob, DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LogLine, Manifest, Outcome,
-    Phase, Probe, Progress, Proof, PsnrScores, Quality, RunningAttempt, Sender, SourceIdentity, StreamProof,
-    TakeRequest, Usage, VideoProbe, VmafScores, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
+    DeliveredJob, DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LiveGap, LiveProgress,
+    LiveReport, LiveSink, LogLine, Manifest, Outcome, Phase, Probe, Progress, Proof, PsnrScores, Quality,
+    RunningAttempt, Sender, SourceIdentity, StreamProof, TakeRequest, Usage, VideoProbe, VmafScores, WorkerAnswer,
+    WorkerCommand, WorkerState, fingerprint,
 };
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario::resolve;
@@ -71,6 +72,7 @@ fn progress() -> Progress {
         out_time_us: Some(4_000_000),
         size_bytes: Some(100_000),
         eta_secs: Some(6.0),
+        live: None,
     }
 }
 
@@ -255,6 +257,7 @@ fn events() {
         }),
         source_probe: None,
         usage: usage(),
+        live: None,
     };
     golden("event_finished", &event(Outcome::Finished { manifest: Some(Box::new(manifest)) }));
     let failure = Failure {
@@ -284,6 +287,26 @@ fn causes_keep_their_numbers_and_names() {
     for cause in Cause::ALL {
         assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
     }
+}
+
+/// A live job, the encode it resolves to, and what is said of it while it runs and at its end.
+#[test]
+fn live() {
+    let body = serde_json::json!({
+        "scenario": "720p30-h264", "queue": "live", "input": "rtmp://in.example/live/key",
+        "output": "srt://out.example:9000?streamid=x",
+        "outputs": [{"url": "/m/live.m3u8", "scenario": "720p30-h264"}, {"url": "/m/rec.mp4", "scenario": "720p30-h264"}],
+        "parameters": {"reconnect_sec": 30, "restarts": 5, "source_end": "fail"},
+    })
+    .to_string();
+    let spec = parse(&Received { body: body.as_bytes(), ..Received::default() }).unwrap();
+    golden("job_live", &spec);
+    golden("encode_live", &resolve(&spec).unwrap().unwrap());
+    golden("live_progress", &LiveProgress { run: 2, is_up: true, dropped: 3, duplicated: 4, sinks_down: 1 });
+    let sink =
+        LiveSink { url: "srt://out.example:9000?***".into(), is_up: true, losses: 1, evidence: Some("refused".into()) };
+    let gap = LiveGap { at_secs: 12.5, secs: 2.25, cause: Cause::SourceGone };
+    golden("live_report", &LiveReport { runs: 2, secs: 60.5, gaps: vec![gap], sinks: vec![sink] });
 }
 
 /// What is asked of an output's quality, and what is found.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ffpool_broker::{Delivery, Settled, Signals};
 use ffpool_runtime::telemetry::continue_trace;
+use ffpool_schema::encode::Source;
 use ffpool_schema::job::{Engine, JobSpec, Queue};
 use ffpool_schema::message::{
     ClaimRequest, CommitReply, DropReason, Event, Grant, HoldScope, LogLine, Outcome, Progress, Sender, Usage,
@@ -235,6 +236,7 @@ impl Errand<'_> {
             tokio::join!(
                 self.confirm(unanswered),
                 self.fence(),
+                self.leave_early(),
                 self.keep_custody(&mut held),
                 self.forward_progress(progress.subscribe()),
                 self.forward_log(&mut lines),
@@ -353,11 +355,32 @@ impl Errand<'_> {
         self.lease.send_replace(lease);
     }
 
+    /// Whether it reads or feeds a live stream.
+    fn is_live(&self) -> bool {
+        self.grant.encode.as_ref().is_some_and(|encode| encode.live.is_some())
+    }
+
+    /// Hands back a live attempt that has no end as soon as the worker leaves: no time that it is given would do, and
+    /// the sooner it ends here, the shorter nobody runs it.
+    async fn leave_early(&self) {
+        let is_endless = self
+            .grant
+            .encode
+            .as_ref()
+            .is_some_and(|encode| matches!(encode.source, Source::Live { .. }) && encode.duration_secs.is_none());
+        if !is_endless {
+            return;
+        }
+        self.carrier.drain.reached(Stage::Finishing).await;
+        self.entry.stop(Stop::Release(Stop::DRAIN.into()));
+    }
+
     /// Ends a live attempt whose lease has not been renewed for too long. What others make twice for a while is told apart
     /// when they ask to publish; a live output would be sent twice.
     async fn fence(&self) {
         match self.grant.spec.queue {
             Queue::Live => {}
+            Queue::Default | Queue::Batch if self.is_live() => {}
             Queue::Default | Queue::Batch => return,
         }
         // Before there is a lease, nobody else has the job.

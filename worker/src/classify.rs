@@ -309,6 +309,6 @@ mod tests {
             "[https] [error] https://***@host/a.mp4?*** Server returned 403"
         );
         assert_eq!(clean("no url here"), "no url here");
-        assert_eq!(clean("a://b/@c 'rtmp://u:p@h/app/key'"), "a://b/@c 'rtmp://***@h/app/key'");
+        assert_eq!(clean("a://b/@c 'rtmp://u:p@h/app/key'"), "a://b/@c 'rtmp://***@h/app/***");
     }
 }

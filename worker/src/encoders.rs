@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use ffpool_schema::encode::{Encode, Encoder};
+use ffpool_schema::live::{Live, Protocol};
 use ffpool_schema::plan;
 use futures_util::{StreamExt, stream};
 use tokio::process::Command;
@@ -74,7 +75,31 @@ pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
         .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
     let there: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     let filters = FILTERS.into_iter().filter(|filter| there.contains(filter));
-    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE].into_iter().chain(filters).map(str::to_owned).collect())
+    let live = live_features(ffmpeg).await?;
+    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE].into_iter().chain(filters).map(str::to_owned).chain(live).collect())
+}
+
+/// What this FFmpeg can do with live media: nothing without the muxers that keep one sink from ending the others.
+async fn live_features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
+    let list = async |what: &str| {
+        let text = ask(ffmpeg, &["-hide_banner", what]).await;
+        text.map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })
+    };
+    let (protocols, formats) = (list("-protocols").await?, list("-formats").await?);
+    let speaks = |name: &str| protocols.lines().any(|line| line.trim() == name);
+    let knows = |name: &str| {
+        let names = formats.lines().filter_map(|line| line.split_whitespace().nth(1));
+        names.flat_map(|names| names.split(',')).any(|known| known == name)
+    };
+    if !["tee", "fifo", "mpegts", "hls", "concat"].iter().all(|name| knows(name)) {
+        return Ok(Vec::new());
+    }
+    let spoken = Protocol::ALL.into_iter().filter(|protocol| speaks(protocol.scheme()));
+    let mut features: Vec<String> = spoken.map(|protocol| protocol.feature().to_owned()).collect();
+    features.push(Live::FEATURE.to_owned());
+    features.sort();
+    features.dedup();
+    Ok(features)
 }
 
 /// The known encoders in FFmpeg's list: ` V....D libx264   libx264 H.264 ...`.

@@ -19,6 +19,7 @@ pub mod events;
 pub mod heartbeat;
 mod http;
 pub mod ledger;
+pub mod live;
 mod liveness;
 pub mod machine;
 pub mod notice;

@@ -26,6 +26,10 @@ pub struct Block {
     pub out_time_us: Option<i64>,
     /// Seconds of media per second, as the tool averages it.
     pub speed: Option<f64>,
+    /// Frames that were left out, and written twice, to keep a rate.
+    pub dropped: Option<u64>,
+    /// See `dropped`.
+    pub duplicated: Option<u64>,
     /// The tool's last block. It says so after a signal too, so this is no success.
     pub is_last: bool,
 }
@@ -46,6 +50,8 @@ impl Blocks {
             "fps" => self.current.fps = value.parse().ok(),
             "total_size" => self.current.total_size = value.parse().ok(),
             "out_time_us" => self.current.out_time_us = value.parse().ok(),
+            "drop_frames" => self.current.dropped = value.parse().ok(),
+            "dup_frames" => self.current.duplicated = value.parse().ok(),
             "speed" => self.current.speed = value.trim_end_matches('x').trim().parse().ok(),
             "progress" => {
                 self.current.is_last = value == "end";
@@ -150,6 +156,8 @@ mod tests {
             total_size: Some(46387),
             out_time_us: Some(1_002_000),
             speed: Some(35.9),
+            dropped: Some(0),
+            duplicated: Some(0),
             is_last: true,
         };
         assert_eq!(found, [expected]);

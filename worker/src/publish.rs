@@ -378,6 +378,7 @@ mod tests {
             }],
             source: None,
             usage: Usage::default(),
+            live: None,
         }
     }
 

@@ -4,7 +4,8 @@
 //! ([`web`], which goes only where [`ffpool_runtime::guard`] allows) or from an object store ([`bucket`], opened by [`profiles`]). An output
 //! is sent by [`upload`]; [`find_published`] finds what an earlier attempt had put before it died.
 //!
-//! Invariant: the tools are given files, never addresses, and no credential leaves this module.
+//! Invariant: the tools are given files; addresses only of live sources and sinks, and those are judged here first. No
+//! credential leaves this module.
 
 pub mod bucket;
 pub mod fetch;
@@ -14,6 +15,7 @@ pub mod trouble;
 pub mod upload;
 pub mod web;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,11 +124,26 @@ impl Stores {
     pub fn origin(&self, location: &Location) -> Result<Option<Origin>, Trouble> {
         match location {
             Location::File(_) => Ok(None),
+            Location::Live(_) => Err(Trouble::lasting(Cause::Policy, "a live source is not fetched")),
             Location::Web(url) => WebOrigin::new(url, self.allowed.clone()).map(|origin| Some(Origin::Web(origin))),
             Location::Object(address) => {
                 self.object(address).map(|object| Some(Origin::Object(ObjectOrigin::new(object))))
             }
         }
+    }
+
+    /// The addresses of a host that a live job names. The first is as good as the others.
+    ///
+    /// # Errors
+    /// When it has none, or one that may not be gone to.
+    pub async fn reach(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Trouble> {
+        web::judged(host, port, &self.allowed).await
+    }
+
+    /// The address ranges that may be gone to besides public ones.
+    #[must_use]
+    pub fn allowed(&self) -> Arc<[Cidr]> {
+        self.allowed.clone()
     }
 
     /// The way to an object.

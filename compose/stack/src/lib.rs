@@ -1,4 +1,5 @@
-//! RabbitMQ, NATS and Postgres as private child processes, for tests and for `compose/dev`.
+//! RabbitMQ, NATS and Postgres as private child processes, for tests and for `compose/dev`; and [`Rtmp`], a server of live
+//! media, for whoever tests with one.
 //!
 //! ```no_run
 //! let stack = ffpool_stack::Stack::shared();
@@ -22,6 +23,7 @@ mod ports;
 mod postgres;
 mod programs;
 mod rabbit;
+mod rtmp;
 mod server;
 
 use std::{
@@ -37,6 +39,7 @@ pub use nats::Nats;
 pub use ports::free_port;
 pub use postgres::Postgres;
 pub use rabbit::Rabbit;
+pub use rtmp::Rtmp;
 
 use home::Home;
 use programs::Programs;

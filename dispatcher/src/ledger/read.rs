@@ -622,13 +622,14 @@ where
     text.parse().map_err(|error: T::Err| ReadError::Row { column, problem: error.to_string() })
 }
 
-/// The job as it is shown: a signed address is as good as a password.
-fn without_secrets(spec: JobSpec) -> JobSpec {
-    JobSpec {
-        input: spec.input.map(|address| redact(&address)),
-        callback_url: spec.callback_url.map(|address| redact(&address)),
-        ..spec
+/// The job as it is shown: a signed address and the key of a live stream are as good as a password.
+fn without_secrets(mut spec: JobSpec) -> JobSpec {
+    for output in &mut spec.outputs {
+        output.url = redact(&output.url);
     }
+    let shown = |address: Option<String>| address.map(|address| redact(&address));
+    let (input, output, callback_url) = (shown(spec.input), shown(spec.output), shown(spec.callback_url));
+    JobSpec { input, output, callback_url, ..spec }
 }
 
 fn json<T: DeserializeOwned>(row: &Row, column: &'static str) -> Result<Option<T>, ReadError>

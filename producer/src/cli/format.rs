@@ -160,6 +160,7 @@ mod tests {
             out_time_us: Some(20_000_000),
             size_bytes: None,
             eta_secs: Some(75.2),
+            live: None,
         };
         assert_eq!(percent(&known), " 42.0%");
         assert_eq!(progress(&known), "encode  59.9 fps  1.50x  ETA 1m 15s  frame 1234");

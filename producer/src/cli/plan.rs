@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing is written and nothing is sent; the arguments are made by the same function as a worker's.
 
+mod live;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -76,6 +78,16 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
     };
     let mut notes = Vec::new();
     let tools = tools(&args, &encode, &mut notes).await;
+    if let Some(wish) = &encode.live {
+        notes.extend(live::notes(&encode, wish));
+        let encoder = chosen(&encode, &tools, &args)?;
+        let arguments = live::arguments(&encode, wish, encoder, threads(&spec));
+        let runs = vec![Run { purpose: "live", arguments }];
+        let (outputs, warnings) = (Vec::new(), Vec::new());
+        let view = View { encode: encode.shown(), outputs, runs, estimate: None, warnings, notes };
+        context.format.print(&view, |view| people(view, args.explain));
+        return Ok(Exit::Success);
+    }
     let source = source(&args, &encode, &mut notes).await?;
     let probed = match &source {
         Found::Here(_, probed) => Some(&**probed),
@@ -94,19 +106,7 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
             list
         }
     };
-    let encoders = list
-        .iter()
-        .map(|output| {
-            let video = &output.encode.video;
-            let encoder = plan::choose_encoder(video, |encoder| tools.encoders.contains(&encoder));
-            if video.treatment != Treatment::Encode || encoder.is_some() {
-                return Ok(encoder);
-            }
-            let wish = video.encoder.map_or(video.codec.as_str(), |encoder| encoder.as_str());
-            Err(Trouble::new(Exit::JobRejected, format!("{} has no encoder for {wish}", args.ffmpeg))
-                .next("A worker with such an encoder may have one: `ffpool workers show NAME` lists what it has."))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let encoders = list.iter().map(|output| chosen(&output.encode, &tools, &args)).collect::<Result<Vec<_>, _>>()?;
     let made = |(output, encoder): (&Output, &Option<Encoder>)| Made {
         name: output.name.clone(),
         address: output.encode.output.clone(),
@@ -114,7 +114,7 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
         expected: None,
     };
     let outputs = list.iter().zip(&encoders).map(made).collect();
-    let view = View { encode, outputs, runs: Vec::new(), estimate: None, warnings: Vec::new(), notes };
+    let view = View { encode: encode.shown(), outputs, runs: Vec::new(), estimate: None, warnings: Vec::new(), notes };
     let view = match &source {
         Found::Unseen => view,
         Found::Generated => planned(view, &spec, &list, &encoders, None, &tools)?,
@@ -143,6 +143,7 @@ async fn source(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> 
     let path = match &encode.source {
         Source::Generated { .. } => return Ok(Found::Generated),
         Source::File { path } => PathBuf::from(path),
+        Source::Live { .. } => return Ok(Found::Unseen),
         Source::Remote { .. } => {
             notes.push("the input is fetched by a worker: its arguments follow from what is in it".to_owned());
             return Ok(Found::Unseen);
@@ -171,6 +172,24 @@ async fn source(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> 
     Ok(Found::Here(path, Box::new(probed)))
 }
 
+/// The encoder that would be taken.
+fn chosen(encode: &Encode, tools: &Tools, args: &args::Plan) -> Result<Option<Encoder>, Trouble> {
+    let video = &encode.video;
+    let encoder = plan::choose_encoder(video, |encoder| tools.encoders.contains(&encoder));
+    if video.treatment != Treatment::Encode || encoder.is_some() {
+        return Ok(encoder);
+    }
+    let wish = video.encoder.map_or(video.codec.as_str(), |encoder| encoder.as_str());
+    Err(Trouble::new(Exit::JobRejected, format!("{} has no encoder for {wish}", args.ffmpeg))
+        .next("A worker with such an encoder may have one: `ffpool workers show NAME` lists what it has."))
+}
+
+/// Threads that a worker like this machine would give the job.
+fn threads(spec: &JobSpec) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+    spec.resource_limits.max_cpu_percent.map_or(cores, |percent| percent.div_ceil(100)).clamp(1, 64)
+}
+
 fn planned<'a>(
     mut view: View,
     spec: &JobSpec,
@@ -179,8 +198,7 @@ fn planned<'a>(
     source: Option<(&Path, &Probed)>,
     tools: &Tools,
 ) -> Result<View, Trouble> {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
-    let threads = spec.resource_limits.max_cpu_percent.map_or(cores, |percent| percent.div_ceil(100)).clamp(1, 64);
+    let threads = threads(spec);
     // A worker writes into a directory of its own first.
     let names: Vec<PathBuf> = list.iter().enumerate().map(|(place, output)| output.file_name(place)).collect();
     let request = |(number, output): (usize, &'a Output)| Request {

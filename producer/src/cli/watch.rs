@@ -320,6 +320,7 @@ pub(crate) mod tests {
             }],
             source: None,
             usage: Usage::default(),
+            live: None,
         });
         assert_eq!(
             outcome(&detail),

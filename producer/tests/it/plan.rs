@@ -109,3 +109,26 @@ fn a_source_that_is_elsewhere_leaves_the_plan_open_and_says_so() {
     let said = stdout(&run(0, &mut ffpool(&["plan", &generated, "--ffmpeg", "/nowhere/ffmpeg", "--explain"])));
     assert!(said.contains("testsrc2=size=426x240") && said.contains("is assumed"), "{said}");
 }
+
+#[test]
+fn a_live_plan_shows_its_run_and_no_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        dir.path(),
+        &json!({"scenario": "720p30-h264", "input": "rtmp://in.example/live/s3cret?t=t0ken",
+                "output": "srt://out.example:9000?streamid=s3cret2&passphrase=hunter2hunter2",
+                "outputs": [{"url": "/m/live.m3u8", "scenario": "720p30-h264"}]}),
+    );
+    for options in [&["--output", "json"][..], &["--explain"][..]] {
+        let said = stdout(&run(0, ffpool(&["plan", &file]).args(options)));
+        for part in
+            ["-f tee", "rtmp://in.example:1935/live/***", "srt://out.example:9000?***", "f=hls", "away for 60 s"]
+        {
+            let part = if options.contains(&"json") { part.replace("-f tee", "tee") } else { part.to_owned() };
+            assert!(said.contains(&part), "{part} is not in {said}");
+        }
+        for secret in ["s3cret", "t0ken", "hunter2"] {
+            assert!(!said.contains(secret), "{said}");
+        }
+    }
+}

@@ -75,6 +75,7 @@ fn progress(percent: f64) -> StreamEvent {
         out_time_us: None,
         size_bytes: None,
         eta_secs: Some(4.0),
+        live: None,
     })
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Sender;
 use crate::encode::Metric;
-use crate::failure::Failure;
+use crate::failure::{Cause, Failure};
 use crate::id::{JobId, WorkerId};
 use crate::parse::Fault;
 
@@ -130,6 +130,47 @@ pub struct Manifest {
     pub source_probe: Option<Probe>,
     /// What it cost.
     pub usage: Usage,
+    /// How a live job went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveReport>,
+}
+
+/// How a live job went.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LiveReport {
+    /// Runs of the tool that carried media.
+    pub runs: u32,
+    /// Seconds from the first media to the last.
+    pub secs: f64,
+    /// When nothing came, in order.
+    pub gaps: Vec<LiveGap>,
+    /// How each live output fared.
+    pub sinks: Vec<LiveSink>,
+}
+
+/// A time in which a live source was away.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LiveGap {
+    /// Seconds from the first media to its beginning.
+    pub at_secs: f64,
+    /// Its length in seconds.
+    pub secs: f64,
+    /// By which run's end it came.
+    pub cause: Cause,
+}
+
+/// How a live output fared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LiveSink {
+    /// Its address, secrets taken out.
+    pub url: String,
+    /// Whether it took what was sent to it at the end.
+    pub is_up: bool,
+    /// How often it went away, or was not there at first.
+    pub losses: u32,
+    /// What the tool said of it last, secrets taken out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
 }
 
 /// A file a job produced.

@@ -51,6 +51,24 @@ pub struct Progress {
     pub size_bytes: Option<u64>,
     /// Seconds left, by the smoothed speed.
     pub eta_secs: Option<f64>,
+    /// How a live encode keeps up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveProgress>,
+}
+
+/// How a live encode keeps up.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LiveProgress {
+    /// Which run of the tool it is, from 1.
+    pub run: u32,
+    /// Whether media come in now.
+    pub is_up: bool,
+    /// Frames that were left out to keep the rate.
+    pub dropped: u64,
+    /// Frames that were written twice to keep the rate.
+    pub duplicated: u64,
+    /// Sinks that do not take what is sent to them.
+    pub sinks_down: u32,
 }
 
 /// One line of a tool's log.

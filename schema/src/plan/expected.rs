@@ -181,7 +181,7 @@ fn length(request: &Request<'_>, audio: &[usize]) -> Result<Option<f64>, Refusal
     let Some((_, probed)) = request.source else {
         return Ok(match encode.source {
             Source::Generated { duration_secs } => Some(duration_secs),
-            Source::File { .. } | Source::Remote { .. } => None,
+            Source::File { .. } | Source::Remote { .. } | Source::Live { .. } => None,
         });
     };
     let start = encode.start_secs.unwrap_or(0.0);

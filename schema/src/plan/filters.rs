@@ -109,7 +109,8 @@ pub(super) fn picture_format(container: Container) -> &'static str {
 }
 
 /// What decoders give back: the interleaved formats exist only on the way into hardware.
-pub(super) fn planar(format: PixelFormat) -> PixelFormat {
+#[must_use]
+pub fn planar(format: PixelFormat) -> PixelFormat {
     match format {
         PixelFormat::P010le => PixelFormat::Yuv420p10le,
         PixelFormat::Yuv420p

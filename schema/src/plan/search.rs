@@ -31,7 +31,7 @@ pub fn samples(encode: &Encode, secs: Option<f64>, crf: u8) -> Vec<Encode> {
             sample.duration_secs = None;
             vec![sample]
         }
-        (Some(secs), Source::File { .. } | Source::Remote { .. }) if secs > whole => {
+        (Some(secs), Source::File { .. } | Source::Remote { .. } | Source::Live { .. }) if secs > whole => {
             let gap = (secs - whole) / (count - 1.0);
             let starts = (0..count as u32).map(|number| begin + f64::from(number) * (SAMPLE_SECS + gap));
             let part = |start: f64| Encode {
@@ -41,7 +41,7 @@ pub fn samples(encode: &Encode, secs: Option<f64>, crf: u8) -> Vec<Encode> {
             };
             starts.map(part).collect()
         }
-        (secs, Source::File { .. } | Source::Remote { .. }) => {
+        (secs, Source::File { .. } | Source::Remote { .. } | Source::Live { .. }) => {
             sample.duration_secs = Some(secs.unwrap_or(whole));
             vec![sample]
         }

@@ -262,7 +262,7 @@ pub(super) fn audio_source(request: &Request<'_>, chosen: &Chosen, filter: &str)
             tone(*duration_secs, &mut arguments);
             0.0
         }
-        Source::File { .. } | Source::Remote { .. } => {
+        Source::File { .. } | Source::Remote { .. } | Source::Live { .. } => {
             let read_from = seek(request);
             source(request, read_from, &mut arguments);
             read_from

@@ -48,6 +48,7 @@ fn encode(source: Source, container: Container) -> Encode {
         quality: None,
         ladder: None,
         others: Vec::new(),
+        live: None,
     }
 }
 

@@ -400,7 +400,7 @@ impl Wishes<'_> {
     }
 }
 
-fn is_one(streams: Option<Streams>) -> bool {
+pub(super) fn is_one(streams: Option<Streams>) -> bool {
     match streams.unwrap_or_default() {
         Streams::First => true,
         Streams::All => false,

@@ -40,6 +40,8 @@ pub fn need(progress: Option<&Progress>) -> Need {
     let Some(progress) = progress else { return Need::Unknown };
     match progress.phase {
         Phase::Prepare => Need::Unknown,
+        // Media that come as they come, and end when they end.
+        Phase::Encode if progress.live.is_some() && progress.eta_secs.is_none() => Need::About(Duration::MAX),
         Phase::Encode => {
             progress.eta_secs.and_then(|eta| with_the_rest(eta, progress.percent)).map_or(Need::Unknown, Need::About)
         }
@@ -76,6 +78,8 @@ pub fn time_left(deadline: Timestamp, now: Timestamp, reserve: Duration) -> Dura
 
 #[cfg(test)]
 mod tests {
+    use ffpool_schema::message::LiveProgress;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -142,10 +146,13 @@ mod tests {
             out_time_us: None,
             size_bytes: None,
             eta_secs,
+            live: None,
         };
         // Half of 20 s is left: 10 s, a quarter of 20 s, and 2 s.
         assert_eq!(need(Some(&progress(Phase::Encode, Some(50.0), Some(10.0)))), Need::About(17 * SECOND));
         assert_eq!(need(Some(&progress(Phase::Encode, None, None))), Need::Unknown);
+        let live = Progress { live: Some(LiveProgress::default()), ..progress(Phase::Encode, None, None) };
+        assert_eq!(need(Some(&live)), Need::About(Duration::MAX));
         for odd in [f64::NAN, f64::INFINITY, -1000.0, 1e300] {
             assert_eq!(need(Some(&progress(Phase::Encode, Some(0.0), Some(odd)))), Need::Unknown, "{odd}");
         }

@@ -10,7 +10,8 @@ use ffpool_runtime::guard::Cidr;
 /// Remote inputs and outputs.
 #[derive(Debug, Clone, Default, Args)]
 pub struct StoreArgs {
-    /// Address ranges that inputs may come from besides public ones, separated by commas: `10.0.0.0/8,fd00::/8`.
+    /// Address ranges that inputs may come from, and live outputs go to, besides public ones, separated by commas:
+    /// `10.0.0.0/8,fd00::/8`.
     #[arg(long, env = "FFPOOL_FETCH_ALLOW", value_name = "RANGES", value_delimiter = ',')]
     pub fetch_allow: Vec<Cidr>,
     /// A TOML file with the profiles of object stores, one table each; it holds credentials. See docs/storage.md.

@@ -90,17 +90,7 @@ impl WebOrigin {
         if let Some(client) = self.clients.get(&key) {
             return Ok(client.clone());
         }
-        let addresses = resolve(host, port).await?;
-        if let Some(refused) = addresses.iter().find(|address| !is_allowed(address.ip(), &self.allowed)) {
-            // The address itself is for the operator only: it tells of the network inside.
-            tracing::warn!(host, address = %refused.ip(), "an input's host is at an address that is not public");
-            return Err(Trouble::lasting(
-                Cause::Policy,
-                format!(
-                    "`{host}` is at an address that is not public; the operator can allow it with FFPOOL_FETCH_ALLOW"
-                ),
-            ));
-        }
+        let addresses = judged(host, port, &self.allowed).await?;
         let client = Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -113,6 +103,20 @@ impl WebOrigin {
         self.clients.insert(key, client.clone());
         Ok(client)
     }
+}
+
+/// Every address of a host, all of which may be gone to.
+pub(super) async fn judged(host: &str, port: u16, allowed: &[Cidr]) -> Result<Vec<SocketAddr>, Trouble> {
+    let addresses = resolve(host, port).await?;
+    let Some(refused) = addresses.iter().find(|address| !is_allowed(address.ip(), allowed)) else {
+        return Ok(addresses);
+    };
+    // The address itself is for the operator only: it tells of the network inside.
+    tracing::warn!(host, address = %refused.ip(), "a host that a job names is at an address that is not public");
+    Err(Trouble::lasting(
+        Cause::Policy,
+        format!("`{host}` is at an address that is not public; the operator can allow it with FFPOOL_FETCH_ALLOW"),
+    ))
 }
 
 /// Every address of a host.

@@ -5,6 +5,7 @@
 
 mod encode;
 mod ends;
+mod live;
 mod quality;
 mod report;
 mod tools;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use ffpool_schema::encode::Encode;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::Engine;
+use ffpool_schema::live::hide;
 use ffpool_schema::message::{Artifact, CommitReply, Grant, Manifest, Outcome, Phase, Probe, SourceIdentity, Usage};
 use ffpool_schema::parse::Fault;
 use ffpool_schema::plan::ladder::{self, Outputs};
@@ -105,7 +107,14 @@ pub(super) async fn run(
     let mut attempt = Attempt {
         shop,
         grant,
-        reporter: Reporter { grant, shop, reports, seq: AtomicU64::new(0), lines: AtomicU64::new(0) },
+        reporter: Reporter {
+            grant,
+            shop,
+            reports,
+            seq: AtomicU64::new(0),
+            lines: AtomicU64::new(0),
+            secrets: live::secrets(grant),
+        },
         orders,
         started,
         frozen_for: Duration::ZERO,
@@ -181,6 +190,9 @@ impl<'a> Attempt<'a> {
     async fn carry_out(&mut self, consent: &dyn Consent) -> Result<Manifest, End> {
         let encode = self.encode()?;
         self.reporter.phase(Phase::Prepare, None);
+        if let Some(live) = &encode.live {
+            return self.carry_out_live(encode, live, consent).await;
+        }
         let Ends { input, outputs } = self.ends(encode)?;
         if let Some(manifest) = self.published_before(&outputs).await {
             ask(&self.orders, consent).await?;
@@ -277,7 +289,18 @@ impl<'a> Attempt<'a> {
             let Proven { name, probed, proof, quality, .. } = proven;
             Artifact { name, url, size_bytes, sha256, probe: probed.probe, proof: Some(proof), quality }
         });
+        Manifest { artifacts: artifacts.collect(), ..self.bare_manifest(&made.arguments, &made.steps, source) }
+    }
+
+    /// The same of what is no file.
+    fn bare_manifest(
+        &self,
+        arguments: &[OsString],
+        steps: &[Vec<OsString>],
+        source: Option<(SourceIdentity, Probe)>,
+    ) -> Manifest {
         let (source, source_probe) = source.unzip();
+        let words = |list: &[OsString]| words(list).iter().map(|word| hide(word, &self.reporter.secrets)).collect();
         Manifest {
             job: self.grant.job,
             attempt: self.grant.attempt,
@@ -285,13 +308,14 @@ impl<'a> Attempt<'a> {
             at: Timestamp::now(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             tool: self.shop.tool_version.clone(),
-            arguments: words(&made.arguments),
-            steps: made.steps.iter().map(|step| words(step)).collect(),
+            arguments: words(arguments),
+            steps: steps.iter().map(|step| words(step)).collect(),
             prober: Some(self.shop.prober_version.clone()),
             source_probe,
-            artifacts: artifacts.collect(),
+            artifacts: Vec::new(),
             source,
             usage: self.used(),
+            live: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod clock;
 mod disk;
+mod live;
 mod log;
 mod manager;
 mod notice;

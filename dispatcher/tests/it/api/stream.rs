@@ -22,6 +22,7 @@ fn progress(job: JobId, seq: u64) -> Progress {
         out_time_us: None,
         size_bytes: None,
         eta_secs: None,
+        live: None,
     }
 }
 

@@ -144,7 +144,7 @@ impl Attempt<'_> {
     }
 
     /// Probes the output against the plan, reads all its packets, then decodes it to its end.
-    async fn verify(
+    pub(super) async fn verify(
         &mut self,
         file: &Path,
         name: &Path,
@@ -225,7 +225,7 @@ pub(super) fn refused_for(spec: &JobSpec, number: usize, refusal: Refusal) -> En
     }
 }
 
-fn unproven(evidence: String) -> End {
+pub(super) fn unproven(evidence: String) -> End {
     let mut failure = Failure::new(Cause::VerifyFailed, "the output is not what was asked for");
     failure.evidence = Some(evidence);
     End::failed(failure)

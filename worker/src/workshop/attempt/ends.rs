@@ -116,17 +116,7 @@ impl From<FetchEnd> for End {
 impl Attempt<'_> {
     /// What the addresses of a job are for this worker.
     pub(super) fn ends(&self, encode: &Encode) -> Result<Ends, End> {
-        let input = match &encode.source {
-            Source::File { path } => Some(Input::File(self.shop.roots.input(path)?)),
-            Source::Remote { url } => {
-                let location = location("input", url, Use::Input)?;
-                match self.shop.stores.origin(&location)? {
-                    Some(origin) => Some(Input::Remote(Box::new(origin), location)),
-                    None => return Err(End::rejected("input", "bad_value", "a file is not fetched")),
-                }
-            }
-            Source::Generated { .. } => None,
-        };
+        let input = self.input(encode)?;
         let mut outputs: Vec<Destination> = Vec::new();
         for Possible { output, is_sure } in ladder::possible(encode) {
             let place = self.place(&output, input.as_ref()).map_err(|end| self.at_output(end, output.number))?;
@@ -140,13 +130,28 @@ impl Attempt<'_> {
         Ok(Ends { input, outputs })
     }
 
+    /// Where the input is; `None`: it is generated, or the tool reads it itself.
+    pub(super) fn input(&self, encode: &Encode) -> Result<Option<Input>, End> {
+        Ok(match &encode.source {
+            Source::File { path } => Some(Input::File(self.shop.roots.input(path)?)),
+            Source::Remote { url } => {
+                let location = location("input", url, Use::Input)?;
+                match self.shop.stores.origin(&location)? {
+                    Some(origin) => Some(Input::Remote(Box::new(origin), location)),
+                    None => return Err(End::rejected("input", "bad_value", "a file is not fetched")),
+                }
+            }
+            Source::Live { .. } | Source::Generated { .. } => None,
+        })
+    }
+
     /// Where an output goes.
     fn place(&self, output: &Output, input: Option<&Input>) -> Result<Place, End> {
         let Output { encode, rung, .. } = output;
         let address = encode.output.as_deref();
         let path = match address.map(|address| location("output", address, Use::Output)).transpose()? {
             Some(Location::Object(address)) => return Ok(Place::Object(Box::new(self.shop.stores.object(&address)?))),
-            Some(Location::File(_) | Location::Web(_)) | None => {
+            Some(Location::File(_) | Location::Web(_) | Location::Live(_)) | None => {
                 let job = self.grant.job;
                 let unnamed = rung.as_ref().map_or_else(|| job.to_string(), |rung| format!("{job}.{rung}"));
                 self.shop.roots.output(address, &unnamed, encode.container)?
@@ -411,6 +416,6 @@ async fn put_manifest(object: &Object, manifest: &Manifest, mark: Mark) -> Resul
     }
 }
 
-fn location(path: &str, address: &str, purpose: Use) -> Result<Location, End> {
+pub(super) fn location(path: &str, address: &str, purpose: Use) -> Result<Location, End> {
     Location::parse(address, purpose).map_err(|bad| End::faulty(Fault::new(path, bad.code, bad.message)))
 }

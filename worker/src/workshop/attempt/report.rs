@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ffpool_schema::live::hide;
 use ffpool_schema::message::{Grant, LogLine, Phase, Progress};
 use tokio::time::Instant;
 
@@ -36,6 +37,8 @@ pub(super) struct Reporter<'a> {
     /// Both count what was sent. Shared, so that a tool's listener can report while the attempt is looked at.
     pub(super) seq: AtomicU64,
     pub(super) lines: AtomicU64,
+    /// Stream keys and the like, which are in no line that leaves.
+    pub(super) secrets: Vec<String>,
 }
 
 impl Reporter<'_> {
@@ -58,6 +61,7 @@ impl Reporter<'_> {
             out_time_us: None,
             size_bytes: None,
             eta_secs: None,
+            live: None,
         }
     }
 
@@ -66,9 +70,14 @@ impl Reporter<'_> {
         self.reports.progress.send_replace(Some(Progress { seq, ..progress }));
     }
 
+    /// A line fit to be shown.
+    pub(super) fn clean(&self, line: &str) -> String {
+        hide(&classify::clean(line), &self.secrets)
+    }
+
     pub(super) fn log(&self, line: &str) {
         let seq = self.lines.fetch_add(1, Ordering::Relaxed) + 1;
-        let line = LogLine { job: self.grant.job, attempt: self.grant.attempt, seq, line: classify::clean(line) };
+        let line = LogLine { job: self.grant.job, attempt: self.grant.attempt, seq, line: self.clean(line) };
         // A full channel loses a line; the end of the log is kept apart.
         let _ = self.reports.log.try_send(line);
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::Queue;
+use ffpool_schema::live::Live;
 use ffpool_schema::message::Phase;
 use ffpool_schema::probe::{self, Probed};
 use tokio::time::Instant;
@@ -117,7 +118,14 @@ impl Attempt<'_> {
 
     /// When its time is over, as long as it does not stand still any more.
     pub(super) fn deadline(&self) -> Instant {
-        self.started + Duration::from_secs(self.grant.spec.resource_limits.timeout_sec()) + self.frozen_for
+        self.started + Duration::from_secs(self.timeout_secs()) + self.frozen_for
+    }
+
+    /// Wall time of the attempt in seconds. A live job that names none ends otherwise.
+    fn timeout_secs(&self) -> u64 {
+        let limits = &self.grant.spec.resource_limits;
+        let is_live = self.grant.encode.as_ref().is_some_and(|encode| encode.live.is_some());
+        if is_live { limits.timeout_sec.unwrap_or(Live::TIMEOUT_SEC) } else { limits.timeout_sec() }
     }
 
     /// Starts nothing while the attempt is frozen, unless it is told to end.
@@ -148,14 +156,25 @@ impl Attempt<'_> {
             Some(order) => order.into(),
             None => End::failure(Cause::Platform, format!("{name} cannot be run: {error}")),
         })?;
+        self.count(&finished);
+        self.ended_outside(&finished, name)?;
+        Ok(finished)
+    }
+
+    /// Counts what a run used.
+    pub(super) fn count(&mut self, finished: &Finished) {
         self.frozen_for += finished.frozen_for;
         self.usage.cpu_ms += finished.cpu_ms;
         self.usage.peak_memory_bytes = self.usage.peak_memory_bytes.max(finished.peak_memory_bytes);
+    }
+
+    /// Ends the attempt where a run was ended from outside.
+    pub(super) fn ended_outside(&self, finished: &Finished, name: &str) -> Result<(), End> {
         let limits = &self.grant.spec.resource_limits;
         let (cause, message) = match &finished.ended_by {
-            EndedBy::Itself => return Ok(finished),
+            EndedBy::Itself => return Ok(()),
             EndedBy::Stop(order) => return Err(order.clone().into()),
-            EndedBy::Timeout => (Cause::Timeout, format!("the attempt took longer than {} s", limits.timeout_sec())),
+            EndedBy::Timeout => (Cause::Timeout, format!("the attempt took longer than {} s", self.timeout_secs())),
             EndedBy::Stall => (Cause::Stall, format!("{name} made no progress for too long")),
             EndedBy::Disk(bytes) => (
                 Cause::DiskFull,
@@ -163,7 +182,7 @@ impl Attempt<'_> {
             ),
         };
         let mut failure = Failure::new(cause, message);
-        failure.evidence = finished.log.last().map(|line| classify::clean(line));
+        failure.evidence = finished.log.last().map(|line| self.reporter.clean(line));
         failure.exit_code = finished.status.code();
         failure.signal = finished.signal();
         Err(End::failed(failure))

@@ -1,0 +1,70 @@
+//! What a worker would run for a live job: one run, its addresses without their secrets.
+//!
+//! Invariant: nothing is dialled; a worker puts the addresses of the hosts into their place, once it has judged them.
+
+use std::path::Path;
+
+use ffpool_schema::encode::{Encode, Encoder, Source};
+use ffpool_schema::live::{Live, LiveAddress, SourceEnd, hide};
+use ffpool_schema::location::redact;
+use ffpool_schema::plan::live::{LiveRequest, LiveSource, live_arguments};
+
+/// Seconds of silence after which a worker's tool gives up, where the job does not say.
+const SILENCE_SECS: u64 = 30;
+
+/// The arguments of a run. `file`: where a source that is a file stands.
+pub(super) fn arguments(encode: &Encode, live: &Live, encoder: Option<Encoder>, threads: u32) -> Vec<String> {
+    let source = match &encode.source {
+        Source::Live { url } => LiveAddress::parse(url).ok(),
+        Source::File { .. } | Source::Remote { .. } | Source::Generated { .. } => None,
+    };
+    let file = match &encode.source {
+        Source::File { path } => Some(Path::new(path)),
+        // As a worker names what it has fetched.
+        Source::Remote { .. } => Some(Path::new("input")),
+        Source::Live { .. } | Source::Generated { .. } => None,
+    };
+    let sinks: Vec<_> =
+        live.sinks.iter().filter_map(|sink| LiveAddress::parse(sink).ok()).map(|sink| (sink, None)).collect();
+    let secrets: Vec<String> =
+        source.iter().chain(sinks.iter().map(|(sink, _)| sink)).flat_map(LiveAddress::secrets).collect();
+    let run = LiveRequest {
+        encode,
+        encoder,
+        threads,
+        source: match (&source, file) {
+            (Some(address), _) => LiveSource::Live(address, None, None),
+            (None, Some(file)) => LiveSource::File(file),
+            (None, None) => LiveSource::Generated,
+        },
+        sinks: &sinks,
+        recording: live.record.then_some(Path::new("record-1.ts")),
+        playlist: live.playlist.as_ref().map(|_| (Path::new("live.m3u8"), "segment-%06d.ts")),
+        is_continued: false,
+        silence_secs: SILENCE_SECS,
+        secs: encode.duration_secs,
+    };
+    let words = live_arguments(&run);
+    words.iter().map(|word| hide(&redact(&word.to_string_lossy()), &secrets)).collect()
+}
+
+/// How it goes on, in words.
+pub(super) fn notes(encode: &Encode, live: &Live) -> Vec<String> {
+    let mut notes = vec![format!(
+        "live: the worker resolves every host itself before each run; {} live outputs, {}, {}",
+        live.sinks.len(),
+        if live.playlist.is_some() { "an HLS playlist" } else { "no HLS playlist" },
+        if live.record { "a recording" } else { "no recording" },
+    )];
+    if matches!(encode.source, Source::Live { .. }) {
+        let end = match live.source_end {
+            SourceEnd::Finish => "the job is done",
+            SourceEnd::Fail => "the attempt fails",
+        };
+        notes.push(format!(
+            "when the source is away for {} s, {end}; the tool is started again {} times at most",
+            live.reconnect_secs, live.restarts
+        ));
+    }
+    notes
+}

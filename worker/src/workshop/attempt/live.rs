@@ -1,0 +1,372 @@
+//! A live attempt: run after run of the tool until its time is over, its source ended or nothing helps any more.
+//!
+//! Invariant: a source that goes away ends a run, never by itself the attempt; sinks fail each for itself. However the
+//! attempt ends, what was recorded is either proven and published, or gone with the scratch. Whoever cancels a live job
+//! discards its recording.
+
+mod egress;
+mod playlist;
+mod record;
+mod run;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ffpool_schema::encode::{Encode, Encoder, Source};
+use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::live::{Live, LiveAddress, SourceEnd};
+use ffpool_schema::location::Use;
+use ffpool_schema::message::{Grant, LiveGap, LiveReport, Manifest, Phase, SourceIdentity};
+use ffpool_schema::metrics as names;
+use tokio::time::Instant;
+
+use super::ends::{Destination, Ends, Input, discard, location};
+use super::{Attempt, End, NEARLY, Probe, ask, blocking};
+use crate::live::sinks::{News, Sinks};
+use crate::live::timeline::Timeline;
+use crate::live::{HEALTHY, pause_after};
+use crate::roots;
+use crate::tool::ToolUser;
+use egress::Egress;
+use ffpool_schema::location::Location;
+use playlist::Playlist;
+
+/// Every text that an attempt's live addresses hide.
+pub(super) fn secrets(grant: &Grant) -> Vec<String> {
+    let Some(encode) = &grant.encode else { return Vec::new() };
+    let source = match &encode.source {
+        Source::Live { url } => Some(url),
+        Source::File { .. } | Source::Remote { .. } | Source::Generated { .. } => None,
+    };
+    let addresses = source.into_iter().chain(encode.live.iter().flat_map(|live| &live.sinks));
+    let mut secrets: Vec<String> =
+        addresses.filter_map(|url| LiveAddress::parse(url).ok()).flat_map(|address| address.secrets()).collect();
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets
+}
+
+/// Where the media come from.
+enum Media {
+    Live(LiveAddress),
+    File(PathBuf),
+    Generated,
+}
+
+/// What one live attempt knows of itself. Written by its own steps only.
+struct Broadcast<'a> {
+    encode: &'a Encode,
+    live: &'a Live,
+    encoder: Option<Encoder>,
+    media: Media,
+    sinks: Vec<LiveAddress>,
+    fare: Sinks,
+    playlist: Option<Arc<Mutex<Playlist>>>,
+    /// For web sources.
+    egress: Option<Egress>,
+    user: ToolUser,
+    timeline: Timeline,
+    /// Runs so far.
+    run: u32,
+    /// By which end of a run each gap came.
+    causes: Vec<(u32, Cause)>,
+    /// Since when the source is away, and by what; not before the first run has ended.
+    lost: Option<(Instant, Failure)>,
+    /// Of the first run that carried media.
+    arguments: Vec<OsString>,
+}
+
+/// How a run ended, where the attempt goes on from it.
+enum RunEnd {
+    /// Its time is over, or the source was a file and is at its end.
+    Done,
+    /// The source is gone, or the tool fell over it.
+    Lost(Failure),
+}
+
+impl Attempt<'_> {
+    pub(super) async fn carry_out_live(
+        &mut self,
+        encode: &Encode,
+        live: &Live,
+        consent: &dyn super::Consent,
+    ) -> Result<Manifest, End> {
+        let Ends { input, outputs } =
+            if live.record { self.ends(encode)? } else { Ends { input: self.input(encode)?, outputs: Vec::new() } };
+        if live.record
+            && let Some(manifest) = self.published_before(&outputs).await
+        {
+            ask(&self.orders, consent).await?;
+            return Ok(manifest);
+        }
+        let user = self.user(input.as_ref().and_then(Input::file))?;
+        self.make_room(user)?;
+        let (source, media) = match input {
+            None => (None, media(encode)?),
+            Some(input) => {
+                let (path, identity) = self.bring(input).await?;
+                self.usage.input_bytes = Some(identity.size_bytes);
+                let probed = self.probe(&path, user).await?;
+                if probed.probe.video.is_none() {
+                    return Err(End::failure(Cause::InputBad, "the input has no video stream"));
+                }
+                (Some((identity, probed.probe)), Media::File(path))
+            }
+        };
+        let mut broadcast = self.broadcast(encode, live, media, user).await?;
+        self.go_on(&mut broadcast).await?;
+        self.conclude_live(broadcast, outputs, source, consent).await
+    }
+
+    async fn broadcast<'b>(
+        &self,
+        encode: &'b Encode,
+        live: &'b Live,
+        media: Media,
+        user: ToolUser,
+    ) -> Result<Broadcast<'b>, End> {
+        let encoder = self.shop.encoder(&encode.video).map_err(|(wish, is_hardware)| {
+            let cause = if is_hardware { Cause::Device } else { Cause::Platform };
+            End::failure(cause, format!("this worker has no working encoder for {wish}"))
+        })?;
+        let sinks: Result<Vec<LiveAddress>, End> = live.sinks.iter().map(|url| address("output", url)).collect();
+        let sinks = sinks?;
+        let playlist = match &live.playlist {
+            Some(path) => Some(self.playlist(path, encode)?),
+            None => None,
+        };
+        let is_web = matches!(&media, Media::Live(source) if source.protocol.is_web());
+        let egress = if is_web {
+            let open = Egress::open(self.shop.clone()).await;
+            Some(open.map_err(|error| End::failure(Cause::Platform, format!("no proxy can be made: {error}")))?)
+        } else {
+            None
+        };
+        Ok(Broadcast {
+            encode,
+            live,
+            encoder,
+            media,
+            fare: Sinks::new(sinks.iter().map(ToString::to_string)),
+            sinks,
+            playlist,
+            egress,
+            user,
+            timeline: Timeline::default(),
+            run: 0,
+            causes: Vec::new(),
+            lost: None,
+            arguments: Vec::new(),
+        })
+    }
+
+    fn playlist(&self, path: &str, encode: &Encode) -> Result<Arc<Mutex<Playlist>>, End> {
+        let output = self.shop.roots.output(Some(path), &self.grant.job.to_string(), encode.container)?;
+        let playlist = Playlist::open(self.scratch_path(), output)
+            .and_then(|playlist| self.give_to_tool(&playlist).map(|()| playlist))
+            .map_err(|error| End::failure(roots::io_cause(&error), format!("the playlist: {error}")))?;
+        Ok(Arc::new(Mutex::new(playlist)))
+    }
+
+    /// A playlist that goes on is replaced by the tool, and read by it first.
+    fn give_to_tool(&self, playlist: &Playlist) -> std::io::Result<()> {
+        match self.shop.user {
+            ToolUser::Switch { uid, gid } if playlist.is_begun() => {
+                std::os::unix::fs::chown(playlist.in_scratch(), Some(uid), Some(gid))
+            }
+            ToolUser::Own | ToolUser::Switch { .. } => Ok(()),
+        }
+    }
+
+    /// Runs the tool again and again.
+    async fn go_on(&mut self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
+        let mut pause = None;
+        loop {
+            broadcast.run += 1;
+            let began = Instant::now();
+            let failure = match self.live_run(broadcast).await? {
+                RunEnd::Done => return Ok(()),
+                RunEnd::Lost(failure) => failure,
+            };
+            let carried = broadcast.timeline.of_run(broadcast.run);
+            if carried.is_some_and(|secs| secs >= HEALTHY.as_secs_f64()) {
+                pause = None;
+            }
+            self.note_loss(broadcast, failure, carried.is_some(), began);
+            let is_over = broadcast.run > broadcast.live.restarts;
+            let wait = pause_after(pause, rand::random());
+            if is_over || broadcast.is_given_up(wait) {
+                return broadcast.give_up(is_over);
+            }
+            pause = Some(wait);
+            if self.wait_for_source(broadcast, wait).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Says that a run was lost, once for every time the source goes away.
+    fn note_loss(&mut self, broadcast: &mut Broadcast<'_>, failure: Failure, had_media: bool, began: Instant) {
+        if !had_media && broadcast.lost.is_some() {
+            return;
+        }
+        let evidence = failure.evidence.as_ref().map(|line| format!(" ({line})")).unwrap_or_default();
+        self.reporter.log(&format!("[ffpool] {}: {}{evidence}", failure.cause, failure.message));
+        tracing::info!(cause = %failure.cause, run = broadcast.run, "a live source went away");
+        metrics::counter!(names::WORKER_LIVE_LOSSES, "cause" => failure.cause.as_str()).increment(1);
+        broadcast.causes.push((broadcast.run, failure.cause));
+        let since = if had_media { Instant::now() } else { began };
+        broadcast.lost = Some((since, failure));
+    }
+
+    /// Waits before the next run. Answers whether the job's time is over meanwhile.
+    async fn wait_for_source(&self, broadcast: &Broadcast<'_>, pause: Duration) -> Result<bool, End> {
+        let mut stop = self.orders.stop.clone();
+        let over = async {
+            match self.left(broadcast) {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            order = crate::store::fetch::stopped(&mut stop) => Err(order.into()),
+            () = over => Ok(true),
+            () = tokio::time::sleep(pause) => Ok(false),
+        }
+    }
+
+    /// Seconds of the attempt's clock.
+    fn clock(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// How much of the job's time is left; `None`: it has no end that is known. Before the first media it does not run.
+    fn left(&self, broadcast: &Broadcast<'_>) -> Option<Duration> {
+        let began = broadcast.timeline.began()?;
+        let since = (self.clock() - began).max(0.0);
+        let by_length = match &broadcast.media {
+            Media::Live(_) => broadcast.encode.duration_secs.map(|secs| secs - since),
+            Media::File(_) | Media::Generated => None,
+        };
+        let by_deadline = self.grant.spec.deadline.map(|deadline| {
+            let left = deadline.duration_since(jiff::Timestamp::now()).as_secs_f64();
+            left - margin(broadcast.live.record, since)
+        });
+        let left = [by_length, by_deadline].into_iter().flatten().reduce(f64::min)?;
+        Some(Duration::from_secs_f64(left.max(0.0)))
+    }
+
+    /// Joins, proves and publishes what was recorded, and says how it went.
+    async fn conclude_live(
+        &mut self,
+        mut broadcast: Broadcast<'_>,
+        outputs: Vec<Destination>,
+        source: Option<(SourceIdentity, Probe)>,
+        consent: &dyn super::Consent,
+    ) -> Result<Manifest, End> {
+        let (encode, user) = (broadcast.encode, broadcast.user);
+        let first_run = std::mem::take(&mut broadcast.arguments);
+        let made = if broadcast.live.record {
+            let made = self.join(encode, &mut broadcast.timeline, first_run.clone(), user).await?;
+            Some(made.ok_or_else(record::nothing)?)
+        } else {
+            None
+        };
+        let ready = match &made {
+            Some(made) => self.stage_all(&made.outputs, outputs).await?,
+            None => Vec::new(),
+        };
+        self.reporter.phase(Phase::Commit, Some(NEARLY));
+        if let Err(end) = ask(&self.orders, consent).await {
+            discard(ready).await;
+            return Err(end);
+        }
+        if let Some(playlist) = &broadcast.playlist {
+            let playlist = playlist.clone();
+            let ended = blocking(move || playlist.lock().unwrap_or_else(PoisonError::into_inner).end()).await?;
+            ended.map_err(|error| End::failure(roots::io_cause(&error), format!("the playlist: {error}")))?;
+        }
+        let live = Some(broadcast.report());
+        match made {
+            Some(made) => {
+                let manifest = Manifest { live, ..self.manifest(&ready, made, source) };
+                self.make_visible(ready, manifest).await
+            }
+            None => Ok(Manifest { live, ..self.bare_manifest(&first_run, &[], source) }),
+        }
+    }
+
+    /// Says what is new about a sink.
+    fn say(&self, news: &News) {
+        let said = match news {
+            News::Down(sink) => {
+                metrics::counter!(names::WORKER_SINK_LOSSES).increment(1);
+                format!("[ffpool] {}: {sink} takes nothing", Cause::SinkRefused)
+            }
+            News::Up(sink) => format!("[ffpool] {sink} takes again what is sent to it"),
+            News::Slow(sink) => format!("[ffpool] {sink} takes less than is sent to it and loses some"),
+        };
+        self.reporter.log(&said);
+    }
+}
+
+impl Broadcast<'_> {
+    /// Whether the source is away for longer than it may be, by the end of the next pause.
+    fn is_given_up(&self, pause: Duration) -> bool {
+        self.lost.as_ref().is_some_and(|(since, _)| since.elapsed() + pause > self.patience())
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.live.reconnect_secs)
+    }
+
+    /// The end of a job whose source stays away.
+    fn give_up(&mut self, is_over: bool) -> Result<(), End> {
+        let is_end = self.live.source_end == SourceEnd::Finish && self.timeline.began().is_some();
+        let Some((_, failure)) = self.lost.take().filter(|_| !is_end) else { return Ok(()) };
+        let why = if is_over {
+            format!("the tool was started {} times", self.run)
+        } else {
+            format!("it stayed so for {} s", self.live.reconnect_secs)
+        };
+        Err(End::failed(Failure { message: format!("{}, and {why}", failure.message), ..failure }))
+    }
+
+    fn report(&self) -> LiveReport {
+        let cause =
+            |run: u32| self.causes.iter().find(|(at, _)| *at == run).map_or(Cause::SourceGone, |(_, cause)| *cause);
+        let gaps = self.timeline.gaps();
+        let gaps = gaps.into_iter().map(|(run, at_secs, secs)| LiveGap { at_secs, secs, cause: cause(run) });
+        LiveReport {
+            runs: u32::try_from(self.timeline.placed().len()).unwrap_or(u32::MAX),
+            secs: self.timeline.secs(),
+            gaps: gaps.collect(),
+            sinks: self.fare.report(),
+        }
+    }
+}
+
+/// What has to be left before a deadline so that a recording can be joined and proven.
+fn margin(record: bool, recorded_secs: f64) -> f64 {
+    if record { 10.0 + recorded_secs / 10.0 } else { 5.0 }
+}
+
+fn media(encode: &Encode) -> Result<Media, End> {
+    match &encode.source {
+        Source::Live { url } => address("input", url).map(Media::Live),
+        Source::Generated { .. } => Ok(Media::Generated),
+        Source::File { .. } | Source::Remote { .. } => Err(End::failure(Cause::Platform, "a file was not brought")),
+    }
+}
+
+fn address(field: &str, url: &str) -> Result<LiveAddress, End> {
+    let purpose = if field == "input" { Use::Input } else { Use::Output };
+    match location(field, url, purpose)? {
+        Location::Live(address) => Ok(address),
+        Location::File(_) | Location::Web(_) | Location::Object(_) => {
+            Err(End::rejected(field, "bad_value", "a live address is expected"))
+        }
+    }
+}

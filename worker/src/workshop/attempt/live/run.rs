@@ -1,0 +1,425 @@
+//! One run of the tool within a live attempt: dialled where it may go, listened to, and ended when its time is over.
+//!
+//! Invariant: a host's address is judged anew before every run. A run is ended for one reason, and what the attempt
+//! makes of it depends on that reason alone: our orders and limits end the attempt, the source's doings end the run.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::live::LiveAddress;
+use ffpool_schema::message::{LiveProgress, Phase, Progress};
+use ffpool_schema::metrics as names;
+use ffpool_schema::plan::live::{LiveRequest, LiveSource, live_arguments};
+use tokio::sync::watch;
+
+use super::super::{Attempt, End, blocking};
+use super::record::piece_name;
+use super::{Broadcast, Media, RunEnd};
+use crate::classify::{self, Exit};
+use crate::live::pace::Pace;
+use crate::live::sinks::Sinks;
+use crate::live::timeline::Timeline;
+use crate::progress::{Block, Blocks};
+use crate::store::trouble::Trouble;
+use crate::tool::{self, EndedBy, Finished, Listener};
+use crate::workshop::Stop;
+
+/// Silence of a live source after which a run has stalled, where the job does not say: three usual distances of key frames
+/// of a slow sort.
+const STALL: Duration = Duration::from_secs(15);
+/// How often it is looked at whether a run's time is over.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often a playlist is looked at.
+const CARRY: Duration = Duration::from_millis(200);
+/// Percent shown of an encode that is not proven yet.
+const PERCENT_CAP: f64 = 99.9;
+
+/// Why we end a run ourselves.
+const RUNS: u8 = 0;
+const OVER: u8 = 1;
+const NO_SOURCE: u8 = 2;
+const NO_SINK: u8 = 3;
+
+/// What a run has told, for whoever decides when it is over.
+struct Heard<'h> {
+    timeline: &'h mut Timeline,
+    fare: &'h mut Sinks,
+    pace: Pace,
+    run: u32,
+}
+
+impl Attempt<'_> {
+    pub(super) async fn live_run(&mut self, broadcast: &mut Broadcast<'_>) -> Result<RunEnd, End> {
+        self.stand_still().await;
+        let dialled = match self.dial(broadcast).await {
+            Ok(dialled) => dialled,
+            Err(trouble) if trouble.cause == Cause::Policy => return Err(trouble.into()),
+            Err(trouble) => return Ok(RunEnd::Lost(trouble.into())),
+        };
+        let sinks = self.dial_sinks(broadcast).await?;
+        if sinks.is_empty() && broadcast.playlist.is_none() && !broadcast.live.record {
+            let mut failure = Failure::new(Cause::SinkRefused, "no sink can be reached");
+            failure.evidence = broadcast.fare.evidence();
+            return Ok(RunEnd::Lost(failure));
+        }
+        let arguments = self.live_run_arguments(broadcast, dialled, &sinks);
+        let (run, is_live) = (broadcast.run, matches!(broadcast.media, Media::Live(_)));
+        let (order, stop) = watch::channel(None);
+        let mut watch = self.watch(Some(self.stall_after(is_live)));
+        watch.stop = stop;
+        let reason = AtomicU8::new(RUNS);
+        let (finished, was_slow) = {
+            let Broadcast { timeline, fare, encode, live, user, lost, playlist, .. } = &mut *broadcast;
+            let secs = encode.duration_secs;
+            let heard = Mutex::new(Heard { timeline, fare, pace: Pace::default(), run });
+            let mut ear = Ear { attempt: self, heard: &heard, blocks: Blocks::default(), secs };
+            let invocation = self.invocation(&self.shop.ffmpeg, &arguments, *user);
+            let limits = Limits {
+                secs: secs.filter(|_| is_live),
+                patience: Duration::from_secs(live.reconnect_secs),
+                stall: self.stall_after(is_live),
+                lost: lost.as_ref().map(|(since, _)| *since).filter(|_| is_live),
+                record: live.record,
+                needs_sink: !live.record && live.playlist.is_none(),
+            };
+            let steering = self.steer(&heard, &limits, order, &reason);
+            let carrying = self.carry(playlist.as_ref());
+            let finished = tokio::select! {
+                finished = tool::run(&self.shop.launcher, invocation, watch, &mut ear) => finished,
+                never = steering => match never {},
+                end = carrying => return Err(end),
+            };
+            let was_slow = heard.lock().unwrap_or_else(PoisonError::into_inner).pace.is_slow();
+            (finished, was_slow)
+        };
+        if broadcast.timeline.of_run(run).is_some() && broadcast.arguments.is_empty() {
+            broadcast.arguments = arguments;
+        }
+        let finished = finished.map_err(|error| match self.orders.stop.borrow().clone() {
+            Some(order) => order.into(),
+            None => End::failure(Cause::Platform, format!("ffmpeg cannot be run: {error}")),
+        })?;
+        self.count(&finished);
+        self.judge(broadcast, &finished, reason.load(Ordering::Relaxed), was_slow)
+    }
+
+    /// The source at an address that was judged. `None`: it is no live one, or goes through the proxy, which judges.
+    async fn dial(&self, broadcast: &Broadcast<'_>) -> Result<Option<IpAddr>, Trouble> {
+        match &broadcast.media {
+            Media::Live(source) => self.judged(source).await.map(Some),
+            Media::File(_) | Media::Generated => Ok(None),
+        }
+    }
+
+    async fn judged(&self, address: &LiveAddress) -> Result<IpAddr, Trouble> {
+        let found = self.shop.stores.reach(&address.host, address.port).await?;
+        // Most servers of live media listen there, whatever their names say besides.
+        let found = found.iter().find(|address| address.is_ipv4()).or(found.first()).map(std::net::SocketAddr::ip);
+        found.ok_or_else(|| Trouble::passing(Cause::Dns, format!("the name `{}` does not resolve", address.host)))
+    }
+
+    /// Every sink that can be dialled now, at an address that was judged.
+    async fn dial_sinks(&self, broadcast: &mut Broadcast<'_>) -> Result<Vec<(LiveAddress, Option<IpAddr>)>, End> {
+        let mut sinks = Vec::new();
+        let mut dialled = Vec::new();
+        let mut unreachable = Vec::new();
+        for (index, sink) in broadcast.sinks.iter().enumerate() {
+            match self.judged(sink).await {
+                Ok(ip) => {
+                    dialled.push(Some(sink.dialled(Some(ip))));
+                    sinks.push((sink.clone(), Some(ip)));
+                }
+                Err(trouble) if trouble.cause == Cause::Policy => return Err(trouble.into()),
+                Err(trouble) => {
+                    dialled.push(None);
+                    unreachable.push((index, trouble.message));
+                }
+            }
+        }
+        broadcast.fare.begin(&dialled);
+        for (index, why) in unreachable {
+            if let Some(news) = broadcast.fare.unreachable(index, &why, self.started.elapsed()) {
+                self.say(&news);
+            }
+        }
+        Ok(sinks)
+    }
+
+    fn live_run_arguments(
+        &self,
+        broadcast: &Broadcast<'_>,
+        ip: Option<IpAddr>,
+        sinks: &[(LiveAddress, Option<IpAddr>)],
+    ) -> Vec<std::ffi::OsString> {
+        let record = piece_name(broadcast.run);
+        let segments = format!("{}-{}-{}-%06d.ts", self.grant.job.0.simple(), self.grant.attempt, broadcast.run);
+        let is_continued = broadcast
+            .playlist
+            .as_ref()
+            .is_some_and(|playlist| playlist.lock().unwrap_or_else(PoisonError::into_inner).is_begun());
+        let is_live = matches!(broadcast.media, Media::Live(_));
+        live_arguments(&LiveRequest {
+            encode: broadcast.encode,
+            encoder: broadcast.encoder,
+            threads: self.shop.threads(&self.grant.spec),
+            source: match &broadcast.media {
+                Media::Live(address) => {
+                    LiveSource::Live(address, ip, broadcast.egress.as_ref().map(|egress| egress.port))
+                }
+                Media::File(path) => LiveSource::File(path),
+                Media::Generated => LiveSource::Generated,
+            },
+            sinks,
+            recording: broadcast.live.record.then_some(Path::new(&record)),
+            playlist: broadcast.playlist.as_ref().map(|_| (Path::new(super::playlist::NAME), segments.as_str())),
+            is_continued,
+            // After the stall, which tells more.
+            silence_secs: self.stall_after(is_live).as_secs().saturating_mul(2).max(2),
+            // Later runs have an end on the clock.
+            secs: broadcast.encode.duration_secs.filter(|_| !is_live || broadcast.timeline.began().is_none()),
+        })
+    }
+
+    fn stall_after(&self, is_live: bool) -> Duration {
+        let usual = if is_live { STALL } else { self.shop.settings.live_stall_after };
+        self.grant.spec.resource_limits.stall_sec.map_or(usual, Duration::from_secs)
+    }
+
+    /// Passes on what the attempt is told, and ends the run when its time is over or nothing comes of it.
+    async fn steer(
+        &self,
+        heard: &Mutex<Heard<'_>>,
+        limits: &Limits,
+        order: watch::Sender<Option<Stop>>,
+        reason: &AtomicU8,
+    ) -> std::convert::Infallible {
+        let mut stop = self.orders.stop.clone();
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                told = crate::store::fetch::stopped(&mut stop) => {
+                    order.send_replace(Some(told));
+                    std::future::pending::<()>().await;
+                }
+                _ = look.tick() => {}
+            }
+            let why = {
+                let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                self.why_over(&heard, limits)
+            };
+            if why != RUNS && order.borrow().is_none() {
+                reason.store(why, Ordering::Relaxed);
+                order.send_replace(Some(Stop::Release("the run is over".to_owned())));
+            }
+        }
+    }
+
+    fn why_over(&self, heard: &Heard<'_>, limits: &Limits) -> u8 {
+        let has_media = heard.timeline.of_run(heard.run).is_some();
+        let secs = heard.timeline.secs();
+        if let Some(began) = heard.timeline.began() {
+            let since = (self.clock() - began).max(0.0);
+            // The media, or the clock where they come no more.
+            let is_long = |wish: f64| (has_media && secs >= wish) || since >= wish + limits.stall.as_secs_f64();
+            let deadline = self.grant.spec.deadline.map(|deadline| {
+                let left = deadline.duration_since(jiff::Timestamp::now()).as_secs_f64();
+                left <= super::margin(limits.record, since)
+            });
+            if limits.secs.is_some_and(is_long) || deadline == Some(true) {
+                return OVER;
+            }
+        }
+        let is_gone = limits.lost.is_some_and(|since| since.elapsed() > limits.patience.max(limits.stall));
+        if !has_media && is_gone {
+            return NO_SOURCE;
+        }
+        let down = heard.fare.all_down_since().map(|since| self.started.elapsed().saturating_sub(since));
+        if limits.needs_sink && down.is_some_and(|down| down >= limits.patience) {
+            return NO_SINK;
+        }
+        RUNS
+    }
+
+    /// Carries the playlist out for as long as the run lasts.
+    async fn carry(&self, playlist: Option<&std::sync::Arc<Mutex<super::Playlist>>>) -> End {
+        let Some(playlist) = playlist else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(CARRY).await;
+            let playlist = playlist.clone();
+            let carried = blocking(move || playlist.lock().unwrap_or_else(PoisonError::into_inner).carry()).await;
+            match carried {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    return End::failure(crate::roots::io_cause(&error), format!("the playlist: {error}"));
+                }
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// What the end of a run means.
+    fn judge(&self, broadcast: &Broadcast<'_>, finished: &Finished, reason: u8, was_slow: bool) -> Result<RunEnd, End> {
+        let had_media = broadcast.timeline.of_run(broadcast.run).is_some();
+        let is_live = matches!(broadcast.media, Media::Live(_));
+        match reason {
+            OVER => return Ok(RunEnd::Done),
+            NO_SOURCE => return Ok(RunEnd::Lost(Failure::new(Cause::SourceGone, "nothing came from the source"))),
+            NO_SINK => {
+                let mut failure = Failure::new(Cause::SinkRefused, "no sink takes what is sent to it");
+                failure.evidence = broadcast.fare.evidence();
+                return Err(End::failed(failure));
+            }
+            _ => {}
+        }
+        if finished.ended_by == EndedBy::Stall && is_live {
+            let failure = if had_media {
+                Failure::new(Cause::Stall, "the source fell silent")
+            } else {
+                Failure::new(Cause::SourceGone, "nothing came from the source")
+            };
+            return Ok(RunEnd::Lost(failure));
+        }
+        self.ended_outside(finished, "ffmpeg")?;
+        let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
+        let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
+        if finished.is_success() && oom_kills == 0 {
+            return Ok(self.well_ended(broadcast, had_media, was_slow, &finished.log));
+        }
+        let log: Vec<String> = finished.log.iter().filter(|line| !is_of_a_sink(line)).cloned().collect();
+        let mut failure = classify::classify("ffmpeg", exit, &log);
+        failure.evidence = failure.evidence.map(|line| self.reporter.clean(&line));
+        if !is_live || is_ours(failure.cause) {
+            return Err(End::failed(failure));
+        }
+        let (cause, message) = match failure.cause {
+            Cause::InputAuth => (Cause::InputAuth, "the source's server refuses the worker"),
+            Cause::Dns => (Cause::Dns, "the source's name does not resolve"),
+            Cause::Tls => (Cause::Tls, "the source's TLS is not accepted"),
+            _ if was_slow => (Cause::EncoderSlow, "the encoder fell behind the source, which did not wait"),
+            _ if had_media => (Cause::SourceGone, "the source went away"),
+            _ => (Cause::SourceGone, "the source is not there"),
+        };
+        Ok(RunEnd::Lost(Failure { cause, message: message.to_owned(), ..failure }))
+    }
+
+    /// A run that ended with a good word: of a file that is its end, of a live source it is its absence.
+    fn well_ended(&self, broadcast: &Broadcast<'_>, had_media: bool, was_slow: bool, log: &[String]) -> RunEnd {
+        let is_live = matches!(broadcast.media, Media::Live(_));
+        let wish = broadcast.encode.duration_secs;
+        let is_whole = had_media && wish.is_some_and(|secs| broadcast.timeline.secs() >= secs - 0.25);
+        if !is_live || is_whole {
+            return RunEnd::Done;
+        }
+        let (cause, message) = if was_slow {
+            (Cause::EncoderSlow, "the encoder fell behind the source, which did not wait")
+        } else {
+            (Cause::SourceGone, "the source went away")
+        };
+        let mut failure = Failure::new(cause, message);
+        let errors = log.iter().rev().find(|line| line.contains("[error]") && !is_of_a_sink(line));
+        failure.evidence = errors.map(|line| self.reporter.clean(line));
+        RunEnd::Lost(failure)
+    }
+}
+
+/// Lines of what carries media, which sources and sinks have in common. What a source died of is said once more without them.
+fn is_of_a_sink(line: &str) -> bool {
+    ["[fifo @", "[tcp @", "[tls @", "[rtmp @", "[rtmps @", "[flv @", "[libsrt @", "[srt @"]
+        .iter()
+        .any(|context| line.starts_with(context))
+}
+
+/// Whether a failure is none of the source's: the same would come again.
+fn is_ours(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::Oom
+            | Cause::Crash
+            | Cause::Killed
+            | Cause::Device
+            | Cause::Resource
+            | Cause::DiskFull
+            | Cause::ConfigBad
+    )
+}
+
+/// When a run is over.
+struct Limits {
+    /// Length of the whole, of a live source.
+    secs: Option<f64>,
+    patience: Duration,
+    stall: Duration,
+    lost: Option<tokio::time::Instant>,
+    record: bool,
+    needs_sink: bool,
+}
+
+/// Listens to a run.
+struct Ear<'e, 'a, 'h> {
+    attempt: &'e Attempt<'a>,
+    heard: &'e Mutex<Heard<'h>>,
+    blocks: Blocks,
+    secs: Option<f64>,
+}
+
+impl Listener for Ear<'_, '_, '_> {
+    fn output(&mut self, line: &str) -> bool {
+        let Some(block) = self.blocks.line(line) else { return false };
+        let media = block.out_time_us.filter(|us| *us > 0).map(|us| us as f64 / 1e6);
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let clock = self.attempt.started.elapsed();
+        let run = heard.run;
+        let before = heard.timeline.of_run(run).unwrap_or(0.0);
+        let has_advanced = media.is_some_and(|media| media > before);
+        if let Some(media) = media.filter(|_| has_advanced) {
+            heard.timeline.observe(run, clock.as_secs_f64(), media);
+            if heard.pace.observe(clock, media) {
+                self.attempt.reporter.log("[ffpool] encoder_slow: the encode falls behind its source");
+                metrics::counter!(names::WORKER_LIVE_SLOW).increment(1);
+            }
+        }
+        let progress = self.progress(&block, &heard, has_advanced);
+        drop(heard);
+        self.attempt.reporter.send(progress);
+        has_advanced
+    }
+
+    fn log(&mut self, line: &str) {
+        // What is said as information is for us.
+        if !line.contains("[info]") {
+            self.attempt.reporter.log(line);
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(news) = heard.fare.line(line, self.attempt.started.elapsed()) {
+            self.attempt.say(&news);
+        }
+    }
+}
+
+impl Ear<'_, '_, '_> {
+    fn progress(&self, block: &Block, heard: &Heard<'_>, is_up: bool) -> Progress {
+        let secs = heard.timeline.secs();
+        Progress {
+            percent: self.secs.map(|wish| (secs / wish * 100.0).clamp(0.0, PERCENT_CAP)),
+            frame: block.frame,
+            fps: block.fps,
+            speed: block.speed,
+            out_time_us: Some((secs * 1e6) as i64),
+            size_bytes: block.total_size,
+            // It plays as fast as it comes.
+            eta_secs: self.secs.map(|wish| (wish - secs).max(0.0)),
+            live: Some(LiveProgress {
+                run: heard.run,
+                is_up,
+                dropped: block.dropped.unwrap_or(0),
+                duplicated: block.duplicated.unwrap_or(0),
+                sinks_down: u32::try_from(heard.fare.down_count()).unwrap_or(u32::MAX),
+            }),
+            ..self.attempt.reporter.blank(Phase::Encode)
+        }
+    }
+}

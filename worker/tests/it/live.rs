@@ -1,0 +1,231 @@
+//! Live jobs against a real server of live media: sources come and go, sinks refuse, and each says so in its own way.
+
+mod sources;
+
+use std::time::{Duration, Instant};
+
+use ffpool_schema::failure::Cause;
+use ffpool_schema::job::{ExtraOutput, JobSpec, Parameters, Queue};
+use ffpool_schema::message::{Manifest, Outcome};
+use ffpool_stack::Rtmp;
+use ffpool_worker::workshop::Stop;
+
+use crate::tool::bench::{Bench, Ledger, Running, failure, manifest, until};
+use sources::{Publisher, clip_secs, packet_times};
+
+/// A worker that may go to this machine.
+async fn bench() -> Bench {
+    Bench::with(|settings, _| settings.stores.fetch_allow = vec!["127.0.0.0/8".parse().unwrap()]).await
+}
+
+fn server() -> Rtmp {
+    Rtmp::start().unwrap_or_else(|error| panic!("the RTMP server for the tests: {}", error.report()))
+}
+
+/// A live job of a small picture.
+fn spec(bench: &Bench) -> JobSpec {
+    let mut spec = bench.spec("custom-input");
+    spec.queue = Queue::Live;
+    spec.parameters.preset = Some("ultrafast".to_owned());
+    spec
+}
+
+fn sink(url: String) -> ExtraOutput {
+    ExtraOutput { url, scenario: "custom-input".to_owned(), parameters: Parameters::default() }
+}
+
+async fn until_media(running: &Running, run: u32, secs: f64) {
+    until("media of a run", || match running.progress.borrow().as_ref() {
+        Some(progress)
+            if progress.live.as_ref().is_some_and(|live| live.run >= run && live.is_up)
+                && progress.out_time_us.is_some_and(|us| us as f64 >= secs * 1e6) =>
+        {
+            Ok(())
+        }
+        other => Err(format!("{other:?}; ended: {}", running.ended.is_finished())),
+    })
+    .await;
+}
+
+fn said(running: &mut Running) -> String {
+    let mut lines = String::new();
+    while let Ok(line) = running.log.try_recv() {
+        lines += &line.line;
+        lines.push('\n');
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_goes_out_past_a_dead_sink_and_comes_in_as_a_recording_of_the_length_asked_for() {
+    let (bench, server) = (bench().await, server());
+    let mut out = spec(&bench);
+    let thrice = "[0:v]loop=3:50[v];[1:a]aloop=3:88200[a]";
+    out.input = Some(bench.clip("clip.mp4", &["-filter_complex", thrice, "-map", "[v]", "-map", "[a]"]));
+    out.parameters.gop = Some(10);
+    out.output = Some(server.url("s3cretkey"));
+    out.outputs = vec![sink("rtmp://127.0.0.1:9/live/d3adkey".to_owned())];
+    let mut record = spec(&bench);
+    record.input = Some(server.url("s3cretkey"));
+    record.output = Some(bench.media("recording.mp4").display().to_string());
+    record.parameters.duration = Some(2.0);
+
+    let mut sending = bench.start(&bench.grant(&out), Ledger::Grants);
+    let recorded = bench.run(&bench.grant(&record)).await;
+    let recorded = manifest(&recorded);
+    let video = recorded.artifacts[0].probe.video.as_ref().unwrap();
+    assert_eq!((video.codec.as_str(), video.width, video.height), ("h264", 320, 180));
+    let secs = recorded.artifacts[0].probe.duration_secs.unwrap();
+    assert!((secs - 2.0).abs() < 0.15, "{secs}");
+    assert_eq!(recorded.live.as_ref().unwrap().gaps, []);
+
+    let lines = {
+        let ended = (&mut sending.ended).await.unwrap();
+        let sent = manifest(&ended);
+        assert_eq!(sent.artifacts, []);
+        let sinks = &sent.live.as_ref().unwrap().sinks;
+        assert_eq!(
+            (sinks[0].is_up, sinks[0].losses, sinks[1].is_up, sinks[1].losses),
+            (true, 0, false, 1),
+            "{sinks:?}"
+        );
+        serde_json::to_string(sent).unwrap() + &said(&mut sending)
+    };
+    assert!(lines.contains("sink_refused") && lines.contains("Connection refused"), "{lines}");
+    for secret in ["s3cretkey", "d3adkey"] {
+        assert!(!lines.contains(secret), "{lines}");
+    }
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_goes_on_over_two_restarts_of_the_server_with_gaps_as_long_as_it_was_away() {
+    let (bench, server) = (bench().await, server());
+    let publisher = Publisher::to(&server.url("key"));
+    let mut spec = spec(&bench);
+    spec.input = Some(server.url("key"));
+    spec.output = Some(bench.media("recording.mp4").display().to_string());
+    spec.outputs = vec![sink(bench.media("live.m3u8").display().to_string())];
+    spec.parameters.reconnect_sec = Some(8);
+    let mut running = bench.start(&bench.grant(&spec), Ledger::Grants);
+    let mut outages = Vec::new();
+    let mut secs = 1.5;
+    let mut began = None;
+    for run in [1, 2, 3] {
+        until_media(&running, run, secs).await;
+        let now = Instant::now();
+        let media = running.progress.borrow().as_ref().unwrap().out_time_us.unwrap() as f64 / 1e6;
+        began.get_or_insert_with(|| now - Duration::from_secs_f64(media));
+        if run == 3 {
+            break;
+        }
+        server.kill();
+        let away = Instant::now();
+        // The publisher comes back within a second, and with it the first key frame.
+        std::thread::sleep(Duration::from_millis(700));
+        server.restart().unwrap();
+        outages.push((away, Instant::now()));
+        secs = media + 3.0;
+    }
+    let end = Instant::now();
+    drop(publisher);
+    // Nobody comes any more: the end of the source is the end of the job.
+    let ended = (&mut running.ended).await.unwrap();
+    let made: &Manifest = manifest(&ended);
+    let live = made.live.as_ref().unwrap();
+    assert_eq!((live.gaps.len(), live.runs), (2, 3), "{live:?}\n{}", said(&mut running));
+    for (gap, (away, back)) in live.gaps.iter().zip(&outages) {
+        assert_eq!(gap.cause, Cause::SourceGone);
+        let at = (*away - began.unwrap()).as_secs_f64();
+        assert!((gap.at_secs - at).abs() < 0.8, "{gap:?} began at {at}");
+        let least = (*back - *away).as_secs_f64() - 0.3;
+        assert!((least..least + 6.0).contains(&gap.secs), "{gap:?} of {least}");
+    }
+    // What the file says is what the clock said, and nothing else is missing or doubled.
+    let file = bench.media("recording.mp4");
+    let times = packet_times(&file);
+    let jumps: Vec<(f64, f64)> =
+        times.windows(2).filter(|pair| pair[1] - pair[0] > 0.1).map(|pair| (pair[0], pair[1] - pair[0])).collect();
+    assert_eq!(jumps.len(), 2, "{jumps:?}");
+    for (gap, (at, secs)) in live.gaps.iter().zip(&jumps) {
+        assert!((gap.at_secs - at).abs() < 0.15 && (gap.secs - secs).abs() < 0.15, "{gap:?} {at} {secs}");
+    }
+    assert!(times.windows(2).all(|pair| pair[1] > pair[0]), "{times:?}");
+    let playlist = std::fs::read_to_string(bench.media("live.m3u8")).unwrap();
+    assert_eq!(playlist.matches("#EXT-X-DISCONTINUITY\n").count(), 2, "{playlist}");
+    assert!(playlist.ends_with("#EXT-X-ENDLIST\n"), "{playlist}");
+    let whole = clip_secs(&file);
+    assert!((whole - (end - began.unwrap()).as_secs_f64()).abs() < 1.5, "{whole} {:?}", end - began.unwrap());
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absent_source_a_refused_sink_a_silent_source_and_a_forbidden_host_have_causes_of_their_own() {
+    let (bench, server) = (bench().await, server());
+    let job = |input: Option<String>, output: Option<String>| {
+        let mut spec = spec(&bench);
+        (spec.input, spec.output) = (input, output);
+        spec.parameters.reconnect_sec = Some(1);
+        spec.resource_limits.stall_sec = Some(3);
+        spec
+    };
+    let absent = job(Some(server.url("nobody")), None);
+    let mut refused = job(None, Some("rtmp://127.0.0.1:9/live/key".to_owned()));
+    refused.scenario = "240p25-h264".to_owned();
+    refused.parameters.duration = Some(60.0);
+    let forbidden = job(Some("rtmp://169.254.169.254/live/key".to_owned()), None);
+    let publisher = Publisher::to(&server.url("silent"));
+    let mut silent = job(Some(server.url("silent")), None);
+    silent.parameters.source_end = Some(ffpool_schema::live::SourceEnd::Fail);
+    let running = bench.start(&bench.grant(&silent), Ledger::Grants);
+    let (absent, refused, forbidden) =
+        tokio::join!(bench.run_spec(&absent), bench.run_spec(&refused), bench.run_spec(&forbidden),);
+    assert_eq!(failure(&absent).cause, Cause::SourceGone, "{absent:?}");
+    assert_eq!(failure(&refused).cause, Cause::SinkRefused, "{refused:?}");
+    assert!(failure(&refused).evidence.as_ref().unwrap().contains("Connection refused"), "{refused:?}");
+    assert_eq!(failure(&forbidden).cause, Cause::Policy, "{forbidden:?}");
+    until_media(&running, 1, 0.5).await;
+    publisher.pause();
+    let ended = running.ended.await.unwrap();
+    assert_eq!(failure(&ended).cause, Cause::Stall, "{ended:?}");
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn srt_comes_in_and_goes_out_by_hls_that_is_pulled_again_and_a_cancel_keeps_nothing() {
+    let (bench, server) = (bench().await, server());
+    let (publisher, address) = Publisher::by_srt();
+    let mut relay = spec(&bench);
+    relay.input = Some(address);
+    relay.output = Some(server.url("relay"));
+    relay.outputs = vec![sink(bench.media("hls/live.m3u8").display().to_string())];
+    relay.parameters.gop = Some(25);
+    relay.parameters.duration = Some(9.0);
+    let relay = bench.start(&bench.grant(&relay), Ledger::Grants);
+    let mut record = spec(&bench);
+    record.scenario = "copy".to_owned();
+    record.parameters.preset = None;
+    record.input = Some(server.playlist("relay"));
+    record.output = Some(bench.media("pulled.mkv").display().to_string());
+    record.parameters.duration = Some(2.0);
+    let mut kept = record.clone();
+    kept.output = Some(bench.media("kept.mkv").display().to_string());
+    kept.parameters.duration = None;
+    let kept = bench.start(&bench.grant(&kept), Ledger::Grants);
+    let pulled = bench.run(&bench.grant(&record)).await;
+    let secs = manifest(&pulled).artifacts[0].probe.duration_secs.unwrap();
+    assert!((secs - 2.0).abs() < 0.3, "{secs}");
+    until_media(&kept, 1, 0.5).await;
+    kept.stop.send_replace(Some(Stop::Cancel));
+    assert_eq!(kept.ended.await.unwrap().outcome, Some(Outcome::Cancelled));
+    assert!(!bench.media("kept.mkv").exists());
+
+    let ended = relay.ended.await.unwrap();
+    assert_eq!(manifest(&ended).artifacts, []);
+    drop(publisher);
+    let playlist = std::fs::read_to_string(bench.media("hls/live.m3u8")).unwrap();
+    assert!(playlist.ends_with("#EXT-X-ENDLIST\n") && !playlist.contains("DISCONTINUITY"), "{playlist}");
+    let secs = clip_secs(&bench.media("hls/live.m3u8"));
+    assert!((secs - 9.0).abs() < 0.6, "{secs}");
+    bench.assert_clean();
+}
