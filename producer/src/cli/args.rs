@@ -18,10 +18,12 @@ use super::exit::Exit;
 use super::output::Format;
 
 mod batch;
+mod folder;
 mod schedule;
 mod wanted;
 
 pub(crate) use batch::{Batch, ListFormat};
+pub(crate) use folder::Folder;
 pub(crate) use schedule::{AddSchedule, Schedule};
 pub(crate) use wanted::Wanted;
 
@@ -121,6 +123,9 @@ pub(crate) enum Command {
     /// Submit every job of a list: a JSON array, NDJSON or CSV.
     #[command(after_help = batch::EXAMPLES)]
     Batch(Box<Batch>),
+    /// Make a job of every file that arrives in a folder.
+    #[command(after_help = folder::EXAMPLES)]
+    Watch(Box<Folder>),
     /// Print what a worker would run for a job, what must come out, and what it will cost. Runs and sends nothing.
     #[command(after_help = PLAN)]
     Plan(Plan),

@@ -9,6 +9,7 @@ mod dead;
 mod doctor;
 mod exit;
 mod fleet;
+mod folder;
 mod format;
 mod jobs;
 mod output;
@@ -123,6 +124,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
     match command {
         Command::Submit(args) => submit::submit(context, *args).await,
         Command::Batch(args) => batch::batch(context, *args).await,
+        Command::Watch(args) => folder::folder(context, *args).await,
         Command::Plan(args) => plan::plan(context, args).await,
         Command::Jobs(jobs) => match jobs {
             Jobs::List(list) => jobs::list(context, list).await,

@@ -2,6 +2,7 @@
 
 mod batch;
 mod doctor;
+mod folder;
 mod operator;
 mod plan;
 mod publish;

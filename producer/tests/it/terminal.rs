@@ -18,7 +18,8 @@ use crate::{ffpool, json, run, stderr, stdout};
 
 const ID: &str = "01920f3a-7c1e-7d2a-8a6e-3f0c5b1d9e42";
 
-fn job(state: State) -> JobDetail {
+/// A job as the API shows it.
+pub(crate) fn job(state: State) -> JobDetail {
     let at = Timestamp::from_second(1_700_000_000).unwrap();
     JobDetail {
         job: JobView {
