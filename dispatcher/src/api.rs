@@ -9,6 +9,7 @@ mod access;
 mod audit;
 mod body;
 mod catalog;
+mod cost;
 mod dead_letters;
 mod explain;
 mod health;

@@ -11,6 +11,7 @@ mod audit;
 mod batch;
 mod callbacks;
 mod connect;
+mod cost;
 mod dead_letters;
 mod effects;
 mod families;
@@ -36,6 +37,7 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::Pool;
 use ffpool_schema::api::Submitted;
 use ffpool_schema::catalog::Catalog;
+use ffpool_schema::cost::Prices;
 use ffpool_schema::id::{Incarnation, JobId, WorkerId};
 use ffpool_schema::lifecycle::{Input, Refusal, State, Step};
 use ffpool_schema::message::Sender;
@@ -45,6 +47,7 @@ use uuid::Uuid;
 
 pub use anonymous::{AnonymousClaim, AnonymousVerdict, OwnedAttempt};
 pub use callbacks::{PendingCallback, TryOutcome, TryRecord};
+pub use cost::CostBy;
 pub use families::Relative;
 pub use fresh::{NewJob, Origin};
 pub use leader::Leadership;
@@ -84,6 +87,8 @@ pub struct LedgerSettings {
     pub catalog: Arc<Catalog>,
     /// What signs callbacks: a job whose callback nothing could sign is not taken.
     pub secrets: Arc<Secrets>,
+    /// What work costs.
+    pub prices: Prices,
 }
 
 /// A handle on the ledger. Clones share it.
@@ -103,6 +108,7 @@ struct Inner {
     policy: Policy,
     catalog: Arc<Catalog>,
     secrets: Arc<Secrets>,
+    prices: Prices,
     outlets: Outlets,
     paused_queues: PausedQueues,
     /// Taken by the one task that publishes.
@@ -223,6 +229,7 @@ impl Ledger {
                 policy: settings.policy.clone(),
                 catalog: settings.catalog.clone(),
                 secrets: settings.secrets.clone(),
+                prices: settings.prices.clone(),
                 outlets,
                 paused_queues: PausedQueues::default(),
                 to_publish: Mutex::new(Some(to_publish)),
@@ -246,6 +253,12 @@ impl Ledger {
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         &self.inner.catalog
+    }
+
+    /// What work costs.
+    #[must_use]
+    pub fn prices(&self) -> &Prices {
+        &self.inner.prices
     }
 
     /// Reads a job by the rules of this dispatcher: with its scenarios and templates, and only what it can do.

@@ -11,6 +11,7 @@ use ffpool_runtime::scenarios;
 use ffpool_runtime::settings::FileArgs;
 use ffpool_runtime::telemetry::TelemetryArgs;
 use ffpool_schema::catalog::Catalog;
+use ffpool_schema::cost::Prices;
 use ffpool_schema::job::Pool;
 use ffpool_schema::retry::Backoff;
 
@@ -77,6 +78,19 @@ pub struct Settings {
     #[arg(long, env = "FFPOOL_CALLBACK_GIVE_UP_SECS", value_name = "SECS", default_value_t = 86_400.0, value_parser = seconds)]
     pub callback_give_up_secs: f64,
 
+    /// Price of one core for an hour of processor time.
+    #[arg(long, env = "FFPOOL_PRICE_CORE_HOUR", value_name = "AMOUNT", value_parser = price)]
+    pub price_core_hour: Option<f64>,
+    /// Price of a gigabyte of memory for an hour.
+    #[arg(long, env = "FFPOOL_PRICE_GB_HOUR", value_name = "AMOUNT", value_parser = price)]
+    pub price_gb_hour: Option<f64>,
+    /// Price of an hour of an attempt's wall time.
+    #[arg(long, env = "FFPOOL_PRICE_WORKER_HOUR", value_name = "AMOUNT", value_parser = price)]
+    pub price_worker_hour: Option<f64>,
+    /// In which currency prices are.
+    #[arg(long, env = "FFPOOL_CURRENCY", value_name = "NAME", default_value = "EUR")]
+    pub currency: String,
+
     /// Silence of a worker, in seconds, after which its jobs go to others.
     #[arg(long, env = "FFPOOL_LEASE_SECS", value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=3600))]
     pub lease_secs: u32,
@@ -136,6 +150,12 @@ impl Settings {
         Ok(LedgerSettings {
             catalog: Arc::new(catalog),
             secrets: Arc::new(self.secrets()?),
+            prices: Prices {
+                core_hour: self.price_core_hour,
+                gb_hour: self.price_gb_hour,
+                worker_hour: self.price_worker_hour,
+                currency: self.currency.clone(),
+            },
             database_url: self.database_url.clone(),
             policy: Policy {
                 lease: Duration::from_secs(self.lease_secs.into()),
@@ -171,6 +191,11 @@ impl Settings {
 fn seconds(text: &str) -> Result<f64, String> {
     let secs: f64 = text.parse().map_err(|_| "a number of seconds is expected".to_owned())?;
     if (0.0..=31_536_000.0).contains(&secs) { Ok(secs) } else { Err("0 to 31536000 seconds are expected".to_owned()) }
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    let price: f64 = text.parse().map_err(|_| "an amount such as 0.04 is expected".to_owned())?;
+    if (0.0..=1e9).contains(&price) { Ok(price) } else { Err("an amount from 0 to 1000000000 is expected".to_owned()) }
 }
 
 fn factor(text: &str) -> Result<f64, String> {

@@ -9,9 +9,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ffpool_schema::api::{
-    Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, Problem, PurgeReport,
-    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, ScheduleRequest, ScheduleView,
-    Submitted, TemplateView, WorkerView,
+    Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, Problem,
+    PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, ScheduleRequest,
+    ScheduleView, Submitted, TemplateView, WorkerView,
 };
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
@@ -405,6 +405,16 @@ impl Client {
     /// `GET /v1/templates`.
     pub async fn templates(&self) -> Result<Vec<TemplateView>, ApiError> {
         self.get("/v1/templates").await
+    }
+
+    /// `GET /v1/cost`: what jobs used and cost, summed up by `tenant`, `queue`, `scenario`, `worker` or `label:<name>`.
+    pub async fn cost(&self, by: &str, since: Option<Timestamp>) -> Result<CostReport, ApiError> {
+        #[derive(Serialize)]
+        struct Query<'q> {
+            by: &'q str,
+            since: Option<Timestamp>,
+        }
+        self.get_query("/v1/cost", &Query { by, since }).await
     }
 
     /// `GET /v1/schedules`.

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::cost::{Hours, Prices};
 use crate::failure::Failure;
 use crate::id::{JobId, WorkerId};
 use crate::job::JobSpec;
@@ -101,6 +102,20 @@ pub struct JobDetail {
     /// What was told to its callback address, first to last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub callbacks: Vec<CallbackView>,
+    /// What its attempts cost; absent without prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<JobCost>,
+}
+
+/// What a job's attempts cost together, as far as they were measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobCost {
+    /// How much.
+    pub amount: f64,
+    /// In which currency.
+    pub currency: String,
+    /// Attempts that have ended and of which nobody told what they used.
+    pub unmeasured: u32,
 }
 
 /// One end of a job that is told to its callback address.
@@ -567,6 +582,37 @@ pub struct ScheduleRunView {
     pub job: Option<JobId>,
     /// More, in words.
     pub detail: Option<String>,
+}
+
+/// Answer to `GET /v1/cost`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CostReport {
+    /// By what it is summed up.
+    pub by: String,
+    /// Jobs recorded at this instant or later.
+    pub since: Timestamp,
+    /// The prices.
+    pub prices: Prices,
+    /// The sums, the most processor time first.
+    pub rows: Vec<CostRow>,
+}
+
+/// What the attempts of some jobs used and cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CostRow {
+    /// Of what; absent for jobs without.
+    pub key: Option<String>,
+    /// Jobs.
+    pub jobs: i64,
+    /// Attempts that have ended.
+    pub attempts: i64,
+    /// Of these, attempts of which nobody told what they used, as those of lost workers.
+    pub unmeasured: i64,
+    /// What the others used.
+    #[serde(flatten)]
+    pub used: Hours,
+    /// What that costs; absent without prices.
+    pub cost: Option<f64>,
 }
 
 /// An error, RFC 9457 (`application/problem+json`).

@@ -5,13 +5,14 @@
 //! tool's arguments with what [`probe`] found in the source. It waits in a queue of [`topology`]. Workers and
 //! dispatchers exchange the [`message`]s over the [`subjects`]; what a message does to a job is decided by one pure
 //! function, [`lifecycle::step`]. What ended an attempt is one of the closed set of [`failure`] causes. The ledger's
-//! tables are [`migrations`]; what the HTTP API answers is [`api`], what a job's end sends out is a [`callback`]; every metric's name stands in [`metrics`].
+//! tables are [`migrations`]; what the HTTP API answers is [`api`], what a job's end sends out is a [`callback`], what work costs a matter of [`cost`]; every metric's name stands in [`metrics`].
 //!
 //! Invariant: no clock, no randomness, no async, no dependency on a sibling crate.
 
 pub mod api;
 pub mod callback;
 pub mod catalog;
+pub mod cost;
 pub mod encode;
 pub mod failure;
 pub mod id;

@@ -411,6 +411,7 @@ mod tests {
             events: Vec::new(),
             manifest: None,
             callbacks: Vec::new(),
+            cost: None,
         }
     }
 

@@ -92,6 +92,12 @@ pub(crate) const DEAD_LETTERS: &[Parameter] =
 /// Parameters of the audit.
 pub(crate) const AUDIT: &[Parameter] = &[LIMIT, CURSOR];
 
+/// Parameters of the costs.
+pub(crate) const COST: &[Parameter] = &[
+    parameter("by", Shape::Text, "By what: `tenant` (default), `queue`, `scenario`, `worker` or `label:<name>`."),
+    parameter("since", Shape::Instant, "Only jobs recorded at this instant or later. Default: 30 days ago."),
+];
+
 /// Parameters of a job's log.
 pub(crate) const LOG: &[Parameter] = &[
     parameter("attempt", Shape::Integer { low: 1, high: i32::MAX as u32 }, "Only lines of this attempt."),
@@ -165,6 +171,16 @@ impl Query {
         let allowed = self.allowed.iter().find(|known| known.name == name).map(|known| known.shape.allowed());
         let shown: String = text.chars().take(80).collect();
         ApiError::bad_parameter(name, format!("`{shown}` cannot be read; {}", allowed.unwrap_or_default()))
+    }
+
+    /// A text as it was given.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(given, _)| given == name).map(|(_, text)| text.as_str())
+    }
+
+    /// The instant `since`.
+    pub(crate) fn since(&self) -> Answer<Option<jiff::Timestamp>> {
+        self.parsed("since")
     }
 
     /// What a list of jobs is asked for.

@@ -5,7 +5,7 @@
 use axum::http::{Method, StatusCode};
 use axum::routing::{MethodRouter, get, post};
 use ffpool_schema::api::{
-    Accepted, AuditView, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, PurgeReport,
+    Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, PurgeReport,
     PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, ScheduleRequest, ScheduleView,
     StreamEvent, Submitted, TemplateView, WorkerView,
 };
@@ -16,7 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use crate::api::access::Right;
 use crate::api::problem::Kind;
 use crate::api::query::{self, Parameter};
-use crate::api::{App, audit, catalog, dead_letters, health, jobs, queues, schedules, stream, submit, workers};
+use crate::api::{App, audit, catalog, cost, dead_letters, health, jobs, queues, schedules, stream, submit, workers};
 
 /// One route.
 pub(crate) struct Route {
@@ -202,6 +202,11 @@ pub(crate) fn all() -> Vec<Route> {
             .takes(json::<PurgeRequest>())
             .answers(OK, "How many are gone.", json::<PurgeReport>())
             .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::TooLarge]),
+        Route::get("/v1/cost", Right::Read, "showCost", get(cost::report))
+            .summary("Sums up what jobs used and cost, by tenant, queue, scenario, worker or a label.")
+            .query(query::COST)
+            .answers(OK, "The sums.", json::<CostReport>())
+            .problems(&[Kind::BadRequest]),
         Route::get("/v1/schedules", Right::Read, "listSchedules", get(schedules::list))
             .summary("Lists the schedules with their next due times.")
             .answers(OK, "All schedules, by name.", json::<Vec<ScheduleView>>()),

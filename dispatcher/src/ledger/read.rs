@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use deadpool_postgres::PoolError;
 use ffpool_schema::api::{
-    AttemptView, AuditView, DeadLetterGroup, EventView, JobDetail, JobView, Submitted, WorkerView,
+    AttemptView, AuditView, DeadLetterGroup, EventView, JobCost, JobDetail, JobView, Submitted, WorkerView,
 };
+use ffpool_schema::cost::{Hours, Prices};
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
@@ -173,11 +174,13 @@ impl Ledger {
             let attempts = snapshot.query(&attempts, &[&view.id.0, &HISTORY_MAX]).await?;
             let events = snapshot.query(&events, &[&view.id.0, &HISTORY_MAX]).await?;
             let callbacks = super::callbacks::of_job(&*snapshot, view.id).await?;
+            let attempts: Vec<AttemptView> = attempts.iter().rev().map(attempt_view).collect::<Result<_, _>>()?;
             Ok(Some(JobDetail {
                 callbacks,
+                cost: cost_of(&attempts, self.prices()),
                 spec: json(&row, "spec")?.map(without_secrets),
                 manifest: json(&row, "manifest")?,
-                attempts: attempts.iter().rev().map(attempt_view).collect::<Result<_, _>>()?,
+                attempts,
                 events: events.iter().rev().map(event_view).collect::<Result<_, _>>()?,
                 job: view,
             }))
@@ -542,6 +545,18 @@ fn attempt_view(row: &Row) -> Result<AttemptView, ReadError> {
         outcome: row.try_get("outcome")?,
         failure: json(row, "failure")?,
         usage: json(row, "usage")?,
+    })
+}
+
+/// What the attempts cost together. `None` without prices.
+fn cost_of(attempts: &[AttemptView], prices: &Prices) -> Option<JobCost> {
+    let used: Hours = attempts.iter().filter_map(|attempt| attempt.usage.as_ref()).map(Hours::of).sum();
+    let is_unmeasured = |attempt: &&AttemptView| attempt.ended_at.is_some() && attempt.usage.is_none();
+    let unmeasured = attempts.iter().filter(is_unmeasured).count();
+    Some(JobCost {
+        amount: prices.of(&used)?,
+        currency: prices.currency.clone(),
+        unmeasured: u32::try_from(unmeasured).unwrap_or(u32::MAX),
     })
 }
 

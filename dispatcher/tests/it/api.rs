@@ -2,6 +2,7 @@
 
 mod audit;
 mod catalog;
+mod cost;
 mod dead_letters;
 mod explain;
 mod jobs;
@@ -22,6 +23,7 @@ use ffpool_dispatcher::api::{App, serve};
 use ffpool_dispatcher::ledger::keys::Role;
 use ffpool_dispatcher::ledger::{Ledger, LedgerSettings, Policy};
 use ffpool_schema::catalog::Catalog;
+use ffpool_schema::cost::Prices;
 use ffpool_schema::retry::Backoff;
 use ffpool_schema::topology::Topology;
 use ffpool_stack::Stack;
@@ -74,12 +76,14 @@ impl Api {
 
     async fn start_as(amqp: &str, nats: &str, database: &str, catalog: Catalog) -> Api {
         ffpool_runtime::install_crypto();
+        let prices = Prices { core_hour: Some(0.5), currency: "EUR".to_owned(), ..Prices::default() };
         let policy = Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 };
         let ledger = Ledger::open(&LedgerSettings {
             database_url: database.to_owned(),
             policy,
             catalog: Arc::new(catalog),
             secrets: Arc::default(),
+            prices,
         })
         .await
         .unwrap();

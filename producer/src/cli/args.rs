@@ -138,6 +138,18 @@ pub(crate) enum Command {
     /// Show what waits in the work queues, pause and resume queues.
     #[command(visible_alias = "queue", args_conflicts_with_subcommands = true, after_help = QUEUES)]
     Queues(Queues),
+    /// Sum up what jobs used and cost, by the dispatcher's prices.
+    #[command(
+        after_help = "Examples:\n  ffpool cost --by label:show --since 7d\n  ffpool cost --by scenario --output json"
+    )]
+    Cost {
+        /// By what: `tenant`, `queue`, `scenario`, `worker` or `label:<name>`.
+        #[arg(long, default_value = "tenant", value_name = "WHAT")]
+        by: String,
+        /// Only jobs recorded since: an instant (RFC 3339), or a time span back from now such as `7d`. Default: 30 days.
+        #[arg(long, value_parser = since, value_name = "TIME")]
+        since: Option<Timestamp>,
+    },
     /// Make jobs again and again, by cron expressions in time zones.
     #[command(subcommand, visible_alias = "schedules", after_help = schedule::EXAMPLES)]
     Schedule(Schedule),

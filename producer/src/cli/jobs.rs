@@ -170,6 +170,13 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
         list.push(("sha256", artifact.sha256.clone()));
         list.extend(artifact.quality.iter().flat_map(quality).map(|text| ("quality", text)));
     }
+    if let Some(cost) = &detail.cost {
+        let unmeasured = match cost.unmeasured {
+            0 => String::new(),
+            count => format!(", {count} attempts were not measured"),
+        };
+        list.push(("cost", format!("{:.4} {}{unmeasured}", cost.amount, cost.currency)));
+    }
     let mut text = fields(&list);
     if !detail.attempts.is_empty() {
         text.push('\n');

@@ -5,6 +5,7 @@
 mod args;
 mod audit;
 mod batch;
+mod cost;
 mod dead;
 mod doctor;
 mod exit;
@@ -147,6 +148,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Some(QueueChange::Pause { queue, reason }) => fleet::pause_queue(context, &queue, reason).await,
             Some(QueueChange::Resume { queue }) => fleet::resume_queue(context, &queue).await,
         },
+        Command::Cost { by, since } => cost::cost(context, &by, since).await,
         Command::Schedule(command) => schedule::schedule(context, command).await,
         Command::Dead(dead) => match dead {
             Dead::List(list) if list.groups => dead::groups(context).await,

@@ -289,6 +289,7 @@ pub(crate) mod tests {
             events: Vec::new(),
             manifest: None,
             callbacks: Vec::new(),
+            cost: None,
         }
     }
 

@@ -55,6 +55,7 @@ pub(crate) fn job(state: State) -> JobDetail {
         events: Vec::new(),
         manifest: None,
         callbacks: Vec::new(),
+        cost: None,
     }
 }
 

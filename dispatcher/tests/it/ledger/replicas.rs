@@ -56,6 +56,7 @@ async fn a_cancel_whose_dispatcher_died_before_it_told_the_worker_is_told_by_ano
             policy,
             catalog: Arc::default(),
             secrets: Arc::default(),
+            prices: Default::default(),
         };
         let dead = Ledger::open(&settings).await.unwrap();
         assert_eq!(dead.cancel(job, "test").await.unwrap(), State::Cancelling);

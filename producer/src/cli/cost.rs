@@ -1,0 +1,32 @@
+//! `cost`: what jobs used and cost.
+
+use ffpool_schema::api::CostReport;
+use jiff::Timestamp;
+
+use super::Context;
+use super::exit::{Exit, Trouble};
+use super::output::table;
+
+pub(crate) async fn cost(context: &Context, by: &str, since: Option<Timestamp>) -> Result<Exit, Trouble> {
+    let report = context.client()?.cost(by, since).await?;
+    context.format.print(&report, summed);
+    Ok(Exit::Success)
+}
+
+fn summed(report: &CostReport) -> String {
+    let rows = report.rows.iter().map(|row| {
+        [
+            row.key.clone().unwrap_or_else(|| "-".to_owned()),
+            row.jobs.to_string(),
+            row.attempts.to_string(),
+            row.unmeasured.to_string(),
+            format!("{:.3}", row.used.core_hours),
+            format!("{:.3}", row.used.gb_hours),
+            format!("{:.3}", row.used.worker_hours),
+            row.cost.map_or_else(|| "-".to_owned(), |cost| format!("{cost:.4}")),
+        ]
+    });
+    let what = report.by.strip_prefix("label:").unwrap_or(&report.by).to_owned();
+    let cost = format!("cost in {}", report.prices.currency);
+    table([&what, "jobs", "attempts", "unmeasured", "core h", "GB h", "worker h", &cost], rows)
+}
