@@ -330,6 +330,17 @@ pub fn redact(text: &str) -> String {
     cleaned
 }
 
+/// The same for every text within a job that is not typed yet.
+pub fn redact_within(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => *text = redact(text),
+        Value::Array(values) => values.iter_mut().for_each(redact_within),
+        Value::Object(fields) => fields.values_mut().for_each(redact_within),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,6 +422,20 @@ mod tests {
         for secret in ["https://b/it's/x.mp4?name='a.mp4'&sig=hunter2", "'https://b/x?sig=hunter2': reset by peer"] {
             assert!(!redact(secret).contains("hunter2"), "{}", redact(secret));
         }
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_a_job_as_it_was_written() {
+        let mut job = serde_json::json!({
+            "scenario": "720p30-h264", "input": "https://h/a.mp4?sig=hunter2", "max_retries": 3,
+            "outputs": [{"url": "rtmp://h/live/hunter2"}, {"url": "/m/a.mp4"}],
+        });
+        redact_within(&mut job);
+        let expected = serde_json::json!({
+            "scenario": "720p30-h264", "input": "https://h/a.mp4?***", "max_retries": 3,
+            "outputs": [{"url": "rtmp://h/live/***"}, {"url": "/m/a.mp4"}],
+        });
+        assert_eq!(job, expected);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use ffpool_schema::api::{Accepted, ScheduleRequest, ScheduleView, Submitted};
+use ffpool_schema::location::redact_within;
 
 use crate::api::problem::{Answer, ApiError, Kind};
 use crate::api::reference::NamePath;
@@ -26,9 +27,15 @@ impl From<ScheduleError> for ApiError {
     }
 }
 
+/// A schedule as it is shown: what a job names may hold a signature or the key of a live stream.
+fn shown(mut view: ScheduleView) -> ScheduleView {
+    view.job.values_mut().for_each(redact_within);
+    view
+}
+
 /// `GET /v1/schedules`
 pub(crate) async fn list(State(app): State<App>) -> Answer<Json<Vec<ScheduleView>>> {
-    Ok(Json(app.ledger.schedules().await?))
+    Ok(Json(app.ledger.schedules().await?.into_iter().map(shown).collect()))
 }
 
 /// `POST /v1/schedules`
@@ -38,12 +45,12 @@ pub(crate) async fn add(
     request: Body,
 ) -> Answer<(StatusCode, Json<ScheduleView>)> {
     let request: ScheduleRequest = body::read_json(request).await?;
-    Ok((StatusCode::CREATED, Json(app.ledger.add_schedule(&request, &caller.name).await?)))
+    Ok((StatusCode::CREATED, Json(shown(app.ledger.add_schedule(&request, &caller.name).await?))))
 }
 
 /// `GET /v1/schedules/{name}`
 pub(crate) async fn show(State(app): State<App>, NamePath(name): NamePath) -> Answer<Json<ScheduleView>> {
-    Ok(Json(app.ledger.schedule(&name).await?))
+    Ok(Json(shown(app.ledger.schedule(&name).await?)))
 }
 
 /// `POST /v1/schedules/{name}/remove`
@@ -65,7 +72,7 @@ pub(crate) async fn pause(
     Extension(caller): Extension<Caller>,
     NamePath(name): NamePath,
 ) -> Answer<Json<ScheduleView>> {
-    Ok(Json(app.ledger.pause_schedule(&name, true, &caller.name).await?))
+    Ok(Json(shown(app.ledger.pause_schedule(&name, true, &caller.name).await?)))
 }
 
 /// `POST /v1/schedules/{name}/resume`
@@ -74,7 +81,7 @@ pub(crate) async fn resume(
     Extension(caller): Extension<Caller>,
     NamePath(name): NamePath,
 ) -> Answer<Json<ScheduleView>> {
-    Ok(Json(app.ledger.pause_schedule(&name, false, &caller.name).await?))
+    Ok(Json(shown(app.ledger.pause_schedule(&name, false, &caller.name).await?)))
 }
 
 /// `POST /v1/schedules/{name}/run`

@@ -27,6 +27,10 @@ pub const NOOP: &str = r#"{"scenario": "480p30-h264", "engine": "noop"}"#;
 pub const ENDLESS: &str = r#"{"scenario": "480p30-h264", "parameters": {"duration": 86400, "preset": "ultrafast"},
     "resource_limits": {"max_cpu_percent": 50, "timeout_sec": 3600, "max_memory_mb": 512, "max_disk_mb": 2000}}"#;
 
+/// Waits for its source for ever.
+const LIVE: &str = r#"{"scenario": "480p30-h264", "input": "rtmp://127.0.0.1:9/live/key",
+    "parameters": {"reconnect_sec": 86400, "restarts": 10000}}"#;
+
 async fn stop(worker: Worker) -> Finish {
     worker.drain.advance(Stage::FinishingInTime, "the test is over");
     worker.finished().await
@@ -597,6 +601,25 @@ async fn a_drain_hands_back_what_does_not_fit_and_takes_no_more() {
     pool.until_ends(&[(job, 1, "released")]).await;
     assert!(matches!(&pool.events()[0].outcome, Outcome::Released { reason } if reason.contains("drain")));
     assert_eq!(pool.ready().await, 1, "{waiting} waits for somebody else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_hands_back_a_live_job_at_once_and_lets_others_finish() {
+    let pool = Pool::new("leave").await;
+    let worker = pool.start(&["--slots=2", "--fetch-allow=127.0.0.0/8"]).await;
+    // Nobody publishes there: it waits for its source.
+    let live = pool.publish(LIVE).await;
+    let other = pool.publish(ENDLESS).await;
+    until_running(&pool, live).await;
+    until_running(&pool, other).await;
+    let subject = subjects::control_worker(&pool.worker);
+    let drain = WorkerCommand::Drain;
+    let answer: WorkerAnswer = pool.signals.request(&subject, &drain, Duration::from_secs(10)).await.unwrap();
+    assert!(answer.yes);
+    pool.until_ends(&[(live, 1, "released")]).await;
+    until_running(&pool, other).await;
+    assert_eq!(stop(worker).await, Finish::Clean);
+    pool.until_ends(&[(live, 1, "released"), (other, 1, "released")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
