@@ -516,8 +516,32 @@ named_values!(
         Mp3 = "mp3",
         Jpg = "jpg",
         Png = "png",
+        Hls = "hls",
+        Dash = "dash",
     }
 );
+
+named_values!(
+    /// What the segments of a presentation are.
+    SegmentType, "a kind of segments", {
+        Ts = "ts",
+        Fmp4 = "fmp4",
+    }
+);
+
+/// How a presentation is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Segments {
+    /// What they are.
+    pub kind: SegmentType,
+    /// How long each is, but the last, in seconds. It begins with a key frame.
+    pub secs: f64,
+}
+
+impl Segments {
+    /// The length of segments where the job does not say, in seconds.
+    pub const SECS: f64 = 6.0;
+}
 
 impl Container {
     /// FFmpeg's muxer.
@@ -532,7 +556,33 @@ impl Container {
             Container::M4a => "ipod",
             Container::Mp3 => "mp3",
             Container::Jpg | Container::Png => "image2",
+            Container::Hls => "hls",
+            Container::Dash => "dash",
         }
+    }
+
+    /// How the name of its file ends.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        match self {
+            Container::Hls => "m3u8",
+            Container::Dash => "mpd",
+            Container::Mp4
+            | Container::Mov
+            | Container::Mkv
+            | Container::Webm
+            | Container::Ts
+            | Container::M4a
+            | Container::Mp3
+            | Container::Jpg
+            | Container::Png => self.as_str(),
+        }
+    }
+
+    /// Whether it is a presentation of many files.
+    #[must_use]
+    pub fn is_streamed(self) -> bool {
+        matches!(self, Container::Hls | Container::Dash)
     }
 
     /// The container by a path's extension.
@@ -544,6 +594,9 @@ impl Container {
         match extension.as_str() {
             "m4v" => Some(Container::Mp4),
             "jpeg" => Some(Container::Jpg),
+            "m3u8" => Some(Container::Hls),
+            "mpd" => Some(Container::Dash),
+            "hls" | "dash" => None,
             other => other.parse().ok(),
         }
     }
@@ -702,6 +755,9 @@ pub struct Encode {
     /// What is measured of the finished picture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<QualityWish>,
+    /// How it is cut into segments, where its container is one for streaming.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<Segments>,
     /// Renditions instead of one output. Each gets a size and a rate of its own: of the rate here it only counts whether it is
     /// an average or a constant quality. `{name}` and `{height}` in the output's address become each rung's.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -715,6 +771,8 @@ pub struct Encode {
 }
 
 impl Encode {
+    /// The feature of a worker that makes presentations for streaming.
+    pub const SEGMENTS_FEATURE: &'static str = "segments";
     /// The feature of a worker that makes more than one output of a job. One without it would make the first alone.
     pub const OUTPUTS_FEATURE: &'static str = "outputs";
 
@@ -764,6 +822,9 @@ impl Encode {
             needs.push("subtitles");
         }
         needs.extend(self.quality.iter().flat_map(|quality| &quality.metrics).map(|metric| metric.filter()));
+        if self.segments.is_some() {
+            needs.push(Encode::SEGMENTS_FEATURE);
+        }
         if !self.others.is_empty() || self.ladder.is_some() {
             needs.push(Encode::OUTPUTS_FEATURE);
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encode::{
     AudioChoice, Bitrate, Channels, CodecChoice, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, Ladder, Metrics,
-    OutputMode, PixelFormat, Profile, QualityTarget, Resolution, Streams, SubtitleMode,
+    OutputMode, PixelFormat, Profile, QualityTarget, Resolution, SegmentType, Streams, SubtitleMode,
 };
 use crate::id::JobId;
 use crate::live::SourceEnd;
@@ -461,6 +461,12 @@ pub struct Parameters {
     /// The same by SSIM, up to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ssim: Option<f64>,
+    /// What the segments of `hls` are: `ts` or `fmp4`. Default: `ts` for H.264, else `fmp4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_type: Option<SegmentType>,
+    /// Length of the segments of `hls` and `dash` in seconds. Default 6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_seconds: Option<f64>,
     /// Renditions in several sizes instead of one output: `auto`, chosen from the source, or a list such as
     /// `1080p:5000k,720p:2500k`. The output's address has `{name}` (`720p`) or `{height}` (`720`) in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod migrations;
 pub mod parse;
 pub mod plan;
+pub mod playlist;
 pub mod probe;
 pub mod retry;
 pub mod scenario;

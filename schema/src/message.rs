@@ -15,8 +15,8 @@ use crate::job::{JobSpec, Queue};
 use crate::topology::WorkQueue;
 
 pub use report::{
-    Artifact, AudioProbe, CrfSearch, CrfTrial, Event, LiveGap, LiveReport, LiveSink, Manifest, Outcome, Probe, Proof,
-    PsnrScores, Quality, SourceIdentity, StreamProof, Usage, VideoProbe, VmafScores,
+    Artifact, ArtifactFile, AudioProbe, CrfSearch, CrfTrial, Event, LiveGap, LiveReport, LiveSink, Manifest, Outcome,
+    Probe, Proof, PsnrScores, Quality, RenditionProof, SourceIdentity, StreamProof, Usage, VideoProbe, VmafScores,
 };
 pub use signal::{
     Capacity, Heartbeat, JobAnswer, JobCommand, LiveProgress, LogLine, Phase, Progress, RunningAttempt, WorkerAnswer,

@@ -459,6 +459,8 @@ fn take_parameters(fields: &mut Fields<'_>) -> Parameters {
         target_vmaf: fields.take("target_vmaf"),
         target_psnr: fields.take("target_psnr"),
         target_ssim: fields.take("target_ssim"),
+        segment_type: fields.take("segment_type"),
+        segment_seconds: fields.take("segment_seconds"),
         ladder: fields.take("ladder"),
         output_mode: fields.take::<OutputMode>("output_mode"),
         reconnect_sec: fields.take("reconnect_sec"),

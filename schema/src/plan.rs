@@ -13,6 +13,7 @@ mod filters;
 pub mod ladder;
 pub mod live;
 mod loudness;
+pub mod package;
 pub mod quality;
 mod rate;
 pub mod search;
@@ -26,18 +27,20 @@ mod video;
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::encode::{Encode, Encoder, SubtitleMode, Treatment, VideoEncode};
+use crate::encode::{Encode, Encoder, Segments, SubtitleMode, Treatment, VideoEncode};
 use crate::parse::Fault;
 use crate::probe::Probed;
 
 use arguments::{Arguments, COMMON};
-pub use arguments::{READ_ONLY_FILES, file_argument};
+pub use arguments::{READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
 pub use expected::{Expected, ExpectedAudio, ExpectedVideo};
 pub use filters::planar;
 pub use loudness::Measured;
 use shape::Shape;
 use streams::{Chosen, Inputs};
-pub use trial::{decode_arguments, packet_arguments, trial_arguments};
+pub use trial::{
+    decode_arguments, packet_arguments, presentation_decode_arguments, presentation_packet_arguments, trial_arguments,
+};
 
 /// Seconds of the source that are decoded and thrown away before a start in the middle: a seek by key frame alone is not
 /// exact in every container.
@@ -276,6 +279,12 @@ impl<'a> Whole<'a> {
                 arguments.pair("-vf", filters::filters(request, shape, &self.chosen)?);
                 let passes = pass.map(|number| video::Pass { number, file: request.pass_file() });
                 video::video(&request.encode.video, encoder, shape, request.threads, passes.as_ref(), arguments);
+                if let Some(Segments { secs, .. }) = request.encode.segments {
+                    // Where a segment is to begin, so that all renditions are cut at the same times: segments are counted from
+                    // the first frame, which may come later than the sound. A millionth is for what is lost in the sum.
+                    let key = format!("expr:if(n_forced,gte(t+0.000001,ld(0)+n_forced*{secs}),st(0,t)+10)");
+                    arguments.pair("-force_key_frames", key);
+                }
             }
             (Treatment::Encode, None) | (Treatment::Drop, _) => {}
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encode::Container;
 use crate::message::{AudioProbe, Probe, VideoProbe};
-use crate::plan::{READ_ONLY_FILES, file_argument};
+use crate::plan::{READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
 
 /// A probed file: what goes into a manifest, and what planning needs besides.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -110,6 +110,12 @@ pub fn output_arguments(file: &Path, container: Container) -> Vec<OsString> {
         | Container::Ts
         | Container::M4a
         | Container::Mp3 => return arguments(file),
+        Container::Hls | Container::Dash => {
+            let mut arguments = questions();
+            arguments.extend(READ_PRESENTATIONS.map(OsString::from));
+            arguments.extend(["-i".into(), file_argument(file)]);
+            return arguments;
+        }
     };
     let mut arguments = questions();
     arguments.extend(["-f", demuxer, "-i"].map(OsString::from));

@@ -12,7 +12,8 @@ mod wishes;
 use crate::callback;
 use crate::encode::{
     AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fit, Fps, Ladder, Loudness, Metric,
-    OutputMode, PixelFormat, RateControl, Resolution, Source, Treatment, VideoCodec, VideoEncode,
+    OutputMode, PixelFormat, RateControl, Resolution, SegmentType, Segments, Source, Treatment, VideoCodec,
+    VideoEncode,
 };
 use crate::job::{Engine, HardwarePolicy, JobSpec, Parameters, ResourceLimits};
 use crate::location::{Location, Use};
@@ -524,6 +525,13 @@ fn resolve_one(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
         metadata: p.metadata.unwrap_or_default(),
         chapters: p.chapters.unwrap_or_default(),
         quality: quality::wish(p),
+        segments: container.is_streamed().then(|| Segments {
+            kind: p.segment_type.unwrap_or(match (container, codec.codec()) {
+                (Container::Hls, Some(VideoCodec::H264)) => SegmentType::Ts,
+                _ => SegmentType::Fmp4,
+            }),
+            secs: p.segment_seconds.unwrap_or(Segments::SECS),
+        }),
         ladder,
         others: Vec::new(),
         live: None,

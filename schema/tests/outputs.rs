@@ -102,6 +102,11 @@ fn a_ladder_needs_a_place_for_its_rungs_and_leaves_sizes_and_rates_to_them() {
         assert!(faults.iter().any(|fault| fault.path == path && fault.code == code), "{path} {code}: {faults:?}");
     }
     assert!(read(&job("/m/x{height}.mp4", json!({"passes": 2, "preset": "fast"}))).is_ok());
+    // A presentation holds all rungs in one place.
+    let faults = read(&job("/m/{name}.m3u8", json!({}))).unwrap_err();
+    assert_eq!((faults[0].path.as_str(), faults[0].code.as_str()), ("output", "contradiction"));
+    let streamed = read(&job("/m/master.m3u8", json!({"segment_seconds": 4}))).unwrap();
+    assert!(streamed.needs().contains(&"segments") && streamed.segments.unwrap().secs == 4.0);
 }
 
 #[test]

@@ -8,11 +8,11 @@ use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::id::{Incarnation, JobId};
 use ffpool_schema::job::{JobSpec, Pool, Priority, Queue};
 use ffpool_schema::message::{
-    Ability, Artifact, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, CrfSearch, CrfTrial,
-    DeliveredJob, DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LiveGap, LiveProgress,
-    LiveReport, LiveSink, LogLine, Manifest, Outcome, Phase, Probe, Progress, Proof, PsnrScores, Quality,
-    RunningAttempt, Sender, SourceIdentity, StreamProof, TakeRequest, Usage, VideoProbe, VmafScores, WorkerAnswer,
-    WorkerCommand, WorkerState, fingerprint,
+    Ability, Artifact, ArtifactFile, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest,
+    CrfSearch, CrfTrial, DeliveredJob, DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LiveGap,
+    LiveProgress, LiveReport, LiveSink, LogLine, Manifest, Outcome, Phase, Probe, Progress, Proof, PsnrScores, Quality,
+    RenditionProof, RunningAttempt, Sender, SourceIdentity, StreamProof, TakeRequest, Usage, VideoProbe, VmafScores,
+    WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
 };
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario::resolve;
@@ -167,6 +167,27 @@ fn a_job_with_several_outputs() {
     let spec = parse(&Received { body: body.to_string().as_bytes(), ..Received::default() }).unwrap();
     golden("job_outputs", &spec);
     golden("encode_outputs", &resolve(&spec).unwrap().unwrap());
+    let body =
+        serde_json::json!({"scenario": "720p-h264", "output": "/m/a.m3u8", "parameters": {"segment_seconds": 4}});
+    let spec = parse(&Received { body: body.to_string().as_bytes(), ..Received::default() }).unwrap();
+    golden("encode_segments", &resolve(&spec).unwrap().unwrap());
+    let file = ArtifactFile { path: "segments-1/main/00000.ts".into(), size_bytes: 9, sha256: "00".repeat(32) };
+    let rendition =
+        RenditionProof { name: "main".into(), probe: Probe::default(), proof: Proof::default(), quality: None };
+    golden(
+        "artifact_presentation",
+        &Artifact {
+            name: Some("outputs[0]".into()),
+            url: "file:///media/a.m3u8".into(),
+            size_bytes: 9,
+            sha256: "00".repeat(32),
+            probe: Probe::default(),
+            proof: None,
+            quality: None,
+            files: vec![file],
+            renditions: vec![rendition],
+        },
+    );
 }
 
 #[test]
@@ -234,6 +255,8 @@ fn events() {
         prober: None,
         artifacts: vec![Artifact {
             name: None,
+            files: Vec::new(),
+            renditions: Vec::new(),
             url: "file:///media/out.mp4".into(),
             size_bytes: 9,
             sha256: "00".repeat(32),

@@ -74,6 +74,14 @@ fn what_excludes_each_other_is_refused_at_its_field() {
         ("thumbnail", "a.jpg", json!({"audio_codec": "aac"}), "audio_codec", "unsupported"),
         ("thumbnail", "a.png", json!({"hdr": "keep"}), "hdr", "unsupported"),
         ("custom-input", "a.mp4", json!({"container": "mkv"}), "container", "contradiction"),
+        ("custom-input", "a.mp4", json!({"segment_seconds": 4}), "segment_seconds", "contradiction"),
+        ("custom-input", "a.m3u8", json!({"segment_seconds": 0.5}), "segment_seconds", "out_of_range"),
+        ("custom-input", "a.mpd", json!({"segment_type": "ts"}), "segment_type", "unsupported"),
+        ("source-h265", "a.m3u8", json!({"segment_type": "ts"}), "segment_type", "unsupported"),
+        ("custom-input", "a.m3u8", json!({"audio_codec": "copy"}), "audio_codec", "unsupported"),
+        ("custom-input", "a.m3u8", json!({"audio_streams": "all"}), "audio_streams", "unsupported"),
+        ("custom-input", "a.m3u8", json!({"subtitles": "copy"}), "subtitles", "unsupported"),
+        ("custom-input", "a.m3u8", json!({"chapters": "keep"}), "chapters", "contradiction"),
     ] {
         let faults = read(&job(scenario, output, parameters.clone())).expect_err(&format!("{scenario} {parameters}"));
         let path = format!("parameters.{path}");
@@ -87,7 +95,7 @@ fn what_excludes_each_other_is_refused_at_its_field() {
 #[test]
 fn what_does_not_go_into_a_container_is_refused_with_the_cure() {
     for (scenario, output, cure) in [
-        ("720p-h264", "a.webm", "it goes into mp4, mov, mkv, ts; webm takes vp8, vp9, av1"),
+        ("720p-h264", "a.webm", "it goes into mp4, mov, mkv, ts, hls, dash; webm takes vp8, vp9, av1"),
         ("720p-vp8", "a.mp4", "it goes into mkv, webm"),
         ("720p-av1", "a.ts", "ts takes h264, h265"),
         ("720p-h264", "a.mp3", "it goes into mp4"),
@@ -95,6 +103,9 @@ fn what_does_not_go_into_a_container_is_refused_with_the_cure() {
         ("audio-opus", "a.m4a", "it goes into mp4, mkv, webm"),
         ("thumbnail", "a.mp4", "it goes into jpg, png"),
         ("copy", "a.jpg", "it goes into mp4"),
+        ("copy", "a.m3u8", "it goes into mp4"),
+        ("audio-aac", "a.m3u8", "it goes into m4a"),
+        ("720p-av1", "a.m3u8", "hls takes h264, h265"),
     ] {
         let faults = read(&job(scenario, output, json!({}))).expect_err(output);
         assert!(faults.iter().any(|fault| fault.message.contains(cure)), "{scenario} {output}: {faults:?}");

@@ -76,7 +76,12 @@ pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
     let there: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     let filters = FILTERS.into_iter().filter(|filter| there.contains(filter));
     let live = live_features(ffmpeg).await?;
-    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE].into_iter().chain(filters).map(str::to_owned).chain(live).collect())
+    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, Encode::SEGMENTS_FEATURE]
+        .into_iter()
+        .chain(filters)
+        .map(str::to_owned)
+        .chain(live)
+        .collect())
 }
 
 /// What this FFmpeg can do with live media: nothing without the muxers that keep one sink from ending the others.

@@ -7,6 +7,7 @@
 
 mod parts;
 mod replace;
+mod tree;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,12 +16,14 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ffpool_schema::id::JobId;
-use ffpool_schema::message::{Manifest, hex};
+use ffpool_schema::message::{ArtifactFile, Manifest, hex};
 use sha2::{Digest, Sha256};
 
 use parts::{DATA, Note, PROOF};
 pub use parts::{Notes, Whose};
 use replace::Put;
+use tree::Tree;
+pub use tree::directory_name;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
@@ -45,6 +48,7 @@ pub enum PublishError {
 #[derive(Debug)]
 pub struct Staged {
     part: Part,
+    tree: Option<Tree>,
     whose: Whose,
     /// Its size in bytes.
     pub size_bytes: u64,
@@ -86,39 +90,66 @@ pub fn stage(
     notes: &Notes,
     is_stopped: &dyn Fn() -> bool,
 ) -> Result<Staged, PublishError> {
-    let fail = |what, path: &Path| {
-        let path = path.to_owned();
-        move |source| PublishError::Io { what, path, source }
-    };
     parts::clear_beside(output, whose);
-    let (file, size_bytes) = open_made(made)?;
-    let path = parts::path(output, whose, DATA);
-    let part = Part { path: path.clone() };
+    // Before anything lies there.
     let note = notes.write(output, whose);
-    let (file, sha256) = match fs::rename(made, &path) {
+    let part = Part { path: parts::path(output, whose, DATA) };
+    let (file, size_bytes, sha256) = bring(made, &part.path, is_stopped)?;
+    Ok(Staged { part, tree: None, whose, size_bytes, sha256, _file: file, _note: note })
+}
+
+/// Brings the files of a presentation where they can be put in place, and its top file with them. `names`: the others' paths
+/// in the scratch, where the top file lies too.
+///
+/// # Errors
+/// As [`stage`].
+pub fn stage_tree(
+    top: &Path,
+    names: &[PathBuf],
+    output: &Path,
+    whose: Whose,
+    notes: &Notes,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<Staged, PublishError> {
+    let staged = stage(top, output, whose, notes, is_stopped)?;
+    let tree = Tree::bring(top.parent().unwrap_or(Path::new(".")), names, output, whose, is_stopped)?;
+    Ok(Staged { tree: Some(tree), ..staged })
+}
+
+impl Staged {
+    /// The files beside its top file, where it is a presentation.
+    #[must_use]
+    pub fn files(&self) -> &[ArtifactFile] {
+        self.tree.as_ref().map_or(&[], |tree| &tree.files)
+    }
+}
+
+/// Has the tool's file at `path`, ours and on disk: itself, its size and its hex sha256.
+fn bring(made: &Path, path: &Path, is_stopped: &dyn Fn() -> bool) -> Result<(File, u64, String), PublishError> {
+    let (file, size_bytes) = open_made(made)?;
+    match fs::rename(made, path) {
         Ok(()) => {
             parts::claim(&file);
-            own(&file).map_err(fail("take over", &path))?;
-            let sha256 = copy_hashing(file.try_clone().map_err(fail("read", &path))?, None, is_stopped, &path)?;
-            file.sync_all().map_err(fail("sync", &path))?;
-            (file, sha256)
+            own(&file).map_err(failed("take over", path))?;
+            let sha256 = copy_hashing(file.try_clone().map_err(failed("read", path))?, None, is_stopped, path)?;
+            file.sync_all().map_err(failed("sync", path))?;
+            Ok((file, size_bytes, sha256))
         }
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             let copy = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .mode(MODE)
-                .open(&path)
-                .map_err(fail("create", &path))?;
+                .open(path)
+                .map_err(failed("create", path))?;
             parts::claim(&copy);
-            own(&copy).map_err(fail("take over", &path))?;
-            let sha256 = copy_hashing(file, Some(&copy), is_stopped, &path)?;
-            copy.sync_all().map_err(fail("sync", &path))?;
-            (copy, sha256)
+            own(&copy).map_err(failed("take over", path))?;
+            let sha256 = copy_hashing(file, Some(&copy), is_stopped, path)?;
+            copy.sync_all().map_err(failed("sync", path))?;
+            Ok((copy, size_bytes, sha256))
         }
-        Err(error) => return Err(fail("create", &path)(error)),
-    };
-    Ok(Staged { part, whose, size_bytes, sha256, _file: file, _note: note })
+        Err(error) => Err(failed("create", path)(error)),
+    }
 }
 
 /// Takes over the tool's file where it is, for one that goes elsewhere than to a disk: its size and hex sha256.
@@ -206,8 +237,24 @@ pub fn publish(staged: Vec<(Staged, PathBuf)>, manifest: &Manifest) -> Result<Pu
         Ok(Pair { staged, proof, output })
     });
     let pairs = pairs.collect::<Result<Vec<_>, PublishError>>()?;
+    let before: Vec<Option<Manifest>> = pairs.iter().map(|pair| read_manifest(&pair.output)).collect();
     let mut placed = Vec::new();
     let published = place(&pairs, manifest, &mut placed);
+    match published {
+        Ok(Published::Done) => {
+            for (pair, before) in pairs.iter().zip(&before) {
+                for old in tree::superseded(&pair.output, before.as_ref(), pair.staged.whose) {
+                    if let Err(error) = tree::remove(&old) {
+                        tracing::warn!(path = %old.display(), %error, "segments of a replaced output stay");
+                    }
+                }
+            }
+        }
+        // Nothing names them any more: what a later attempt has put has its own.
+        Ok(Published::Lost) | Err(_) => {
+            pairs.iter().filter_map(|pair| pair.staged.tree.as_ref()).for_each(Tree::take_back)
+        }
+    }
     if published.is_err() {
         for Placed { put, part, target, ours } in placed.into_iter().rev() {
             if let Err(error) = replace::take_back(put, part, &target, ours) {
@@ -222,6 +269,12 @@ pub fn publish(staged: Vec<(Staged, PathBuf)>, manifest: &Manifest) -> Result<Pu
 fn place<'a>(pairs: &'a [Pair], manifest: &Manifest, placed: &mut Vec<Placed<'a>>) -> Result<Published, PublishError> {
     let (job, attempt) = (manifest.job, manifest.attempt);
     let sync = || pairs.iter().try_for_each(|pair| sync_directory(&pair.output).map_err(failed("sync", &pair.output)));
+    // What a top file names must be there before it is.
+    for Pair { staged, output, .. } in pairs {
+        if let Some(tree) = &staged.tree {
+            tree.place().and_then(|()| sync_directory(output)).map_err(failed("publish", &tree.target))?;
+        }
+    }
     for Pair { staged, output, .. } in pairs {
         let is_newer = |_: &Path| is_superseded(output, job, attempt);
         if put(&staged.part.path, output.clone(), &is_newer, placed).map_err(failed("publish", output))? {
@@ -331,12 +384,18 @@ pub fn find_published(
 ) -> Option<Manifest> {
     let manifest = read_manifest(output).filter(|manifest| manifest.job == job)?;
     let artifact = manifest.artifacts.iter().find(|artifact| artifact.name.as_deref() == name)?;
-    let file = File::open(output).ok()?;
-    if file.metadata().ok()?.len() != artifact.size_bytes {
+    let is_there = hash_of(output, artifact.size_bytes, is_stopped).as_ref() == Some(&artifact.sha256)
+        && tree::is_whole(output, &artifact.files, is_stopped);
+    is_there.then_some(manifest)
+}
+
+/// The hex sha256 of a file, if it has this size.
+fn hash_of(path: &Path, size_bytes: u64, is_stopped: &dyn Fn() -> bool) -> Option<String> {
+    let file = File::open(path).ok()?;
+    if file.metadata().ok()?.len() != size_bytes {
         return None;
     }
-    let sha256 = copy_hashing(file, None, is_stopped, output).ok()?;
-    (sha256 == artifact.sha256).then_some(manifest)
+    copy_hashing(file, None, is_stopped, path).ok()
 }
 
 /// Brings the entries of the output's directory to disk: a rename that is not may be lost with the power.
@@ -369,6 +428,8 @@ mod tests {
             source_probe: None,
             artifacts: vec![Artifact {
                 name: None,
+                files: Vec::new(),
+                renditions: Vec::new(),
                 proof: None,
                 quality: None,
                 url: String::new(),

@@ -109,7 +109,7 @@ impl Roots {
     pub fn output(&self, address: Option<&str>, unnamed: &str, container: Container) -> Result<PathBuf, PathProblem> {
         let path = match address {
             Some(address) => plain_path("output", address)?,
-            None => self.roots[0].join("ffpool").join(format!("{unnamed}.{container}")),
+            None => self.roots[0].join("ffpool").join(format!("{unnamed}.{}", container.extension())),
         };
         let fault = |code, message: String| Err(PathProblem::fault("output", code, message));
         let shown = path.display();

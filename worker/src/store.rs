@@ -11,6 +11,7 @@ pub mod bucket;
 pub mod fetch;
 pub mod profiles;
 pub mod settings;
+pub mod tree;
 pub mod trouble;
 pub mod upload;
 pub mod web;
@@ -183,5 +184,17 @@ pub async fn find_published(object: &Object, name: Option<&str>, job: JobId) -> 
         && mark.attempt == manifest.attempt
         && mark.sha256 == artifact.sha256
         && there.size_bytes == artifact.size_bytes;
-    is_proven.then_some(manifest)
+    (is_proven && tree::is_whole(object, &artifact.files).await).then_some(manifest)
+}
+
+/// The files that a presentation which stands at an object names beside it, as far as they are ours.
+pub async fn named_beside(object: &Object) -> Vec<String> {
+    let Ok(Some(text)) = object.manifest().read(MANIFEST_BYTES).await else { return Vec::new() };
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return Vec::new() };
+    let url = object.address().to_string();
+    let here = manifest.artifacts.into_iter().filter(|artifact| artifact.url == url);
+    here.flat_map(|artifact| artifact.files)
+        .map(|file| file.path)
+        .filter(|path| path.starts_with("segments-"))
+        .collect()
 }

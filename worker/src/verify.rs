@@ -113,6 +113,8 @@ fn container(wish: Container, found: &Probed, differences: &mut Differences) {
         Container::Mp3 => "mp3",
         Container::Jpg => "jpeg_pipe",
         Container::Png => "png_pipe",
+        Container::Hls => "hls",
+        Container::Dash => "dash",
     };
     if !found.probe.format.split(',').any(|format| format == name) {
         differences.differ("the container", name, &found.probe.format);

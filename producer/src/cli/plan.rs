@@ -14,6 +14,7 @@ use ffpool_schema::failure::Cause;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::plan::estimate::{self, Estimate};
 use ffpool_schema::plan::ladder::{self, Output, Outputs};
+use ffpool_schema::plan::package::{Layout, Rendition, package_arguments};
 use ffpool_schema::plan::quality::{self, Comparison};
 use ffpool_schema::plan::together::{Refused, Shared, Together, together};
 use ffpool_schema::plan::{self, Expected, Refusal, Request, search};
@@ -93,7 +94,7 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
         Found::Here(_, probed) => Some(&**probed),
         Found::Generated | Found::Unseen => None,
     };
-    let list = match source {
+    let list: Vec<Output> = match source {
         // The rungs of a ladder follow from what is in the source.
         Found::Unseen => {
             let sure = ladder::possible(&encode).into_iter().filter(|possible| possible.is_sure);
@@ -106,6 +107,8 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
             list
         }
     };
+    let presentations: Vec<Output> = list;
+    let list = ladder::files(&presentations);
     let encoders = list.iter().map(|output| chosen(&output.encode, &tools, &args)).collect::<Result<Vec<_>, _>>()?;
     let made = |(output, encoder): (&Output, &Option<Encoder>)| Made {
         name: output.name.clone(),
@@ -120,8 +123,34 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
         Found::Generated => planned(view, &spec, &list, &encoders, None, &tools)?,
         Found::Here(path, probed) => planned(view, &spec, &list, &encoders, Some((path, probed)), &tools)?,
     };
+    let cuts = cuts(&presentations, &list, &view);
+    let view = View { runs: view.runs.into_iter().chain(cuts).collect(), ..view };
     context.format.print(&view, |view| people(view, args.explain));
     Ok(Exit::Success)
+}
+
+/// The runs that cut presentations into segments, where it is known of what.
+fn cuts(outputs: &[Output], files: &[Output], view: &View) -> Vec<Run> {
+    let names: Vec<PathBuf> = files.iter().enumerate().map(|(place, file)| file.file_name(place)).collect();
+    let mut runs = Vec::new();
+    let mut first = 0;
+    for (place, output) in outputs.iter().enumerate() {
+        let count = output.renditions.len();
+        let sounds = view.outputs.get(first).and_then(|made| made.expected.as_ref()).map(|made| !made.audio.is_empty());
+        if let (Some(has_sound), 1..) = (sounds, count) {
+            let renditions: Vec<Rendition<'_>> = (output.renditions.iter().zip(&names[first..]).enumerate())
+                .map(|(index, (made, file))| Rendition { file, name: &made.name, has_sound: has_sound && index == 0 })
+                .collect();
+            let top = PathBuf::from(format!("presentation-{place}.{}", output.encode.container.extension()));
+            // A worker puts the job and the attempt into the name.
+            let layout = Layout { top: &top, segments: "segments" };
+            let arguments = package_arguments(output, &renditions, layout);
+            let arguments = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            runs.push(Run { purpose: "cut into segments", arguments });
+        }
+        first += count.max(1);
+    }
+    runs
 }
 
 /// `number`: which of the job's outputs asks for it.
@@ -304,7 +333,7 @@ async fn tools(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> T
             }
         }
     };
-    found.features.extend([Encode::FEATURE, Encode::OUTPUTS_FEATURE].map(str::to_owned));
+    found.features.extend([Encode::FEATURE, Encode::OUTPUTS_FEATURE, Encode::SEGMENTS_FEATURE].map(str::to_owned));
     let mut lacking: Vec<&str> = std::iter::once(encode).chain(&encode.others).flat_map(Encode::needs).collect();
     lacking.retain(|need| !found.features.iter().any(|has| has == need));
     for need in lacking {

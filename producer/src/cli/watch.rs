@@ -312,6 +312,8 @@ pub(crate) mod tests {
             source_probe: None,
             artifacts: vec![Artifact {
                 name: None,
+                files: Vec::new(),
+                renditions: Vec::new(),
                 proof: None,
                 quality: None,
                 url: "file:///media/out.mp4".into(),

@@ -193,6 +193,37 @@ pub struct Artifact {
     /// How near the picture is to its source, where the job asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
+    /// The other files of a presentation, by their paths beside it. Size and sha256 above are those of the file at `url`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ArtifactFile>,
+    /// The renditions of a presentation. What stands above of packets, frames and quality is the first one's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renditions: Vec<RenditionProof>,
+}
+
+/// A file of a presentation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ArtifactFile {
+    /// Its path, seen from the file at the artifact's `url`.
+    pub path: String,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its hex sha256.
+    pub sha256: String,
+}
+
+/// A rendition of a presentation, as it was proven.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RenditionProof {
+    /// Its name.
+    pub name: String,
+    /// What probing found.
+    pub probe: Probe,
+    /// What reading every packet and decoding every frame found, before it was cut and after.
+    pub proof: Proof,
+    /// How near the picture is to its source, where the job asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
 }
 
 /// How near a picture is to its source, measured on the finished file.

@@ -14,6 +14,10 @@ pub const READ_ONLY_FILES: [&str; 4] = [
      gif,wav,w64,aiff,mp3,aac,ac3,eac3,flac,caf",
 ];
 
+/// The same for a presentation of ours: it names other files, which are of the kinds that we make.
+pub const READ_PRESENTATIONS: [&str; 4] =
+    ["-protocol_whitelist", "file,crypto,data", "-format_whitelist", "hls,dash,mov,mpegts"];
+
 /// Options for every run: said lines carry their level, progress goes to standard output, the first error ends it.
 pub(super) const COMMON: [&str; 8] =
     ["-nostdin", "-hide_banner", "-loglevel", "level+warning", "-nostats", "-progress", "pipe:1", "-xerror"];

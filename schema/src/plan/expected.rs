@@ -249,7 +249,13 @@ fn chapters(request: &Request<'_>) -> Option<usize> {
     let Some((_, probed)) = request.source else { return Some(0) };
     match encode.container {
         Container::Mkv | Container::Mp4 | Container::Mov | Container::M4a => {}
-        Container::Webm | Container::Ts | Container::Mp3 | Container::Jpg | Container::Png => return None,
+        Container::Webm
+        | Container::Ts
+        | Container::Mp3
+        | Container::Jpg
+        | Container::Png
+        | Container::Hls
+        | Container::Dash => return None,
     }
     match encode.chapters {
         Keep::Drop => Some(0),

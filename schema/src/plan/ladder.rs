@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 
 use super::{Refusal, shape};
-use crate::encode::{Bitrate, Encode, Fps, Ladder, RateControl, Resolution, Rung, VideoCodec};
+use crate::encode::{
+    AudioChoice, Bitrate, Container, Encode, Fps, Keep, Ladder, RateControl, Resolution, Rung, VideoCodec,
+};
 use crate::probe::Probed;
 
 /// The usual rungs with their rates in H.264 up to 30 frames a second, largest first.
@@ -39,14 +41,25 @@ pub struct Output {
     pub rung: Option<String>,
     /// What it is, with no ladder and no others.
     pub encode: Encode,
+    /// The renditions that it is made of, where it is a presentation for streaming. The first has the sound of all.
+    pub renditions: Vec<Rendition>,
+}
+
+/// One rendition of a presentation, made into a file of its own first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rendition {
+    /// Its name: a rung's, or `main`.
+    pub name: String,
+    /// What it is.
+    pub encode: Encode,
 }
 
 impl Output {
     /// The name of its file in the scratch, `place` being its place among the outputs.
     #[must_use]
     pub fn file_name(&self, place: usize) -> PathBuf {
-        let Encode { container, .. } = self.encode;
-        PathBuf::from(if place == 0 { format!("encode.{container}") } else { format!("encode-{place}.{container}") })
+        let end = self.encode.container.extension();
+        PathBuf::from(if place == 0 { format!("encode.{end}") } else { format!("encode-{place}.{end}") })
     }
 }
 
@@ -75,6 +88,7 @@ pub fn outputs(encode: &Encode, source: Option<&Probed>) -> Result<Outputs, Refu
             }
         }
     };
+    let own = if encode.segments.is_some() { vec![streamed(encode, own, 0)] } else { own };
     Ok(Outputs { list: named(encode, own), reasons })
 }
 
@@ -90,11 +104,12 @@ pub struct Possible {
 /// Every output that a job may come to.
 #[must_use]
 pub fn possible(encode: &Encode) -> Vec<Possible> {
-    let own: Vec<Output> = match &encode.ladder {
+    let ladder = encode.ladder.as_ref().filter(|_| encode.segments.is_none());
+    let own: Vec<Output> = match ladder {
         None => vec![single(encode, 0)],
         Some(ladder) => rungs(ladder).into_iter().map(|rung| rung_of(encode, rung)).collect(),
     };
-    let is_open = encode.ladder == Some(Ladder::Auto);
+    let is_open = ladder == Some(&Ladder::Auto);
     let possible = |output: Output| Possible { is_sure: !is_open || output.number > 0, output };
     named(encode, own).into_iter().map(possible).collect()
 }
@@ -212,6 +227,25 @@ fn thrift_of(codec: &str) -> f64 {
     VideoCodec::ALL.into_iter().find(|known| known.probe_name() == codec).map_or(2.0, thrift)
 }
 
+/// Every file that is encoded for these outputs, in order: the renditions of a presentation one by one, each as an output.
+#[must_use]
+pub fn files(outputs: &[Output]) -> Vec<Output> {
+    let of = |output: &Output| match output.renditions.as_slice() {
+        [] => vec![output.clone()],
+        renditions => {
+            let file = |rendition: &Rendition| Output {
+                name: Some(rendition.name.clone()),
+                rung: Some(rendition.name.clone()),
+                encode: Encode { output: output.encode.output.clone(), ..rendition.encode.clone() },
+                renditions: Vec::new(),
+                ..*output
+            };
+            renditions.iter().map(file).collect()
+        }
+    };
+    outputs.iter().flat_map(of).collect()
+}
+
 /// The rungs that a ladder may come to.
 #[must_use]
 pub fn rungs(ladder: &Ladder) -> Vec<Rung> {
@@ -234,13 +268,33 @@ pub fn is_pattern(address: &str) -> bool {
 }
 
 fn single(encode: &Encode, number: usize) -> Output {
-    let encode = Encode { others: Vec::new(), ..encode.clone() };
-    Output { name: None, number, rung: None, encode }
+    let encode = Encode { ladder: None, others: Vec::new(), ..encode.clone() };
+    Output { name: None, number, rung: None, encode, renditions: Vec::new() }
+}
+
+/// A presentation of these.
+fn streamed(encode: &Encode, made: Vec<Output>, number: usize) -> Output {
+    let rendition = |(place, made): (usize, Output)| {
+        let mut encode = made.encode;
+        encode.output = None;
+        encode.container = Container::Mp4;
+        encode.metadata = Keep::Drop;
+        encode.chapters = Keep::Drop;
+        if place > 0 {
+            encode.audio.codec = AudioChoice::None;
+        }
+        Rendition { name: made.rung.unwrap_or_else(|| "main".to_owned()), encode }
+    };
+    let renditions = made.into_iter().enumerate().map(rendition).collect();
+    Output { renditions, ..single(encode, number) }
 }
 
 /// With the others, and each with its name.
 fn named(encode: &Encode, own: Vec<Output>) -> Vec<Output> {
-    let others = (1..).zip(&encode.others).map(|(number, other)| single(other, number));
+    let others = (1..).zip(&encode.others).map(|(number, other)| match other.segments {
+        Some(_) => streamed(other, vec![single(other, number)], number),
+        None => single(other, number),
+    });
     let mut list: Vec<Output> = own.into_iter().chain(others).collect();
     let is_one = list.len() == 1;
     for output in &mut list {
@@ -258,7 +312,7 @@ fn rung_of(encode: &Encode, rung: Rung) -> Output {
     let mut encode = Encode { ladder: None, others: Vec::new(), ..encode.clone() };
     encode.output = encode.output.map(|pattern| address(&pattern, rung));
     encode.video.size = Some(rung.size);
-    Output { name: None, number: 0, rung: Some(rung.name()), encode }
+    Output { name: None, number: 0, rung: Some(rung.name()), encode, renditions: Vec::new() }
 }
 
 /// An average of this; with constant quality the most that it may take.

@@ -312,7 +312,14 @@ pub fn join_arguments(encode: &Encode, list: &Path, output: &Path, secs: Option<
                 arguments.pair("-tag:v", "hvc1");
             }
         }
-        Container::Mkv | Container::Webm | Container::Ts | Container::Mp3 | Container::Jpg | Container::Png => {}
+        Container::Mkv
+        | Container::Webm
+        | Container::Ts
+        | Container::Mp3
+        | Container::Jpg
+        | Container::Png
+        | Container::Hls
+        | Container::Dash => {}
     }
     arguments.pair("-f", encode.container.muxer());
     arguments.all(["-y"]);

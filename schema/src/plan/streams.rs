@@ -244,7 +244,7 @@ pub(super) fn output(request: &Request<'_>, arguments: &mut Arguments) {
         }
         Container::M4a => arguments.pair("-movflags", "+faststart"),
         Container::Jpg | Container::Png => arguments.pair("-update", 1),
-        Container::Mkv | Container::Webm | Container::Ts | Container::Mp3 => {}
+        Container::Mkv | Container::Webm | Container::Ts | Container::Mp3 | Container::Hls | Container::Dash => {}
     }
     arguments.pair("-max_muxing_queue_size", MUXING_QUEUE);
     arguments.pair("-f", encode.container.muxer());

@@ -46,6 +46,7 @@ fn encode(source: Source, container: Container) -> Encode {
         metadata: Keep::Keep,
         chapters: Keep::Keep,
         quality: None,
+        segments: None,
         ladder: None,
         others: Vec::new(),
         live: None,
@@ -598,4 +599,40 @@ fn a_generated_picture_is_as_large_and_fast_as_any_output_needs_it() {
     let arguments = text(&plan.steps[0].step.arguments);
     has(&arguments, "testsrc2=size=1920x1080:rate=60:duration=2");
     assert_eq!(arguments.matches("-map 1:a:0").count(), 2, "{arguments}");
+}
+
+#[test]
+fn renditions_have_key_frames_where_segments_begin_and_one_run_cuts_them_all() {
+    use crate::encode::{Ladder, SegmentType, Segments};
+    let (features, source) = (features(), probed());
+    let mut wish = encode(file(), Container::Hls);
+    wish.video.size = None;
+    wish.segments = Some(Segments { kind: SegmentType::Fmp4, secs: 4.0 });
+    wish.ladder = Some("720p:2M,360p:800k".parse::<Ladder>().unwrap());
+    let made = ladder::outputs(&wish, Some(&source)).unwrap().list;
+    assert_eq!(made.len(), 1);
+    let files = ladder::files(&made);
+    let requests: Vec<Request<'_>> =
+        files.iter().map(|made| request(&made.encode, Encoder::Libx264, Some(&source), &features)).collect();
+    let plan = together::together(&requests).unwrap();
+    let arguments = text(&plan.steps[0].step.arguments);
+    assert_eq!(arguments.matches("-force_key_frames expr:if(n_forced,gte(t+0.000001,ld(0)+n_forced*4)").count(), 2);
+    assert_eq!((arguments.matches("-c:a aac").count(), arguments.matches(" -an ").count()), (1, 1), "{arguments}");
+
+    let names = ["encode.mp4", "encode-1.mp4"].map(Path::new);
+    let renditions = [0, 1].map(|place| package::Rendition {
+        file: names[place],
+        name: &made[0].renditions[place].name,
+        has_sound: place == 0,
+    });
+    let layout = package::Layout { top: Path::new("p.m3u8"), segments: "segments" };
+    let cut = text(&package::package_arguments(&made[0], &renditions, layout));
+    has(&cut, "-map 0:V:0 -map 1:V:0 -map 0:a:0 -c copy");
+    has(&cut, "v:0,agroup:sound,name:720p v:1,agroup:sound,name:360p a:0,agroup:sound,name:audio");
+    has(&cut, "-hls_segment_type fmp4");
+    let dash =
+        ladder::Output { encode: Encode { container: Container::Dash, ..made[0].encode.clone() }, ..made[0].clone() };
+    let cut = text(&package::package_arguments(&dash, &renditions, layout));
+    has(&cut, "-init_seg_name segments/init-$RepresentationID$.mp4");
+    assert!(cut.trim_end().ends_with("-y file:p.m3u8"), "{cut}");
 }

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::arguments::{Arguments, COMMON, READ_ONLY_FILES, file_argument};
+use super::arguments::{Arguments, COMMON, READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
 use super::shape::Shape;
 use super::{Expected, filters, loudness, video};
 use crate::encode::{Container, Deinterlace, Encoder, Fit, Hdr, PixelFormat, RateControl, Treatment, VideoEncode};
@@ -31,6 +31,7 @@ pub fn decode_arguments(file: &Path, expected: &Expected, threads: u32) -> Vec<O
         | Container::Ts
         | Container::M4a
         | Container::Mp3 => arguments.all(READ_ONLY_FILES),
+        Container::Hls | Container::Dash => arguments.all(READ_PRESENTATIONS),
     }
     arguments.list.extend(["-i".into(), file_argument(file)]);
     if expected.video.is_some() {
@@ -49,13 +50,38 @@ pub fn decode_arguments(file: &Path, expected: &Expected, threads: u32) -> Vec<O
 /// ffprobe's arguments for one line for each packet: its stream, its times, its size.
 #[must_use]
 pub fn packet_arguments(file: &Path) -> Vec<OsString> {
+    packets(file, READ_ONLY_FILES)
+}
+
+fn packets(file: &Path, how: [&str; 4]) -> Vec<OsString> {
     let mut arguments = Arguments::default();
     arguments.all(["-hide_banner", "-loglevel", "level+error"]);
-    arguments.all(READ_ONLY_FILES);
+    arguments.all(how);
     arguments.all(["-show_entries", "packet=stream_index,pts_time,dts_time,duration_time,size"]);
     arguments.all(["-of", "compact=p=0", "-i"]);
     arguments.list.push(file_argument(file));
     arguments.list
+}
+
+/// Arguments of a full decode of one stream of a presentation, `v:0` or `a:0`, every error fatal.
+#[must_use]
+pub fn presentation_decode_arguments(file: &Path, kind: char, number: usize, threads: u32) -> Vec<OsString> {
+    let mut arguments = Arguments::default();
+    arguments.all(COMMON);
+    arguments.pair("-threads", threads);
+    arguments.all(READ_PRESENTATIONS);
+    arguments.list.extend(["-i".into(), file_argument(file)]);
+    arguments.pair("-map", format!("0:{kind}:{number}"));
+    arguments.all(["-fps_mode", "passthrough", "-f", "null", "-"]);
+    arguments.list
+}
+
+/// The same as [`packet_arguments`], of one stream of a presentation. FFmpeg 5.1 loses a packet where it reads several of DASH.
+#[must_use]
+pub fn presentation_packet_arguments(file: &Path, kind: char, number: usize) -> Vec<OsString> {
+    let mut arguments = vec!["-select_streams".into(), format!("{kind}:{number}").into()];
+    arguments.extend(packets(file, READ_PRESENTATIONS));
+    arguments
 }
 
 /// Arguments that encode one frame with an encoder and keep nothing.

@@ -15,6 +15,8 @@ pub fn takes_video(container: Container, codec: &str) -> bool {
         }
         Container::Webm => matches!(codec, "vp8" | "vp9" | "av1"),
         Container::Ts => matches!(codec, "h264" | "hevc" | "mpeg2video" | "mpeg1video" | "mpeg4"),
+        Container::Hls => matches!(codec, "h264" | "hevc"),
+        Container::Dash => matches!(codec, "h264" | "hevc" | "vp9"),
         Container::M4a | Container::Mp3 | Container::Jpg | Container::Png => false,
     }
 }
@@ -30,6 +32,7 @@ pub fn takes_audio(container: Container, codec: &str) -> bool {
         Container::Ts => matches!(codec, "aac" | "mp3" | "mp2" | "ac3" | "eac3"),
         Container::M4a => matches!(codec, "aac" | "alac"),
         Container::Mp3 => codec == "mp3",
+        Container::Hls | Container::Dash => codec == "aac",
         Container::Jpg | Container::Png => false,
     }
 }
@@ -44,7 +47,7 @@ pub fn takes_subtitles(container: Container, codec: &str) -> bool {
         Container::Mp4 | Container::Mov => codec == "mov_text",
         Container::Webm => codec == "webvtt",
         Container::Ts => matches!(codec, "dvb_subtitle" | "dvb_teletext"),
-        Container::M4a | Container::Mp3 | Container::Jpg | Container::Png => false,
+        Container::M4a | Container::Mp3 | Container::Jpg | Container::Png | Container::Hls | Container::Dash => false,
     }
 }
 
@@ -55,7 +58,13 @@ pub fn text_subtitles(container: Container) -> Option<&'static str> {
         Container::Mp4 | Container::Mov => Some("mov_text"),
         Container::Mkv => Some("subrip"),
         Container::Webm => Some("webvtt"),
-        Container::Ts | Container::M4a | Container::Mp3 | Container::Jpg | Container::Png => None,
+        Container::Ts
+        | Container::M4a
+        | Container::Mp3
+        | Container::Jpg
+        | Container::Png
+        | Container::Hls
+        | Container::Dash => None,
     }
 }
 
@@ -72,7 +81,13 @@ pub fn default_audio(container: Container) -> AudioChoice {
         Container::Webm => AudioChoice::Opus,
         Container::Mp3 => AudioChoice::Mp3,
         Container::Jpg | Container::Png => AudioChoice::None,
-        Container::Mp4 | Container::Mov | Container::Mkv | Container::Ts | Container::M4a => AudioChoice::Aac,
+        Container::Mp4
+        | Container::Mov
+        | Container::Mkv
+        | Container::Ts
+        | Container::M4a
+        | Container::Hls
+        | Container::Dash => AudioChoice::Aac,
     }
 }
 

@@ -257,6 +257,9 @@ impl Checks<'_> {
                 self.unsupported("audio_codec", format!("{other} does not go live: aac, copy or none is expected"));
             }
         }
+        if !ends.is_recorded() && container.is_streamed() {
+            self.unsupported("container", format!("live {container} is asked for by a path that ends in .m3u8"));
+        }
         if ends.is_recorded() {
             match container {
                 Container::Mp4 | Container::Mov | Container::Mkv | Container::Ts => {}

@@ -107,7 +107,7 @@ fn collisions(spec: &JobSpec, faults: &mut Vec<Fault>) {
     let rungs = ladder.or(is_ladder.then_some(Ladder::Auto)).map(|ladder| ladder::rungs(&ladder)).unwrap_or_default();
     let places: Vec<(String, String)> = places
         .flat_map(|(field, place)| match field.as_str() {
-            "output" if !rungs.is_empty() => {
+            "output" if !rungs.is_empty() && ladder::is_pattern(&place) => {
                 rungs.iter().map(|rung| (field.clone(), ladder::address(&place, *rung))).collect()
             }
             _ => vec![(field, place)],

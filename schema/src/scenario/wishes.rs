@@ -6,8 +6,8 @@
 use super::containers::{self, takes_audio, takes_video};
 use super::{Scenario, container, quality};
 use crate::encode::{
-    AudioChoice, CodecChoice, Container, Encoder, Hdr, PixelFormat, Profile, Resolution, Streams, SubtitleMode,
-    VideoCodec,
+    AudioChoice, CodecChoice, Container, Encoder, Hdr, Keep, PixelFormat, Profile, Resolution, SegmentType, Streams,
+    SubtitleMode, VideoCodec,
 };
 use crate::job::{JobSpec, Parameters};
 use crate::parse::Fault;
@@ -31,6 +31,7 @@ pub(super) fn check(spec: &JobSpec, scenario: &Scenario, faults: &mut Vec<Fault>
         wishes.picture(scenario);
     }
     wishes.container(codec, container);
+    wishes.segments(codec, container);
     let audio = super::audio(spec, scenario, container);
     wishes.audio(audio, container);
     wishes.subtitles(codec, container);
@@ -111,9 +112,51 @@ impl Wishes<'_> {
         if scenario.size.is_some() {
             self.fault("ladder", "contradiction", "the scenario names one size: use `ladder-h264` or `custom-input`");
         }
-        if self.spec.output.as_deref().is_some_and(|output| !ladder::is_pattern(output)) {
+        let is_streamed = super::container(self.spec, scenario).is_streamed();
+        if !is_streamed && self.spec.output.as_deref().is_some_and(|output| !ladder::is_pattern(output)) {
             let message = "a ladder makes several outputs: put {name} (720p) or {height} (720) into the address";
             self.faults.push(Fault::new("output", "no_place_for_rungs", message));
+        }
+    }
+
+    /// How a presentation is cut, and what it has no place for.
+    fn segments(&mut self, codec: CodecChoice, container: Container) {
+        let p = self.p;
+        if !container.is_streamed() {
+            self.none_of(
+                &[("segment_type", p.segment_type.is_some()), ("segment_seconds", p.segment_seconds.is_some())],
+                "only `hls` and `dash` have segments",
+            );
+            return;
+        }
+        if let Some(secs) = p.segment_seconds.filter(|secs| !(1.0..=60.0).contains(secs)) {
+            self.fault("segment_seconds", "out_of_range", format!("{secs} is not between 1 and 60 seconds"));
+        }
+        if p.segment_type == Some(SegmentType::Ts) {
+            if container == Container::Dash {
+                self.fault("segment_type", "unsupported", "the segments of `dash` are `fmp4`");
+            } else if codec.codec() == Some(VideoCodec::H265) {
+                self.fault("segment_type", "unsupported", "H.265 in HLS has `fmp4` segments");
+            }
+        }
+        if p.audio_codec == Some(AudioChoice::Copy) {
+            self.fault("audio_codec", "unsupported", format!("the sound of {container} is encoded: use aac"));
+        }
+        if !is_one(p.audio_streams) {
+            self.fault("audio_streams", "unsupported", format!("{container} gets one audio stream: choose it"));
+        }
+        self.none_of(
+            &[("metadata", p.metadata == Some(Keep::Keep)), ("chapters", p.chapters == Some(Keep::Keep))],
+            "a presentation for streaming has no place for it",
+        );
+        let Some(output) = &self.spec.output else { return };
+        if super::output_container(output) != Some(container) {
+            let message = format!("the address of {container} ends in .{}", container.extension());
+            self.faults.push(Fault::new("output", "unknown_container", message));
+        }
+        if self.is_ladder && ladder::is_pattern(output) {
+            let message = format!("one {container} holds all rungs: leave {{name}} and {{height}} out of its address");
+            self.faults.push(Fault::new("output", "contradiction", message));
         }
     }
 
@@ -271,11 +314,12 @@ impl Wishes<'_> {
                 (fits(container), "a picture".to_owned(), "it goes into jpg, png".to_owned())
             }
             CodecChoice::Copy => {
-                let fits = !matches!(container, Container::M4a | Container::Mp3 | Container::Jpg | Container::Png);
+                let fits = !container.is_streamed()
+                    && !matches!(container, Container::M4a | Container::Mp3 | Container::Jpg | Container::Png);
                 (fits, "copied video".to_owned(), "it goes into mp4, mov, mkv, webm, ts".to_owned())
             }
             CodecChoice::None => {
-                let fits = !matches!(container, Container::Jpg | Container::Png);
+                let fits = !container.is_streamed() && !matches!(container, Container::Jpg | Container::Png);
                 (fits, "audio".to_owned(), "it goes into m4a, mp3, mp4, mov, mkv, webm, ts".to_owned())
             }
         };
@@ -368,7 +412,9 @@ impl Wishes<'_> {
                 return;
             }
             SubtitleMode::Copy => {
-                if matches!(container, Container::M4a | Container::Mp3 | Container::Jpg | Container::Png) {
+                if container.is_streamed()
+                    || matches!(container, Container::M4a | Container::Mp3 | Container::Jpg | Container::Png)
+                {
                     self.fault("subtitles", "unsupported", format!("{container} takes no subtitles"));
                 }
             }

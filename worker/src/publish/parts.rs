@@ -17,10 +17,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ffpool_schema::id::JobId;
 
+use super::tree;
+
 /// How the name of a file ends that is to be the output.
 pub(super) const DATA: &str = "part";
 /// The same of its manifest.
 pub(super) const PROOF: &str = "json.part";
+/// The same of a directory of segments.
+pub(super) const TREE: &str = "tree";
 /// How the name of a note ends.
 const NOTE: &str = "staged";
 /// A part of another job that has not been touched for so long is old.
@@ -39,9 +43,14 @@ pub struct Whose {
 
 impl Whose {
     /// How names begin that are its own. The first output's have no number, as they had before there were more.
-    fn stem(self) -> String {
+    pub(super) fn stem(self) -> String {
         let Whose { job, attempt, number } = self;
         if number == 0 { format!("{job}.{attempt}") } else { format!("{job}.{attempt}.{number}") }
+    }
+
+    /// Whose such a name is.
+    pub(super) fn of_stem(stem: &str) -> Option<Whose> {
+        parse(&format!(".ffpool-{stem}.{TREE}")).map(|name| name.whose)
     }
 }
 
@@ -70,7 +79,7 @@ fn parse(name: &str) -> Option<Name> {
         Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => (number.parse().ok()?, rest),
         Some(_) | None => (0, rest),
     };
-    let suffix = [DATA, PROOF].into_iter().find(|suffix| *suffix == rest)?;
+    let suffix = [DATA, PROOF, TREE].into_iter().find(|suffix| *suffix == rest)?;
     Some(Name { whose: Whose { job: job.parse().ok()?, attempt: attempt.parse().ok()?, number }, suffix })
 }
 
@@ -84,7 +93,7 @@ pub(super) fn clear_beside(output: &Path, ours: Whose) {
             is_old(&path) && is_unlocked(&path)
         };
         if is_over {
-            let _ = fs::remove_file(path);
+            let _ = tree::remove(&path);
         }
     }
 }
@@ -93,7 +102,7 @@ fn is_old(part: &Path) -> bool {
     let Ok(metadata) = fs::symlink_metadata(part) else { return false };
     let touched = u64::try_from(metadata.mtime().max(metadata.ctime())).unwrap_or_default();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    metadata.is_file() && now.saturating_sub(Duration::from_secs(touched)) > OLD
+    !metadata.is_symlink() && now.saturating_sub(Duration::from_secs(touched)) > OLD
 }
 
 fn is_unlocked(part: &Path) -> bool {
@@ -168,13 +177,11 @@ fn follow(note: &Path) -> io::Result<()> {
         let Whose { job, attempt, .. } = whose;
         // A root that is not mounted is not there, and what is in it not gone.
         output.parent().map_or(Ok(()), |directory| directory.metadata().map(drop))?;
-        for suffix in [DATA, PROOF] {
-            match fs::remove_file(path(&output, whose, suffix)) {
-                Ok(()) => {
-                    tracing::info!(%job, attempt, output = %output.display(), "deleted what an earlier life left")
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+        for suffix in [DATA, PROOF, TREE] {
+            let part = path(&output, whose, suffix);
+            if part.symlink_metadata().is_ok() {
+                tree::remove(&part)?;
+                tracing::info!(%job, attempt, output = %output.display(), "deleted what an earlier life left");
             }
         }
     }

@@ -16,7 +16,7 @@ use object_store::aws::AmazonS3;
 use object_store::azure::MicrosoftAzure;
 use object_store::gcp::GoogleCloudStorage;
 use object_store::path::Path as Key;
-use object_store::{Attribute, Attributes, GetOptions, GetRange, ObjectStore};
+use object_store::{Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
 use super::fetch::Opened;
 use super::trouble::Trouble;
@@ -152,6 +152,33 @@ impl Object {
             key: Key::parse(&key).expect("the key was good without its end"),
             address: ObjectAddress { key, ..self.address.clone() },
             ..self.clone()
+        }
+    }
+
+    /// The object at a path that is seen from this one.
+    ///
+    /// # Errors
+    /// When that is no key.
+    pub fn beside(&self, path: &str) -> Result<Object, Trouble> {
+        let key = match self.address.key.rsplit_once('/') {
+            Some((parent, _)) => format!("{parent}/{path}"),
+            None => path.to_owned(),
+        };
+        let parsed = Key::parse(&key).map_err(|error| {
+            Trouble::lasting(Cause::ConfigBad, format!("{path} beside {} is no usable key", self.address))
+                .because(&error)
+        })?;
+        Ok(Object { key: parsed, address: ObjectAddress { key, ..self.address.clone() }, ..self.clone() })
+    }
+
+    /// Deletes it. What is not there is deleted.
+    ///
+    /// # Errors
+    /// When the store does not do it.
+    pub async fn delete(&self) -> Result<(), Trouble> {
+        match self.client.store().delete(&self.key).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.trouble("delete", Use::Output, &error)),
         }
     }
 

@@ -396,6 +396,9 @@ fn unread(error: std::io::Error) -> Trouble {
 fn content_type(file: &Path) -> &'static str {
     match file.extension().and_then(|extension| extension.to_str()) {
         Some("mp4" | "m4v") => "video/mp4",
+        Some("m4s") => "video/iso.segment",
+        Some("m3u8") => "application/vnd.apple.mpegurl",
+        Some("mpd") => "application/dash+xml",
         Some("mov") => "video/quicktime",
         Some("mkv") => "video/x-matroska",
         Some("webm") => "video/webm",

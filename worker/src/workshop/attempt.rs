@@ -6,6 +6,7 @@
 mod encode;
 mod ends;
 mod live;
+mod package;
 mod quality;
 mod report;
 mod tools;
@@ -286,8 +287,9 @@ impl<'a> Attempt<'a> {
     fn manifest(&self, ready: &[Ready], made: Made, source: Option<(SourceIdentity, Probe)>) -> Manifest {
         let artifacts = ready.iter().zip(made.outputs).map(|(ready, proven)| {
             let (url, size_bytes, sha256) = ready.describe();
-            let Proven { name, probed, proof, quality, .. } = proven;
-            Artifact { name, url, size_bytes, sha256, probe: probed.probe, proof: Some(proof), quality }
+            let (files, probe) = (ready.files().to_vec(), proven.probed.probe);
+            let Proven { name, proof, quality, renditions, .. } = proven;
+            Artifact { name, url, size_bytes, sha256, probe, proof: Some(proof), quality, files, renditions }
         });
         Manifest { artifacts: artifacts.collect(), ..self.bare_manifest(&made.arguments, &made.steps, source) }
     }
@@ -425,14 +427,19 @@ impl Scratch {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        std::fs::create_dir(&path)?;
         let scratch = Scratch { path };
-        std::fs::set_permissions(&scratch.path, std::fs::Permissions::from_mode(0o700))?;
-        match user {
-            ToolUser::Own => {}
-            ToolUser::Switch { uid, gid } => std::os::unix::fs::chown(&scratch.path, Some(uid), Some(gid))?,
-        }
+        make_directory(&scratch.path, user)?;
         Ok(scratch)
+    }
+}
+
+/// Makes a directory for a tool to write into.
+fn make_directory(path: &Path, user: ToolUser) -> std::io::Result<()> {
+    std::fs::create_dir(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    match user {
+        ToolUser::Own => Ok(()),
+        ToolUser::Switch { uid, gid } => std::os::unix::fs::chown(path, Some(uid), Some(gid)),
     }
 }
 

@@ -10,3 +10,4 @@ mod options;
 mod outputs;
 mod paths;
 mod quality;
+mod streaming;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::JobSpec;
-use ffpool_schema::message::{Outcome, Phase, Proof, Quality};
-use ffpool_schema::plan::ladder::Output;
+use ffpool_schema::message::{Outcome, Phase, Proof, Quality, RenditionProof};
+use ffpool_schema::plan::ladder::{self, Output};
 use ffpool_schema::plan::together::{Refused, Shared, Together, together};
 use ffpool_schema::plan::{self, Expected, Measured, Purpose, Refusal, Request};
 use ffpool_schema::probe::{self, Probed};
@@ -41,10 +41,38 @@ pub(super) struct Proven {
     pub(super) probed: Probed,
     pub(super) proof: Proof,
     pub(super) quality: Option<Quality>,
+    /// The other files of a presentation, by their paths in the scratch.
+    pub(super) names: Vec<PathBuf>,
+    /// The renditions of a presentation.
+    pub(super) renditions: Vec<RenditionProof>,
 }
 
 impl Attempt<'_> {
+    /// Encodes every file that the outputs need, and makes presentations of those that are renditions.
     pub(super) async fn encode_source(
+        &mut self,
+        outputs: &[Output],
+        source: Option<(&Path, &Probed)>,
+        user: ToolUser,
+    ) -> Result<Made, End> {
+        let mut made = self.encode_files(&ladder::files(outputs), source, user).await?;
+        let threads = self.shop.threads(&self.grant.spec);
+        let mut files = std::mem::take(&mut made.outputs).into_iter();
+        for (place, output) in outputs.iter().enumerate() {
+            if output.renditions.is_empty() {
+                made.outputs.extend(files.next());
+                continue;
+            }
+            let renditions: Vec<Proven> = files.by_ref().take(output.renditions.len()).collect();
+            let packaged = self.package(output, place, &renditions, user, threads).await;
+            let presentation = packaged.map_err(|end| end.said_of(output.name.as_deref()))?;
+            made.steps.push(std::mem::replace(&mut made.arguments, presentation.arguments.clone()));
+            made.outputs.extend(presentation.of(output, self.scratch_path(), renditions));
+        }
+        Ok(made)
+    }
+
+    async fn encode_files(
         &mut self,
         outputs: &[Output],
         source: Option<(&Path, &Probed)>,
@@ -79,7 +107,8 @@ impl Attempt<'_> {
             };
             let measured = self.measure(requests[place], proof.frames, sought[place].2.clone(), user).await;
             let quality = measured.map_err(|end| self.at_output(end, *number).said_of(name.as_deref()))?;
-            proven.push(Proven { name: name.clone(), file, probed, proof, quality });
+            let (names, renditions) = (Vec::new(), Vec::new());
+            proven.push(Proven { name: name.clone(), file, probed, proof, quality, names, renditions });
         }
         let mut steps: Vec<Vec<OsString>> = plan.steps.into_iter().map(|shared| shared.step.arguments).collect();
         let arguments = steps.pop().unwrap_or_default();
@@ -232,7 +261,7 @@ pub(super) fn unproven(evidence: String) -> End {
 }
 
 /// A failure of the tools that look at a finished output is the output's, unless they were stopped or died of the machine.
-fn as_verify(end: End) -> End {
+pub(super) fn as_verify(end: End) -> End {
     let End::Report(outcome) = end else { return end };
     match *outcome {
         Outcome::Failed { mut failure }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ffpool_schema::encode::{Encode, Source};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::location::{Location, Use};
-use ffpool_schema::message::{Manifest, Outcome, Phase, Progress, SourceIdentity};
+use ffpool_schema::message::{ArtifactFile, Manifest, Outcome, Phase, Progress, SourceIdentity};
 use ffpool_schema::parse::Fault;
 use ffpool_schema::plan::ladder::{self, Output, Possible};
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use crate::roots;
 use crate::store;
 use crate::store::bucket::{Mark, Object};
 use crate::store::fetch::{Bounds, FetchEnd, Origin, fetch, stopped};
+use crate::store::tree;
 use crate::store::trouble::Trouble;
 use crate::store::upload::Upload;
 
@@ -75,15 +76,33 @@ enum Place {
 /// An output that is ready to become visible.
 pub(super) enum Ready {
     File(Staged, PathBuf),
-    Object(Box<Upload>, Box<Object>, Mark, u64),
+    Object(Box<Sent>),
+}
+
+/// An object that is ready to become visible.
+pub(super) struct Sent {
+    upload: Upload,
+    object: Object,
+    mark: Mark,
+    size_bytes: u64,
+    /// The other objects of a presentation, which nothing names yet.
+    files: Vec<ArtifactFile>,
 }
 
 impl Ready {
+    /// The other files of a presentation.
+    pub(super) fn files(&self) -> &[ArtifactFile] {
+        match self {
+            Ready::File(staged, _) => staged.files(),
+            Ready::Object(sent) => &sent.files,
+        }
+    }
+
     /// Where it will be, its size and its hex sha256.
     pub(super) fn describe(&self) -> (String, u64, String) {
         match self {
             Ready::File(staged, output) => (file_url(output), staged.size_bytes, staged.sha256.clone()),
-            Ready::Object(_, object, mark, size) => (object.address().to_string(), *size, mark.sha256.clone()),
+            Ready::Object(sent) => (sent.object.address().to_string(), sent.size_bytes, sent.mark.sha256.clone()),
         }
     }
 }
@@ -93,9 +112,18 @@ pub(super) async fn discard(ready: Vec<Ready>) {
     for ready in ready {
         match ready {
             Ready::File(staged, _) => drop(staged),
-            Ready::Object(mut upload, ..) => upload.abort().await,
+            Ready::Object(sent) => take_back(*sent).await,
         }
     }
+}
+
+fn paths(files: &[ArtifactFile]) -> Vec<String> {
+    files.iter().map(|file| file.path.clone()).collect()
+}
+
+async fn take_back(mut sent: Sent) {
+    sent.upload.abort().await;
+    tree::delete(&sent.object, paths(&sent.files)).await;
 }
 
 impl From<Trouble> for End {
@@ -271,7 +299,7 @@ impl Attempt<'_> {
         let mut ready = Vec::new();
         let outputs = outputs.into_iter().filter(|output| made.iter().any(|made| made.name == output.name));
         for (number, (made, output)) in (0u32..).zip(made.iter().zip(outputs)) {
-            match self.stage(&made.file, output.place, number).await {
+            match self.stage(made, output.place, number).await {
                 Ok(next) => ready.push(next),
                 Err(end) => {
                     discard(ready).await;
@@ -279,32 +307,57 @@ impl Attempt<'_> {
                 }
             }
         }
-        self.usage.output_bytes = Some(ready.iter().map(|ready| ready.describe().1).sum());
+        let size = |ready: &Ready| ready.describe().1 + ready.files().iter().map(|file| file.size_bytes).sum::<u64>();
+        self.usage.output_bytes = Some(ready.iter().map(size).sum());
         Ok(ready)
     }
 
     /// Has an output one step from visible: a file beside its name, or an object's parts in its store.
-    async fn stage(&mut self, file: &Path, output: Place, number: u32) -> Result<Ready, End> {
+    async fn stage(&mut self, made: &Proven, output: Place, number: u32) -> Result<Ready, End> {
+        let file = &made.file;
         let object = match output {
             Place::File(output) => {
-                let staged = self.stage_file(file, &output, number).await?;
+                let staged = self.stage_file(file, &made.names, &output, number).await?;
                 return Ok(Ready::File(staged, output));
             }
             Place::Object(object) => object,
         };
-        let (made, stop) = (file.to_owned(), self.orders.stop.clone());
-        let measured = blocking(move || publish::measure(&made, &|| stop.borrow().is_some())).await?;
+        let (top, stop) = (file.to_owned(), self.orders.stop.clone());
+        let measured = blocking(move || publish::measure(&top, &|| stop.borrow().is_some())).await?;
         let (size, sha256) = measured.map_err(|error| self.unstaged(&error))?;
         self.reporter.phase(Phase::Commit, Some(NEARLY));
         let mark = Mark { job: self.grant.job, attempt: self.grant.attempt, sha256 };
-        let mut upload = Upload::begin((*object).clone(), file, size, mark.clone()).await?;
-        match self.send(&mut upload, file, size).await {
-            Ok(()) => Ok(Ready::Object(Box::new(upload), object, mark, size)),
+        let files = self.send_tree(&object, &made.names).await?;
+        let upload = Upload::begin((*object).clone(), file, size, mark.clone()).await?;
+        let mut sent = Sent { upload, object: *object, mark, size_bytes: size, files };
+        match self.send(&mut sent.upload, file, size).await {
+            Ok(()) => Ok(Ready::Object(Box::new(sent))),
             Err(end) => {
-                upload.abort().await;
+                take_back(sent).await;
                 Err(end)
             }
         }
+    }
+
+    /// Sends the other files of a presentation: they lie under names that no other attempt has, and nothing names them yet.
+    async fn send_tree(&self, object: &Object, names: &[PathBuf]) -> Result<Vec<ArtifactFile>, End> {
+        let mut stop = self.orders.stop.clone();
+        let (job, attempt, scratch) = (self.grant.job, self.grant.attempt, self.scratch_path().to_owned());
+        let sent = tokio::select! {
+            biased;
+            order = stopped(&mut stop) => Err(order.into()),
+            sent = tree::send(object, &scratch, names, job, attempt) => sent.map_err(|error| match error {
+                tree::Unsent::File(error) => self.unstaged(&error),
+                tree::Unsent::Store(trouble) => trouble.into(),
+            }),
+            () = tokio::time::sleep_until(self.deadline()) => {
+                Err(End::failure(Cause::Timeout, "the attempt's time was over before its output was sent"))
+            }
+        };
+        if sent.is_err() {
+            tree::delete(object, names.iter().filter_map(|name| name.to_str().map(str::to_owned)).collect()).await;
+        }
+        sent
     }
 
     /// Sends what can be sent before it is allowed to be seen, unless the attempt is to end.
@@ -336,17 +389,19 @@ impl Attempt<'_> {
         for ready in ready {
             match ready {
                 Ready::File(staged, output) => files.push((staged, output)),
-                Ready::Object(upload, object, mark, _) => objects.push((upload, object, mark)),
+                Ready::Object(sent) => objects.push(*sent),
             }
         }
         let mut put = Vec::new();
         let mut objects = objects.into_iter();
-        for (upload, object, mark) in objects.by_ref() {
+        for Sent { upload, object, mark, files, .. } in objects.by_ref() {
+            let before = store::named_beside(&object).await;
             match upload.commit().await {
-                Ok(Published::Done) => put.push((object, mark)),
+                Ok(Published::Done) => put.push((object, mark, files, before)),
                 ended => {
-                    for (mut upload, ..) in objects {
-                        upload.abort().await;
+                    tree::delete(&object, paths(&files)).await;
+                    for sent in objects {
+                        take_back(sent).await;
                     }
                     return ended.map_err(End::from).and_then(|_| Err(superseded(&manifest)));
                 }
@@ -357,10 +412,13 @@ impl Attempt<'_> {
         if done.map_err(|error| unpublished(&error))? == Published::Lost {
             return Err(superseded(&manifest));
         }
-        for (object, mark) in put {
+        for (object, mark, files, before) in put {
             if put_manifest(&object, &manifest, mark).await? == Published::Lost {
                 return Err(superseded(&manifest));
             }
+            // What the replaced presentation named, and ours does not.
+            let old = before.into_iter().filter(|old| !files.iter().any(|file| file.path == *old)).collect();
+            tree::delete(&object, old).await;
         }
         Ok(manifest)
     }
@@ -373,11 +431,16 @@ impl Attempt<'_> {
         }
     }
 
-    async fn stage_file(&mut self, file: &Path, output: &Path, number: u32) -> Result<Staged, End> {
+    async fn stage_file(&mut self, file: &Path, names: &[PathBuf], output: &Path, number: u32) -> Result<Staged, End> {
+        let names = names.to_vec();
         let (file, output, stop) = (file.to_owned(), output.to_owned(), self.orders.stop.clone());
         let whose = Whose { job: self.grant.job, attempt: self.grant.attempt, number };
         let (shop, is_stopped) = (self.shop.clone(), move || stop.borrow().is_some());
-        let staged = blocking(move || publish::stage(&file, &output, whose, &shop.notes, &is_stopped)).await?;
+        let staged = blocking(move || match names.as_slice() {
+            [] => publish::stage(&file, &output, whose, &shop.notes, &is_stopped),
+            names => publish::stage_tree(&file, names, &output, whose, &shop.notes, &is_stopped),
+        })
+        .await?;
         staged.map_err(|error| self.unstaged(&error))
     }
 }

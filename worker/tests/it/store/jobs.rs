@@ -155,3 +155,49 @@ async fn files_and_objects_of_one_job_are_published_together() {
     assert!(matches!(ended.outcome, Some(Outcome::Failed { .. })), "{:?}", ended.outcome);
     assert_eq!(std::fs::read(bench.media("out.mp4.ffpool.json")).unwrap(), before);
 }
+
+/// Every object, by its key.
+fn objects(s3: &S3) -> Vec<String> {
+    let (mut found, mut left) = (Vec::new(), vec![String::new()]);
+    while let Some(inner) = left.pop() {
+        for entry in std::fs::read_dir(s3.path(&inner)).unwrap().flatten() {
+            let key = format!("{inner}{}", entry.file_name().into_string().unwrap());
+            if entry.file_type().unwrap().is_dir() { left.push(key + "/") } else { found.push(key) }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_presentation_becomes_objects_of_which_the_master_is_the_last() {
+    let s3 = S3::start().await;
+    let bench = bench(&s3).await;
+    let mut spec = bench.spec("240p25-h264");
+    spec.output = Some("s3://media/show/master.m3u8".to_owned());
+    spec.parameters.duration = Some(2.0);
+    spec.parameters.segment_seconds = Some(1.0);
+    let refused = bench.start(&bench.grant(&spec), Ledger::Refuses).ended.await.unwrap();
+    assert_eq!((refused.outcome, objects(&s3)), (None, Vec::<String>::new()), "what was sent is taken back");
+
+    let grant = bench.grant(&spec);
+    let ended = bench.run(&grant).await;
+    let made = manifest(&ended);
+    let artifact = &made.artifacts[0];
+    // The master and the manifest are the others.
+    assert_eq!(objects(&s3).len(), artifact.files.len() + 2, "{:?}", objects(&s3));
+    let master = std::fs::read_to_string(s3.path("show/master.m3u8")).unwrap();
+    for file in &artifact.files {
+        assert_eq!(sha256(&std::fs::read(s3.path(&format!("show/{}", file.path))).unwrap()), file.sha256);
+    }
+    assert!(master.contains(artifact.files.last().unwrap().path.split('/').next().unwrap()), "{master}");
+    let mut next = grant.clone();
+    next.attempt = 2;
+    assert_eq!(manifest(&bench.run(&next).await).attempt, 1);
+    // One object is gone: all is made anew, and what the old master named is gone with it.
+    std::fs::remove_file(s3.path(&format!("show/{}", artifact.files[0].path))).unwrap();
+    next.attempt = 3;
+    assert_eq!(manifest(&bench.run(&next).await).attempt, 3);
+    assert!(objects(&s3).iter().all(|key| !key.contains(&format!("{}.1/", grant.job))), "{:?}", objects(&s3));
+    assert_eq!(objects(&s3).len(), artifact.files.len() + 2);
+}

@@ -65,7 +65,8 @@ impl Attempt<'_> {
         {
             return Err(unproven(difference));
         }
-        let proven = Proven { name: None, file, probed, proof, quality: None };
+        let (names, renditions) = (Vec::new(), Vec::new());
+        let proven = Proven { name: None, file, probed, proof, quality: None, names, renditions };
         Ok(Some(Made { arguments: join, steps: vec![arguments], outputs: vec![proven] }))
     }
 
