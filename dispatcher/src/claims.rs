@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ffpool_broker::{Request, Signals, Subscription};
 use ffpool_runtime::telemetry;
-use ffpool_schema::encode::{CodecChoice, Encode, PixelFormat, VideoEncode};
+use ffpool_schema::encode::{CodecChoice, Encode, Encoder, PixelFormat, VideoEncode};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::{HardwarePolicy, JobSpec};
 use ffpool_schema::lifecycle::{Input, Step};
@@ -208,19 +208,27 @@ impl Desk {
         };
         let Ok(encode) = scenario::resolve(spec) else { return (run, Evidence::default()) };
         let Err(lacks) = scenario::fits(spec, encode.as_ref(), &ability) else { return (run, Evidence::default()) };
-        self.misplaced(claim, spec, encode.as_ref(), lacks)
+        let rests = scenario::fits(spec, encode.as_ref(), &ability.rested()).is_ok();
+        self.misplaced(claim, spec, encode.as_ref(), lacks, rests)
     }
 
+    /// A job that does not fit its claimer; `rests`: it would, if a device of the claimer's did not rest.
     fn misplaced(
         &self,
         claim: &ClaimRequest,
         spec: &JobSpec,
         encode: Option<&Encode>,
         lacks: Vec<Fault>,
+        rests: bool,
     ) -> (Input, Evidence) {
         let worker = &claim.from.worker;
         let needs = lacks.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ");
+        let rests = rests || self.fleet.fits_rested(spec, encode);
         match (self.fleet.fits_another(worker, spec, encode), self.unfit) {
+            (Some(false), _) if rests => {
+                let reason = Some(format!("waits for a device that failed and rests: {needs}"));
+                (Input::Unfit, Evidence { reason, ..Evidence::default() })
+            }
             (Some(false), Unfit::Reject) => {
                 let reason = Some(format!("no worker fits: {needs}"));
                 (Input::NeverFits, Evidence { reason, faults: lacks, ..Evidence::default() })
@@ -412,10 +420,16 @@ fn tailor(
         spec.resource_limits.max_memory_mb = Some(raised.min(room));
     }
     let prefer = |video: &mut VideoEncode, policy| {
-        let Some(encoder) = video.encoder.filter(|_| policy == Some(HardwarePolicy::Prefer)) else { return };
-        let is_there = ability.is_none_or(|ability| ability.encoders.iter().any(|name| name == encoder.as_str()));
-        if lessons.fell_back || !is_there {
-            soften(video);
+        if policy != Some(HardwarePolicy::Prefer) {
+            return;
+        }
+        let has = |encoder: Encoder| {
+            ability.is_none_or(|ability| ability.encoders.iter().any(|name| name == encoder.as_str()))
+        };
+        match video.encoder {
+            Some(encoder) if encoder.is_hardware() && (lessons.fell_back || !has(encoder)) => soften(video),
+            None if lessons.fell_back => video.hw = None,
+            Some(_) | None => {}
         }
     };
     if let Some(encode) = &mut encode {

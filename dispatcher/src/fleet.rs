@@ -101,4 +101,15 @@ impl Fleet {
         });
         if fits || self.began.elapsed() > SETTLED { Some(fits) } else { None }
     }
+
+    /// Whether some worker that is there could run it, if it were not for a device of its that rests now.
+    pub(crate) fn fits_rested(&self, spec: &JobSpec, encode: Option<&Encode>) -> bool {
+        let heard = self.heard.lock().expect("no holder panics");
+        heard.values().any(|(beat, at)| {
+            at.elapsed() < PRESENT
+                && beat.state == WorkerState::Ready
+                && beat.pools.contains(&spec.pool)
+                && scenario::fits(spec, encode, &beat.ability.rested()).is_ok()
+        })
+    }
 }

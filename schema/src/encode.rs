@@ -8,6 +8,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::job::HardwarePolicy;
 use crate::live::{Live, LiveAddress};
 use crate::location::redact;
 
@@ -66,6 +67,17 @@ impl VideoCodec {
             VideoCodec::Vp8 => &[Encoder::Libvpx],
             VideoCodec::Vp9 => &[Encoder::LibvpxVp9],
             VideoCodec::Av1 => &[Encoder::Libsvtav1, Encoder::LibaomAv1],
+        }
+    }
+
+    /// Hardware encoders for it, the preferred one first.
+    #[must_use]
+    pub fn hardware_encoders(self) -> &'static [Encoder] {
+        match self {
+            VideoCodec::H264 => &[Encoder::H264Nvenc, Encoder::H264Qsv, Encoder::H264Vaapi, Encoder::H264Videotoolbox],
+            VideoCodec::H265 => &[Encoder::HevcNvenc, Encoder::HevcQsv, Encoder::HevcVaapi, Encoder::HevcVideotoolbox],
+            VideoCodec::Vp8 | VideoCodec::Vp9 => &[],
+            VideoCodec::Av1 => &[Encoder::Av1Nvenc, Encoder::Av1Qsv, Encoder::Av1Vaapi],
         }
     }
 }
@@ -672,6 +684,25 @@ pub struct VideoEncode {
     /// What is done with a high dynamic range.
     #[serde(default, skip_serializing_if = "is_default")]
     pub hdr: Hdr,
+    /// Whether a device encodes, where no encoder is named. Absent: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw: Option<HardwarePolicy>,
+}
+
+impl VideoEncode {
+    /// The encoders that may make it, the preferred one first.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<Encoder> {
+        if let Some(encoder) = self.encoder {
+            return vec![encoder];
+        }
+        let (hardware, software) = (self.codec.hardware_encoders(), self.codec.encoders());
+        match self.hw {
+            Some(HardwarePolicy::Require) => hardware.to_vec(),
+            Some(HardwarePolicy::Prefer) => [hardware, software].concat(),
+            Some(HardwarePolicy::Forbid) | None => software.to_vec(),
+        }
+    }
 }
 
 /// The audio half of an encode.
@@ -778,6 +809,8 @@ impl Encode {
 
     /// The feature of a worker that knows every field. One without it would leave out what it does not know.
     pub const FEATURE: &'static str = "encodes-2";
+    /// The feature of a worker that chooses a device by itself. One without it would encode in software.
+    pub const CHOOSES_DEVICE: &'static str = "chooses-device";
 
     /// Features beyond its video encoder that a worker must have for it, by the names in
     /// [`crate::message::Ability::features`].
@@ -808,6 +841,9 @@ impl Encode {
             );
         if !is_plain {
             needs.push(Encode::FEATURE);
+        }
+        if self.video.hw == Some(HardwarePolicy::Require) {
+            needs.push(Encode::CHOOSES_DEVICE);
         }
         if *deinterlace == Deinterlace::On {
             needs.push("bwdif");

@@ -124,13 +124,13 @@ impl Engine {
     }
 }
 
-/// What happens when a hardware encoder is named and fails.
+/// Whether a device encodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HardwarePolicy {
     /// Hardware or nothing.
     Require,
-    /// Hardware; software for the same codec once the device has failed, or where no worker has it.
+    /// Hardware; software for the same codec once the device has failed, or where a worker has none.
     Prefer,
     /// Never hardware: naming a hardware encoder is a contradiction.
     Forbid,
@@ -380,7 +380,7 @@ pub struct Parameters {
     /// Frames per second: a number, or a fraction such as `30000/1001`. Also spelled `frame_rate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fps: Option<Fps>,
-    /// What happens when a hardware encoder is named and fails. Default `require`.
+    /// Whether a device encodes: `require`, `prefer` (software where none can), `forbid`. Default: `require` where a hardware encoder is named, else `forbid`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hw: Option<HardwarePolicy>,
     /// Pixel format, such as `yuv420p10le`.

@@ -9,6 +9,7 @@ mod signal;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceState;
 use crate::encode::Encode;
 use crate::id::{Incarnation, JobId, WorkerId};
 use crate::job::{JobSpec, Queue};
@@ -99,6 +100,9 @@ pub struct Ability {
     /// What else it can do: [`Encode::FEATURE`], and filters by FFmpeg's names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<String>,
+    /// Its devices that encode.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceState>,
 }
 
 impl Ability {
@@ -106,6 +110,14 @@ impl Ability {
     #[must_use]
     pub fn has(&self, feature: &str) -> bool {
         self.features.iter().any(|known| known == feature)
+    }
+
+    /// The same with the encoders that rest now and will be tried again.
+    #[must_use]
+    pub fn rested(&self) -> Ability {
+        let mut rested = self.clone();
+        rested.encoders.extend(self.devices.iter().flat_map(|device| device.resting.iter().cloned()));
+        rested
     }
 }
 

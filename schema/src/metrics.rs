@@ -74,6 +74,9 @@ metrics! {
     WORKER_LIVE_SLOW = "ffpool_worker_live_slow_total", Counter, [], "Times that a live encode fell behind its source.";
     WORKER_SINK_LOSSES = "ffpool_worker_sink_losses_total", Counter, [], "Times that a live sink went away or refused.";
     WORKER_SCRATCH_BYTES = "ffpool_worker_scratch_free_bytes", Gauge, [], "Free scratch space of this worker.";
+    WORKER_DEVICE_SESSIONS = "ffpool_worker_device_sessions_used", Gauge, ["device"], "Encodes that run on a device of this worker.";
+    WORKER_DEVICE_FAILURES = "ffpool_worker_device_failures_total", Counter, ["device", "encoder"], "Encodes that failed for a device's sake.";
+    WORKER_DEVICE_SICK = "ffpool_worker_device_resting", Gauge, ["device", "encoder"], "1 while an encoder rests because its device failed too often.";
     WORKER_HEARTBEATS = "ffpool_worker_heartbeats_total", Counter, ["outcome"], "Heartbeats sent, by outcome.";
     WORKER_STATE = "ffpool_worker_state", Gauge, ["state"], "1 for the state the worker is in.";
     LINK_CONNECTIONS = "ffpool_link_connections_total", Counter, ["server"], "Connections made to a server, the first one and every one after it: amqp, nats.";

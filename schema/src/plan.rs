@@ -27,6 +27,7 @@ mod video;
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::device::Device;
 use crate::encode::{Encode, Encoder, Segments, SubtitleMode, Treatment, VideoEncode};
 use crate::parse::Fault;
 use crate::probe::Probed;
@@ -53,6 +54,8 @@ pub struct Request<'a> {
     pub encode: &'a Encode,
     /// The encoder, one that works here; absent where the video is not encoded.
     pub encoder: Option<Encoder>,
+    /// The device that encodes; absent: the first of the encoder's family, or none.
+    pub device: Option<Device>,
     /// The source file and what is in it; absent where the source is generated.
     pub source: Option<(&'a Path, &'a Probed)>,
     /// The file to write.
@@ -169,17 +172,14 @@ impl Refusal {
     }
 }
 
-/// The encoder for a video: the one asked for, else the first for its codec that `has` names. `None` where there is none,
+/// The encoder for a video: the first of those that may make it that `has` names. `None` where there is none,
 /// or where the video is not encoded.
 #[must_use]
 pub fn choose_encoder(video: &VideoEncode, has: impl Fn(Encoder) -> bool) -> Option<Encoder> {
     if video.treatment != Treatment::Encode {
         return None;
     }
-    match video.encoder {
-        Some(encoder) => Some(encoder).filter(|encoder| has(*encoder)),
-        None => video.codec.encoders().iter().copied().find(|encoder| has(*encoder)),
-    }
+    video.candidates().into_iter().find(|encoder| has(*encoder))
 }
 
 /// The plan of an encode.
@@ -201,8 +201,14 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, Refusal> {
 fn run(made: &[&Whole<'_>], pass: Option<u8>) -> Result<Vec<OsString>, Refusal> {
     let Some(first) = made.first() else { return Ok(Vec::new()) };
     let mut arguments = head(first.request);
-    if made.iter().any(|whole| whole.request.encoder.is_some_and(video::is_vaapi)) {
-        arguments.pair("-vaapi_device", "/dev/dri/renderD128");
+    let mut opened = Vec::new();
+    for Request { encoder, device, .. } in made.iter().map(|whole| whole.request) {
+        let Some((encoder, family)) = encoder.and_then(|encoder| Some((encoder, encoder.family()?))) else { continue };
+        // One run has one device of each family.
+        if !opened.contains(&family) {
+            video::open_device(encoder, *device, &mut arguments);
+            opened.push(family);
+        }
     }
     let input = streams::inputs(made, &mut arguments);
     for whole in made {
@@ -279,6 +285,7 @@ impl<'a> Whole<'a> {
                 arguments.pair("-vf", filters::filters(request, shape, &self.chosen)?);
                 let passes = pass.map(|number| video::Pass { number, file: request.pass_file() });
                 video::video(&request.encode.video, encoder, shape, request.threads, passes.as_ref(), arguments);
+                video::choose_device(encoder, request.device, arguments);
                 if let Some(Segments { secs, .. }) = request.encode.segments {
                     // Where a segment is to begin, so that all renditions are cut at the same times: segments are counted from
                     // the first frame, which may come later than the sound. A millionth is for what is lost in the sum.

@@ -4,6 +4,7 @@
 //! cannot do is a fault with a reason, never something else that runs instead.
 
 pub mod containers;
+mod hardware;
 mod live;
 pub mod outputs;
 mod quality;
@@ -571,6 +572,7 @@ fn video(p: &Parameters, codec: CodecChoice, size: Option<Resolution>, fps: Opti
         crop: p.crop,
         deinterlace: p.deinterlace.unwrap_or_default(),
         hdr: p.hdr.unwrap_or_default(),
+        hw: hardware::policy(p, codec),
     }
 }
 
@@ -664,7 +666,7 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
         None if !ability.noop => {
             need("engine", "no worker here runs `noop` jobs: start one with them allowed".to_owned())
         }
-        None => {}
+        None => faults.extend(lacks_store(spec, ability)),
         Some(encode) => {
             faults.extend(lacks(spec, encode, ability));
             for (index, (output, other)) in spec.outputs.iter().zip(&encode.others).enumerate() {
@@ -676,14 +678,18 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
 
+/// Whether a worker does not reach where an output goes.
+fn lacks_store(spec: &JobSpec, ability: &Ability) -> Option<Fault> {
+    let location = Location::parse(spec.output.as_deref()?, Use::Output).ok()?;
+    let message = || format!("no worker here serves {location}");
+    (!location.is_served_by(&ability.stores)).then(|| Fault::new("output", "no_worker_fits", message()))
+}
+
 /// What a worker lacks for one output.
 fn lacks(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Vec<Fault> {
     let mut faults = Vec::new();
+    faults.extend(lacks_store(spec, ability));
     let mut need = |path: &str, message: String| faults.push(Fault::new(path, "no_worker_fits", message));
-    let output = spec.output.as_deref().and_then(|address| Location::parse(address, Use::Output).ok());
-    if let Some(location) = output.filter(|location| !location.is_served_by(&ability.stores)) {
-        need("output", format!("no worker here serves {location}"));
-    }
     if encode.video.treatment == Treatment::Encode
         && let Some(message) = lacks_encoder(spec, encode, ability)
     {
@@ -703,13 +709,17 @@ fn lacks(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Vec<Fault> {
 }
 
 fn lacks_encoder(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Option<String> {
-    let has = |encoder: Encoder| ability.encoders.iter().any(|name| name == encoder.as_str());
-    let has_software = encode.video.codec.encoders().iter().copied().any(has);
+    let has = |encoder: &Encoder| ability.encoders.iter().any(|name| name == encoder.as_str());
+    if encode.video.candidates().iter().any(has) {
+        return None;
+    }
+    let codec = encode.video.codec;
     match encode.video.encoder {
-        Some(encoder) if has(encoder) => None,
-        Some(_) if spec.parameters.hw == Some(HardwarePolicy::Prefer) && has_software => None,
+        Some(_) if spec.parameters.hw == Some(HardwarePolicy::Prefer) && codec.encoders().iter().any(has) => None,
         Some(encoder) => Some(format!("no worker here has a working encoder {encoder}")),
-        None if has_software => None,
-        None => Some(format!("no worker here has a working encoder for {}", encode.video.codec.as_str())),
+        None if encode.video.hw == Some(HardwarePolicy::Require) => {
+            Some(format!("no worker here has a device that encodes {}: allow software with `prefer`", codec.as_str()))
+        }
+        None => Some(format!("no worker here has a working encoder for {}", codec.as_str())),
     }
 }

@@ -125,6 +125,7 @@ fn a_worker_must_serve_every_output_and_know_of_several() {
         cgroups: true,
         stores: Vec::new(),
         features: Vec::new(),
+        devices: Vec::new(),
     };
     let lacks = fits(&spec, Some(&encode), &ability).unwrap_err();
     let paths: Vec<&str> = lacks.iter().map(|fault| fault.path.as_str()).collect();
@@ -133,6 +134,7 @@ fn a_worker_must_serve_every_output_and_know_of_several() {
         encoders: vec!["libx264".into(), "libvpx-vp9".into()],
         stores: vec!["gs".into()],
         features: vec!["outputs".into()],
+        devices: Vec::new(),
         ..ability
     };
     assert_eq!(fits(&spec, Some(&encode), &able), Ok(()));

@@ -243,6 +243,7 @@ fn ability() -> Ability {
         cgroups: true,
         stores: Vec::new(),
         features: Vec::new(),
+        devices: Vec::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 
+use ffpool_schema::device::DeviceState;
 use ffpool_schema::encode::Metric;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::id::{Incarnation, JobId};
@@ -55,6 +56,7 @@ fn ability() -> Ability {
         cgroups: true,
         stores: Vec::new(),
         features: Vec::new(),
+        devices: Vec::new(),
     }
 }
 
@@ -253,6 +255,8 @@ fn events() {
         arguments: vec!["-i".into(), "file:/media/in.mov".into()],
         steps: Vec::new(),
         prober: None,
+        device: None,
+        fallback: None,
         artifacts: vec![Artifact {
             name: None,
             files: Vec::new(),
@@ -330,6 +334,23 @@ fn live() {
         LiveSink { url: "srt://out.example:9000?***".into(), is_up: true, losses: 1, evidence: Some("refused".into()) };
     let gap = LiveGap { at_secs: 12.5, secs: 2.25, cause: Cause::SourceGone };
     golden("live_report", &LiveReport { runs: 2, secs: 60.5, gaps: vec![gap], sinks: vec![sink] });
+}
+
+/// Devices of a worker, and a manifest that tells which one encoded or why none did.
+#[test]
+fn devices() {
+    let state = DeviceState {
+        device: "nvenc:0".into(),
+        sessions: 8,
+        used: 1,
+        encoders: vec!["h264_nvenc".into()],
+        resting: vec!["hevc_nvenc".into()],
+    };
+    golden("ability_with_devices", &Ability { devices: vec![state], ..ability() });
+    let body =
+        serde_json::json!({"scenario": "720p-h264", "input": "/m/in.mkv", "parameters": {"hw": "require"}}).to_string();
+    let spec = parse(&Received { body: body.as_bytes(), ..Received::default() }).unwrap();
+    golden("encode_on_a_device", &resolve(&spec).unwrap().unwrap());
 }
 
 /// What is asked of an output's quality, and what is found.

@@ -145,6 +145,7 @@ fn an_encode_survives_the_wire_and_an_old_worker_is_not_given_what_it_would_leav
         cgroups: true,
         stores: Vec::new(),
         features: Vec::new(),
+        devices: Vec::new(),
     };
     let new = Ability { features: vec![Encode::FEATURE.into(), "loudnorm".into()], ..old.clone() };
     for (parameters, old_fits, new_fits) in [
@@ -189,4 +190,33 @@ fn quality_is_refused_where_it_cannot_be_measured_and_scores_imply_their_measure
     let parameters = json!({"quality": "ssim", "quality_target": {"psnr": 40}, "target_vmaf": 93, "maxrate": "4M"});
     let encode = read(&job("720p-h264", "a.mp4", parameters)).unwrap();
     assert_eq!(encode.needs(), ["libvmaf", "psnr", "ssim"]);
+}
+
+#[test]
+fn a_device_is_chosen_as_the_policy_says_and_not_asked_for_what_none_can() {
+    for (scenario, parameters, path, code) in [
+        ("720p-vp9", json!({"hw": "require"}), "hw", "unsupported"),
+        ("720p-h264", json!({"hw": "require", "tune": "film"}), "tune", "unsupported"),
+        ("720p-h264", json!({"hw": "require", "pixel_format": "yuv444p"}), "pixel_format", "unsupported"),
+        ("720p-h264", json!({"hw": "require", "target_ssim": 0.9}), "target_ssim", "unsupported"),
+        ("720p-libx264", json!({"hw": "require"}), "hw", "contradiction"),
+        ("720p-h264_nvenc", json!({"hw": "forbid"}), "hw", "contradiction"),
+    ] {
+        let faults = read(&job(scenario, "a.mkv", parameters.clone())).expect_err(&parameters.to_string());
+        let found: Vec<String> = faults.iter().map(|fault| format!("{} {}", fault.path, fault.code)).collect();
+        assert_eq!(found, [format!("parameters.{path} {code}")], "{parameters}: {faults:?}");
+    }
+    let candidates = |scenario: &str, parameters: Value| -> Vec<&'static str> {
+        let encode = read(&job(scenario, "a.mkv", parameters)).unwrap();
+        encode.video.candidates().iter().map(|encoder| encoder.as_str()).collect()
+    };
+    let hardware = ["h264_nvenc", "h264_qsv", "h264_vaapi", "h264_videotoolbox"];
+    assert_eq!(candidates("720p-h264", json!({"hw": "require"})), hardware);
+    assert_eq!(candidates("720p-h264", json!({"hw": "prefer"})), [&hardware[..], &["libx264"]].concat());
+    assert_eq!(candidates("720p-h264", json!({"hw": "prefer", "tune": "film"})), ["libx264"]);
+    assert_eq!(candidates("720p-h264", json!({"hw": "forbid"})), ["libx264"]);
+    assert_eq!(candidates("720p-vp9", json!({"hw": "prefer"})), ["libvpx-vp9"]);
+    assert_eq!(candidates("720p-h264_qsv", json!({"hw": "prefer"})), ["h264_qsv"]);
+    let required = read(&job("720p-h264", "a.mkv", json!({"hw": "require"}))).unwrap();
+    assert_eq!(required.needs(), [Encode::CHOOSES_DEVICE]);
 }

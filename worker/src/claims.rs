@@ -14,6 +14,7 @@ use ffpool_schema::parse::{Received, parse};
 use ffpool_schema::scenario;
 use ffpool_schema::topology::{ATTEMPT_HEADER, TRACEPARENT_HEADER};
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::ledger::Ledger;
 use crate::offers::Offer;
@@ -57,13 +58,13 @@ impl From<ClaimReply> for Claim {
 pub struct Claims {
     ledger: Ledger,
     me: Sender,
-    ability: Ability,
+    ability: watch::Receiver<Ability>,
 }
 
 impl Claims {
-    /// Claims for `me`, which can run what `ability` says.
+    /// Claims for `me`, which can run what `ability` says when it is asked.
     #[must_use]
-    pub fn new(ledger: Ledger, me: Sender, ability: Ability) -> Claims {
+    pub fn new(ledger: Ledger, me: Sender, ability: watch::Receiver<Ability>) -> Claims {
         Claims { ledger, me, ability }
     }
 
@@ -84,7 +85,7 @@ impl Claims {
     /// Asks for a job that was offered, until there is an answer.
     pub async fn take(&self, offer: &Offer, idle: bool) -> Claim {
         let (job, queue) = (offer.job, offer.spec.queue);
-        let request = TakeRequest { from: self.me.clone(), job, queue, ability: self.ability.clone(), idle };
+        let request = TakeRequest { from: self.me.clone(), job, queue, ability: self.ability.borrow().clone(), idle };
         self.ledger.take(&request).await.into()
     }
 
@@ -92,7 +93,8 @@ impl Claims {
     async fn unanswered(&self, request: &ClaimRequest, delivery: &Delivery) -> Claim {
         tokio::time::sleep(UNANSWERED).await;
         let number = delivery.headers.get(ATTEMPT_HEADER).map(String::as_str);
-        match provisional(&request.delivery, number, &self.ability, Timestamp::now()) {
+        let ability = self.ability.borrow().clone();
+        match provisional(&request.delivery, number, &ability, Timestamp::now()) {
             Some(grant) => {
                 let request = ClaimRequest { running_unanswered: Some(grant.attempt), idle: false, ..request.clone() };
                 Claim::Provisional(Box::new(grant), Box::new(request))
@@ -117,7 +119,7 @@ impl Claims {
                 traceparent: delivery.headers.get(TRACEPARENT_HEADER).cloned(),
             },
             // Said each time: the dispatcher that answers need not be the one that heard the heartbeat.
-            ability: Some(self.ability.clone()),
+            ability: Some(self.ability.borrow().clone()),
             idle,
             running_unanswered: None,
         }
@@ -178,6 +180,7 @@ mod tests {
             cgroups: true,
             stores: Vec::new(),
             features: Vec::new(),
+            devices: Vec::new(),
         }
     }
 

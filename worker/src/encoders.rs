@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use ffpool_schema::device::Device;
 use ffpool_schema::encode::{Encode, Encoder};
 use ffpool_schema::live::{Live, Protocol};
 use ffpool_schema::plan;
 use futures_util::{StreamExt, stream};
 use tokio::process::Command;
+
+use crate::classify;
+use crate::tool::ToolUser;
 
 /// How long a trial may take: well under a second on an idle machine, and a busy one must not lose its encoders.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,18 +55,43 @@ pub async fn version(program: &Path) -> std::io::Result<String> {
     text.lines().next().map(str::to_owned).ok_or_else(|| std::io::Error::other("it says nothing of its version"))
 }
 
-/// The encoders that work, in the schema's order.
+/// The encoders that FFmpeg was built with, in the schema's order.
 ///
 /// # Errors
-/// When FFmpeg cannot be asked, or none works.
-pub async fn working(ffmpeg: &Path) -> Result<Vec<Encoder>, EncodersError> {
+/// When FFmpeg cannot be asked.
+pub async fn listed(ffmpeg: &Path) -> Result<Vec<Encoder>, EncodersError> {
     let text = ask(ffmpeg, &["-hide_banner", "-encoders"])
         .await
         .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
-    let trials = stream::iter(built_in(&text)).map(|encoder| async move { (encoder, works(ffmpeg, encoder).await) });
-    let results: Vec<(Encoder, bool)> = trials.buffered(TRIALS).collect().await;
-    let working: Vec<Encoder> = results.into_iter().filter(|(_, works)| *works).map(|(encoder, _)| encoder).collect();
+    Ok(built_in(&text))
+}
+
+/// The software encoders of these that work.
+///
+/// # Errors
+/// When none does.
+pub async fn working(ffmpeg: &Path, user: ToolUser, built_in: &[Encoder]) -> Result<Vec<Encoder>, EncodersError> {
+    let software = built_in.iter().copied().filter(|encoder| !encoder.is_hardware());
+    let trials = software.map(|encoder| Trial { encoder, device: None }).collect();
+    let results = try_all(ffmpeg, user, trials).await;
+    let working: Vec<Encoder> =
+        results.into_iter().filter(|(_, works)| *works).map(|(trial, _)| trial.encoder).collect();
     if working.is_empty() { Err(EncodersError::None { program: ffmpeg.to_owned() }) } else { Ok(working) }
+}
+
+/// An encoder to try, on a device where it needs one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trial {
+    /// The encoder.
+    pub encoder: Encoder,
+    /// The device.
+    pub device: Option<Device>,
+}
+
+/// Has each encode a frame. Answers in the same order which did.
+pub async fn try_all(ffmpeg: &Path, user: ToolUser, trials: Vec<Trial>) -> Vec<(Trial, bool)> {
+    let each = trials.into_iter().map(|trial| async move { (trial, works(ffmpeg, user, trial).await) });
+    stream::iter(each).buffered(TRIALS).collect().await
 }
 
 /// What this worker can do besides its encoders: [`Encode::FEATURE`], and the filters that FFmpeg has.
@@ -76,7 +105,7 @@ pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
     let there: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     let filters = FILTERS.into_iter().filter(|filter| there.contains(filter));
     let live = live_features(ffmpeg).await?;
-    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, Encode::SEGMENTS_FEATURE]
+    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, Encode::SEGMENTS_FEATURE, Encode::CHOOSES_DEVICE]
         .into_iter()
         .chain(filters)
         .map(str::to_owned)
@@ -113,27 +142,38 @@ fn built_in(text: &str) -> Vec<Encoder> {
     Encoder::ALL.iter().copied().filter(|encoder| names.contains(&encoder.as_str())).collect()
 }
 
-async fn works(ffmpeg: &Path, encoder: Encoder) -> bool {
-    let trial = Command::new(ffmpeg)
-        .args(plan::trial_arguments(encoder))
+async fn works(ffmpeg: &Path, user: ToolUser, trial: Trial) -> bool {
+    let Trial { encoder, device } = trial;
+    let device = device.map(|device| device.to_string());
+    let mut command = Command::new(ffmpeg);
+    command
+        .args(plan::trial_arguments(encoder, trial.device))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(TRIAL_TIMEOUT, trial).await {
+        .current_dir("/")
+        .kill_on_drop(true);
+    match user {
+        ToolUser::Own => {}
+        // What root may open proves nothing for the user as whom jobs run.
+        ToolUser::Switch { uid, gid } => {
+            command.gid(gid).uid(uid);
+        }
+    }
+    match tokio::time::timeout(TRIAL_TIMEOUT, command.output()).await {
         Ok(Ok(output)) if output.status.success() => true,
         Ok(Ok(output)) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            tracing::info!(%encoder, reason = said.lines().next().unwrap_or("it failed"), "encoder does not work here");
+            let reason = classify::clean(said.lines().next().unwrap_or("it failed"));
+            tracing::info!(%encoder, device, reason, "encoder does not work here");
             false
         }
         Ok(Err(error)) => {
-            tracing::warn!(%encoder, %error, "encoder could not be tried");
+            tracing::warn!(%encoder, device, %error, "encoder could not be tried");
             false
         }
         Err(_) => {
-            tracing::warn!(%encoder, timeout = ?TRIAL_TIMEOUT, "encoder hangs");
+            tracing::warn!(%encoder, device, timeout = ?TRIAL_TIMEOUT, "encoder hangs");
             false
         }
     }

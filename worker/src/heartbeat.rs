@@ -39,8 +39,8 @@ pub struct Pulse {
     pub host: String,
     /// The pools served.
     pub pools: Vec<Pool>,
-    /// What the worker can run.
-    pub ability: Ability,
+    /// What the worker can run, as last looked at.
+    pub ability: watch::Receiver<Ability>,
     /// Room as last read; `used` is filled in here.
     pub capacity: watch::Receiver<Capacity>,
     /// Slots in use.
@@ -170,7 +170,7 @@ impl Pulse {
             pools: self.pools.clone(),
             state,
             capacity,
-            ability: self.ability.clone(),
+            ability: self.ability.borrow().clone(),
             running: self.attempts.leases(),
             revision: revision::CURRENT,
             reserved: self.offers.reserved(),

@@ -13,6 +13,7 @@ pub mod carrier;
 pub mod claims;
 pub mod classify;
 pub mod control;
+pub mod devices;
 pub mod drain;
 pub mod encoders;
 pub mod events;

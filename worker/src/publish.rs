@@ -425,6 +425,8 @@ mod tests {
             arguments: Vec::new(),
             steps: Vec::new(),
             prober: None,
+            device: None,
+            fallback: None,
             source_probe: None,
             artifacts: vec![Artifact {
                 name: None,

@@ -17,7 +17,7 @@ use ffpool_runtime::metrics::Exposition;
 use ffpool_runtime::settings::chain;
 use ffpool_schema::id::Incarnation;
 use ffpool_schema::job::{Pool, Queue};
-use ffpool_schema::message::{Capacity, Sender};
+use ffpool_schema::message::{Ability, Capacity, Sender};
 use ffpool_schema::parse::Fault;
 use ffpool_schema::topology::{Topology, WorkQueue};
 use ffpool_schema::{metrics as names, scenario};
@@ -124,6 +124,7 @@ impl Worker {
         }
         let room = Room { workshop: workshop.clone(), one_delivery: one_at_a_time.is_some() && !settings.allow_noop };
         let capacity = watch::Sender::new(room.read());
+        let ability = watch::Sender::new(workshop.ability());
         let slots = Slots::new(capacity.borrow().slots);
         let (attempts, drain) = (Attempts::default(), Drain::default());
         let (offers, accepted) = Offers::new();
@@ -131,7 +132,7 @@ impl Worker {
             me: me.clone(),
             host: host(),
             pools: settings.pools.clone(),
-            ability: workshop.ability(),
+            ability: ability.subscribe(),
             capacity: capacity.subscribe(),
             slots: slots.clone(),
             attempts: attempts.clone(),
@@ -150,7 +151,7 @@ impl Worker {
             Arc::new(Links { amqp: link, nats: signals.clone(), intake: OnceCell::new(), live: OnceCell::new() });
         let carrier = Arc::new(Carrier {
             me: me.clone(),
-            claims: Claims::new(ledger.clone(), me.clone(), workshop.ability()),
+            claims: Claims::new(ledger.clone(), me.clone(), ability.subscribe()),
             workshop,
             attempts,
             ledger,
@@ -177,6 +178,7 @@ impl Worker {
             offers,
             room,
             capacity,
+            ability,
             in_time: settings.drain(),
             release: stop_grace + RELEASE,
         };
@@ -240,6 +242,8 @@ struct Service {
     offers: Offers,
     room: Room,
     capacity: watch::Sender<Capacity>,
+    /// What can be run, as last looked at.
+    ability: watch::Sender<Ability>,
     /// Whether the scratch has room for more.
     space: Space,
     /// Whether the loop that takes work goes round.
@@ -275,6 +279,7 @@ impl Service {
         helpers.spawn(service.clone().keep_topology());
         helpers.spawn(service.clone().keep_capacity());
         helpers.spawn(service.clone().keep_swept());
+        helpers.spawn(service.clone().keep_devices());
         helpers.spawn(service.clone().obey());
 
         let mut carried = service.pull_until_drained(accepted).await;
@@ -285,6 +290,10 @@ impl Service {
         leaving.end(finish == Finish::Clean).await;
         helpers.shutdown().await;
         finish
+    }
+
+    async fn keep_devices(self: Arc<Self>) {
+        self.carrier.workshop.tend_devices().await;
     }
 
     async fn obey(self: Arc<Self>) {
@@ -542,6 +551,8 @@ impl Service {
                 self.show(&capacity);
                 self.capacity.send_replace(capacity);
             }
+            // After the room, of which it is made: this reads no files.
+            self.ability.send_replace(self.carrier.workshop.ability());
             sleep(READ_CAPACITY).await;
         }
     }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use ffpool_runtime::settings::FileArgs;
 use ffpool_runtime::telemetry::TelemetryArgs;
+use ffpool_schema::device::DeviceLimit;
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Pool, ResourceLimits};
 
+use crate::devices::{DeviceSettings, Policy};
 use crate::notice::EvictionArgs;
 use crate::store::settings::StoreArgs;
 use crate::workshop::{CgroupMode, Workload, WorkshopSettings};
@@ -79,6 +81,22 @@ pub struct Settings {
     /// The ffprobe program, by path or by a name on PATH.
     #[arg(long, env = "FFPOOL_FFPROBE", value_name = "PROGRAM", default_value = "ffprobe")]
     pub ffprobe: PathBuf,
+    /// Devices that encode and how many encodes each may run at a time, with commas: `nvenc:0=3,vaapi:128=2`. Default: those that
+    /// this machine has, with 8 each.
+    #[arg(long, env = "FFPOOL_DEVICES", value_name = "DEVICES", value_delimiter = ',')]
+    pub devices: Option<Vec<DeviceLimit>>,
+    /// Seconds between two trials of a device that does nothing.
+    #[arg(long, env = "FFPOOL_DEVICE_CHECK_SECS", value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub device_check_secs: u64,
+    /// Failures of a device after which its encoder is not offered for a while.
+    #[arg(long, env = "FFPOOL_DEVICE_FAILURES", value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub device_failures: u32,
+    /// Seconds within which these failures count.
+    #[arg(long, env = "FFPOOL_DEVICE_WINDOW_SECS", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub device_window_secs: u64,
+    /// Seconds for which the encoder is not offered. Then a trial decides.
+    #[arg(long, env = "FFPOOL_DEVICE_REST_SECS", value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub device_rest_secs: u64,
     /// Measure every so many-th frame where a job asks for the quality of its output. Short outputs are measured whole.
     #[arg(long, env = "FFPOOL_QUALITY_EVERY", value_name = "FRAMES", default_value_t = WorkshopSettings::QUALITY_EVERY, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub quality_every: u32,
@@ -187,6 +205,15 @@ impl Settings {
             worker: self.worker_id.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
             stores: self.remote.clone(),
+            devices: DeviceSettings {
+                devices: self.devices.clone(),
+                check_every: Duration::from_secs(self.device_check_secs),
+                policy: Policy {
+                    failures: self.device_failures,
+                    window: Duration::from_secs(self.device_window_secs),
+                    rest: Duration::from_secs(self.device_rest_secs),
+                },
+            },
             quality_every: self.quality_every,
         }
     }
@@ -246,7 +273,14 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for wrong in ["--slots=0", "--oversubscription=0", "--pools=GPU", "--tool-user=root", "--worker-id=a.b"] {
+        for wrong in [
+            "--slots=0",
+            "--oversubscription=0",
+            "--pools=GPU",
+            "--tool-user=root",
+            "--worker-id=a.b",
+            "--devices=cuda:0",
+        ] {
             assert!(parse(&[wrong]).is_err(), "{wrong}");
         }
     }

@@ -20,6 +20,7 @@ use ffpool_schema::message::{Ability, Capacity, CommitReply, Grant, LogLine, Out
 use ffpool_schema::plan;
 use tokio::sync::{mpsc, watch};
 
+use crate::devices::{DeviceSettings, Devices};
 use crate::encoders::{self, EncodersError};
 use crate::machine::group::{self, GroupLimits, Groups};
 pub use crate::machine::room::Workload;
@@ -70,6 +71,8 @@ pub struct WorkshopSettings {
     pub cgroup_parent: Option<PathBuf>,
     /// Remote inputs and outputs.
     pub stores: StoreArgs,
+    /// Devices that encode.
+    pub devices: DeviceSettings,
     /// Every so many-th frame of an output is measured, where a job asks for its quality.
     pub quality_every: u32,
 }
@@ -98,6 +101,7 @@ impl WorkshopSettings {
             worker,
             cgroup_parent: None,
             stores: StoreArgs::default(),
+            devices: DeviceSettings::default(),
             quality_every: WorkshopSettings::QUALITY_EVERY,
         }
     }
@@ -233,8 +237,10 @@ struct Shop {
     user: ToolUser,
     groups: Result<Groups, String>,
     launcher: Launcher,
-    /// Encoders that passed a real encode, in the schema's order.
+    /// Software encoders that passed a real encode, in the schema's order.
     encoders: Vec<Encoder>,
+    /// Hardware encoders, and the devices that they run on.
+    devices: Devices,
     /// What else can be done here.
     features: Vec<String>,
     /// What lies beside outputs.
@@ -293,7 +299,9 @@ impl Workshop {
         let prober_version = encoders::version(&ffprobe)
             .await
             .map_err(|error| OpenError::ToolBroken { path: ffprobe.clone(), message: error.to_string() })?;
-        let encoders = encoders::working(&ffmpeg).await?;
+        let built_in = encoders::listed(&ffmpeg).await?;
+        let encoders = encoders::working(&ffmpeg, user, &built_in).await?;
+        let devices = Devices::open(&ffmpeg, user, &built_in, settings.devices.clone()).await;
         let features = encoders::features(&ffmpeg).await?;
         let room = Room::read(Path::new("/"), &scratch).map_err(OpenError::Limits)?;
         Ok(Workshop {
@@ -309,6 +317,7 @@ impl Workshop {
                 groups,
                 launcher,
                 encoders,
+                devices,
                 features,
                 notes,
                 room: Mutex::new((Instant::now(), room)),
@@ -326,11 +335,12 @@ impl Workshop {
             cpu_percent: room.cpu_percent,
             memory_mb: room.memory_mb,
             disk_mb: room.disk_mb,
-            encoders: self.shop.encoders.iter().map(|encoder| encoder.as_str().to_owned()).collect(),
+            encoders: self.shop.encoders().iter().map(|encoder| encoder.as_str().to_owned()).collect(),
             noop: self.shop.settings.allow_noop,
             cgroups: self.shop.groups.is_ok(),
             features: self.shop.features.clone(),
             stores: self.shop.stores.served(),
+            devices: self.shop.devices.states(),
         }
     }
 
@@ -361,6 +371,11 @@ impl Workshop {
         self.shop.notes.follow();
     }
 
+    /// Tries devices again that rest or do nothing, until it is dropped.
+    pub async fn tend_devices(&self) {
+        self.shop.devices.tend().await;
+    }
+
     /// Why attempts get no cgroups. Then limits do not hold and one job at a time must run.
     #[must_use]
     pub fn without_limits(&self) -> Option<String> {
@@ -389,6 +404,13 @@ impl Shop {
         cached.1.clone()
     }
 
+    /// Every encoder that works now, in the schema's order.
+    fn encoders(&self) -> Vec<Encoder> {
+        let mut encoders = [self.encoders.clone(), self.devices.encoders()].concat();
+        encoders.sort_unstable();
+        encoders
+    }
+
     fn slots(&self, room: &Room) -> u32 {
         match self.settings.slots {
             Some(slots) => slots.max(1),
@@ -404,9 +426,11 @@ impl Shop {
         if video.treatment != Treatment::Encode {
             return Ok(None);
         }
-        let found = plan::choose_encoder(video, |encoder| self.encoders.contains(&encoder));
+        let there = self.encoders();
+        let found = plan::choose_encoder(video, |encoder| there.contains(&encoder));
         let wish = || video.encoder.map_or(video.codec.as_str(), |encoder| encoder.as_str());
-        found.map(Some).ok_or_else(|| (wish(), video.encoder.is_some_and(|encoder| encoder.is_hardware())))
+        let needs_device = video.candidates().iter().all(|encoder| encoder.is_hardware());
+        found.map(Some).ok_or_else(|| (wish(), needs_device))
     }
 
     /// Threads that a tool may start for this job.

@@ -432,6 +432,7 @@ mod tests {
                 cgroups: true,
                 stores: Vec::new(),
                 features: Vec::new(),
+                devices: Vec::new(),
             },
             running: Vec::new(),
             first_seen: at(0),

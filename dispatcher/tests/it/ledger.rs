@@ -352,6 +352,7 @@ fn ability() -> Ability {
         cgroups: true,
         stores: vec!["s3://media".into()],
         features: Vec::new(),
+        devices: Vec::new(),
     }
 }
 

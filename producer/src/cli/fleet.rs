@@ -2,6 +2,7 @@
 
 use ffpool::Client;
 use ffpool_schema::api::{Accepted, PauseRequest, QueueView, WorkerView};
+use ffpool_schema::device::DeviceState;
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::message::WorkerState;
 use jiff::Timestamp;
@@ -90,6 +91,7 @@ fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
             ),
         ),
         ("encoders", ability.encoders.join(" ")),
+        ("devices", ability.devices.iter().map(device).collect::<Vec<_>>().join("; ")),
         ("stores", ability.stores.join(" ")),
         (
             "limits hold",
@@ -104,6 +106,14 @@ fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
         ("first heard", format!("{} ({})", format::clock(worker.first_seen), format::ago(worker.first_seen, now))),
         ("last heard", format!("{} ({})", format::clock(worker.last_seen), format::ago(worker.last_seen, now))),
     ])
+}
+
+/// A device, what it runs, and what rests on it.
+fn device(state: &DeviceState) -> String {
+    let DeviceState { device, sessions, used, encoders, resting } = state;
+    let rest =
+        if resting.is_empty() { String::new() } else { format!(", rests after failures: {}", resting.join(" ")) };
+    format!("{device} runs {used} of {sessions}: {}{rest}", encoders.join(" "))
 }
 
 /// Drains every worker that can be drained; ends with the code of the last that could not.
@@ -232,6 +242,7 @@ pub(crate) mod tests {
                 cgroups: true,
                 stores: Vec::new(),
                 features: Vec::new(),
+                devices: Vec::new(),
             },
             running: Vec::new(),
             first_seen: Timestamp::from_second(900).unwrap(),

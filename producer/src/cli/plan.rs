@@ -233,6 +233,7 @@ fn planned<'a>(
     let request = |(number, output): (usize, &'a Output)| Request {
         encode: &output.encode,
         encoder: encoders[number],
+        device: None,
         source,
         output: names[number].as_path(),
         number,

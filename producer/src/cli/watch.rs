@@ -309,6 +309,8 @@ pub(crate) mod tests {
             arguments: Vec::new(),
             steps: Vec::new(),
             prober: None,
+            device: None,
+            fallback: None,
             source_probe: None,
             artifacts: vec![Artifact {
                 name: None,

@@ -118,6 +118,12 @@ pub struct Manifest {
     /// Argument lists of the runs before it: measurements, first passes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Vec<String>>,
+    /// The device that encoded, such as `nvenc:0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Why software encoded, where a device was preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
     /// The prober's first version line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prober: Option<String>,

@@ -14,6 +14,7 @@ use super::arguments::{Arguments, READ_ONLY_FILES, file_argument};
 use super::shape::Shape;
 use super::streams::Chosen;
 use super::{Request, filters, video};
+use crate::device::Device;
 use crate::encode::{
     AudioChoice, Container, Deinterlace, Encode, Encoder, Fit, Fps, Resolution, Source, Treatment, VideoCodec,
 };
@@ -48,6 +49,8 @@ pub struct LiveRequest<'a> {
     pub encode: &'a Encode,
     /// The encoder; absent where the video is copied.
     pub encoder: Option<Encoder>,
+    /// The device that encodes; absent: the first of the encoder's family, or none.
+    pub device: Option<Device>,
     /// Threads that each part of the tool may start.
     pub threads: u32,
     /// Where its media come from.
@@ -88,8 +91,8 @@ pub fn live_arguments(request: &LiveRequest<'_>) -> Vec<OsString> {
     for option in ["-threads", "-filter_threads", "-filter_complex_threads"] {
         arguments.pair(option, request.threads);
     }
-    if request.encoder.is_some_and(video::is_vaapi) {
-        arguments.pair("-vaapi_device", "/dev/dri/renderD128");
+    if let Some(encoder) = request.encoder {
+        video::open_device(encoder, request.device, &mut arguments);
     }
     let audio_input = input(request, &mut arguments);
     arguments.all(["-map", "0:V:0"]);
@@ -203,6 +206,7 @@ fn video_arguments(request: &LiveRequest<'_>, arguments: &mut Arguments) {
     let plain = Request {
         encode: request.encode,
         encoder: Some(encoder),
+        device: request.device,
         source: None,
         output: Path::new(""),
         number: 0,
@@ -215,6 +219,7 @@ fn video_arguments(request: &LiveRequest<'_>, arguments: &mut Arguments) {
         arguments.pair("-vf", filters);
     }
     video::video(wish, encoder, &shape, request.threads, None, arguments);
+    video::choose_device(encoder, request.device, arguments);
     if wish.gop.is_none() {
         arguments.pair("-force_key_frames", format!("expr:gte(t,n_forced*{GOP_SECS})"));
     }
@@ -348,6 +353,7 @@ mod tests {
         let run = LiveRequest {
             encode: &encode,
             encoder: Some(Encoder::Libx264),
+            device: None,
             threads: 2,
             source,
             sinks: &sinks,

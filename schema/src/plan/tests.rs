@@ -30,6 +30,7 @@ fn encode(source: Source, container: Container) -> Encode {
             crop: None,
             deinterlace: Deinterlace::Off,
             hdr: Hdr::Auto,
+            hw: None,
         },
         audio: AudioEncode {
             codec: AudioChoice::Aac,
@@ -75,6 +76,7 @@ fn request<'a>(
     Request {
         encode,
         encoder: is_encode.then_some(encoder),
+        device: None,
         source: probed.map(|probed| (Path::new("/media/-y.mp4"), probed)),
         output: Path::new("out.mp4"),
         number: 0,

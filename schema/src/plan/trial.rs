@@ -8,6 +8,7 @@ use std::path::Path;
 use super::arguments::{Arguments, COMMON, READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
 use super::shape::Shape;
 use super::{Expected, filters, loudness, video};
+use crate::device::Device;
 use crate::encode::{Container, Deinterlace, Encoder, Fit, Hdr, PixelFormat, RateControl, Treatment, VideoEncode};
 
 /// Arguments of a full decode of a finished file, every error fatal. Where a loudness was asked for, it is measured too.
@@ -84,9 +85,9 @@ pub fn presentation_packet_arguments(file: &Path, kind: char, number: usize) -> 
     arguments
 }
 
-/// Arguments that encode one frame with an encoder and keep nothing.
+/// Arguments that encode one frame with an encoder, on this device where it needs one, and keep nothing.
 #[must_use]
-pub fn trial_arguments(encoder: Encoder) -> Vec<OsString> {
+pub fn trial_arguments(encoder: Encoder, device: Option<Device>) -> Vec<OsString> {
     let rate = RateControl::Crf { crf: 30, maxrate: None, bufsize: None };
     let trial = VideoEncode {
         codec: encoder.codec(),
@@ -105,16 +106,16 @@ pub fn trial_arguments(encoder: Encoder) -> Vec<OsString> {
         crop: None,
         deinterlace: Deinterlace::Off,
         hdr: Hdr::Auto,
+        hw: None,
     };
     let shape = Shape::plain(256, 256, None);
     let mut arguments = Arguments::default();
     arguments.all(["-nostdin", "-hide_banner", "-loglevel", "error"]);
-    if video::is_vaapi(encoder) {
-        arguments.pair("-vaapi_device", "/dev/dri/renderD128");
-    }
+    video::open_device(encoder, device, &mut arguments);
     arguments.all(["-f", "lavfi", "-i", "testsrc2=size=256x256:rate=30", "-frames:v", "1"]);
     arguments.pair("-vf", filters::pixels(encoder, PixelFormat::Yuv420p));
     video::video(&trial, encoder, &shape, 1, None, &mut arguments);
+    video::choose_device(encoder, device, &mut arguments);
     arguments.all(["-f", "null", "-"]);
     arguments.list
 }

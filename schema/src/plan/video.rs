@@ -5,6 +5,7 @@
 use super::arguments::Arguments;
 use super::shape::Shape;
 use super::{Request, rate, speed};
+use crate::device::{Device, Family};
 use crate::encode::{Container, Encoder, VideoEncode};
 use crate::probe::Mastering;
 
@@ -21,6 +22,28 @@ pub(super) struct Pass {
     pub(super) number: u8,
     /// Where the first keeps what it found.
     pub(super) file: String,
+}
+
+/// Options before the inputs that open the device of an encoder which does not open it by itself.
+pub(super) fn open_device(encoder: Encoder, device: Option<Device>, arguments: &mut Arguments) {
+    let Some(Device { family, number }) = device.or_else(|| Device::first_of(encoder)) else { return };
+    match family {
+        Family::Vaapi => arguments.pair("-vaapi_device", format!("/dev/dri/renderD{number}")),
+        Family::Qsv => {
+            arguments.pair("-init_hw_device", format!("qsv=device,child_device=/dev/dri/renderD{number}"));
+        }
+        Family::Nvenc | Family::Videotoolbox => {}
+    }
+}
+
+/// Options of the encoder that say on which device it runs.
+pub(super) fn choose_device(encoder: Encoder, device: Option<Device>, arguments: &mut Arguments) {
+    match device {
+        Some(Device { family: Family::Nvenc, number }) if encoder.family() == Some(Family::Nvenc) => {
+            arguments.pair("-gpu", number);
+        }
+        Some(_) | None => {}
+    }
 }
 
 /// `pass`: which of two passes, where there are two.

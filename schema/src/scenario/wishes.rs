@@ -4,7 +4,7 @@
 //! Invariant: pure; each fault names the field to change and says what would do.
 
 use super::containers::{self, takes_audio, takes_video};
-use super::{Scenario, container, quality};
+use super::{Scenario, container, hardware, quality};
 use crate::encode::{
     AudioChoice, CodecChoice, Container, Encoder, Hdr, Keep, PixelFormat, Profile, Resolution, SegmentType, Streams,
     SubtitleMode, VideoCodec,
@@ -36,6 +36,7 @@ pub(super) fn check(spec: &JobSpec, scenario: &Scenario, faults: &mut Vec<Fault>
     wishes.audio(audio, container);
     wishes.subtitles(codec, container);
     quality::check(&mut wishes, scenario);
+    hardware::check(&mut wishes, codec);
     if codec == CodecChoice::None && audio == AudioChoice::None {
         wishes.fault("audio_codec", "contradiction", "no video and no audio: nothing is left to make");
     }

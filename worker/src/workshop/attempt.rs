@@ -3,6 +3,7 @@
 //! Invariant: nothing is published without the ledger's consent, which is asked when all the proof is in hand; after it is
 //! given, the attempt publishes and is not stopped any more. Every way out goes through [`Attempt::close`].
 
+mod device;
 mod encode;
 mod ends;
 mod live;
@@ -291,7 +292,9 @@ impl<'a> Attempt<'a> {
             let Proven { name, proof, quality, renditions, .. } = proven;
             Artifact { name, url, size_bytes, sha256, probe, proof: Some(proof), quality, files, renditions }
         });
-        Manifest { artifacts: artifacts.collect(), ..self.bare_manifest(&made.arguments, &made.steps, source) }
+        let artifacts = artifacts.collect();
+        let bare = self.bare_manifest(&made.arguments, &made.steps, source);
+        Manifest { artifacts, device: made.device, fallback: made.fallback, ..bare }
     }
 
     /// The same of what is no file.
@@ -313,6 +316,8 @@ impl<'a> Attempt<'a> {
             arguments: words(arguments),
             steps: steps.iter().map(|step| words(step)).collect(),
             prober: Some(self.shop.prober_version.clone()),
+            device: None,
+            fallback: None,
             source_probe,
             artifacts: Vec::new(),
             source,

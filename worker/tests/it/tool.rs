@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod confinement;
+mod devices;
 mod encodes;
 mod endings;
 mod freeze;

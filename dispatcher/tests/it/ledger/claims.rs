@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use ffpool_schema::device::DeviceState;
+use ffpool_schema::encode::Encode;
+use ffpool_schema::job::{Engine, HardwarePolicy};
 use ffpool_schema::message::DropReason;
 use futures_util::future::join_all;
 
@@ -138,6 +141,22 @@ async fn a_job_that_fits_nobody_is_rejected_and_one_that_fits_another_waits_for_
     .await;
     assert_eq!(scene.column(id, "state").await.as_deref(), Some("rejected"));
     assert!(scene.column(id, "faults").await.unwrap().contains("max_memory_mb"));
+    // A device that failed too often is there again after a while: its jobs wait.
+    let (id, body) = job_with(|spec| {
+        spec.engine = Engine::Ffmpeg;
+        spec.parameters.hw = Some(HardwarePolicy::Require);
+    });
+    let resting = DeviceState {
+        device: "nvenc:0".into(),
+        sessions: 1,
+        used: 0,
+        encoders: Vec::new(),
+        resting: vec!["h264_nvenc".into()],
+    };
+    let sick = Ability { devices: vec![resting], features: vec![Encode::CHOOSES_DEVICE.into()], ..ability() };
+    let reply = small.claim_as(&delivery(Some(id), &body), |request| request.ability = Some(sick.clone())).await;
+    assert_eq!(reply, ClaimReply::Drop { job: Some(id), reason: DropReason::Unfit });
+    assert!(scene.column(id, "reason").await.unwrap().starts_with("waits for a device that failed and rests"));
     let (id, body) = job_with(|spec| spec.output = Some("gs://media/out.mp4".into()));
     assert_eq!(claim(id, &body).await, ClaimReply::Drop { job: Some(id), reason: DropReason::Rejected });
     assert!(scene.column(id, "faults").await.unwrap().contains("no worker here serves gs://media/out.mp4"));

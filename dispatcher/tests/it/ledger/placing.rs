@@ -52,6 +52,19 @@ async fn memory_is_doubled_after_running_out_of_it_and_a_failed_device_is_left_f
     let video = grant.encode.unwrap().video;
     assert_eq!((video.encoder, video.codec, video.preset), (None, VideoCodec::H264, None));
 
+    // The same where the worker chooses the device.
+    let (id, body) = job_with(|spec| {
+        spec.engine = Engine::Ffmpeg;
+        spec.parameters.hw = Some(HardwarePolicy::Prefer);
+    });
+    let grant = granted(worker.claim_as(&delivery(Some(id), &body), with_device).await);
+    assert_eq!(grant.encode.as_ref().unwrap().video.hw, Some(HardwarePolicy::Prefer));
+    let failure = Failure::new(Cause::Device, "no capable device");
+    scene.report(&worker, &grant, Outcome::Failed { failure }).await;
+    scene.take("jobs.default.medium").await;
+    let grant = granted(worker.claim_as(&delivery(Some(id), &body), with_device).await);
+    assert_eq!(grant.encode.unwrap().video.hw, None);
+
     // Where the device is only preferred and not there, software runs at once.
     let (id, body) = job_with(on_nvidia);
     let grant = worker.run(&delivery(Some(id), &body)).await;

@@ -31,6 +31,7 @@ pub(super) fn arguments(encode: &Encode, live: &Live, encoder: Option<Encoder>, 
     let run = LiveRequest {
         encode,
         encoder,
+        device: None,
         threads,
         source: match (&source, file) {
             (Some(address), _) => LiveSource::Live(address, None, None),

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use ffpool_schema::encode::{Encoder, VideoEncode};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::{Outcome, Phase, Proof, Quality, RenditionProof};
@@ -13,9 +14,11 @@ use ffpool_schema::plan::together::{Refused, Shared, Together, together};
 use ffpool_schema::plan::{self, Expected, Measured, Purpose, Refusal, Request};
 use ffpool_schema::probe::{self, Probed};
 
+use super::device::judge;
 use super::quality::at_crf;
 use super::report::Part;
 use super::{Attempt, End, NEARLY};
+use crate::devices::Session;
 use crate::packets::Packets;
 use crate::tool::{Answer, ToolUser};
 use crate::verify;
@@ -31,6 +34,10 @@ pub(super) struct Made {
     pub(super) steps: Vec<Vec<OsString>>,
     /// In the order of the job's outputs.
     pub(super) outputs: Vec<Proven>,
+    /// The devices that encoded.
+    pub(super) device: Option<String>,
+    /// Why software encoded, where a device was preferred.
+    pub(super) fallback: Option<String>,
 }
 
 /// An output that is what was asked for.
@@ -78,18 +85,35 @@ impl Attempt<'_> {
         source: Option<(&Path, &Probed)>,
         user: ToolUser,
     ) -> Result<Made, End> {
+        let videos: Vec<&VideoEncode> = outputs.iter().map(|output| &output.encode.video).collect();
+        let (encoders, session) = self.encoders(&videos).await?;
+        let fallback = self.fallback(outputs, &encoders);
+        if let Some(why) = &fallback {
+            self.reporter.log(&format!("[ffpool] {why}"));
+        }
+        let made = self.encode_with(outputs, (&encoders, &session), source, user).await;
+        judge(&session, &made);
+        Ok(Made { device: session.names(), fallback, ..made? })
+    }
+
+    /// Encodes with these encoders, on the devices of this session where they need any.
+    async fn encode_with(
+        &mut self,
+        outputs: &[Output],
+        (encoders, session): (&[Option<Encoder>], &Session),
+        source: Option<(&Path, &Probed)>,
+        user: ToolUser,
+    ) -> Result<Made, End> {
         let threads = self.shop.threads(&self.grant.spec);
         // By name: the working directory is the scratch, whose parents the tool's user need not be able to enter.
         let names: Vec<PathBuf> = outputs.iter().enumerate().map(|(place, output)| output.file_name(place)).collect();
         let features = &self.shop.clone().features;
         let mut sought = Vec::new();
         for (place, Output { encode, number, name, .. }) in outputs.iter().enumerate() {
-            let encoder = self.shop.encoder(&encode.video).map_err(|(wish, is_hardware)| {
-                let cause = if is_hardware { Cause::Device } else { Cause::Platform };
-                End::failure(cause, format!("this worker has no working encoder for {wish}"))
-            })?;
-            let output = &names[place];
-            let request = Request { encode, encoder, source, output, number: place, threads, features, loudness: None };
+            let (encoder, output) = (encoders[place], names[place].as_path());
+            let device = encoder.and_then(|encoder| session.device(encoder));
+            let request =
+                Request { encode, encoder, device, source, output, number: place, threads, features, loudness: None };
             let search = self.seek_crf(request, user).await;
             let search = search.map_err(|end| self.at_output(end, *number).said_of(name.as_deref()))?;
             sought.push((at_crf(encode, search.as_ref()), request, search));
@@ -112,7 +136,7 @@ impl Attempt<'_> {
         }
         let mut steps: Vec<Vec<OsString>> = plan.steps.into_iter().map(|shared| shared.step.arguments).collect();
         let arguments = steps.pop().unwrap_or_default();
-        Ok(Made { arguments, steps, outputs: proven })
+        Ok(Made { arguments, steps, outputs: proven, device: None, fallback: None })
     }
 
     /// Runs every step of the plan that requests make together.

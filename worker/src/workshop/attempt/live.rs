@@ -22,8 +22,10 @@ use ffpool_schema::message::{Grant, LiveGap, LiveReport, Manifest, Phase, Source
 use ffpool_schema::metrics as names;
 use tokio::time::Instant;
 
+use super::device::judge;
 use super::ends::{Destination, Ends, Input, discard, location};
 use super::{Attempt, End, NEARLY, Probe, ask, blocking};
+use crate::devices::Session;
 use crate::live::sinks::{News, Sinks};
 use crate::live::timeline::Timeline;
 use crate::live::{HEALTHY, pause_after};
@@ -59,6 +61,8 @@ struct Broadcast<'a> {
     encode: &'a Encode,
     live: &'a Live,
     encoder: Option<Encoder>,
+    /// Its room on a device.
+    session: Session,
     media: Media,
     sinks: Vec<LiveAddress>,
     fare: Sinks,
@@ -115,7 +119,9 @@ impl Attempt<'_> {
             }
         };
         let mut broadcast = self.broadcast(encode, live, media, user).await?;
-        self.go_on(&mut broadcast).await?;
+        let went = self.go_on(&mut broadcast).await;
+        judge(&broadcast.session, &went);
+        went?;
         self.conclude_live(broadcast, outputs, source, consent).await
     }
 
@@ -126,10 +132,8 @@ impl Attempt<'_> {
         media: Media,
         user: ToolUser,
     ) -> Result<Broadcast<'b>, End> {
-        let encoder = self.shop.encoder(&encode.video).map_err(|(wish, is_hardware)| {
-            let cause = if is_hardware { Cause::Device } else { Cause::Platform };
-            End::failure(cause, format!("this worker has no working encoder for {wish}"))
-        })?;
+        let (encoders, session) = self.encoders(&[&encode.video]).await?;
+        let encoder = encoders.into_iter().next().flatten();
         let sinks: Result<Vec<LiveAddress>, End> = live.sinks.iter().map(|url| address("output", url)).collect();
         let sinks = sinks?;
         let playlist = match &live.playlist {
@@ -147,6 +151,7 @@ impl Attempt<'_> {
             encode,
             live,
             encoder,
+            session,
             media,
             fare: Sinks::new(sinks.iter().map(ToString::to_string)),
             sinks,

@@ -165,6 +165,7 @@ impl Attempt<'_> {
         live_arguments(&LiveRequest {
             encode: broadcast.encode,
             encoder: broadcast.encoder,
+            device: broadcast.encoder.and_then(|encoder| broadcast.session.device(encoder)),
             threads: self.shop.threads(&self.grant.spec),
             source: match &broadcast.media {
                 Media::Live(address) => {
