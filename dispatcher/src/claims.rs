@@ -173,7 +173,9 @@ impl Desk {
         {
             return Some(ClaimReply::Hold { retry_after_ms: PAUSED_MS, scope: HoldScope::Queue, reason });
         }
-        let (input, evidence) = self.place(claim, &record);
+        // A chunk's job is on record already; its message says what it needs, and records nothing.
+        let piece = parse::piece(&received);
+        let (input, evidence) = self.place(claim, piece.as_ref().or(record.spec.as_deref().ok()));
         let evidence = Evidence { busy: !claim.idle, ..evidence };
         let decided = match id {
             Some(id) => self.claim_by_id(claim, id, input, evidence, record).await,
@@ -199,11 +201,11 @@ impl Desk {
     }
 
     /// A claim, or that the job does not fit this worker, or none.
-    fn place(&self, claim: &ClaimRequest, record: &NewJob) -> (Input, Evidence) {
+    fn place(&self, claim: &ClaimRequest, spec: Option<&JobSpec>) -> (Input, Evidence) {
         let run =
             Input::Claim { from: claim.from.clone(), owner_dead: false, running_unanswered: claim.running_unanswered };
         let ability = claim.ability.clone().or_else(|| self.fleet.ability(&claim.from));
-        let (Ok(spec), Some(ability), None) = (&record.spec, ability, claim.running_unanswered) else {
+        let (Some(spec), Some(ability), None) = (spec, ability, claim.running_unanswered) else {
             return (run, Evidence::default());
         };
         let Ok(encode) = scenario::resolve(spec) else { return (run, Evidence::default()) };
@@ -340,6 +342,7 @@ impl Desk {
                 encode,
                 alone: lessons.alone,
                 traceparent: telemetry::traceparent(&Span::current(), decided.traceparent.as_deref()),
+                splits: Some(decided.splits),
             })),
             // Recorded by another version of this program, which knew what this one does not.
             Err(faults) => {

@@ -7,6 +7,8 @@
 use std::time::Duration;
 
 use ffpool_broker::{AmqpLink, Batch, BatchConsumer, Incoming, Settled};
+use ffpool_schema::chunk::Piece;
+use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::{Pool, Priority, Queue};
 use ffpool_schema::lifecycle::Input;
@@ -28,6 +30,8 @@ use crate::ledger::{ApplyError, Evidence, Happening, Ledger, NewJob, Origin, Str
 const MAX_BATCH: usize = 200;
 /// How long a busy queue's batch is filled.
 const MAX_WAIT: Duration = Duration::from_millis(5);
+/// Chunks of one job at most. A worker makes fewer.
+const PIECES_MAX: usize = 5000;
 /// Between attempts while Postgres is away.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -282,6 +286,7 @@ fn read_event(message: Incoming) -> Meaning {
     let attempt = event.attempt;
     let by = Some(event.from.worker.to_string());
     let evidence = Evidence { usage: event.usage, by, ..Evidence::default() };
+    let job = event.job;
     let (input, evidence) = match event.outcome {
         Outcome::Finished { manifest } => (Input::Finished { attempt }, Evidence { manifest, ..evidence }),
         Outcome::Failed { failure } => {
@@ -290,8 +295,21 @@ fn read_event(message: Incoming) -> Meaning {
         Outcome::Rejected { faults } => (Input::Rejected { attempt }, Evidence { faults, ..evidence }),
         Outcome::Released { reason } => (Input::Released { attempt }, Evidence { reason: Some(reason), ..evidence }),
         Outcome::Cancelled => (Input::CancelDone { attempt }, evidence),
+        Outcome::Split { pieces } if are_of(&pieces, job) => {
+            (Input::Split { attempt }, Evidence { pieces, ..evidence })
+        }
+        Outcome::Split { pieces } => {
+            let message = format!("the worker split the job into {} chunks that are not its own", pieces.len());
+            let failure = Failure::new(Cause::Platform, message);
+            (Input::Failed { attempt, cause: failure.cause }, Evidence { failure: Some(failure), ..evidence })
+        }
     };
-    Meaning::Happened(Box::new(Happening { evidence, ..Happening::new(event.job, input) }), message)
+    Meaning::Happened(Box::new(Happening { evidence, ..Happening::new(job, input) }), message)
+}
+
+/// Whether these are chunks of the job, as many as a job may have. A job that waited for none would wait for ever.
+fn are_of(pieces: &[Piece], job: JobId) -> bool {
+    (1..=PIECES_MAX).contains(&pieces.len()) && pieces.iter().all(|piece| piece.of == job)
 }
 
 fn arrival(id: JobId, record: NewJob, message: Incoming) -> Meaning {

@@ -76,6 +76,7 @@ impl Workbench {
             encode: Some(encode),
             alone: false,
             traceparent: None,
+            splits: None,
         };
         let (progress, _progress) = watch::channel(None);
         let (log, mut lines) = mpsc::channel(LOG_LINES);

@@ -206,6 +206,8 @@ pub struct JobFilter {
     pub tenant: Option<String>,
     /// Recorded since.
     pub since: Option<Timestamp>,
+    /// That make chunks of this job; none that makes a chunk is listed otherwise.
+    pub part_of: Option<JobId>,
     /// Dead letters of this kind; only for [`Client::dead_letters`].
     pub fingerprint: Option<String>,
     /// Rows at most.

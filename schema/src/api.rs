@@ -76,6 +76,12 @@ pub struct JobView {
     pub depends_on: Vec<JobId>,
     /// How far it is, while it runs.
     pub progress: Option<Progress>,
+    /// The job whose chunk it makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<JobId>,
+    /// How far its chunks are, while they are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<ChunksView>,
     /// The last failure.
     pub failure: Option<Failure>,
     /// Why it is what it is, in words: a hold, a refusal, a release.
@@ -83,6 +89,19 @@ pub struct JobView {
     /// Everything wrong with a rejected job.
     #[serde(default)]
     pub faults: Vec<Fault>,
+}
+
+/// How far the chunks of a job are.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ChunksView {
+    /// Chunks that are made.
+    pub done: u32,
+    /// Chunks that are being made.
+    pub running: u32,
+    /// All of them.
+    pub total: u32,
+    /// Percent of the work on all of them that is done.
+    pub percent: f64,
 }
 
 /// One job with its history: answer to `GET /v1/jobs/{id}`.
@@ -165,7 +184,7 @@ pub struct AttemptView {
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// How it ended: finished, failed, rejected, released, cancelled, lapsed.
+    /// How it ended: finished, failed, rejected, released, split, cancelled, lapsed.
     pub outcome: Option<String>,
     /// Why it failed.
     pub failure: Option<Failure>,

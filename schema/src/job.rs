@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::chunk::Piece;
 use crate::encode::{
     AudioChoice, Bitrate, Channels, CodecChoice, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, Ladder, Metrics,
     OutputMode, PixelFormat, Profile, QualityTarget, Resolution, SegmentType, Streams, SubtitleMode,
@@ -164,15 +165,17 @@ pub enum Confidence {
     Low,
 }
 
-/// Whether partial results may be kept to resume from.
+/// Whether a long encode is made in chunks, each kept until the whole is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Checkpoint {
-    /// The worker decides.
+    /// Where the source is longer than the worker's setting and can be cut.
     #[default]
     Auto,
     /// Never.
     Off,
+    /// Whatever the length; refused where it cannot be.
+    Require,
 }
 
 macro_rules! text_enum {
@@ -564,9 +567,14 @@ pub struct JobSpec {
     /// An `http(s)` address that is told of the job's end by a signed POST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<String>,
-    /// Whether partial results may be kept to resume from.
+    /// `auto` (default): a long encode is made in chunks, which several workers share and a later attempt uses again. `off`:
+    /// never; `require`: whatever its length, and refused where it cannot be.
     #[serde(default)]
     pub checkpoint: Checkpoint,
+    /// The chunk of another job that this one makes. Written by the ledger alone: it is no field of a client's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub piece: Option<Box<Piece>>,
     /// Kept with the job, changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<Confidence>,
@@ -604,6 +612,7 @@ impl JobSpec {
             tenant: None,
             callback_url: None,
             checkpoint: Checkpoint::Auto,
+            piece: None,
             confidence: None,
             classification: None,
         }

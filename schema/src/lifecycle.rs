@@ -229,6 +229,11 @@ pub enum Input {
         /// Which attempt.
         attempt: u32,
     },
+    /// An attempt reports that the job is to be made in chunks, by jobs of their own for which it waits.
+    Split {
+        /// Which attempt.
+        attempt: u32,
+    },
     /// An attempt reports that it was ended on our command.
     CancelDone {
         /// Which attempt.
@@ -284,6 +289,7 @@ impl Input {
             Input::Rejected { .. } => "rejected",
             Input::Released { .. } => "released",
             Input::CancelDone { .. } => "cancel_done",
+            Input::Split { .. } => "split",
             Input::Lapse { .. } => "lapse",
             Input::Due => "due",
             Input::ParentsDone => "parents_done",
@@ -391,6 +397,8 @@ pub enum End {
     Rejected,
     /// Handed back.
     Released,
+    /// Found that the job is to be made in chunks.
+    Split,
     /// Cancelled.
     Cancelled,
     /// Fell silent, or its worker is known to be dead.
@@ -406,6 +414,7 @@ impl End {
             End::Failed => "failed",
             End::Rejected => "rejected",
             End::Released => "released",
+            End::Split => "split",
             End::Cancelled => "cancelled",
             End::Lapsed => "lapsed",
         }
@@ -535,6 +544,7 @@ pub fn step(facts: &Facts, input: &Input) -> Step {
         Input::Released { attempt } => {
             report(facts, *attempt, |_| Change::to(State::Queued).end(End::Released).publish(Publish::First))
         }
+        Input::Split { attempt } => report(facts, *attempt, |_| Change::to(State::Blocked).end(End::Split)),
         Input::CancelDone { attempt } => report(facts, *attempt, |_| {
             // The command was given and then overtaken, for example by a redrive: nobody wants it ended any more.
             Change::to(State::Queued).end(End::Released).publish(Publish::First)
@@ -552,6 +562,8 @@ pub fn step(facts: &Facts, input: &Input) -> Step {
             | State::Rejected => Step::Stale(Stale::Repeat),
         },
         Input::ParentsDone => match facts.state {
+            // It was split: its time had come before, and it has waited.
+            State::Blocked if facts.attempt > 0 => Step::Move(Change::to(State::Queued).publish(Publish::First)),
             // Not straight to the queue: it may have a time to wait for besides. The timer publishes it.
             State::Blocked => Step::Move(Change::to(State::Delayed).publish(Publish::WhenDue)),
             State::Delayed | State::Queued | State::Running | State::Cancelling => Step::Stale(Stale::Repeat),

@@ -16,8 +16,9 @@ use crate::job::{JobSpec, Queue};
 use crate::topology::WorkQueue;
 
 pub use report::{
-    Artifact, ArtifactFile, AudioProbe, CrfSearch, CrfTrial, Event, LiveGap, LiveReport, LiveSink, Manifest, Outcome,
-    Probe, Proof, PsnrScores, Quality, RenditionProof, SourceIdentity, StreamProof, Usage, VideoProbe, VmafScores,
+    Artifact, ArtifactFile, AudioProbe, ChunkProof, CrfSearch, CrfTrial, Event, LiveGap, LiveReport, LiveSink,
+    Manifest, Outcome, Probe, Proof, PsnrScores, Quality, RenditionProof, SourceIdentity, StreamProof, Usage,
+    VideoProbe, VmafScores,
 };
 pub use signal::{
     Capacity, Heartbeat, JobAnswer, JobCommand, LiveProgress, LogLine, Phase, Progress, RunningAttempt, WorkerAnswer,
@@ -204,6 +205,9 @@ pub struct Grant {
     pub alone: bool,
     /// W3C trace context to continue.
     pub traceparent: Option<String>,
+    /// How often the job was split into chunks since it was last sent round. Absent: the ledger does not split jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub splits: Option<u32>,
 }
 
 /// Why a delivery is dropped.

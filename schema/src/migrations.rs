@@ -12,4 +12,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V5__placing", include_str!("../migrations/V5__placing.sql")),
     ("V6__callbacks", include_str!("../migrations/V6__callbacks.sql")),
     ("V7__schedules", include_str!("../migrations/V7__schedules.sql")),
+    ("V8__chunks", include_str!("../migrations/V8__chunks.sql")),
 ];

@@ -129,6 +129,17 @@ pub fn parse_asked(received: &Received<'_>) -> Result<Parsed, Vec<Fault>> {
     if faults.is_empty() { Ok(Parsed { spec, asked }) } else { Err(faults) }
 }
 
+/// A job that the ledger made, from a body that it published: one chunk of another. Nothing may be recorded from it, for
+/// anybody can publish such a body; [`parse`] refuses it.
+#[must_use]
+pub fn piece(received: &Received<'_>) -> Option<JobSpec> {
+    if received.body.len() > MAX_BODY_BYTES {
+        return None;
+    }
+    let spec: JobSpec = serde_json::from_value(decode(received.body, received.content_type).ok()?).ok()?;
+    spec.piece.is_some().then_some(spec)
+}
+
 /// The fault of a body of `len` bytes that is too large to be read.
 #[must_use]
 pub fn oversize(len: usize) -> Fault {

@@ -7,6 +7,7 @@
 
 mod arguments;
 mod audio;
+mod chunk;
 pub mod estimate;
 mod expected;
 mod filters;
@@ -34,6 +35,7 @@ use crate::probe::Probed;
 
 use arguments::{Arguments, COMMON};
 pub use arguments::{READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
+pub use chunk::{chunk, chunk_key, chunk_list, stitch, zero};
 pub use expected::{Expected, ExpectedAudio, ExpectedVideo};
 pub use filters::planar;
 pub use loudness::Measured;

@@ -24,6 +24,10 @@ pub struct Probed {
     pub audio_bitrate: Option<u64>,
     /// Size of the file in bytes.
     pub size_bytes: Option<u64>,
+    /// The first time of any stream by the file's own clock, in seconds.
+    pub start_secs: Option<f64>,
+    /// When each stream begins by the same clock, in the file's order.
+    pub starts: Vec<Option<f64>>,
     /// Audio streams, in the file's order.
     pub audio: Vec<AudioProbe>,
     /// Codecs of the subtitle streams, in the file's order.
@@ -176,6 +180,8 @@ pub fn parse(json: &str) -> Result<Probed, serde_json::Error> {
         video_bitrate: video.and_then(|video| video.bit_rate.as_deref()?.parse().ok()),
         audio_bitrate: of_kind("audio").next().and_then(|audio| audio.bit_rate.as_deref()?.parse().ok()),
         size_bytes: raw.format.size.as_deref().and_then(|text| text.parse().ok()),
+        start_secs: raw.format.start_time.as_deref().and_then(|text| text.parse().ok()),
+        starts: raw.streams.iter().map(|stream| stream.start_time.as_deref()?.parse().ok()).collect(),
         audio,
         streams: raw
             .streams
@@ -253,6 +259,7 @@ struct RawFrame {
 #[derive(Deserialize)]
 struct RawFormat {
     format_name: String,
+    start_time: Option<String>,
     duration: Option<String>,
     size: Option<String>,
     bit_rate: Option<String>,

@@ -11,12 +11,13 @@ mod quality;
 mod wishes;
 
 use crate::callback;
+use crate::chunk::{self, Piece};
 use crate::encode::{
     AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fit, Fps, Ladder, Loudness, Metric,
     OutputMode, PixelFormat, RateControl, Resolution, SegmentType, Segments, Source, Treatment, VideoCodec,
     VideoEncode,
 };
-use crate::job::{Engine, HardwarePolicy, JobSpec, Parameters, ResourceLimits};
+use crate::job::{Checkpoint, Engine, HardwarePolicy, JobSpec, Parameters, ResourceLimits};
 use crate::location::{Location, Use};
 use crate::message::Ability;
 use crate::parse::Fault;
@@ -160,6 +161,7 @@ fn check_ordinary(spec: &JobSpec, faults: &mut Vec<Fault>) {
     checks.labels(spec);
     checks.parents(spec);
     checks.faults.extend(spec.callback_url.as_deref().and_then(callback::check_url));
+    checks.chunks(spec);
     if spec.engine != Engine::Noop || !spec.scenario.is_empty() {
         checks.encode(spec);
         outputs::check(spec, faults);
@@ -216,6 +218,26 @@ impl Checks<'_> {
                     format!("`{mode}` needs a live output: an rtmp://, rtmps:// or srt:// address"),
                 );
             }
+        }
+    }
+
+    /// Whether a job that insists on chunks can have them, as far as the job alone tells.
+    fn chunks(&mut self, spec: &JobSpec) {
+        if spec.checkpoint != Checkpoint::Require {
+            return;
+        }
+        let why = match encode_of(spec) {
+            Some(_) if live::is_live(spec) => Some("its source is live"),
+            Some(encode) => chunk::unfit(&encode),
+            None => (spec.engine == Engine::Noop).then_some("its engine encodes nothing"),
+        };
+        if let Some(why) = why {
+            let cure = "use `auto` to have it encoded whole";
+            self.fault(
+                "checkpoint",
+                "unsupported",
+                format!("`require`: the job cannot be made in chunks: {why}; {cure}"),
+            );
         }
     }
 
@@ -480,9 +502,13 @@ pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
 
 /// The encode of a job's own output.
 fn resolve_one(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
-    let scenario = Scenario::find(&spec.scenario).ok_or_else(|| {
-        vec![Fault::new("scenario", "unknown_scenario", format!("`{}` is no scenario", spec.scenario))]
-    })?;
+    encode_of(spec)
+        .ok_or_else(|| vec![Fault::new("scenario", "unknown_scenario", format!("`{}` is no scenario", spec.scenario))])
+}
+
+/// What a job's own output encodes, whether it makes sense or not. `None` where its scenario is none.
+fn encode_of(spec: &JobSpec) -> Option<Encode> {
+    let scenario = Scenario::find(&spec.scenario)?;
     let p = &spec.parameters;
     let codec = p.codec.unwrap_or(scenario.codec);
     let source = match spec.input.as_deref().and_then(|address| Location::parse(address, Use::Input).ok()) {
@@ -506,7 +532,7 @@ fn resolve_one(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
             video.rate = RateControl::Bitrate { bitrate: Bitrate(RUNG_BITS), maxrate: None, bufsize: None };
         }
     }
-    Ok(Encode {
+    Some(Encode {
         source,
         output: output.map(|output| output.to_string()),
         container,
@@ -661,6 +687,9 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
     let input = spec.input.as_deref().and_then(|address| Location::parse(address, Use::Input).ok());
     if let Some(location) = input.filter(|location| !location.is_served_by(&ability.stores)) {
         need("input", format!("no worker here serves {location}"));
+    }
+    if (spec.piece.is_some() || spec.checkpoint == Checkpoint::Require) && !ability.has(Piece::FEATURE) {
+        need("checkpoint", "no worker here makes chunks".to_owned());
     }
     match encode {
         None if !ability.noop => {

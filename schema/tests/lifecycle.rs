@@ -78,6 +78,7 @@ fn inputs() -> Vec<(String, Input)> {
             (format!("failed, for good{which}"), Input::Failed { attempt, cause: Cause::InputBad }),
             (format!("rejected{which}"), Input::Rejected { attempt }),
             (format!("released{which}"), Input::Released { attempt }),
+            (format!("split{which}"), Input::Split { attempt }),
             (format!("cancel done{which}"), Input::CancelDone { attempt }),
             (format!("lapse{which}"), Input::Lapse { attempt }),
         ]);
@@ -180,6 +181,7 @@ fn every_end_of_an_attempt_ends_a_job_that_is_being_cancelled() {
         Input::Failed { attempt: 2, cause: Cause::NetTransient },
         Input::Released { attempt: 2 },
         Input::CancelDone { attempt: 2 },
+        Input::Split { attempt: 2 },
         Input::Lapse { attempt: 2 },
         Input::Rejected { attempt: 2 },
     ] {

@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 
+use ffpool_schema::chunk::{Cut, Micros, Piece, Span};
 use ffpool_schema::device::DeviceState;
 use ffpool_schema::encode::Metric;
 use ffpool_schema::failure::{Cause, Failure};
@@ -94,6 +95,30 @@ fn event(outcome: Outcome) -> Event {
     }
 }
 
+fn piece() -> Piece {
+    let span = Span::Time { from: Some(Micros(29_500_000)), to: None };
+    let cut = Cut { seek: Some(Micros(26_000_000)), span, frames: Some(750) };
+    Piece { of: job(), number: 1, total: 2, key: "5e".repeat(32), cut }
+}
+
+#[test]
+fn a_job_that_makes_a_chunk_and_one_that_may_be_split() {
+    let mut spec = JobSpec::new("480p30-h264");
+    spec.piece = Some(Box::new(piece()));
+    let encode = resolve(&spec).unwrap();
+    let grant = Grant {
+        job: job(),
+        attempt: 1,
+        lease_ms: 5000,
+        spec,
+        encode,
+        alone: false,
+        traceparent: None,
+        splits: Some(1),
+    };
+    golden("claim_run_chunk", &ClaimReply::Run(Box::new(grant)));
+}
+
 #[test]
 fn a_job() {
     let mut spec = JobSpec::new("1080p60-h264");
@@ -124,7 +149,8 @@ fn a_claim_and_its_answers() {
     );
     let spec = JobSpec::new("480p30-h264");
     let encode = resolve(&spec).unwrap();
-    let grant = Grant { job: job(), attempt: 2, lease_ms: 5000, spec, encode, alone: false, traceparent: None };
+    let grant =
+        Grant { job: job(), attempt: 2, lease_ms: 5000, spec, encode, alone: false, traceparent: None, splits: None };
     golden("claim_run", &ClaimReply::Run(Box::new(grant)));
     golden("claim_drop", &ClaimReply::Drop { job: Some(job()), reason: DropReason::OwnerAlive });
     golden("take", &TakeRequest { from: from(), job: job(), queue: Queue::Batch, ability: ability(), idle: true });
@@ -283,6 +309,7 @@ fn events() {
             etag: None,
         }),
         source_probe: None,
+        chunks: Vec::new(),
         usage: usage(),
         live: None,
     };
@@ -297,6 +324,7 @@ fn events() {
     golden("event_rejected", &event(Outcome::Rejected { faults }));
     golden("event_released", &event(Outcome::Released { reason: "the worker drains".into() }));
     golden("event_cancelled", &event(Outcome::Cancelled));
+    golden("event_split", &event(Outcome::Split { pieces: vec![piece()] }));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Wishes that cannot be fulfilled are refused before anything runs, each at its field and with what would do.
 
+use ffpool_schema::chunk::Piece;
 use ffpool_schema::encode::{AudioChoice, Container, Encode, Encoder, PixelFormat, Treatment};
 use ffpool_schema::message::Ability;
-use ffpool_schema::parse::{Fault, Received, parse};
+use ffpool_schema::parse::{self, Fault, Received, parse};
 use ffpool_schema::scenario::{fits, resolve};
 use serde_json::{Value, json};
 
@@ -219,4 +220,54 @@ fn a_device_is_chosen_as_the_policy_says_and_not_asked_for_what_none_can() {
     assert_eq!(candidates("720p-h264_qsv", json!({"hw": "prefer"})), ["h264_qsv"]);
     let required = read(&job("720p-h264", "a.mkv", json!({"hw": "require"}))).unwrap();
     assert_eq!(required.needs(), [Encode::CHOOSES_DEVICE]);
+}
+
+#[test]
+fn a_job_that_insists_on_chunks_says_so_where_it_cannot_have_them() {
+    let refused = |mut wish: Value| {
+        wish["checkpoint"] = json!("require");
+        match read(&wish) {
+            Ok(_) => None,
+            Err(faults) => Some((faults[0].path.clone(), faults[0].message.clone())),
+        }
+    };
+    assert_eq!(refused(job("720p-h264", "a.mp4", json!({"crf": 20, "maxrate": "4M"}))), None);
+    for (wish, why) in [
+        (job("720p-h264", "a.mp4", json!({"bitrate": "2M", "passes": 2})), "a bit rate is spent over the whole"),
+        (job("720p-h264", "a.mp4", json!({"bitrate": "2M"})), "a bit rate is spent over the whole"),
+        (job("720p-h264", "a.mp4", json!({"duration": 5})), "a part of its source"),
+        (job("copy", "a.mkv", json!({})), "is not encoded"),
+        (json!({"scenario": "720p30-h264"}), "its source is generated"),
+    ] {
+        let (path, message) = refused(wish.clone()).unwrap_or_else(|| panic!("{wish} is taken"));
+        assert_eq!(path, "checkpoint", "{wish}");
+        assert!(message.contains(why), "{message}");
+    }
+}
+
+#[test]
+fn a_client_cannot_pose_as_the_ledger_that_makes_chunks() {
+    let cut = json!({"seek": null, "span": {"by": "time", "from": null, "to": 5_000_000}, "frames": 125});
+    let of = "01920f3a-7c1e-7d2a-8a6e-3f0c5b1d9e42";
+    let mut wish = job("720p-h264", "a.mp4", json!({}));
+    wish["piece"] = json!({"of": of, "number": 0, "total": 2, "key": "k", "cut": cut});
+    let faults = read(&wish).unwrap_err();
+    assert_eq!((faults[0].path.as_str(), faults[0].code.as_str()), ("piece", "unknown_field"));
+    // For the ledger's own eyes it can be read, to see which worker could run it.
+    let body = serde_json::to_vec(&wish).unwrap();
+    let spec = parse::piece(&Received { body: &body, ..Received::default() }).unwrap();
+    let ability = Ability {
+        cpu_percent: 100,
+        memory_mb: 4096,
+        disk_mb: 9000,
+        encoders: vec!["libx264".into()],
+        noop: false,
+        cgroups: true,
+        stores: Vec::new(),
+        features: Vec::new(),
+        devices: Vec::new(),
+    };
+    assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_err());
+    let ability = Ability { features: vec![Piece::FEATURE.to_owned()], ..ability };
+    assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_ok());
 }

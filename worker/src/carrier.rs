@@ -573,7 +573,7 @@ async fn forget(delivery: Delivery, reason: DropReason) {
 fn log_end(event: &Event) {
     let outcome = event.outcome.name();
     match &event.outcome {
-        Outcome::Finished { .. } | Outcome::Cancelled => info!(outcome, "the attempt ended"),
+        Outcome::Finished { .. } | Outcome::Cancelled | Outcome::Split { .. } => info!(outcome, "the attempt ended"),
         Outcome::Failed { failure } => {
             info!(outcome, cause = %failure.cause, message = failure.message, evidence = failure.evidence, "the attempt ended");
         }

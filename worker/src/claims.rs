@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use ffpool_broker::Delivery;
+use ffpool_schema::job::Checkpoint;
 use ffpool_schema::message::{
     Ability, ClaimReply, ClaimRequest, DeliveredJob, DropReason, Grant, HoldScope, MAX_BODY_BYTES, Sender, TakeRequest,
     fingerprint,
@@ -143,7 +144,9 @@ fn provisional(delivery: &DeliveredJob, number: Option<&str>, ability: &Ability,
     let spec = parse(&received).ok()?;
     let encode = scenario::resolve(&spec).ok()?;
     scenario::fits(&spec, encode.as_ref(), ability).ok()?;
+    // Only the ledger can split a job that insists on it.
     let held_back = !spec.depends_on.is_empty()
+        || spec.checkpoint == Checkpoint::Require
         || spec.not_before.is_some_and(|time| time > now)
         || spec.deadline.is_some_and(|time| time <= now);
     if held_back {
@@ -158,6 +161,8 @@ fn provisional(delivery: &DeliveredJob, number: Option<&str>, ability: &Ability,
         encode,
         alone: false,
         traceparent: delivery.traceparent.clone(),
+        // Only a ledger that answers can split a job.
+        splits: None,
     })
 }
 

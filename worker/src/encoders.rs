@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use ffpool_schema::chunk::Piece;
 use ffpool_schema::device::Device;
 use ffpool_schema::encode::{Encode, Encoder};
 use ffpool_schema::live::{Live, Protocol};
@@ -94,7 +95,7 @@ pub async fn try_all(ffmpeg: &Path, user: ToolUser, trials: Vec<Trial>) -> Vec<(
     stream::iter(each).buffered(TRIALS).collect().await
 }
 
-/// What this worker can do besides its encoders: [`Encode::FEATURE`], and the filters that FFmpeg has.
+/// What this worker can do besides its encoders: [`Encode::FEATURE`], [`Piece::FEATURE`], and the filters that FFmpeg has.
 ///
 /// # Errors
 /// When FFmpeg cannot be asked.
@@ -105,7 +106,8 @@ pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
     let there: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     let filters = FILTERS.into_iter().filter(|filter| there.contains(filter));
     let live = live_features(ffmpeg).await?;
-    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, Encode::SEGMENTS_FEATURE, Encode::CHOOSES_DEVICE]
+    let segments = Encode::SEGMENTS_FEATURE;
+    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, segments, Encode::CHOOSES_DEVICE, Piece::FEATURE]
         .into_iter()
         .chain(filters)
         .map(str::to_owned)

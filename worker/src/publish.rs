@@ -162,6 +162,16 @@ pub fn measure(made: &Path, is_stopped: &dyn Fn() -> bool) -> Result<(u64, Strin
     Ok((size_bytes, copy_hashing(file, None, is_stopped, made)?))
 }
 
+/// The hex sha256 of a file.
+///
+/// # Errors
+/// When it cannot be read, or `is_stopped` says so on the way.
+pub fn hash(file: &Path, is_stopped: &dyn Fn() -> bool) -> Result<String, PublishError> {
+    let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(file);
+    let opened = opened.map_err(|source| PublishError::Io { what: "open", path: file.to_owned(), source })?;
+    copy_hashing(opened, None, is_stopped, file)
+}
+
 /// Opens what the tool made. It may have been turned against us, and have left a link to something that only we can read.
 fn open_made(made: &Path) -> Result<(File, u64), PublishError> {
     let fail = |what| move |source| PublishError::Io { what, path: made.to_owned(), source };
@@ -428,6 +438,7 @@ mod tests {
             device: None,
             fallback: None,
             source_probe: None,
+            chunks: Vec::new(),
             artifacts: vec![Artifact {
                 name: None,
                 files: Vec::new(),

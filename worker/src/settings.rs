@@ -11,6 +11,7 @@ use ffpool_schema::device::DeviceLimit;
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Pool, ResourceLimits};
 
+use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Policy};
 use crate::notice::EvictionArgs;
 use crate::store::settings::StoreArgs;
@@ -137,6 +138,9 @@ pub struct Settings {
     /// Remote inputs and outputs.
     #[command(flatten)]
     pub remote: StoreArgs,
+    /// Long encodes in chunks.
+    #[command(flatten)]
+    pub chunks: ChunkArgs,
     /// Eviction notices of the cloud.
     #[command(flatten)]
     pub eviction: EvictionArgs,
@@ -215,6 +219,7 @@ impl Settings {
                 },
             },
             quality_every: self.quality_every,
+            chunks: self.chunks.clone(),
         }
     }
 }

@@ -20,6 +20,7 @@ use ffpool_schema::message::{Ability, Capacity, CommitReply, Grant, LogLine, Out
 use ffpool_schema::plan;
 use tokio::sync::{mpsc, watch};
 
+use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Devices};
 use crate::encoders::{self, EncodersError};
 use crate::machine::group::{self, GroupLimits, Groups};
@@ -75,6 +76,8 @@ pub struct WorkshopSettings {
     pub devices: DeviceSettings,
     /// Every so many-th frame of an output is measured, where a job asks for its quality.
     pub quality_every: u32,
+    /// Long encodes in chunks.
+    pub chunks: ChunkArgs,
 }
 
 impl WorkshopSettings {
@@ -103,6 +106,7 @@ impl WorkshopSettings {
             stores: StoreArgs::default(),
             devices: DeviceSettings::default(),
             quality_every: WorkshopSettings::QUALITY_EVERY,
+            chunks: ChunkArgs::default(),
         }
     }
 }

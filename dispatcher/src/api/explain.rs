@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is guessed; each sentence says what a row of the ledger says.
 
-use ffpool_schema::api::{AttemptView, EventView, JobDetail, JobView, WorkerView};
+use ffpool_schema::api::{AttemptView, ChunksView, EventView, JobDetail, JobView, WorkerView};
 use ffpool_schema::failure::{Blame, Failure, RetryPolicy};
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::{Phase, Progress, WorkerState};
@@ -37,7 +37,11 @@ fn present(detail: &JobDetail, around: &Surroundings, now: Timestamp) -> Vec<Str
     let job = &detail.job;
     match job.state {
         State::Blocked => {
-            let mut told = vec![blocked(&around.circumstances.missing)];
+            let missing = &around.circumstances.missing;
+            let mut told = vec![match &job.chunks {
+                Some(chunks) if missing.is_empty() => in_chunks(chunks),
+                Some(_) | None => blocked(missing),
+            }];
             told.extend(pauses(job, around, now));
             told.extend(deadline(job, now));
             told
@@ -88,6 +92,14 @@ fn blocked(missing: &[Parent]) -> String {
         })
         .collect();
     format!("It waits until the jobs it depends on have completed: {}.", named.join("; "))
+}
+
+fn in_chunks(chunks: &ChunksView) -> String {
+    let ChunksView { done, running, total, percent } = chunks;
+    format!(
+        "It is made in chunks: {done} of {total} are done, {running} are being made ({percent:.0} % of the whole). When all are \
+         done, an attempt puts them together."
+    )
 }
 
 /// Pauses of a job that waits, its own and its queue's.
@@ -306,6 +318,11 @@ fn control(event: &EventView) -> Option<String> {
     let by = text("by").map_or_else(String::new, |by| format!(" by {by}"));
     let why = text("reason").map_or_else(String::new, |reason| format!(": {reason}"));
     match event.kind.as_str() {
+        "split" => {
+            let number = |key: &str| event.detail.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+            let (missing, chunks) = (number("missing"), number("chunks"));
+            Some(format!("At {} it was split into {chunks} chunks, of which {missing} had to be made.", event.at))
+        }
         "pause" => Some(format!("It was paused{by} at {}{why}.", event.at)),
         "resume" => Some(format!("It was resumed{by} at {}{why}.", event.at)),
         "parents_done" => Some(format!("At {} every job it depends on had completed.", event.at)),
@@ -402,6 +419,8 @@ mod tests {
                 started_at: None,
                 ended_at: state.is_end().then(|| at(60)),
                 progress: None,
+                part_of: None,
+                chunks: None,
                 failure: None,
                 reason: None,
                 faults: Vec::new(),
@@ -544,6 +563,14 @@ mod tests {
         assert!(told.contains("#12 (00000000-0000-0000-0000-000000000001), which is running"), "{told}");
         assert!(told.contains("00000000-0000-0000-0000-000000000002, which nobody has handed in yet"), "{told}");
         assert!(with(&[]).contains("should go on within a moment"));
+    }
+
+    #[test]
+    fn a_job_in_chunks_says_how_far_they_are() {
+        let mut split = job(State::Blocked);
+        split.job.chunks = Some(ChunksView { done: 3, running: 2, total: 12, percent: 33.3 });
+        let told = sentences(&split, &Surroundings::default(), at(90)).join(" ");
+        assert!(told.contains("3 of 12 are done, 2 are being made (33 % of the whole)"), "{told}");
     }
 
     #[test]

@@ -81,6 +81,11 @@ pub(crate) const JOBS: &[Parameter] = &[
     LABEL,
     TENANT,
     SINCE,
+    parameter(
+        "part_of",
+        Shape::Text,
+        "Only the jobs that make chunks of this job, by its id. Without it none of these.",
+    ),
     LIMIT,
     CURSOR,
 ];
@@ -203,6 +208,7 @@ impl Query {
             labels,
             tenant: self.value("tenant", |text| (!text.is_empty()).then(|| text.to_owned()))?,
             since: self.parsed("since")?,
+            part_of: self.value("part_of", |text| text.parse().ok())?,
             fingerprint: self.value("fingerprint", |text| (!text.is_empty()).then(|| text.to_owned()))?,
             before: self.before()?,
             limit: self.limit()?,

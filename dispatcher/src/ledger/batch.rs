@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio_postgres::{Error, Row, Statement};
 use uuid::Uuid;
 
-use super::families::{Relative, insert_dependencies, refuse_circles};
+use super::families::{Relative, insert_dependencies, refuse_circles, wait_for_pieces};
 use super::fresh::{Due, NewJob, Origin};
 use super::record::{
     Count, Effects, EventRow, Happening, Lesson, Outbox, PUBLISH_CLAIM_MS, Plan, Policy, Record, Verdict, Writes,
@@ -49,6 +49,7 @@ pub(super) async fn decide_all(
             None => Verdict::Unknown,
         })
         .collect();
+    record_pieces(client, &mut plan).await?;
     Ok(Decisions { records, plan, verdicts })
 }
 
@@ -113,7 +114,7 @@ async fn lock(client: &ClientWrapper, happenings: &[&Happening]) -> Result<BTree
     let ids: BTreeSet<JobId> = happenings.iter().map(|happening| happening.job).collect();
     let claimed: Vec<Uuid> = happenings
         .iter()
-        .filter(|happening| matches!(happening.input, Input::Claim { .. } | Input::Take { .. }))
+        .filter(|happening| matches!(happening.input, Input::Claim { .. } | Input::Take { .. } | Input::Split { .. }))
         .map(|happening| happening.job.0)
         .collect();
     let statement = client.prepare_cached(LOCK).await?;
@@ -166,6 +167,27 @@ async fn record_missing(
     Ok(())
 }
 
+/// Records the jobs that make chunks, each of which their whole waits for from now on, besides what it waited for before.
+async fn record_pieces(client: &ClientWrapper, plan: &mut Plan) -> Result<(), Error> {
+    let pieces = std::mem::take(&mut plan.pieces);
+    if pieces.is_empty() {
+        return Ok(());
+    }
+    let by_id: BTreeMap<JobId, &NewJob> = pieces.iter().map(|(id, new)| (*id, new)).collect();
+    let mut records = BTreeMap::new();
+    for row in &insert_jobs(client, &by_id).await? {
+        let record = read_record(row)?;
+        records.insert(record.id, record);
+    }
+    for (id, new) in &pieces {
+        if let Some(record) = records.get(id) {
+            note_recorded(record, new, plan);
+        }
+    }
+    let edges = pieces.iter().filter_map(|(id, new)| Some((new.part_of()?, *id)));
+    wait_for_pieces(client, edges).await
+}
+
 /// The history and the effects of a job's recording.
 pub(super) fn note_recorded_row(id: JobId, state: State, new: &NewJob, plan_events: &mut Vec<EventRow>) {
     let mut detail = serde_json::json!({"by": new.origin.as_str()});
@@ -184,7 +206,7 @@ fn note_recorded(record: &Record, new: &NewJob, plan: &mut Plan) {
         plan.effects.counts.push(Count::Ended { state, queue: record.queue.clone() });
     }
     // No broker has it yet. Left to the sweep, it would wait until this process counts as gone.
-    if state == State::Queued && new.origin == Origin::Api {
+    if state == State::Queued && matches!(new.origin, Origin::Api | Origin::Split) {
         plan.effects.publish.push(record.id);
     }
 }
@@ -240,6 +262,7 @@ struct JobColumns<'a> {
     reasons: Vec<Option<String>>,
     deadlines: Vec<Option<Timestamp>>,
     callback_urls: Vec<Option<&'a str>>,
+    parts_of: Vec<Option<Uuid>>,
 }
 
 impl<'a> JobColumns<'a> {
@@ -269,6 +292,7 @@ impl<'a> JobColumns<'a> {
             .push(new.spec.as_ref().err().and_then(|faults| faults.first()).map(|fault| clean(&fault.to_string())));
         self.deadlines.push(spec.and_then(|spec| spec.deadline));
         self.callback_urls.push(new.callback_url.as_deref());
+        self.parts_of.push(new.part_of().map(|whole| whole.0));
     }
 
     async fn insert(&self, client: &ClientWrapper) -> Result<Vec<Row>, Error> {
@@ -299,6 +323,7 @@ impl<'a> JobColumns<'a> {
                     &self.reasons,
                     &self.deadlines,
                     &self.callback_urls,
+                    &self.parts_of,
                 ],
             )
             .await
@@ -348,6 +373,8 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
     let default_memory_mb = i64::try_from(ResourceLimits::MEMORY_MB).unwrap_or(i64::MAX);
     let kinds: Vec<Option<&str>> = records.iter().map(|r| r.writes.kind.as_deref()).collect();
     let lessons: Vec<Option<&str>> = records.iter().map(|r| r.writes.lesson.map(Lesson::as_str)).collect();
+    let chunks: Vec<Option<i32>> = records.iter().map(|r| r.writes.chunks.map(integer)).collect();
+    let splits: Vec<i32> = records.iter().map(|r| integer(r.splits)).collect();
     let lease_ms = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
     client
         .execute(
@@ -381,6 +408,8 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
                 &placing,
                 &offered,
                 &offered_lives,
+                &chunks,
+                &splits,
             ],
         )
         .await?;
@@ -443,6 +472,8 @@ fn read_record(row: &Row) -> Result<Record, Error> {
         deadline_is_over: row.try_get("deadline_is_over")?,
         raised_memory_mb: row.try_get::<_, Option<i64>>("raised_memory_mb")?.and_then(|mb| u64::try_from(mb).ok()),
         fell_back: row.try_get("fell_back")?,
+        chunks: row.try_get::<_, Option<i32>>("chunks")?.map(natural),
+        splits: natural(row.try_get("splits")?),
         age_secs: row.try_get("age_secs")?,
         run_secs: row.try_get("run_secs")?,
         writes: Writes::default(),
@@ -483,7 +514,7 @@ macro_rules! record_columns {
     ($spec:literal) => {
         concat!(
             "id, number, state, queue, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
-             last_cause, paused, wants_worker, offered_worker, offered_incarnation, custody, tapped, reason, raised_memory_mb, fell_back, ",
+             last_cause, paused, chunks, splits, wants_worker, offered_worker, offered_incarnation, custody, tapped, reason, raised_memory_mb, fell_back, ",
             $spec,
             " AS spec, traceparent, \
              coalesce(lease_until < now(), false) AS lease_is_over, coalesce(publish_due <= now(), false) AS is_due, \
@@ -502,16 +533,16 @@ const LOCK: &str = concat!(
 
 const INSERT_JOBS: &str = concat!(
     "INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, callback_url, ended_at) \
+                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, callback_url, ended_at, part_of) \
      SELECT u.id, u.state, u.queue, u.priority, u.pool, u.scenario, u.tenant, u.labels::jsonb, u.spec::jsonb, u.body, \
             u.content_type, u.traceparent, u.fingerprint, u.tapped, u.max_retries, u.custody, \
             coalesce(u.publish_at, now() + u.publish_ms * interval '1 millisecond'), u.faults::jsonb, u.reason, u.deadline, u.callback_url, \
-            CASE WHEN u.state = 'rejected' THEN now() END \
+            CASE WHEN u.state = 'rejected' THEN now() END, u.part_of \
      FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
                  $9::text[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::boolean[], $15::integer[], \
-                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::timestamptz[], $22::text[]) \
+                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::timestamptz[], $22::text[], $23::uuid[]) \
           AS u(id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline, callback_url) \
+               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline, callback_url, part_of) \
      ON CONFLICT (id) DO NOTHING \
      RETURNING ",
     record_columns!("NULL::text")
@@ -539,6 +570,7 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
         publish_due = CASE WHEN u.outbox IS NULL THEN j.publish_due \
                            WHEN u.outbox = -2 THEN greatest(now(), (j.spec ->> 'not_before')::timestamptz) \
                            WHEN u.outbox >= 0 THEN now() + u.outbox * interval '1 millisecond' END, \
+        chunks = coalesce(u.chunks, j.chunks), splits = u.splits, \
         wants_worker = u.wants_worker, offered_worker = u.offered, offered_incarnation = u.offered_life, \
         returned = CASE WHEN u.returned THEN true \
                         WHEN u.begun OR u.state IN ('completed', 'failed', 'cancelled', 'rejected') THEN false \
@@ -552,10 +584,10 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
      FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::uuid[], \
                  $8::integer[], $9::text[], $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::boolean[], \
                  $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[], $22::text[], $23::text[], \
-                 $25::boolean[], $26::boolean[], $27::text[], $28::uuid[]) \
+                 $25::boolean[], $26::boolean[], $27::text[], $28::uuid[], $29::integer[], $30::integer[]) \
           AS u(id, state, attempt, failures, losses, worker, life, consent, cause, custody, tapped, reason, renewed, \
                cleared, begun, outbox, failure, faults, manifest, paused, kind, lesson, returned, wants_worker, offered, \
-               offered_life) \
+               offered_life, chunks, splits) \
      WHERE j.id = u.id";
 
 const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarnation) \

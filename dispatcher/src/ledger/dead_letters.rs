@@ -81,15 +81,19 @@ impl Ledger {
     }
 }
 
-const OF_KIND: &str = "SELECT id FROM job WHERE state = 'failed' AND dead_fingerprint = $1 ORDER BY number LIMIT $2";
+const OF_KIND: &str = "SELECT id FROM job WHERE state = 'failed' AND dead_fingerprint = $1 AND part_of IS NULL \
+     ORDER BY number LIMIT $2";
 
 // The rows are locked in the order of their ids, as everywhere.
 const PURGE: &str = "WITH held AS ( \
-        SELECT id FROM job WHERE state = 'failed' AND (id = ANY ($1::uuid[]) OR dead_fingerprint = $2) \
+        SELECT id FROM job WHERE state = 'failed' AND (id = ANY ($1::uuid[]) OR (dead_fingerprint = $2 AND part_of IS NULL)) \
         ORDER BY id FOR UPDATE), \
-     jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM held) RETURNING id), \
-     attempts AS (DELETE FROM attempt WHERE job IN (SELECT id FROM held)), \
-     events AS (DELETE FROM event WHERE job IN (SELECT id FROM held)), \
-     lines AS (DELETE FROM log_line WHERE job IN (SELECT id FROM held)), \
-     told AS (INSERT INTO purged (id) SELECT id FROM jobs ON CONFLICT DO NOTHING) \
-     SELECT count(*) FROM jobs";
+     parts AS (SELECT id FROM job WHERE part_of IN (SELECT id FROM held) \
+                                         AND state IN ('completed', 'failed', 'cancelled', 'rejected')), \
+     gone AS (SELECT id FROM held UNION SELECT id FROM parts), \
+     jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM gone) RETURNING id), \
+     attempts AS (DELETE FROM attempt WHERE job IN (SELECT id FROM gone)), \
+     events AS (DELETE FROM event WHERE job IN (SELECT id FROM gone)), \
+     lines AS (DELETE FROM log_line WHERE job IN (SELECT id FROM gone)), \
+     told AS (INSERT INTO purged (id) SELECT id FROM held ON CONFLICT DO NOTHING) \
+     SELECT count(*) FROM held";

@@ -10,11 +10,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use deadpool_postgres::ClientWrapper;
+use ffpool_schema::failure::Failure;
 use ffpool_schema::id::JobId;
 use ffpool_schema::lifecycle::Input;
 use ffpool_schema::parse::Fault;
 use tokio::sync::mpsc;
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
 use super::fresh::NewJob;
@@ -34,6 +36,8 @@ pub enum Relative {
     Ended(JobId),
     /// It has been recorded and waits for others, which may have ended before.
     Waits(JobId),
+    /// It was split, and has ended, or was paused or resumed: so are its chunks.
+    Whole(JobId),
 }
 
 impl Ledger {
@@ -53,13 +57,15 @@ impl Ledger {
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn settle_families(&self, relatives: &[Relative], skip: bool) -> Result<usize, Unavailable> {
-        let (mut parents, mut children) = (Vec::new(), Vec::new());
+        let (mut parents, mut children, mut wholes) = (Vec::new(), Vec::new(), Vec::new());
         for relative in relatives {
             match relative {
                 Relative::Ended(job) => parents.push(job.0),
                 Relative::Waits(job) => children.push(job.0),
+                Relative::Whole(job) => wholes.push(job.0),
             }
         }
+        let followed = if wholes.is_empty() { 0 } else { self.follow_wholes(Some(&wholes)).await? };
         let rows = self
             .bounded(async {
                 let client = self.pool().get().await?;
@@ -67,14 +73,15 @@ impl Ledger {
                 Ok(client.query(&statement, &[&parents, &children, &i64::MAX]).await?)
             })
             .await?;
-        self.settle(&rows, skip).await
+        Ok(followed + self.settle(&rows, skip).await?)
     }
 
-    /// The same for every job that waits for others.
+    /// The same for every job that waits for others, and for every chunk.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
     pub async fn settle_waiting(&self, skip: bool) -> Result<usize, Unavailable> {
+        let followed = self.follow_wholes(None).await?;
         let rows = self
             .bounded(async {
                 let client = self.pool().get().await?;
@@ -82,7 +89,33 @@ impl Ledger {
                 Ok(client.query(&statement, &[&SWEEP_MAX]).await?)
             })
             .await?;
-        self.settle(&rows, skip).await
+        Ok(followed + self.settle(&rows, skip).await?)
+    }
+
+    /// Cancels the jobs whose chunks nobody waits for any more, and pauses and resumes the others with their wholes: of these
+    /// wholes, or of all. Answers how many were decided.
+    async fn follow_wholes(&self, wholes: Option<&[Uuid]>) -> Result<usize, Unavailable> {
+        let rows = self
+            .bounded(async {
+                let client = self.pool().get().await?;
+                let statement = client.prepare_cached(FOLLOW).await?;
+                Ok(client.query(&statement, &[&wholes, &SWEEP_MAX]).await?)
+            })
+            .await?;
+        let mut happenings = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (is_left, is_paused): (bool, bool) = (row.try_get("is_left")?, row.try_get("is_paused")?);
+            let (input, by) = match (is_left, is_paused) {
+                (true, _) => (Input::Cancel, "the end of the job whose chunk it makes"),
+                (false, true) => (Input::Pause, "the pause of the job whose chunk it makes"),
+                (false, false) => (Input::Resume, "the job whose chunk it makes"),
+            };
+            let evidence = Evidence { by: Some(by.to_owned()), ..Evidence::default() };
+            happenings.push(Happening { evidence, ..Happening::new(JobId(row.try_get("id")?), input) });
+        }
+        let count = happenings.len();
+        self.apply_all(happenings).await;
+        Ok(count)
     }
 
     async fn settle(&self, rows: &[Row], skip: bool) -> Result<usize, Unavailable> {
@@ -95,8 +128,14 @@ impl Ledger {
                 Some(bad) => {
                     let end: Option<String> = row.try_get("bad_end")?;
                     let became = end.map_or_else(|| "was purged".to_owned(), |end| format!("has ended as {end}"));
-                    let reason = Some(format!("job {bad}, which it waits for, {became}"));
-                    let evidence = Evidence { reason, ..Evidence::default() };
+                    let is_piece: bool = row.try_get("bad_is_piece")?;
+                    let whose = if is_piece { "its chunk of job" } else { "job" };
+                    let reason = Some(format!("{whose} {bad}, which it waits for, {became}"));
+                    let failure: Option<Json<Failure>> = row.try_get("bad_failure")?;
+                    let failure = failure.map(|Json(failure)| failure).filter(|_| is_piece);
+                    let evidence = Evidence { reason, failure, ..Evidence::default() };
+                    // Without one of its chunks a job is not skipped: it has failed.
+                    let skip = skip && !is_piece;
                     Happening { evidence, ..Happening::new(child, Input::ParentFailed { skip }) }
                 }
             });
@@ -221,6 +260,33 @@ async fn name_circle(
     Ok(circle)
 }
 
+/// Lets each whole wait for these pieces, and no more for those that it was split into before.
+pub(super) async fn wait_for_pieces(
+    client: &ClientWrapper,
+    edges: impl Iterator<Item = (JobId, JobId)>,
+) -> Result<(), tokio_postgres::Error> {
+    let edges: Vec<(JobId, JobId)> = edges.collect();
+    let (wholes, pieces) = columns(&edges);
+    let statement = client.prepare_cached(FORGET_PIECES).await?;
+    client.execute(&statement, &[&wholes]).await?;
+    let statement = client.prepare_cached(INSERT).await?;
+    client.execute(&statement, &[&wholes, &pieces]).await?;
+    Ok(())
+}
+
+const FORGET_PIECES: &str = "DELETE FROM dependency USING job \
+     WHERE dependency.child = ANY ($1::uuid[]) AND job.id = dependency.parent AND job.part_of = dependency.child";
+
+// The predicate of the index on open parts, word for word.
+const FOLLOW: &str = "SELECT * FROM ( \
+        SELECT p.id, p.paused, coalesce(w.paused, false) AS is_paused, \
+               coalesce(w.state IN ('completed', 'failed', 'cancelled', 'rejected'), true) \
+               OR NOT EXISTS (SELECT FROM dependency AS d WHERE d.child = p.part_of AND d.parent = p.id) AS is_left \
+        FROM job AS p LEFT JOIN job AS w ON w.id = p.part_of \
+        WHERE p.part_of IS NOT NULL AND p.state IN ('blocked', 'delayed', 'queued', 'running') \
+              AND ($1::uuid[] IS NULL OR p.part_of = ANY ($1))) AS part \
+     WHERE is_left OR paused <> is_paused LIMIT $2";
+
 const INSERT: &str = "INSERT INTO dependency (child, parent) \
      SELECT * FROM unnest($1::uuid[], $2::uuid[]) ON CONFLICT DO NOTHING";
 
@@ -241,7 +307,12 @@ macro_rules! settled {
                     (array_agg(d.parent ORDER BY p.number) \
                         FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad, \
                     (array_agg(p.state ORDER BY p.number) \
-                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad_end ",
+                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad_end, \
+                    (array_agg(p.failure ORDER BY p.number) \
+                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad_failure, \
+                    coalesce((array_agg(p.part_of ORDER BY p.number) \
+                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] = c.id, false) \
+                        AS bad_is_piece ",
             $from,
             " JOIN dependency AS d ON d.child = c.id LEFT JOIN job AS p ON p.id = d.parent \
              LEFT JOIN purged AS g ON g.id = d.parent AND p.id IS NULL \

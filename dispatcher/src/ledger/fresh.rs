@@ -2,6 +2,10 @@
 //!
 //! Invariant: whatever arrives becomes a row: what cannot be read is a rejected job that says why.
 
+use std::collections::BTreeMap;
+
+use ffpool_schema::chunk::Piece;
+use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::{Custody, State};
 use ffpool_schema::parse::{Fault, Parsed, Received, claimed_callback};
@@ -9,6 +13,7 @@ use ffpool_schema::topology::WorkQueue;
 use jiff::Timestamp;
 
 use super::Ledger;
+use super::batch::json;
 use super::record::PUBLISH_CLAIM_MS;
 
 /// So much of a rejected body is kept, in bytes.
@@ -27,6 +32,8 @@ pub enum Origin {
     Unroutable,
     /// A message that the broker gave up on.
     DeadLetter,
+    /// The ledger itself, for one chunk of a job that was split.
+    Split,
 }
 
 impl Origin {
@@ -39,6 +46,7 @@ impl Origin {
             Origin::Api => "api",
             Origin::Unroutable => "unroutable",
             Origin::DeadLetter => "dead_letter",
+            Origin::Split => "split",
         }
     }
 }
@@ -125,6 +133,39 @@ impl NewJob {
         }
     }
 
+    /// The job that makes a chunk of `whole`: in its queue, with its limits, for its tenant. Its times and those it waits for
+    /// are the whole's alone.
+    #[must_use]
+    pub(super) fn of_piece(id: JobId, whole: &JobSpec, piece: Piece, traceparent: Option<String>) -> NewJob {
+        let spec = JobSpec {
+            id: Some(id),
+            piece: Some(Box::new(piece)),
+            not_before: None,
+            deadline: None,
+            depends_on: Vec::new(),
+            labels: BTreeMap::new(),
+            callback_url: None,
+            ..whole.clone()
+        };
+        NewJob {
+            origin: Origin::Split,
+            scenario: spec.scenario.clone(),
+            callback_url: None,
+            work: spec.work_queue(),
+            body: json(&spec).into_bytes(),
+            content_type: "application/json".to_owned(),
+            traceparent,
+            fingerprint: None,
+            spec: Ok(Box::new(spec)),
+        }
+    }
+
+    /// The job whose chunk it makes.
+    pub(super) fn part_of(&self) -> Option<JobId> {
+        let spec = self.spec.as_ref().ok().filter(|_| self.origin == Origin::Split);
+        spec.and_then(|spec| spec.piece.as_ref()).map(|piece| piece.of)
+    }
+
     /// Whether the state in which it is recorded depends on the time.
     pub(super) fn is_timed(&self) -> bool {
         self.spec.as_ref().is_ok_and(|spec| spec.not_before.is_some())
@@ -138,7 +179,7 @@ impl NewJob {
         }
         match (spec.not_before.filter(|at| *at > now), self.origin) {
             (Some(at), _) => (State::Delayed, Some(Due::At(at))),
-            (None, Origin::Api) => (State::Queued, Some(Due::In(PUBLISH_CLAIM_MS))),
+            (None, Origin::Api | Origin::Split) => (State::Queued, Some(Due::In(PUBLISH_CLAIM_MS))),
             (None, Origin::Tap | Origin::Claim | Origin::DeadLetter | Origin::Unroutable) => (State::Queued, None),
         }
     }
@@ -147,7 +188,9 @@ impl NewJob {
     pub(super) fn custody(&self, state: State) -> Option<Custody> {
         match (state.is_end(), self.origin, state) {
             (true, _, _) => None,
-            (false, Origin::Api, _) | (false, _, State::Delayed | State::Blocked) => Some(Custody::Ledger),
+            (false, Origin::Api | Origin::Split, _) | (false, _, State::Delayed | State::Blocked) => {
+                Some(Custody::Ledger)
+            }
             (false, Origin::Tap | Origin::Claim | Origin::Unroutable | Origin::DeadLetter, _) => Some(Custody::Broker),
         }
     }
@@ -155,7 +198,7 @@ impl NewJob {
     /// Whether the tap has seen it, or never will.
     pub(super) fn tapped(&self) -> bool {
         match self.origin {
-            Origin::Tap | Origin::Api | Origin::Unroutable => true,
+            Origin::Tap | Origin::Api | Origin::Unroutable | Origin::Split => true,
             Origin::Claim | Origin::DeadLetter => false,
         }
     }

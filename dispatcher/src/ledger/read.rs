@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use deadpool_postgres::PoolError;
 use ffpool_schema::api::{
-    AttemptView, AuditView, DeadLetterGroup, EventView, JobCost, JobDetail, JobView, Submitted, WorkerView,
+    AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobCost, JobDetail, JobView, Submitted, WorkerView,
 };
 use ffpool_schema::cost::{Hours, Prices};
 use ffpool_schema::id::{JobId, WorkerId};
@@ -40,7 +40,15 @@ const KINDS_MAX: i64 = 1000;
 
 const JOB_COLUMNS: &str = "id, number, state, queue, priority, pool, scenario, tenant, labels, attempt, failures, \
      max_retries, owner_worker, custody, created_at, publish_due, started_at, ended_at, progress, failure, reason, faults, \
-     paused, frozen_since, deadline, (SELECT array_agg(parent) FROM dependency WHERE child = job.id) AS parents";
+     paused, frozen_since, deadline, part_of, chunks, \
+     (SELECT array_agg(parent) FROM dependency WHERE child = job.id AND (job.chunks IS NULL OR NOT EXISTS \
+         (SELECT FROM job AS part WHERE part.id = dependency.parent AND part.part_of = dependency.child))) AS parents, \
+     CASE WHEN chunks IS NOT NULL THEN (SELECT jsonb_build_object( \
+         'missing', count(*) FILTER (WHERE part.state <> 'completed'), \
+         'running', count(*) FILTER (WHERE part.state IN ('running', 'cancelling')), \
+         'percent', coalesce(sum((part.progress ->> 'percent')::float8) FILTER (WHERE part.state = 'running'), 0)) \
+         FROM dependency JOIN job AS part ON part.id = dependency.parent AND part.part_of = dependency.child \
+         WHERE dependency.child = job.id) END AS parts";
 
 /// Why the ledger could not tell.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +107,8 @@ pub struct JobFilter {
     pub tenant: Option<String>,
     /// Recorded at or after.
     pub since: Option<Timestamp>,
+    /// That make chunks of this job. Absent: none that makes a chunk.
+    pub part_of: Option<JobId>,
     /// Dead letters of this kind.
     pub fingerprint: Option<String>,
     /// With a number below: where the page before ended.
@@ -388,7 +398,8 @@ const SUBMITTED: &str = "SELECT number, state, spec, body FROM job WHERE id = $1
 
 const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM dependency \
      LEFT JOIN job ON job.id = dependency.parent \
-     WHERE dependency.child = $1 AND job.state IS DISTINCT FROM 'completed' ORDER BY job.number LIMIT $2";
+     WHERE dependency.child = $1 AND job.state IS DISTINCT FROM 'completed' \
+           AND job.part_of IS DISTINCT FROM dependency.child ORDER BY job.number LIMIT $2";
 
 const LESSONS: &str =
     "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered FROM job WHERE id = $1";
@@ -406,7 +417,7 @@ const LOG: &str = "SELECT attempt, seq, line FROM log_line WHERE job = $1 AND ($
 const KINDS: &str = "WITH kind AS ( \
         SELECT dead_fingerprint AS fingerprint, count(*) AS count, max(number) AS example, \
                min(coalesce(ended_at, state_since)) AS first, max(coalesce(ended_at, state_since)) AS last \
-        FROM job WHERE state = 'failed' AND dead_fingerprint IS NOT NULL \
+        FROM job WHERE state = 'failed' AND dead_fingerprint IS NOT NULL AND part_of IS NULL \
         GROUP BY dead_fingerprint ORDER BY count(*) DESC, max(number) DESC LIMIT $1) \
      SELECT kind.fingerprint, kind.count, kind.first, kind.last, job.id AS example_job, \
             coalesce(job.failure ->> 'cause', job.last_cause, 'unknown') AS cause, \
@@ -458,11 +469,16 @@ impl Query {
 }
 
 fn list_query(filter: &JobFilter) -> Query {
-    let JobFilter { state, queue, priority, worker, labels, tenant, since, fingerprint, before, limit } = filter;
+    let JobFilter { state, queue, priority, worker, labels, tenant, since, part_of, fingerprint, before, limit } =
+        filter;
     let mut query = Query { sql: format!("SELECT {JOB_COLUMNS} FROM job WHERE true"), values: Vec::new() };
     if let Some(state) = state {
         // As a literal, so that the planner sees which partial index applies. The names are a closed set of plain words.
         query.sql.push_str(&format!(" AND state = '{state}'"));
+    }
+    match part_of {
+        Some(whole) => query.and("part_of =", whole.0),
+        None => query.sql.push_str(" AND part_of IS NULL"),
     }
     if let Some(queue) = queue {
         query.and("queue =", queue.as_str());
@@ -525,10 +541,31 @@ fn job_view(row: &Row) -> Result<JobView, ReadError> {
         deadline: row.try_get("deadline")?,
         depends_on: parents(row)?,
         progress: if running { json(row, "progress")? } else { None },
+        part_of: row.try_get::<_, Option<Uuid>>("part_of")?.map(JobId),
+        chunks: chunks(row)?,
         failure: json(row, "failure")?,
         reason: row.try_get("reason")?,
         faults: json(row, "faults")?.unwrap_or_default(),
     })
+}
+
+/// Chunks whose jobs a job waits for, as they are now.
+#[derive(serde::Deserialize)]
+struct Parts {
+    missing: u32,
+    running: u32,
+    /// Percent of each chunk that is being made, added up.
+    percent: f64,
+}
+
+fn chunks(row: &Row) -> Result<Option<ChunksView>, ReadError> {
+    let (total, parts): (Option<i32>, Option<Parts>) = (row.try_get("chunks")?, json(row, "parts")?);
+    Ok(total.zip(parts).map(|(total, parts)| {
+        let total = u32::try_from(total).unwrap_or(0);
+        let done = total.saturating_sub(parts.missing);
+        let percent = (f64::from(done) * 100.0 + parts.percent) / f64::from(total.max(1));
+        ChunksView { done, running: parts.running, total, percent }
+    }))
 }
 
 fn parents(row: &Row) -> Result<Vec<JobId>, ReadError> {

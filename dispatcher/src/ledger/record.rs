@@ -10,6 +10,7 @@ pub(super) use decide::decide;
 
 use std::time::{Duration, Instant};
 
+use ffpool_schema::chunk::Piece;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
@@ -107,6 +108,8 @@ pub struct Evidence {
     pub by: Option<String>,
     /// Whether the claimer runs other jobs.
     pub busy: bool,
+    /// The chunks that are to be made first.
+    pub pieces: Vec<Piece>,
 }
 
 /// What became of a happening.
@@ -139,6 +142,8 @@ pub struct Decided {
     pub traceparent: Option<String>,
     /// What its failures have changed about its next attempt.
     pub lessons: Lessons,
+    /// How often it was split into chunks since it was last sent round.
+    pub splits: u32,
 }
 
 /// What a job's failures have changed about its next attempt.
@@ -163,13 +168,16 @@ pub(super) struct Record {
     pub(super) tapped: bool,
     pub(super) reason: Option<String>,
     pub(super) traceparent: Option<String>,
-    /// The job in canonical form, as JSON. Only read for claims.
+    /// The job in canonical form, as JSON. Only read for claims and splits.
     pub(super) spec: Option<String>,
     pub(super) lease_is_over: bool,
     pub(super) is_due: bool,
     pub(super) deadline_is_over: bool,
     pub(super) raised_memory_mb: Option<u64>,
     pub(super) fell_back: bool,
+    /// Chunks that it was split into, if it was.
+    pub(super) chunks: Option<u32>,
+    pub(super) splits: u32,
     pub(super) age_secs: f64,
     pub(super) run_secs: Option<f64>,
     pub(super) writes: Writes,
@@ -190,6 +198,8 @@ pub(super) struct Writes {
     pub(super) kind: Option<String>,
     /// What its next attempt is to do otherwise.
     pub(super) lesson: Option<Lesson>,
+    /// Chunks that it has been split into.
+    pub(super) chunks: Option<u32>,
 }
 
 /// What a job's next attempt is to do otherwise.
@@ -233,6 +243,8 @@ pub(super) struct Plan {
     pub(super) events: Vec<EventRow>,
     pub(super) begun: Vec<BegunRow>,
     pub(super) ended: Vec<EndedRow>,
+    /// Jobs that make chunks, to be recorded, longest first.
+    pub(super) pieces: Vec<(JobId, NewJob)>,
     pub(super) effects: Effects,
 }
 

@@ -1,6 +1,7 @@
 //! The ledger and its loops over real servers: whole dispatchers, and workers that do as they are told.
 
 mod callbacks;
+mod chunks;
 mod claims;
 mod disk;
 mod ends;
@@ -351,7 +352,7 @@ fn ability() -> Ability {
         noop: true,
         cgroups: true,
         stores: vec!["s3://media".into()],
-        features: Vec::new(),
+        features: vec![ffpool_schema::chunk::Piece::FEATURE.into()],
         devices: Vec::new(),
     }
 }

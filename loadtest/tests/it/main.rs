@@ -1,6 +1,7 @@
 //! The whole system from outside: real servers, real dispatchers and workers, real encodes.
 
 mod chaos;
+mod chunks;
 mod clients;
 mod failure_model;
 mod faults;

@@ -297,7 +297,7 @@ pub(crate) enum Jobs {
         visible_alias = "ls",
         after_help = "Examples:\n  ffpool jobs list --status running --queue live\n  ffpool jobs list --since 2h --label show=news\n  ffpool jobs list --all --output json | jq '.items[].id'"
     )]
-    List(List),
+    List(Box<List>),
     /// Show a job with its attempts, history and result.
     #[command(after_help = "Examples:\n  ffpool jobs show 17\n  ffpool jobs show 17 --output json | jq .manifest")]
     Show {
@@ -376,6 +376,9 @@ pub(crate) struct List {
     /// In this state.
     #[arg(long, visible_alias = "state", value_parser = PossibleValuesParser::new(State::ALL.map(State::as_str)))]
     pub(crate) status: Option<String>,
+    /// The jobs that make the chunks of this one, by its id. Without it none of these is listed.
+    #[arg(long, value_name = "ID")]
+    pub(crate) part_of: Option<JobId>,
     #[command(flatten)]
     pub(crate) filter: Filter,
 }

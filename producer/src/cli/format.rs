@@ -1,5 +1,6 @@
 //! Numbers and times as people read them.
 
+use ffpool_schema::api::ChunksView;
 use ffpool_schema::message::{Phase, Progress};
 use jiff::Timestamp;
 
@@ -56,6 +57,12 @@ pub(crate) fn phase(phase: Phase) -> &'static str {
         Phase::Verify => "verify",
         Phase::Commit => "commit",
     }
+}
+
+/// How far the chunks of a job are.
+pub(crate) fn chunks(chunks: &ChunksView) -> String {
+    let ChunksView { done, running, total, percent } = chunks;
+    format!("{percent:.1}%  {done} of {total} made, {running} being made")
 }
 
 /// ` 42.0%`, or blanks while the length of the source is unknown.

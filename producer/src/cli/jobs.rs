@@ -28,6 +28,7 @@ pub(crate) async fn list(context: &Context, list: List) -> Result<Exit, Trouble>
     let client = context.client()?;
     let all = list.filter.all;
     let mut filter = filter(list.filter);
+    filter.part_of = list.part_of;
     filter.status = list.status.map(|text| text.parse().expect(KNOWN));
     let mut page = client.jobs(&filter).await?;
     while all && page.next.is_some() {
@@ -48,6 +49,7 @@ pub(crate) fn filter(given: Filter) -> JobFilter {
         label: given.label.map(|(key, value)| format!("{key}:{value}")),
         tenant: given.tenant,
         since: given.since,
+        part_of: None,
         fingerprint: None,
         limit: Some(given.limit),
         cursor: given.cursor,
@@ -69,7 +71,11 @@ fn listed(page: &Page<JobView>, now: Timestamp) -> String {
             state(job),
             format!("{}/{}", job.queue, job.priority),
             format::cut(&job.scenario, COLUMN),
-            percent.map(|progress| format::percent(progress).trim().to_owned()).unwrap_or_default(),
+            match (percent, job.chunks.filter(|_| job.state == State::Blocked)) {
+                (Some(progress), _) => format::percent(progress).trim().to_owned(),
+                (None, Some(chunks)) => format!("{:.1}%", chunks.percent),
+                (None, None) => String::new(),
+            },
             job.worker.as_ref().map(ToString::to_string).unwrap_or_default(),
             format::ago(job.created_at, now),
         ]
@@ -150,6 +156,8 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
         ("due", job.due_at.filter(|_| job.state == State::Delayed).map(format::clock).unwrap_or_default()),
         ("deadline", job.deadline.map(format::clock).unwrap_or_default()),
         ("waits for", job.depends_on.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+        ("chunk of", job.part_of.map(|whole| whole.to_string()).unwrap_or_default()),
+        ("chunks", job.chunks.as_ref().map(format::chunks).unwrap_or_default()),
         ("frozen", at(job.frozen_since)),
         ("started", at(job.started_at)),
         ("ended", at(job.ended_at)),

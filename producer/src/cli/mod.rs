@@ -128,7 +128,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
         Command::Watch(args) => folder::folder(context, *args).await,
         Command::Plan(args) => plan::plan(context, args).await,
         Command::Jobs(jobs) => match jobs {
-            Jobs::List(list) => jobs::list(context, list).await,
+            Jobs::List(list) => jobs::list(context, *list).await,
             Jobs::Show { job } => jobs::show(context, job).await,
             Jobs::Watch { job } => jobs::watch(context, job).await,
             Jobs::Log(log) => jobs::log(context, log).await,

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use ffpool::{ApiError, Heard};
-use ffpool_schema::api::{JobDetail, JobView, StreamEvent};
+use ffpool_schema::api::{ChunksView, JobDetail, JobView, StreamEvent};
 use ffpool_schema::id::JobId;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::{Artifact, Progress};
@@ -127,14 +127,16 @@ impl Display {
                 match job.progress.as_ref().filter(|_| job.state == State::Running) {
                     Some(progress) => show(bar, *number, progress),
                     None => {
+                        let percent = made_in_chunks(job).map_or(0.0, |chunks| chunks.percent);
                         bar.set_prefix(format!("{number} {}", job.state));
-                        bar.set_position(0);
+                        bar.set_position((percent.clamp(0.0, 100.0) * 10.0) as u64);
                         bar.set_message(waiting(job));
                     }
                 }
             }
             Display::Lines { last_state, last_line } => {
-                if last_state.replace((job.state, job.attempt)) != Some((job.state, job.attempt)) {
+                let is_due = made_in_chunks(job).is_some() && last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY);
+                if last_state.replace((job.state, job.attempt)) != Some((job.state, job.attempt)) || is_due {
                     eprintln!("#{} {}{}", job.number, job.state, lead(" ", &waiting(job)));
                     *last_line = Some(Instant::now());
                 }
@@ -178,6 +180,11 @@ fn lead(separator: &str, text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{separator}{text}") }
 }
 
+/// How far the chunks are of a job that waits for them.
+fn made_in_chunks(job: &JobView) -> Option<ChunksView> {
+    job.chunks.filter(|_| job.state == State::Blocked)
+}
+
 /// What a job that makes no progress waits for.
 fn waiting(job: &JobView) -> String {
     let reason = job.reason.clone().unwrap_or_default();
@@ -192,7 +199,8 @@ fn waiting(job: &JobView) -> String {
             let why = job.failure.as_ref().map_or(reason, |failure| failure.message.clone());
             format!("{due}{}", lead(": ", &why))
         }
-        State::Blocked | State::Cancelling => reason,
+        State::Blocked => made_in_chunks(job).map_or(reason, |chunks| format::chunks(&chunks)),
+        State::Cancelling => reason,
         State::Completed | State::Failed | State::Cancelled | State::Rejected => String::new(),
     }
 }
@@ -280,6 +288,8 @@ pub(crate) mod tests {
                 started_at: Some(Timestamp::from_second(1001).unwrap()),
                 ended_at: state.is_end().then(|| Timestamp::from_second(1065).unwrap()),
                 progress: None,
+                part_of: None,
+                chunks: None,
                 failure: None,
                 reason: None,
                 faults: Vec::new(),
@@ -312,6 +322,7 @@ pub(crate) mod tests {
             device: None,
             fallback: None,
             source_probe: None,
+            chunks: Vec::new(),
             artifacts: vec![Artifact {
                 name: None,
                 files: Vec::new(),

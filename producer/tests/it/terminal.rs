@@ -46,6 +46,8 @@ pub(crate) fn job(state: State) -> JobDetail {
             started_at: Some(at),
             ended_at: state.is_end().then_some(at),
             progress: None,
+            part_of: None,
+            chunks: None,
             failure: (state == State::Failed).then(|| Failure::new(Cause::Oom, "it used more than 64 MiB")),
             reason: None,
             faults: Vec::new(),

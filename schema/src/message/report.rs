@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Sender;
+use crate::chunk::Piece;
 use crate::encode::Metric;
 use crate::failure::{Cause, Failure};
 use crate::id::{JobId, WorkerId};
@@ -45,7 +46,8 @@ impl Event {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// The output is published and proven. `None` only for the `noop` engine.
+    /// The output is published and proven. `None` only for the `noop` engine, and for a chunk that is not needed as it was
+    /// asked for.
     Finished {
         /// The proof.
         manifest: Option<Box<Manifest>>,
@@ -67,6 +69,12 @@ pub enum Outcome {
     },
     /// Ended because the job was cancelled.
     Cancelled,
+    /// The job is to be made in chunks: these are to be made first, by jobs of their own; then an attempt puts them
+    /// together. Only where the grant says that the ledger does so, see [`super::Grant::splits`].
+    Split {
+        /// The chunks that are missing.
+        pieces: Vec<Piece>,
+    },
 }
 
 impl Outcome {
@@ -79,6 +87,7 @@ impl Outcome {
             Outcome::Rejected { .. } => "rejected",
             Outcome::Released { .. } => "released",
             Outcome::Cancelled => "cancelled",
+            Outcome::Split { .. } => "split",
         }
     }
 }
@@ -134,6 +143,9 @@ pub struct Manifest {
     /// What probing found in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_probe: Option<Probe>,
+    /// The chunks it was put together from, in their order. The last of [`Manifest::steps`] made the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chunks: Vec<ChunkProof>,
     /// What it cost.
     pub usage: Usage,
     /// How a live job went.
@@ -177,6 +189,21 @@ pub struct LiveSink {
     /// What the tool said of it last, secrets taken out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<String>,
+}
+
+/// A chunk that is part of an output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ChunkProof {
+    /// Its name: sha256 over source, cut, arguments and tool.
+    pub key: String,
+    /// The job that made it.
+    pub job: JobId,
+    /// Who made it.
+    pub worker: WorkerId,
+    /// Frames that decoded, every error fatal.
+    pub frames: u64,
+    /// Hex sha256 of the file.
+    pub sha256: String,
 }
 
 /// A file a job produced.

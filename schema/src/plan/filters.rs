@@ -7,13 +7,24 @@ use super::shape::Shape;
 use super::streams::Chosen;
 use super::video::is_vaapi;
 use super::{Refusal, Request};
+use crate::chunk::Span;
 use crate::encode::{Container, Encoder, Fit, PixelFormat, SubtitleMode, Treatment};
 
 pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> Result<String, Refusal> {
+    chain(request, shape, chosen, None)
+}
+
+/// The same for the frames of one chunk, which are taken out before anything is done to them that another frame does not
+/// take part in.
+pub(super) fn of_chunk(request: &Request<'_>, shape: &Shape, span: &Span) -> Result<String, Refusal> {
+    chain(request, shape, &Chosen::default(), Some(span))
+}
+
+fn chain(request: &Request<'_>, shape: &Shape, chosen: &Chosen, span: Option<&Span>) -> Result<String, Refusal> {
     let wish = &request.encode.video;
-    let mut filters = before_size(request, shape);
+    let mut filters = before(request, shape, span);
     size(request, shape, &mut filters);
-    if let Some(fps) = shape.fps.filter(|_| wish.treatment == Treatment::Encode) {
+    if let Some(fps) = shape.fps.filter(|_| wish.treatment == Treatment::Encode && span.is_none()) {
         filters.push(format!("fps={fps}"));
     }
     if request.encode.subtitles == SubtitleMode::Burn && !chosen.subtitles.is_empty() {
@@ -37,9 +48,16 @@ pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> 
 
 /// What is done with the picture at the source's own size.
 pub(super) fn before_size(request: &Request<'_>, shape: &Shape) -> Vec<String> {
+    before(request, shape, None)
+}
+
+fn before(request: &Request<'_>, shape: &Shape, span: Option<&Span>) -> Vec<String> {
     let mut filters = Vec::new();
     if shape.is_deinterlaced {
         filters.push("bwdif=mode=send_frame:parity=auto:deint=all".to_owned());
+    }
+    if let Some(span) = span {
+        filters.extend(taken(span, shape));
     }
     if let Some(crop) = request.encode.video.crop {
         filters.push(format!("crop={}:{}:{}:{}", crop.width, crop.height, crop.x, crop.y));
@@ -47,6 +65,26 @@ pub(super) fn before_size(request: &Request<'_>, shape: &Shape) -> Vec<String> {
     if shape.is_mapped {
         filters.push(mapped(request));
     }
+    filters
+}
+
+/// Takes the frames of a chunk out of a source that is read by its own clock, and lets them begin at 0.
+fn taken(span: &Span, shape: &Shape) -> Vec<String> {
+    let mut filters = Vec::new();
+    let bounds = match span {
+        Span::Time { from, to } => [from.map(|secs| format!("start={secs}")), to.map(|secs| format!("end={secs}"))],
+        Span::Frame { zero, from, to } => {
+            // The output's frames are counted from where the output begins, whatever chunk they are in.
+            filters.push(format!("setpts=round(PTS-({zero})/TB)"));
+            filters.extend(shape.fps.map(|fps| format!("fps={fps}")));
+            [from.map(|frame| format!("start_pts={frame}")), to.map(|frame| format!("end_pts={frame}"))]
+        }
+    };
+    let bounds: Vec<String> = bounds.into_iter().flatten().collect();
+    if !bounds.is_empty() {
+        filters.push(format!("trim={}", bounds.join(":")));
+    }
+    filters.push("setpts=PTS-STARTPTS".to_owned());
     filters
 }
 

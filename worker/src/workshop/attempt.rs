@@ -3,6 +3,7 @@
 //! Invariant: nothing is published without the ledger's consent, which is asked when all the proof is in hand; after it is
 //! given, the attempt publishes and is not stopped any more. Every way out goes through [`Attempt::close`].
 
+mod chunks;
 mod device;
 mod encode;
 mod ends;
@@ -29,7 +30,7 @@ use ffpool_schema::plan::ladder::{self, Outputs};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use encode::{Made, Proven, refused_for};
+use encode::{Made, Proven, Recipe, refused_for};
 use ends::{Ends, Input, Ready, discard};
 use report::Reporter;
 
@@ -125,7 +126,7 @@ pub(super) async fn run(
         usage: Usage::default(),
     };
     let outcome = match attempt.carry_out(consent.as_ref()).await {
-        Ok(manifest) => Some(Outcome::Finished { manifest: Some(Box::new(manifest)) }),
+        Ok(manifest) => Some(Outcome::Finished { manifest: manifest.map(Box::new) }),
         Err(End::Report(outcome)) => Some(*outcome),
         Err(End::Silent) => None,
     };
@@ -189,16 +190,21 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    async fn carry_out(&mut self, consent: &dyn Consent) -> Result<Manifest, End> {
+    /// Answers with the manifest of what is published; `None` for a chunk that is not needed as it was asked for.
+    async fn carry_out(&mut self, consent: &dyn Consent) -> Result<Option<Manifest>, End> {
         let encode = self.encode()?;
         self.reporter.phase(Phase::Prepare, None);
         if let Some(live) = &encode.live {
-            return self.carry_out_live(encode, live, consent).await;
+            return self.carry_out_live(encode, live, consent).await.map(Some);
         }
         let Ends { input, outputs } = self.ends(encode)?;
-        if let Some(manifest) = self.published_before(&outputs).await {
+        let piece = self.grant.spec.piece.as_deref();
+        // What lies there is the whole's; a chunk is found by its own name.
+        if piece.is_none()
+            && let Some(manifest) = self.published_before(&outputs).await
+        {
             ask(&self.orders, consent).await?;
-            return Ok(manifest);
+            return Ok(Some(manifest));
         }
         let user = self.user(input.as_ref().and_then(Input::file))?;
         self.make_room(user)?;
@@ -211,13 +217,20 @@ impl<'a> Attempt<'a> {
             }
             None => None,
         };
+        if let (Some(piece), Some(source)) = (piece, &source) {
+            return self.carry_out_piece(piece, encode, &outputs, source, user, consent).await;
+        }
+        let parts = self.parts(encode, &outputs, source.as_ref(), user).await?;
         let read = source.as_ref().map(|(path, probed, _)| (path.as_path(), probed));
         let Outputs { list, reasons } = ladder::outputs(encode, read.map(|(_, probed)| probed))
             .map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))?;
         for reason in reasons {
             self.reporter.log(&format!("[ffpool] {reason}"));
         }
-        let made = self.encode_source(&list, read, user).await;
+        let made = match (&parts, read) {
+            (Some(parts), Some(read)) => self.stitch(&list, read, user, parts).await,
+            (None, _) | (_, None) => self.make(&list, read, user, Recipe::Whole).await,
+        };
         let made = match &source {
             Some((path, _, identity)) => unchanged(made, path, identity)?,
             None => made?,
@@ -230,7 +243,11 @@ impl<'a> Attempt<'a> {
         }
         let source = source.map(|(_, probed, identity)| (identity, probed.probe));
         let manifest = self.manifest(&ready, made, source);
-        self.make_visible(ready, manifest).await
+        let manifest = self.make_visible(ready, manifest).await?;
+        if let Some(parts) = parts {
+            self.forget_parts(parts).await;
+        }
+        Ok(Some(manifest))
     }
 
     fn encode(&self) -> Result<&'a Encode, End> {
@@ -294,7 +311,7 @@ impl<'a> Attempt<'a> {
         });
         let artifacts = artifacts.collect();
         let bare = self.bare_manifest(&made.arguments, &made.steps, source);
-        Manifest { artifacts, device: made.device, fallback: made.fallback, ..bare }
+        Manifest { artifacts, chunks: made.chunks, device: made.device, fallback: made.fallback, ..bare }
     }
 
     /// The same of what is no file.
@@ -321,6 +338,7 @@ impl<'a> Attempt<'a> {
             source_probe,
             artifacts: Vec::new(),
             source,
+            chunks: Vec::new(),
             usage: self.used(),
             live: None,
         }

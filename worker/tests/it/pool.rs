@@ -130,8 +130,16 @@ impl Dispatcher {
         self.takes.lock().unwrap().push(request.clone());
         let spec = JobSpec { id: Some(request.job), engine: Engine::Noop, ..JobSpec::new("480p30-h264") };
         let alone = request.idle;
-        let grant =
-            Grant { job: request.job, attempt: 1, lease_ms: 5000, spec, encode: None, alone, traceparent: None };
+        let grant = Grant {
+            job: request.job,
+            attempt: 1,
+            lease_ms: 5000,
+            spec,
+            encode: None,
+            alone,
+            traceparent: None,
+            splits: None,
+        };
         Some(ClaimReply::Run(Box::new(grant)))
     }
 
@@ -152,7 +160,16 @@ fn grant(request: &ClaimRequest, attempt: u32) -> Grant {
     };
     let spec = parse(&received).unwrap();
     let encode = scenario::resolve(&spec).unwrap();
-    Grant { job: spec.id.unwrap(), attempt, lease_ms: 5000, spec, encode, alone: false, traceparent: None }
+    Grant {
+        job: spec.id.unwrap(),
+        attempt,
+        lease_ms: 5000,
+        spec,
+        encode,
+        alone: false,
+        traceparent: None,
+        splits: None,
+    }
 }
 
 /// One worker's surroundings.

@@ -1,6 +1,7 @@
 //! Attempts with real tools: what is asked for comes out, limits hold, and whatever happens nothing is left behind.
 
 pub mod bench;
+mod chunks;
 mod confinement;
 mod devices;
 mod encodes;

@@ -3,10 +3,12 @@
 //! Invariant: a decision changes the record and the plan of the batch alike, so the next input of the batch meets what
 //! will be written.
 
-use ffpool_schema::failure::Cause;
+use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::{Change, End, Input, Placing, Publish, Refusal, Stale, State, Step, step};
 
 use super::super::families::Relative;
+use super::super::fresh::NewJob;
 use super::super::kind;
 use super::words::{attempt_of, detail, explain};
 use super::{
@@ -36,7 +38,7 @@ pub(in crate::ledger) fn decide(
             }
         }
     }
-    let turned = turn(record, &input, &happening.evidence);
+    let turned = turn(record, &input, &happening.evidence).or_else(|| unsplittable(record, &input));
     let (input, happening) = match &turned {
         Some(turned) => (turned.input.clone(), turned),
         None => (input, happening),
@@ -80,6 +82,7 @@ pub(in crate::ledger) fn decide(
             fell_back: record.fell_back,
             alone: record.facts.losses >= ALONE_AFTER,
         },
+        splits: record.splits,
     }))
 }
 
@@ -97,6 +100,7 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
         | Input::Rejected { .. }
         | Input::Released { .. }
         | Input::CancelDone { .. }
+        | Input::Split { .. }
         | Input::Lapse { .. }
         | Input::Offer { .. }
         | Input::OfferAccepted { .. }
@@ -148,6 +152,22 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
     }
 }
 
+/// What a split becomes of a job that this version cannot read: nobody could make its chunks, and it would wait for ever.
+fn unsplittable(record: &Record, input: &Input) -> Option<Happening> {
+    let Input::Split { attempt } = input else { return None };
+    if whole(record).is_some() {
+        return None;
+    }
+    let failure = Failure::new(Cause::Platform, "the ledger cannot read the job that was split into chunks");
+    let input = Input::Failed { attempt: *attempt, cause: failure.cause };
+    let evidence = Evidence { failure: Some(failure), ..Evidence::default() };
+    Some(Happening { evidence, ..Happening::new(record.id, input) })
+}
+
+fn whole(record: &Record) -> Option<JobSpec> {
+    serde_json::from_str(record.spec.as_deref()?).ok()
+}
+
 fn apply(
     record: &mut Record,
     input: &Input,
@@ -164,6 +184,7 @@ fn apply(
     count(record, input, change, plan);
     explain(record, input, evidence, change, policy);
     learn(record, input, change);
+    split(record, evidence, change, plan);
     if change.begin {
         begin(record, input, plan);
     }
@@ -190,6 +211,9 @@ fn apply(
     }
     let was = std::mem::replace(&mut record.facts.state, change.to);
     place_in_outbox(record, change, policy, random, plan);
+    if record.chunks.is_some() && (change.pause.is_some() || change.to.is_end()) {
+        plan.effects.families.push(Relative::Whole(record.id));
+    }
     if change.to.is_end() && !was.is_end() {
         record.custody = None;
         record.facts.paused = false;
@@ -264,7 +288,10 @@ fn learn(record: &mut Record, input: &Input, change: &Change) {
     record.writes.lesson = match input {
         Input::Failed { cause: Cause::Oom, .. } => Some(Lesson::MoreMemory),
         Input::Failed { cause: Cause::Device, .. } => Some(Lesson::FallBack),
-        Input::Redrive => Some(Lesson::Forget),
+        Input::Redrive => {
+            record.splits = 0;
+            Some(Lesson::Forget)
+        }
         _ => record.writes.lesson,
     };
     if change.to != State::Failed {
@@ -279,6 +306,28 @@ fn learn(record: &mut Record, input: &Input, change: &Change) {
         (None, _) => (record.facts.last_cause.unwrap_or(Cause::Unknown), ""),
     };
     record.writes.kind = Some(kind::of(cause, evidence));
+}
+
+/// Makes the jobs that make the chunks of a job that was split.
+fn split(record: &mut Record, evidence: &Evidence, change: &Change, plan: &mut Plan) {
+    if change.end != Some(End::Split) {
+        return;
+    }
+    let Some(mut whole) = whole(record) else { return };
+    if let Some(raised) = record.raised_memory_mb {
+        whole.resource_limits.max_memory_mb = Some(raised);
+    }
+    let mut pieces = evidence.pieces.clone();
+    // The longest first, so that none is left when all others are done. The first and the last may not say.
+    pieces.sort_by_key(|piece| (std::cmp::Reverse(piece.cut.frames.unwrap_or(u64::MAX)), piece.number));
+    let total = pieces.iter().map(|piece| piece.total).max().unwrap_or_default();
+    (record.chunks, record.writes.chunks) = (Some(total), Some(total));
+    record.splits += 1;
+    let attempt = record.facts.attempt;
+    plan.pieces.extend(pieces.into_iter().map(|piece| {
+        let id = piece.id(attempt);
+        (id, NewJob::of_piece(id, &whole, piece, record.traceparent.clone()))
+    }));
 }
 
 fn begin(record: &mut Record, input: &Input, plan: &mut Plan) {
@@ -372,6 +421,8 @@ mod tests {
             deadline_is_over: false,
             raised_memory_mb: None,
             fell_back: false,
+            chunks: None,
+            splits: 0,
             age_secs: 1.0,
             run_secs: None,
             writes: Writes::default(),

@@ -50,6 +50,10 @@ pub(super) fn explain(record: &mut Record, input: &Input, evidence: &Evidence, c
             None => format!("worker {owner} handed it back"),
         }),
         Input::CancelDone { .. } => record.reason.take(),
+        Input::Split { .. } => Some(match evidence.pieces.first() {
+            Some(piece) => format!("waits for {} of its {} chunks", evidence.pieces.len(), piece.total),
+            None => "waits for its chunks".to_owned(),
+        }),
         Input::Lapse { attempt } => Some(format!("worker {owner} fell silent in attempt {attempt}")),
         Input::Cancel => Some(match by {
             Some(by) => format!("cancelled by {by}"),
@@ -68,7 +72,10 @@ pub(super) fn explain(record: &mut Record, input: &Input, evidence: &Evidence, c
     }
     // Parked without a report of its own: what ended it is still a failure with a cause and a cure.
     let told = |otherwise: &str| evidence.reason.clone().unwrap_or_else(|| otherwise.to_owned());
-    let failure = if *input == Input::DeliveryLimit {
+    let failure = if let (Input::ParentFailed { .. }, Some(failure)) = (input, &evidence.failure) {
+        // Of its own chunk: what is wrong with that is wrong with the job.
+        failure.clone()
+    } else if *input == Input::DeliveryLimit {
         Failure::new(Cause::DeliveryLimit, told("the broker gave up delivering its message"))
     } else if *input == Input::DeadlinePassed {
         Failure::new(Cause::Deadline, "its deadline passed before it could run")
@@ -98,6 +105,7 @@ pub(super) fn attempt_of(input: &Input) -> Option<u32> {
         | Input::Rejected { attempt }
         | Input::Released { attempt }
         | Input::CancelDone { attempt }
+        | Input::Split { attempt }
         | Input::Lapse { attempt } => Some(*attempt),
         Input::Arrive
         | Input::Claim { .. }
@@ -137,6 +145,10 @@ pub(super) fn detail(record: &Record, input: &Input, evidence: &Evidence, change
         }
         Input::Lapse { .. } => put("worker", json!(record.facts.owner.as_ref().map(|owner| &owner.worker))),
         Input::Failed { cause, .. } => put("cause", json!(cause)),
+        Input::Split { .. } => {
+            put("missing", json!(evidence.pieces.len()));
+            put("chunks", json!(evidence.pieces.first().map(|piece| piece.total)));
+        }
         Input::Arrive
         | Input::Finished { .. }
         | Input::Rejected { .. }

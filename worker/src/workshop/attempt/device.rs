@@ -86,6 +86,7 @@ pub(super) fn judge<T>(session: &Session, made: &Result<T, End>) {
             | Outcome::Finished { .. }
             | Outcome::Rejected { .. }
             | Outcome::Released { .. }
+            | Outcome::Split { .. }
             | Outcome::Cancelled => {}
         },
         Err(End::Silent) => {}

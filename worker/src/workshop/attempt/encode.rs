@@ -5,10 +5,11 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use ffpool_schema::chunk::Cut;
 use ffpool_schema::encode::{Encoder, VideoEncode};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::JobSpec;
-use ffpool_schema::message::{Outcome, Phase, Proof, Quality, RenditionProof};
+use ffpool_schema::message::{ChunkProof, Outcome, Phase, Proof, Quality, RenditionProof};
 use ffpool_schema::plan::ladder::{self, Output};
 use ffpool_schema::plan::together::{Refused, Shared, Together, together};
 use ffpool_schema::plan::{self, Expected, Measured, Purpose, Refusal, Request};
@@ -38,6 +39,56 @@ pub(super) struct Made {
     pub(super) device: Option<String>,
     /// Why software encoded, where a device was preferred.
     pub(super) fallback: Option<String>,
+    /// The chunks it was put together from.
+    pub(super) chunks: Vec<ChunkProof>,
+}
+
+impl Made {
+    /// Frames of its only output.
+    pub(super) fn frames(&self) -> Option<u64> {
+        self.outputs.first()?.proof.frames
+    }
+}
+
+/// What is made of a source.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Recipe<'a> {
+    /// Every output at once.
+    Whole,
+    /// One chunk of the only output.
+    Chunk {
+        cut: &'a Cut,
+        /// Its length, where it is known before.
+        secs: Option<f64>,
+    },
+    /// The only output from its chunks.
+    Stitch {
+        /// The list of chunks.
+        list: &'a Path,
+        /// When the first frame is shown.
+        offset_secs: f64,
+    },
+}
+
+impl Recipe<'_> {
+    fn plan(&self, requests: &[Request<'_>]) -> Result<Together, Refused> {
+        let plan = match (self, requests) {
+            (Recipe::Chunk { cut, .. }, [request]) => plan::chunk(request, cut),
+            (Recipe::Stitch { list, offset_secs }, [request]) => plan::stitch(request, list, *offset_secs),
+            (Recipe::Whole | Recipe::Chunk { .. } | Recipe::Stitch { .. }, _) => return together(requests),
+        };
+        let plan = plan.map_err(|refusal| Refused { output: 0, refusal })?;
+        let steps = plan.steps.into_iter().map(|step| Shared { step, outputs: vec![0] });
+        Ok(Together { steps: steps.collect(), expected: vec![plan.expected] })
+    }
+
+    /// Its part of the job: most of the work on a whole from chunks is done before.
+    fn part(&self) -> Part {
+        match self {
+            Recipe::Whole | Recipe::Chunk { .. } => Part::WHOLE,
+            Recipe::Stitch { .. } => Part { before: 0.95, share: 0.05 },
+        }
+    }
 }
 
 /// An output that is what was asked for.
@@ -55,14 +106,15 @@ pub(super) struct Proven {
 }
 
 impl Attempt<'_> {
-    /// Encodes every file that the outputs need, and makes presentations of those that are renditions.
-    pub(super) async fn encode_source(
+    /// Makes every file that the outputs need, as the recipe says, and presentations of those that are renditions.
+    pub(super) async fn make(
         &mut self,
         outputs: &[Output],
         source: Option<(&Path, &Probed)>,
         user: ToolUser,
+        recipe: Recipe<'_>,
     ) -> Result<Made, End> {
-        let mut made = self.encode_files(&ladder::files(outputs), source, user).await?;
+        let mut made = self.encode_files(&ladder::files(outputs), source, user, recipe).await?;
         let threads = self.shop.threads(&self.grant.spec);
         let mut files = std::mem::take(&mut made.outputs).into_iter();
         for (place, output) in outputs.iter().enumerate() {
@@ -84,6 +136,7 @@ impl Attempt<'_> {
         outputs: &[Output],
         source: Option<(&Path, &Probed)>,
         user: ToolUser,
+        recipe: Recipe<'_>,
     ) -> Result<Made, End> {
         let videos: Vec<&VideoEncode> = outputs.iter().map(|output| &output.encode.video).collect();
         let (encoders, session) = self.encoders(&videos).await?;
@@ -91,7 +144,7 @@ impl Attempt<'_> {
         if let Some(why) = &fallback {
             self.reporter.log(&format!("[ffpool] {why}"));
         }
-        let made = self.encode_with(outputs, (&encoders, &session), source, user).await;
+        let made = self.encode_with(outputs, (&encoders, &session), source, (user, recipe)).await;
         judge(&session, &made);
         Ok(Made { device: session.names(), fallback, ..made? })
     }
@@ -102,7 +155,7 @@ impl Attempt<'_> {
         outputs: &[Output],
         (encoders, session): (&[Option<Encoder>], &Session),
         source: Option<(&Path, &Probed)>,
-        user: ToolUser,
+        (user, recipe): (ToolUser, Recipe<'_>),
     ) -> Result<Made, End> {
         let threads = self.shop.threads(&self.grant.spec);
         // By name: the working directory is the scratch, whose parents the tool's user need not be able to enter.
@@ -120,7 +173,7 @@ impl Attempt<'_> {
         }
         let requests: Vec<Request<'_>> =
             sought.iter().map(|(encode, request, _)| Request { encode, ..*request }).collect();
-        let plan = self.carry_out_plan(outputs, requests.clone(), user).await?;
+        let plan = self.carry_out_plan(outputs, requests.clone(), user, recipe).await?;
         self.reporter.phase(Phase::Verify, Some(NEARLY));
         let mut proven = Vec::new();
         for (place, (Output { number, name, .. }, expected)) in outputs.iter().zip(&plan.expected).enumerate() {
@@ -136,7 +189,7 @@ impl Attempt<'_> {
         }
         let mut steps: Vec<Vec<OsString>> = plan.steps.into_iter().map(|shared| shared.step.arguments).collect();
         let arguments = steps.pop().unwrap_or_default();
-        Ok(Made { arguments, steps, outputs: proven, device: None, fallback: None })
+        Ok(Made { arguments, steps, outputs: proven, device: None, fallback: None, chunks: Vec::new() })
     }
 
     /// Runs every step of the plan that requests make together.
@@ -145,18 +198,24 @@ impl Attempt<'_> {
         outputs: &[Output],
         mut requests: Vec<Request<'_>>,
         user: ToolUser,
+        recipe: Recipe<'_>,
     ) -> Result<Together, End> {
         let spec = &self.grant.spec;
         let refused = |refused: Refused| refused_for(spec, outputs[refused.output].number, refused.refusal);
-        let mut plan = together(&requests).map_err(refused)?;
+        let mut plan = recipe.plan(&requests).map_err(refused)?;
         // What was measured before its run changes the arguments of those that follow, but neither their number nor weight.
         let weights: Vec<f64> = plan.steps.iter().map(|shared| shared.step.purpose.weight()).collect();
         let total: f64 = weights.iter().sum();
-        let duration = plan.duration_secs();
+        let duration = match recipe {
+            Recipe::Chunk { secs, .. } => secs,
+            Recipe::Whole | Recipe::Stitch { .. } => plan.duration_secs(),
+        };
+        let whole = recipe.part();
         let mut before = 0.0;
         for (number, weight) in weights.into_iter().enumerate() {
             let Shared { step, outputs: concerned } = plan.steps[number].clone();
-            let part = Part { before: before / total, share: weight / total };
+            let (before_it, share) = (before / total * whole.share, weight / total * whole.share);
+            let part = Part { before: whole.before + before_it, share };
             let ran = self.run_ffmpeg(&step.arguments, user, Phase::Encode, duration, part).await?;
             before += weight;
             if step.purpose == Purpose::Loudness {
@@ -166,7 +225,7 @@ impl Attempt<'_> {
                 for output in concerned {
                     requests[output].loudness = Some(found);
                 }
-                plan = together(&requests).map_err(refused)?;
+                plan = recipe.plan(&requests).map_err(refused)?;
             }
         }
         Ok(plan)
@@ -299,6 +358,7 @@ pub(super) fn as_verify(end: End) -> End {
         | Outcome::Failed { .. }
         | Outcome::Rejected { .. }
         | Outcome::Released { .. }
+        | Outcome::Split { .. }
         | Outcome::Cancelled) => End::Report(Box::new(other)),
     }
 }

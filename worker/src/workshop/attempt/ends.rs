@@ -61,14 +61,14 @@ impl Input {
 /// An output that the job may come to, and where it goes.
 pub(super) struct Destination {
     /// Which it is, where there are several.
-    name: Option<String>,
+    pub(super) name: Option<String>,
     /// Whether it is made whatever the source is.
-    is_sure: bool,
-    place: Place,
+    pub(super) is_sure: bool,
+    pub(super) place: Place,
 }
 
 /// Where an output goes.
-enum Place {
+pub(super) enum Place {
     File(PathBuf),
     Object(Box<Object>),
 }
@@ -202,6 +202,7 @@ impl Attempt<'_> {
             other @ (Outcome::Finished { .. }
             | Outcome::Failed { .. }
             | Outcome::Released { .. }
+            | Outcome::Split { .. }
             | Outcome::Cancelled) => End::Report(Box::new(other)),
         }
     }
@@ -424,7 +425,7 @@ impl Attempt<'_> {
     }
 
     /// What a staging that failed means.
-    fn unstaged(&self, error: &PublishError) -> End {
+    pub(super) fn unstaged(&self, error: &PublishError) -> End {
         match error {
             PublishError::Stopped => self.orders.stop.borrow().clone().map_or(End::Silent, End::from),
             PublishError::Io { .. } | PublishError::NoPlainFile { .. } => unpublished(error),

@@ -141,6 +141,7 @@ impl Bench {
             spec: spec.clone(),
             encode: scenario::resolve(spec).unwrap_or_else(|faults| panic!("the test's job is not valid: {faults:?}")),
             traceparent: None,
+            splits: None,
         }
     }
 

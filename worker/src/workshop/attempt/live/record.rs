@@ -68,7 +68,7 @@ impl Attempt<'_> {
         let (names, renditions) = (Vec::new(), Vec::new());
         let proven = Proven { name: None, file, probed, proof, quality: None, names, renditions };
         let (steps, outputs) = (vec![arguments], vec![proven]);
-        Ok(Some(Made { arguments: join, steps, outputs, device: None, fallback: None }))
+        Ok(Some(Made { arguments: join, steps, outputs, device: None, fallback: None, chunks: Vec::new() }))
     }
 
     /// Looks at every piece: its length into the timeline, what the first one is, and the packets of all. A piece that

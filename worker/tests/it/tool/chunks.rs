@@ -1,0 +1,259 @@
+//! Encodes in chunks: frame by frame what a whole encode makes, and whole where chunks cannot be had.
+
+use std::path::Path;
+use std::process::Command;
+
+use ffpool_schema::chunk::Piece;
+use ffpool_schema::encode::{Bitrate, Fps};
+use ffpool_schema::failure::Cause;
+use ffpool_schema::job::{Checkpoint, JobSpec};
+use ffpool_schema::message::{Grant, Manifest, Outcome};
+
+use super::bench::{Bench, failure, fault, ffmpeg, manifest};
+
+/// Chunks of a second.
+async fn bench() -> Bench {
+    Bench::with(|settings, _| {
+        settings.chunks.chunk_above_secs = 3;
+        settings.chunks.chunk_target_secs = 1;
+    })
+    .await
+}
+
+/// Picture and sound of 3.4 s at 25 frames per second, the sound a little ahead in ts; B-frames, key frames twice a second.
+fn source(bench: &Bench, name: &str, options: &[&str]) -> String {
+    let path = bench.media(name).display().to_string();
+    let target = format!("file:{path}");
+    let mut arguments = vec!["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=25:duration=3.4"];
+    arguments.extend([
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=frequency=300:duration=3.4",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "veryfast",
+    ]);
+    arguments.extend(["-pix_fmt", "yuv420p", "-bf", "2", "-g", "13", "-c:a", "aac"]);
+    arguments.extend(options);
+    arguments.push(&target);
+    ffmpeg(&arguments);
+    path
+}
+
+/// A lossless encode, so that frames can be compared.
+fn lossless(bench: &Bench, input: &str, output: &str) -> JobSpec {
+    let mut spec = bench.spec("custom-input");
+    spec.input = Some(input.to_owned());
+    spec.output = Some(bench.media(output).display().to_string());
+    spec.parameters.crf = Some(0);
+    spec
+}
+
+fn split_grant(bench: &Bench, spec: &JobSpec) -> Grant {
+    Grant { splits: Some(0), ..bench.grant(spec) }
+}
+
+async fn pieces(bench: &Bench, grant: &Grant) -> Vec<Piece> {
+    match bench.run(grant).await.outcome {
+        Some(Outcome::Split { pieces }) => pieces,
+        other => panic!("not split: {other:?}"),
+    }
+}
+
+fn piece_grant(bench: &Bench, spec: &JobSpec, piece: &Piece) -> Grant {
+    let spec = JobSpec { piece: Some(Box::new(piece.clone())), ..spec.clone() };
+    split_grant(bench, &spec)
+}
+
+/// Has a job made in chunks to its end, and says in how many.
+async fn in_chunks(bench: &Bench, spec: &JobSpec) -> (Manifest, usize) {
+    let grant = split_grant(bench, spec);
+    let pieces = pieces(bench, &grant).await;
+    for piece in &pieces {
+        let made = bench.run(&piece_grant(bench, spec, piece)).await;
+        let frames = manifest(&made).artifacts[0].proof.as_ref().unwrap().frames;
+        assert!(piece.cut.frames.is_none() || frames == piece.cut.frames, "{piece:?}: {frames:?}");
+    }
+    let whole = bench.run(&Grant { attempt: 2, splits: Some(1), ..grant }).await;
+    (manifest(&whole).clone(), pieces.len())
+}
+
+/// Time in seconds and hash of every frame of the picture, none left out or doubled, and of every frame of sound; both read
+/// together, as in an encode.
+fn frames(path: &Path, filter: &str) -> [Vec<(f64, String)>; 2] {
+    let output = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-i"])
+        .arg(path)
+        .args(["-map", "0:v", "-map", "0:a", "-vf", filter, "-fps_mode", "passthrough", "-f", "framemd5", "-"])
+        .output()
+        .unwrap_or_else(|error| panic!("these tests need the Debian package ffmpeg: {error}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ["0", "1"].map(|stream| {
+        let unit = text.lines().find_map(|line| line.strip_prefix(&format!("#tb {stream}: 1/")));
+        let unit: f64 = unit.unwrap().parse().unwrap();
+        let fields = text.lines().map(|line| line.split(',').map(str::trim).collect::<Vec<_>>());
+        let own = fields.filter(|fields| fields[0] == stream);
+        own.map(|fields| (fields[2].parse::<f64>().unwrap() / unit, fields[5].to_owned())).collect()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_have_every_frame_of_the_source_at_its_time_and_the_sound_of_a_whole_encode() {
+    let bench = bench().await;
+    let open = ["-x264-params", "open-gop=1:bframes=3"];
+    for (name, options, fps, output) in [
+        ("closed.mp4", &[] as &[&str], None, "mp4"),
+        ("open.mp4", &open, None, "mkv"),
+        ("open.mkv", &open, Some(Fps::whole(30)), "mkv"),
+        ("open.ts", &open, None, "mp4"),
+        ("rate.ts", &open, Some(Fps::whole(30)), "ts"),
+    ] {
+        let input = source(&bench, name, options);
+        let mut spec = lossless(&bench, &input, &format!("{name}.chunks.{output}"));
+        spec.parameters.fps = fps;
+        let (proof, count) = in_chunks(&bench, &spec).await;
+        assert!((3..=4).contains(&count) && proof.chunks.len() == count, "{name}: {count} chunks");
+        let filter = fps.map_or("null".to_owned(), |fps| format!("fps={fps}"));
+        let [picture, sound] = frames(Path::new(&input), &filter);
+        let made = frames(&bench.media(&format!("{name}.chunks.{output}")), "null");
+        let hashes = |frames: &[(f64, String)]| frames.iter().map(|(_, hash)| hash.clone()).collect::<Vec<_>>();
+        assert_eq!(hashes(&made[0]), hashes(&picture), "{name}: the frames of the picture");
+        for ((time, _), (was, _)) in made[0].iter().zip(&picture) {
+            let (late, was_late) = (time - made[0][0].0, was - picture[0].0);
+            assert!(
+                (late - was_late).abs() < 0.0015,
+                "{name}: a frame {late} s after the first, which was {was_late} s"
+            );
+        }
+        let (lag, was) = (made[0][0].0 - made[1][0].0, picture[0].0 - sound[0].0);
+        assert!((lag - was).abs() <= 0.045, "{name}: the picture begins {lag} s after the sound, it was {was} s");
+        let total: u64 = proof.chunks.iter().map(|chunk| chunk.frames).sum();
+        assert_eq!((proof.artifacts[0].proof.as_ref().unwrap().frames, total), (Some(total), picture.len() as u64));
+
+        if name == "closed.mp4" || name == "open.ts" {
+            continue;
+        }
+        spec.checkpoint = Checkpoint::Off;
+        spec.output = Some(bench.media(&format!("{name}.whole.{output}")).display().to_string());
+        manifest(&bench.run(&split_grant(&bench, &spec)).await);
+        let whole = frames(&bench.media(&format!("{name}.whole.{output}")), "null");
+        assert_eq!(made[1], whole[1], "{name}: the sound, sample for sample at its time");
+        // FFmpeg 5.1 doubles a first picture that is late, in mp4.
+        if output == "mkv" {
+            assert_eq!(made[0], whole[0], "{name}: the picture");
+        }
+    }
+    assert!(!bench.media(".ffpool-chunks").exists(), "{:?}", bench.media_names());
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_is_used_again_and_what_is_damaged_is_made_again() {
+    let bench = bench().await;
+    let input = source(&bench, "source.mkv", &[]);
+    let mut spec = lossless(&bench, &input, "out.mp4");
+    let grant = split_grant(&bench, &spec);
+    let first = pieces(&bench, &grant).await;
+    manifest(&bench.run(&piece_grant(&bench, &spec, &first[1])).await);
+    // Another worker's attempt at the same piece, after the first has published, and the job with its sound put right.
+    manifest(&bench.run(&piece_grant(&bench, &spec, &first[1])).await);
+    spec.parameters.audio_bitrate = Some(Bitrate(96_000));
+    let again = pieces(&bench, &split_grant(&bench, &spec)).await;
+    let keys = |pieces: &[Piece]| pieces.iter().map(|piece| piece.key.clone()).collect::<Vec<_>>();
+    let without: Vec<String> = keys(&first).into_iter().filter(|key| *key != first[1].key).collect();
+    assert_eq!(keys(&again), without);
+    // Another picture is another encode.
+    let mut other = spec.clone();
+    other.parameters.crf = Some(30);
+    assert_eq!(pieces(&bench, &split_grant(&bench, &other)).await.len(), first.len());
+
+    for piece in &again {
+        manifest(&bench.run(&piece_grant(&bench, &spec, piece)).await);
+    }
+    let store = std::fs::read_dir(bench.media(".ffpool-chunks")).unwrap().next().unwrap().unwrap().path();
+    let chunk = store.join(format!("{}.mp4", first[2].key));
+    let mut bytes = std::fs::read(&chunk).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&chunk, bytes).unwrap();
+    let grant = split_grant(&bench, &spec);
+    assert_eq!(keys(&pieces(&bench, &grant).await), [first[2].key.clone()]);
+    manifest(&bench.run(&piece_grant(&bench, &spec, &first[2])).await);
+    let made = bench.run(&grant).await;
+    assert_eq!(manifest(&made).chunks.len(), first.len());
+
+    // Without the source as it was, nothing of it is of use: neither to a piece nor to the whole.
+    let late = piece_grant(&bench, &spec, &first[0]);
+    source(&bench, "source.mkv", &["-metadata", "title=other"]);
+    assert_eq!(bench.run(&late).await.outcome, Some(Outcome::Finished { manifest: None }));
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_cut_is_encoded_whole_unless_the_job_insists() {
+    let bench = bench().await;
+    let even = source(&bench, "even.mp4", &[]);
+    let uneven = source(&bench, "uneven.mkv", &["-vf", "select=not(between(n\\,40\\,47))", "-fps_mode", "vfr"]);
+    let short = bench.clip("short.mp4", &[]);
+    let (whole, many) = (Some(0), Some(8));
+    for (number, input, codec, splits) in
+        [(0, &uneven, "h264", whole), (1, &even, "vp8", whole), (2, &even, "h264", many), (3, &short, "h264", whole)]
+    {
+        let mut spec = lossless(&bench, input, &format!("{number}.mkv"));
+        spec.parameters.crf = Some(40);
+        spec.parameters.codec = Some(codec.parse().unwrap());
+        let auto = bench.run(&Grant { splits, ..bench.grant(&spec) }).await;
+        assert!(manifest(&auto).chunks.is_empty(), "case {number}");
+        spec.checkpoint = Checkpoint::Require;
+        let insists = bench.run(&Grant { splits, ..bench.grant(&spec) }).await;
+        if number == 3 {
+            assert!(matches!(insists.outcome, Some(Outcome::Split { .. })), "whatever its length: {insists:?}");
+        } else {
+            assert_eq!(fault(&insists), "checkpoint unsupported", "case {number}");
+        }
+    }
+    // A ledger that does not split jobs.
+    assert!(manifest(&bench.run_spec(&lossless(&bench, &even, "old.mp4")).await).chunks.is_empty());
+
+    // Frames that do not decode show only when the chunk is made: the job is encoded whole then.
+    let spec = lossless(&bench, &even, "fewer.mp4");
+    let all = pieces(&bench, &split_grant(&bench, &spec)).await;
+    let mut fewer = all[1].clone();
+    fewer.cut.frames = fewer.cut.frames.map(|frames| frames + 1);
+    let ended = bench.run(&piece_grant(&bench, &spec, &fewer)).await;
+    assert_eq!(ended.outcome, Some(Outcome::Finished { manifest: None }));
+    assert_eq!(
+        bench.run(&piece_grant(&bench, &spec, &all[0])).await.outcome,
+        Some(Outcome::Finished { manifest: None })
+    );
+    let whole = bench.run(&split_grant(&bench, &spec)).await;
+    assert!(manifest(&whole).chunks.is_empty());
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_of_a_damaged_source_fails_as_the_whole_would() {
+    let bench = bench().await;
+    let input = source(&bench, "cut.ts", &[]);
+    let spec = lossless(&bench, &input, "out.mp4");
+    let all = pieces(&bench, &split_grant(&bench, &spec)).await;
+    // Its size and time stay, so that it is still the source for which the job was split.
+    let modified = std::fs::metadata(&input).unwrap().modified().unwrap();
+    let mut bytes = std::fs::read(&input).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 20_000].fill(0xff);
+    std::fs::write(&input, bytes).unwrap();
+    std::fs::File::options().append(true).open(&input).unwrap().set_modified(modified).unwrap();
+    let mut causes = Vec::new();
+    for piece in &all {
+        let ended = bench.run(&piece_grant(&bench, &spec, piece)).await;
+        if matches!(ended.outcome, Some(Outcome::Failed { .. })) {
+            causes.push(failure(&ended).cause);
+        }
+    }
+    assert!(causes.contains(&Cause::InputBad), "{causes:?}");
+    bench.assert_clean();
+}
