@@ -6,6 +6,7 @@
 //! [`matrix`] makes every kind of job of the original system, or shows why it is refused; [`ladder`] measures what one job
 //! of several outputs saves.
 //! [`live`] times the start of live jobs and looks at what is recorded when their server dies.
+//! [`overhead`] sets an encode through the pool beside the same encode by hand.
 //! The end-to-end tests of the whole system stand in `tests/` and use the same pool.
 
 pub mod audit;
@@ -14,6 +15,7 @@ pub mod chaos;
 pub mod ladder;
 pub mod live;
 pub mod matrix;
+pub mod overhead;
 pub mod pool;
 mod processes;
 pub mod raw;

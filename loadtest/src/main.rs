@@ -9,6 +9,7 @@ use ffpool_loadtest::chaos::{self, ChaosArgs};
 use ffpool_loadtest::ladder::{self, LadderArgs};
 use ffpool_loadtest::live::{self, LiveArgs};
 use ffpool_loadtest::matrix::{self, MatrixArgs};
+use ffpool_loadtest::overhead::{self, OverheadArgs};
 
 /// Load and faults for ffpool on private servers that are gone afterwards, and the audit of any pool.
 ///
@@ -37,6 +38,8 @@ enum Command {
     Ladder(LadderArgs),
     /// Live jobs against nginx with its RTMP module, which is restarted twice: how fast they start, and what is recorded.
     Live(LiveArgs),
+    /// An encode through the pool beside the same encode by hand.
+    Overhead(OverheadArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -82,6 +85,11 @@ fn main() -> anyhow::Result<ExitCode> {
             let report = runtime.block_on(live::run(&settings))?;
             show(&report, args.json)?;
             Ok(exit_code(report.is_clean()))
+        }
+        Command::Overhead(settings) => {
+            let report = runtime.block_on(overhead::run(&settings))?;
+            show(&report, args.json)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Audit(settings) => {
             let report = audit::run(&settings)?;
