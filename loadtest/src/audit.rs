@@ -25,6 +25,8 @@ use crate::processes;
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// What follows an output's name in that of its manifest.
 const MANIFEST_SUFFIX: &str = ".ffpool.json";
+/// The directory beside outputs in which chunks wait for their whole.
+const CHUNK_STORE: &str = ".ffpool-chunks";
 
 /// What to audit.
 #[derive(Debug, Clone, clap::Args)]
@@ -57,7 +59,7 @@ pub struct Published {
     pub id: JobId,
     /// Whether the broker or the API has confirmed it.
     pub confirmed: bool,
-    /// The file that it is to make; absent for a job that makes none.
+    /// The file that it is to make, one of them where it makes several; absent for a job that makes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<PathBuf>,
 }
@@ -242,10 +244,12 @@ struct JobRow {
     is_end: bool,
     is_encode: bool,
     manifest: Option<Manifest>,
+    /// The job whose chunk it makes.
+    part_of: Option<Uuid>,
 }
 
 fn jobs(ledger: &mut postgres::Transaction<'_>) -> anyhow::Result<HashMap<Uuid, JobRow>> {
-    let query = "SELECT id, state, coalesce(spec ->> 'engine', '') <> 'noop', manifest FROM job";
+    let query = "SELECT id, state, coalesce(spec ->> 'engine', '') <> 'noop', manifest, part_of FROM job";
     let mut jobs = HashMap::new();
     let mut rows = ledger.query_raw(query, std::iter::empty::<&str>())?;
     while let Some(row) = rows.next()? {
@@ -254,7 +258,8 @@ fn jobs(ledger: &mut postgres::Transaction<'_>) -> anyhow::Result<HashMap<Uuid, 
         let manifest = manifest.map(serde_json::from_value).transpose().with_context(|| format!("manifest of {id}"))?;
         let ends = State::ALL.into_iter().filter(|state| state.is_end());
         let is_end = ends.map(|end| end.to_string()).any(|end| end == state);
-        jobs.insert(id, JobRow { id, state, is_end, is_encode: row.get(2), manifest });
+        let job = JobRow { id, state, is_end, is_encode: row.get(2), manifest, part_of: row.get(4) };
+        jobs.insert(id, job);
     }
     Ok(jobs)
 }
@@ -268,7 +273,8 @@ fn check_record(args: &AuditArgs, record: &[Published], jobs: &HashMap<Uuid, Job
     }
     let known: HashSet<Uuid> = record.iter().map(|published| published.id.0).collect();
     for job in jobs.values() {
-        let is_known = known.contains(&job.id);
+        // The ledger itself makes the jobs that make chunks.
+        let is_known = known.contains(&job.part_of.unwrap_or(job.id));
         if args.exclusive && !is_known {
             report.find(Wrong::Doubled, job.id, "is in the ledger, and its publisher never sent it");
         }
@@ -366,7 +372,7 @@ fn check_history(
     Ok(consents)
 }
 
-/// Every completed encode has one output, which is what its manifest says, in the ledger as beside the file.
+/// Every completed encode has its outputs, and they are what its manifest says, in the ledger as beside the file.
 fn check_artifacts(
     args: &AuditArgs,
     record: &[Published],
@@ -377,35 +383,75 @@ fn check_artifacts(
 ) -> anyhow::Result<()> {
     let outputs: HashMap<Uuid, &Path> =
         record.iter().filter_map(|published| Some((published.id.0, published.output.as_deref()?))).collect();
-    let mut owners: HashMap<PathBuf, Uuid> = HashMap::new();
+    let mut owners = Owners::default();
     for job in jobs.values().filter(|job| job.state == "completed" && job.is_encode) {
         let Some(manifest) = &job.manifest else {
-            report.find(Wrong::Lost, job.id, "is completed, and has no manifest");
+            // A chunk that is not needed as it was asked for is done without one.
+            if job.part_of.is_none() {
+                report.find(Wrong::Lost, job.id, "is completed, and has no manifest");
+            }
             continue;
         };
         check_maker(job.id, manifest, finished.get(&job.id), consents.get(&job.id), report);
-        let paths = manifest.artifacts.iter().map(|artifact| path_of(&artifact.url).map(PathBuf::from));
-        for (artifact, path) in manifest.artifacts.iter().zip(paths) {
-            let Some(path) = path else { continue };
-            let here = args.media_roots.iter().any(|root| path.starts_with(root));
-            if !here {
-                continue;
-            }
-            if let Some(wanted) = outputs.get(&job.id).filter(|wanted| **wanted != path) {
-                let what = format!("made {} and not {}", path.display(), wanted.display());
+        let made = files_below(&args.media_roots, manifest);
+        if let Some(whole) = job.part_of {
+            let is_published = jobs.get(&whole).is_some_and(|whole| whole.state == "completed");
+            owners.chunks.extend(made.into_iter().map(|file| (file.path, (whole, is_published))));
+            continue;
+        }
+        let heads: Vec<&PathBuf> = made.iter().filter(|file| file.is_head).map(|file| &file.path).collect();
+        if let (Some(wanted), [first, ..]) = (outputs.get(&job.id), heads.as_slice())
+            && !heads.iter().any(|head| head.as_path() == *wanted)
+        {
+            report.find(Wrong::Unproven, job.id, format!("made {} and not {}", first.display(), wanted.display()));
+        }
+        for file in made {
+            check_file(job.id, &file.path, file.size_bytes, file.sha256, report);
+            if file.is_head && read_manifest(&file.path).as_ref() != Some(manifest) {
+                let what = format!("the manifest beside {} is not the ledger's", file.path.display());
                 report.find(Wrong::Unproven, job.id, what);
             }
-            check_file(job.id, &path, artifact.size_bytes, &artifact.sha256, report);
-            if read_manifest(&path).as_ref() != Some(manifest) {
-                let what = format!("the manifest beside {} is not the ledger's", path.display());
-                report.find(Wrong::Unproven, job.id, what);
-            }
-            if let Some(other) = owners.insert(path.clone(), job.id) {
-                report.find(Wrong::Doubled, job.id, format!("{} is an output of job {other} too", path.display()));
+            if let Some(other) = owners.outputs.insert(file.path.clone(), job.id) {
+                let what = format!("{} is an output of job {other} too", file.path.display());
+                report.find(Wrong::Doubled, job.id, what);
             }
         }
     }
     check_strangers(args, &owners, report)
+}
+
+/// Whose the files below the media roots are.
+#[derive(Default)]
+struct Owners {
+    outputs: HashMap<PathBuf, Uuid>,
+    /// Chunks with the job that they are for, and whether it has been published, after which they are deleted.
+    chunks: HashMap<PathBuf, (Uuid, bool)>,
+}
+
+/// A file of which a manifest tells.
+struct MadeFile<'a> {
+    path: PathBuf,
+    size_bytes: u64,
+    sha256: &'a str,
+    /// Whether a manifest lies beside it: it is an output, or the file by which a presentation is played.
+    is_head: bool,
+}
+
+/// The files below these directories of which a manifest tells.
+fn files_below<'a>(roots: &[PathBuf], manifest: &'a Manifest) -> Vec<MadeFile<'a>> {
+    let mut made = Vec::new();
+    for artifact in &manifest.artifacts {
+        let Some(path) = path_of(&artifact.url).map(PathBuf::from) else { continue };
+        made.extend(artifact.files.iter().map(|file| MadeFile {
+            path: path.with_file_name(&file.path),
+            size_bytes: file.size_bytes,
+            sha256: &file.sha256,
+            is_head: false,
+        }));
+        made.push(MadeFile { path, size_bytes: artifact.size_bytes, sha256: &artifact.sha256, is_head: true });
+    }
+    made.retain(|file| roots.iter().any(|root| file.path.starts_with(root)));
+    made
 }
 
 /// The attempt that a manifest names finished, or had consent and was adopted by the one that did.
@@ -440,30 +486,40 @@ fn check_file(job: Uuid, path: &Path, size_bytes: u64, sha256: &str, report: &mu
     }
 }
 
-/// Files below the media roots that no completed job made.
-fn check_strangers(args: &AuditArgs, owners: &HashMap<PathBuf, Uuid>, report: &mut Report) -> anyhow::Result<()> {
+/// Files below the media roots that no completed job made, and chunks whose whole was published without them being
+/// deleted.
+fn check_strangers(args: &AuditArgs, owners: &Owners, report: &mut Report) -> anyhow::Result<()> {
     for root in &args.media_roots {
         for (path, is_directory) in everything_below(root)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let is_ours = owners.contains_key(&path);
-            if is_directory || is_ours {
+            if is_directory || owners.outputs.contains_key(&path) {
                 continue;
             }
-            if name.starts_with(".ffpool-") && name.ends_with(".part") {
+            if let Some((whole, is_published)) = owners.chunks.get(&path) {
+                if *is_published {
+                    report.find(Wrong::Left, *whole, format!("chunk {}", path.display()));
+                }
+            } else if name.starts_with(".ffpool-") && name.ends_with(".part") {
                 report.find(Wrong::Left, None, format!("{}", path.display()));
             } else if let Some(output) = name.strip_suffix(MANIFEST_SUFFIX).map(|output| path.with_file_name(output)) {
-                if !owners.contains_key(&output)
+                if !owners.outputs.contains_key(&output)
+                    && !owners.chunks.contains_key(&output)
                     && let Some(manifest) = read_manifest(&output)
                 {
                     let what = format!("{} says that it is an output too", path.display());
                     report.find(Wrong::Doubled, manifest.job.0, what);
                 }
-            } else if args.exclusive {
+            } else if args.exclusive && !is_in_chunk_store(&path) {
                 report.find(Wrong::Doubled, None, format!("{} was made by no completed job", path.display()));
             }
         }
     }
     Ok(())
+}
+
+/// Whether it lies among chunks, where cut lists lie too.
+fn is_in_chunk_store(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == CHUNK_STORE)
 }
 
 /// Scratch, processes and cgroups of attempts that are still there.

@@ -11,7 +11,7 @@ use ffpool_schema::id::JobId;
 use ffpool_schema::job::{Engine, JobSpec};
 use ffpool_schema::lifecycle::State;
 
-use crate::support::{BOUND, SMALL, pool, program, quick, run};
+use crate::support::{BOUND, SMALL, files, pool, program, quick, run};
 
 /// A minute and a half of faults, each at least once. The bounds are for a machine that is busy with other things.
 #[test]
@@ -52,8 +52,12 @@ impl Scene {
         let outputs = ["first.mp4", "second.mp4"].map(|name| pool.media.join(name));
         let mut lines = String::new();
         let mut ids = Vec::new();
-        let encodes = outputs.iter().map(|output| quick(&output.display().to_string()));
-        for spec in encodes.chain([noop.clone(), noop]) {
+        let mut encodes = outputs.each_ref().map(|output| quick(&output.display().to_string()));
+        // One job of two outputs, one of which is many files.
+        let stream = pool.media.join("stream.m3u8").display().to_string();
+        encodes[1].outputs =
+            vec![serde_json::from_value(serde_json::json!({"url": stream, "scenario": "240p15-h264"}))?];
+        for spec in encodes.into_iter().chain([noop.clone(), noop]) {
             let id = pool.client.submit(&spec).await?.id;
             let published = Published { id, confirmed: true, output: spec.output.map(PathBuf::from) };
             lines += &serde_json::to_string(&published)?;
@@ -147,6 +151,15 @@ fn planted_files(scene: &Scene) -> anyhow::Result<()> {
     std::fs::remove_file(&scene.output)?;
     scene.must_find(Wrong::Lost, "first.mp4");
     std::fs::write(&scene.output, &whole)?;
+    scene.must_be_clean();
+
+    let made = files(&scene.pool.media);
+    let is_segment = |path: &&PathBuf| path.to_string_lossy().contains("segments-");
+    let segment = made.iter().find(is_segment).expect("a presentation has segments");
+    let bytes = std::fs::read(segment)?;
+    std::fs::write(segment, "cut off")?;
+    scene.must_find(Wrong::Unproven, "segments-");
+    std::fs::write(segment, bytes)?;
     scene.must_be_clean();
 
     let copy = scene.output.with_file_name("copy.mp4");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use ffpool::JobFilter;
+use ffpool_loadtest::audit::{self, AuditArgs, Published};
 use ffpool_loadtest::pool::{Pool, PoolSettings};
 use ffpool_schema::api::{JobDetail, JobView};
 use ffpool_schema::id::JobId;
@@ -34,7 +35,7 @@ fn source(path: &Path, secs: u32) {
 fn wish(pool: &Pool, input: &str, output: &str) -> JobSpec {
     let mut spec = JobSpec::new("720p-h264");
     spec.input = Some(pool.media.join(input).display().to_string());
-    spec.output = Some(pool.media.join(output).display().to_string());
+    spec.output = Some(pool.media.join("made").join(output).display().to_string());
     spec.parameters.preset = Some("medium".to_owned());
     spec
 }
@@ -63,24 +64,46 @@ fn assert_whole(detail: &JobDetail, frames: u64, pool: &Pool) {
     assert_eq!(manifest.chunks.iter().map(|chunk| chunk.frames).sum::<u64>(), frames);
 }
 
+/// Nothing was lost or doubled, and of the chunks nothing is left.
+fn audited(pool: &Pool, jobs: [(JobId, &str); 2]) -> anyhow::Result<()> {
+    let made = pool.media.join("made");
+    let lines = jobs
+        .map(|(id, output)| serde_json::to_string(&Published { id, confirmed: true, output: Some(made.join(output)) }));
+    let record = pool.directory().join("record.jsonl");
+    std::fs::write(&record, lines.into_iter().collect::<Result<Vec<_>, _>>()?.join("\n"))?;
+    let args = AuditArgs {
+        record,
+        database_url: pool.database_url.clone(),
+        media_roots: vec![made],
+        scratch: vec![pool.scratch(0), pool.scratch(1)],
+        exclusive: true,
+        settle_secs: 30,
+    };
+    let report = tokio::task::block_in_place(|| audit::run(&args))?;
+    ensure!(report.is_clean(), "{report}");
+    Ok(())
+}
+
 #[test]
 fn a_worker_that_is_killed_costs_the_chunks_in_its_hands_and_another_goes_on() {
     run(async {
         let mut pool = pool(PoolSettings::one_worker(CHUNKS).worker(CHUNKS)).await?;
         source(&pool.media.join("source.ts"), 8);
-        let id = pool.client.submit(&wish(&pool, "source.ts", "out.mp4")).await?.id;
-        until_made(&pool, id, 1).await?;
-        let victim = parts(&pool, id).await?.into_iter().find_map(|part| {
+        std::fs::create_dir(pool.media.join("made"))?;
+        let first = pool.client.submit(&wish(&pool, "source.ts", "out.mp4")).await?.id;
+        until_made(&pool, first, 1).await?;
+        let victim = parts(&pool, first).await?.into_iter().find_map(|part| {
             let owner = part.worker.filter(|_| part.state == State::Running)?;
             Some(usize::from(owner.as_str().ends_with("-1")))
         });
-        pool.workers[victim.unwrap_or(0)].kill();
+        let victim = victim.unwrap_or(0);
+        pool.workers[victim].kill();
 
-        let detail = pool.until_ended(id, BOUND).await?;
+        let detail = pool.until_ended(first, BOUND).await?;
         assert_whole(&detail, 200, &pool);
         let outcomes: Vec<_> = detail.attempts.iter().map(|attempt| attempt.outcome.clone()).collect();
         assert_eq!(outcomes.first().and_then(Option::as_deref), Some("split"), "{outcomes:?}");
-        let made = parts(&pool, id).await?;
+        let made = parts(&pool, first).await?;
         let attempts: u32 = made.iter().map(|part| part.attempt).sum();
         let (chunks, most) = (made.len(), made.len() as u32 + 2);
         assert!(
@@ -90,11 +113,14 @@ fn a_worker_that_is_killed_costs_the_chunks_in_its_hands_and_another_goes_on() {
         let listed = pool.client.jobs(&JobFilter::default()).await?.items;
         assert_eq!(
             listed.iter().map(|job| job.id).collect::<Vec<_>>(),
-            [id],
+            [first],
             "the jobs that make chunks are not listed"
         );
         let left = files(&pool.media);
         assert_eq!(left.len(), 3, "the source, the output and its manifest: {left:?}");
+
+        // In its next life a worker clears away what the one that was killed left.
+        pool.restart_worker(victim).await?;
 
         // Whoever cancels it cancels its chunks, and a redrive uses what was made.
         let mut again = wish(&pool, "source.ts", "again.mp4");
@@ -119,6 +145,7 @@ fn a_worker_that_is_killed_costs_the_chunks_in_its_hands_and_another_goes_on() {
         let total = detail.manifest.as_ref().map_or(0, |manifest| manifest.chunks.len());
         let jobs = parts(&pool, id).await?.len();
         assert_eq!(jobs, 2 * total - made, "only what was missing was made again: {made} of {total} were there");
+        audited(&pool, [(first, "out.mp4"), (id, "again.mp4")])?;
         Ok(())
     });
 }
