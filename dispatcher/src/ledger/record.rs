@@ -33,6 +33,9 @@ pub(super) const PLACEMENT_PAUSE_MS: i64 = 2_000;
 pub(super) const OFFER_MS: i64 = 10_000;
 /// A job that has lost so many workers runs alone from then on: it may be what kills them.
 pub(crate) const ALONE_AFTER: u32 = 2;
+/// How many times the lost workers of a job a chunk may cost: an encode in chunks is to outlast machines that are taken away all
+/// the time, and one chunk that is unlucky would end it.
+pub(super) const LOSSES_OF_CHUNKS: u32 = 4;
 
 /// What decisions depend on besides the job.
 #[derive(Debug, Clone)]
@@ -178,6 +181,8 @@ pub(super) struct Record {
     /// Chunks that it was split into, if it was.
     pub(super) chunks: Option<u32>,
     pub(super) splits: u32,
+    /// Whether it makes a chunk of another job.
+    pub(super) is_part: bool,
     pub(super) age_secs: f64,
     pub(super) run_secs: Option<f64>,
     pub(super) writes: Writes,

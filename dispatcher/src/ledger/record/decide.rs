@@ -12,8 +12,8 @@ use super::super::fresh::NewJob;
 use super::super::kind;
 use super::words::{attempt_of, detail, explain};
 use super::{
-    ALONE_AFTER, BegunRow, Count, Decided, EndedRow, EventRow, Evidence, Happening, Lesson, Lessons, OFFER_MS, OnlyIf,
-    Outbox, PLACEMENT_PAUSE_MS, PUBLISH_CLAIM_MS, Plan, Policy, Record, TellOwner, Verdict,
+    ALONE_AFTER, BegunRow, Count, Decided, EndedRow, EventRow, Evidence, Happening, LOSSES_OF_CHUNKS, Lesson, Lessons,
+    OFFER_MS, OnlyIf, Outbox, PLACEMENT_PAUSE_MS, PUBLISH_CLAIM_MS, Plan, Policy, Record, TellOwner, Verdict,
 };
 
 /// Decides what `happening` does to `record`, and notes what is to be written. `random` is in 0..1.
@@ -25,7 +25,7 @@ pub(in crate::ledger) fn decide(
     plan: &mut Plan,
 ) -> Verdict {
     let mut input = happening.input.clone();
-    record.facts.loss_limit = policy.loss_limit;
+    record.facts.loss_limit = policy.loss_limit * if record.is_part { LOSSES_OF_CHUNKS } else { 1 };
     match &happening.only_if {
         OnlyIf::Always => {}
         OnlyIf::LeaseIsOver if record.lease_is_over => {}
@@ -182,7 +182,7 @@ fn apply(
     record.writes.touched = true;
     end_attempt(record, input, evidence, change, plan);
     count(record, input, change, plan);
-    explain(record, input, evidence, change, policy);
+    explain(record, input, evidence, change);
     learn(record, input, change);
     split(record, evidence, change, plan);
     if change.begin {
@@ -423,6 +423,7 @@ mod tests {
             fell_back: false,
             chunks: None,
             splits: 0,
+            is_part: false,
             age_secs: 1.0,
             run_secs: None,
             writes: Writes::default(),
@@ -450,6 +451,20 @@ mod tests {
         let kinds: Vec<_> = plan.events.iter().map(|event| (event.kind, event.state)).collect();
         assert_eq!(kinds, [("claim", State::Running), ("commit", State::Running), ("finished", State::Completed)]);
         assert_eq!(record.writes.outbox, Some(Outbox::Leave));
+    }
+
+    #[test]
+    fn a_chunk_outlasts_more_lost_workers_than_a_job() {
+        let (mut record, mut plan) = (Record { is_part: true, ..queued() }, Plan::default());
+        let most = policy().loss_limit * LOSSES_OF_CHUNKS;
+        for attempt in 1..=most {
+            assert_eq!(record.facts.state, State::Queued, "before attempt {attempt}");
+            take(&mut record, &mut plan, claim("w"));
+            take(&mut record, &mut plan, Input::Lapse { attempt });
+        }
+        assert_eq!(record.facts.state, State::Failed);
+        let failure = record.writes.failure.expect("a parked job says why");
+        assert!(failure.message.ends_with(&format!("the limit is {most}")), "{}", failure.message);
     }
 
     #[test]

@@ -6,10 +6,10 @@ use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::lifecycle::{Change, End, Input, State};
 use serde_json::{Value, json};
 
-use super::{Evidence, Policy, Record};
+use super::{Evidence, Record};
 
 /// Sets what a person reads as the reason of the job's state.
-pub(super) fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Change, policy: &Policy) {
+pub(super) fn explain(record: &mut Record, input: &Input, evidence: &Evidence, change: &Change) {
     let writes = &mut record.writes;
     writes.failure = evidence.failure.clone().or(writes.failure.take());
     if !evidence.faults.is_empty() {
@@ -87,7 +87,7 @@ pub(super) fn explain(record: &mut Record, input: &Input, evidence: &Evidence, c
             Cause::WorkerLost,
             format!(
                 "{lost} workers were lost while they ran it, the last was {owner}; the limit is {}",
-                policy.loss_limit
+                record.facts.loss_limit
             ),
         )
     };
