@@ -573,7 +573,7 @@ pub struct ScheduleView {
     pub missed: Missed,
     /// What happens while the last job has not ended.
     pub overlap: Overlap,
-    /// Whether it makes no jobs for now.
+    /// Whether it makes no jobs until somebody resumes it.
     pub paused: bool,
     /// Whose key made it.
     pub created_by: String,

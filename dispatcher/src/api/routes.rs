@@ -224,7 +224,7 @@ pub(crate) fn all() -> Vec<Route> {
             .answers(OK, "It is gone.", json::<Accepted>())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::post("/v1/schedules/{name}/pause", Right::Control, "pauseSchedule", post(schedules::pause))
-            .summary("Makes no jobs of a schedule for now.")
+            .summary("Pauses a schedule: it makes no jobs until it is resumed.")
             .answers(OK, "The schedule.", json::<ScheduleView>())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::post("/v1/schedules/{name}/resume", Right::Control, "resumeSchedule", post(schedules::resume))

@@ -47,7 +47,7 @@ pub(crate) enum Schedule {
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Make no jobs for now.
+    /// Make no jobs until it is resumed.
     #[command(after_help = "Examples:\n  ffpool schedule pause nightly")]
     Pause {
         /// Their names.
