@@ -108,7 +108,7 @@ pub struct Settings {
     /// A tool that makes no progress for so many seconds has stalled, unless its job says otherwise (`stall_sec`).
     #[arg(long, env = "FFPOOL_STALL_SECS", value_name = "SECONDS", default_value_t = 1800)]
     pub stall_secs: u64,
-    /// The same for live jobs.
+    /// The same for jobs of the queue `live`, and for a file or picture that is published live; a live source has 15 s.
     #[arg(long, env = "FFPOOL_LIVE_STALL_SECS", value_name = "SECONDS", default_value_t = 300)]
     pub live_stall_secs: u64,
     /// Seconds between asking a tool to stop and killing it.

@@ -219,7 +219,7 @@ With --watch the exit code is the outcome: 0 completed, 3 failed, 4 rejected, 5 
 const PLAN: &str = "\
 Examples:
   ffpool plan job.json --explain
-  ffpool plan job.json --output json | jq .expected
+  ffpool plan job.json --output json | jq '.outputs[].expected'
 
 The input is looked at where it is on this machine. Exit code 4 when the job would be refused.";
 
