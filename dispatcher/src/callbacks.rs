@@ -1,7 +1,7 @@
 //! Tells the outside that jobs have ended: the leader sends what stands in the ledger's `callback` table.
 //!
 //! Invariants: a callback is sent at least once, each try under the same delivery id, and is done with only after an answer
-//! of 2xx or after the time that the operator gives; a connection goes only to an address that the operator allows, which
+//! of 2xx or 410, after the time that the operator gives, or where its address is not allowed; a connection goes only to an address that the operator allows, which
 //! is the one that was judged, and nowhere else from there.
 
 mod post;

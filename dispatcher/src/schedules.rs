@@ -66,7 +66,7 @@ pub(crate) async fn follow(ledger: Ledger, leadership: Leadership, stop: Cancell
             Ok(due) => {
                 for one in due {
                     if let Err(error) = advance(&ledger, &one).await {
-                        debug!(%error, schedule = one.name, "a schedule was not moved on, trying again");
+                        warn!(%error, schedule = one.name, "a schedule was not moved on, trying again");
                     }
                 }
             }
@@ -78,11 +78,8 @@ pub(crate) async fn follow(ledger: Ledger, leadership: Leadership, stop: Cancell
 async fn advance(ledger: &Ledger, one: &Due) -> Result<(), Unavailable> {
     let recurrence = match Recurrence::new(&one.cron, &one.zone) {
         Ok(recurrence) => recurrence,
-        Err(reason) => {
-            warn!(schedule = one.name, reason, "a schedule cannot be understood any more");
-            let run = DueRun { due: one.due, outcome: RunOutcome::Refused, job: None, detail: Some(reason) };
-            return ledger.move_schedule(one, &run, None).await;
-        }
+        // It was valid to the dispatcher that recorded it. It stays due, for one that can read it.
+        Err(reason) => return Err(Unavailable::because(reason)),
     };
     let decision = decide(&recurrence, one.due, one.now, one.missed);
     let passed = (decision.passed > 0)

@@ -67,7 +67,7 @@ pub struct Settings {
     /// What signs callbacks, as `<key id>:<secret>`; before it `<tenant>/` for a tenant's own; several with commas. Without
     /// one, jobs with a `callback_url` are refused.
     #[arg(long, env = "FFPOOL_CALLBACK_SECRET", value_name = "SECRETS", value_delimiter = ',', hide_env_values = true)]
-    pub callback_secret: Vec<CallbackSecret>,
+    pub callback_secret: Vec<String>,
     /// Addresses that are not public and may be called all the same, such as `10.1.0.0/16`; several with commas.
     #[arg(long, env = "FFPOOL_CALLBACK_ALLOW", value_name = "RANGES", value_delimiter = ',')]
     pub callback_allow: Vec<Cidr>,
@@ -172,7 +172,10 @@ impl Settings {
 
 impl Settings {
     fn secrets(&self) -> anyhow::Result<Secrets> {
-        Secrets::new(self.callback_secret.clone()).map_err(anyhow::Error::msg)
+        // Not by clap, which would print what it cannot read.
+        let read = self.callback_secret.iter().map(|text| text.parse::<CallbackSecret>());
+        let secrets = read.collect::<Result<Vec<_>, _>>().and_then(Secrets::new);
+        secrets.map_err(|why| anyhow::anyhow!("FFPOOL_CALLBACK_SECRET cannot be used: {why}"))
     }
 
     /// How callbacks are sent.

@@ -227,6 +227,23 @@ pub enum Span {
 }
 
 impl Cuts {
+    /// Whether these can be cuts: seams in order, inside the source, at times that can be counted with. They are read from
+    /// where others may write.
+    #[must_use]
+    pub fn are_sound(&self) -> bool {
+        /// Thirty years.
+        const MOST: i64 = 1_000_000_000_000_000;
+        let is_time = |time: Micros| (-MOST..=MOST).contains(&time.0);
+        let rises = |pair: &[Seam]| pair[0].frame < pair[1].frame && pair[0].at < pair[1].at;
+        is_time(self.start)
+            && is_time(self.first)
+            && self.seams.windows(2).all(rises)
+            && self
+                .seams
+                .iter()
+                .all(|seam| (1..self.frames).contains(&seam.frame) && is_time(seam.at) && is_time(seam.key))
+    }
+
     /// The chunks of an output at `fps`, or at the source's own rate. `zero`: what is the output's start by the
     /// source's clock.
     ///

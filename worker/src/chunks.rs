@@ -122,8 +122,9 @@ impl Chunks {
     #[must_use]
     pub fn cuts(&self) -> Option<Cuts> {
         let mut text = Vec::new();
-        File::open(self.directory.join(CUTS)).ok()?.take(CUTS_BYTES).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(&text).ok()
+        let (file, _) = publish::open_made(&self.directory.join(CUTS)).ok()?;
+        file.take(CUTS_BYTES).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok().filter(Cuts::are_sound)
     }
 
     /// Settles where the source is cut, for every attempt at every encode of it. Answers what holds: whoever is first decides.

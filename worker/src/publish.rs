@@ -173,9 +173,13 @@ pub fn hash(file: &Path, is_stopped: &dyn Fn() -> bool) -> Result<String, Publis
 }
 
 /// Opens what the tool made. It may have been turned against us, and have left a link to something that only we can read.
-fn open_made(made: &Path) -> Result<(File, u64), PublishError> {
+pub(crate) fn open_made(made: &Path) -> Result<(File, u64), PublishError> {
     let fail = |what| move |source| PublishError::Io { what, path: made.to_owned(), source };
-    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(made).map_err(fail("open"))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
+        .open(made)
+        .map_err(fail("open"))?;
     let metadata = file.metadata().map_err(fail("read"))?;
     if !metadata.is_file() || metadata.nlink() != 1 {
         return Err(PublishError::NoPlainFile { path: made.to_owned() });
@@ -250,6 +254,14 @@ pub fn publish(staged: Vec<(Staged, PathBuf)>, manifest: &Manifest) -> Result<Pu
     let before: Vec<Option<Manifest>> = pairs.iter().map(|pair| read_manifest(&pair.output)).collect();
     let mut placed = Vec::new();
     let published = place(&pairs, manifest, &mut placed);
+    if published.is_err() {
+        // The top files before what they name.
+        for Placed { put, part, target, ours } in placed.into_iter().rev() {
+            if let Err(error) = replace::take_back(put, part, &target, ours) {
+                tracing::warn!(path = %target.display(), %error, "what was published in part stays");
+            }
+        }
+    }
     match published {
         Ok(Published::Done) => {
             for (pair, before) in pairs.iter().zip(&before) {
@@ -263,13 +275,6 @@ pub fn publish(staged: Vec<(Staged, PathBuf)>, manifest: &Manifest) -> Result<Pu
         // Nothing names them any more: what a later attempt has put has its own.
         Ok(Published::Lost) | Err(_) => {
             pairs.iter().filter_map(|pair| pair.staged.tree.as_ref()).for_each(Tree::take_back)
-        }
-    }
-    if published.is_err() {
-        for Placed { put, part, target, ours } in placed.into_iter().rev() {
-            if let Err(error) = replace::take_back(put, part, &target, ours) {
-                tracing::warn!(path = %target.display(), %error, "what was published in part stays");
-            }
         }
     }
     published

@@ -4,7 +4,7 @@ use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 
 use super::batch::natural;
-use super::record::ALONE_AFTER;
+use super::record::is_alone;
 use super::{Ledger, Unavailable};
 
 /// Jobs that are read at a time, those first that are published again next: so each has its turn before its pause is over,
@@ -34,7 +34,7 @@ impl Ledger {
             let rows = client.query(&statement, &[&WANTED_MAX]).await?;
             let mut wanted = Vec::with_capacity(rows.len());
             for row in &rows {
-                let alone = natural(row.try_get(2)?) >= ALONE_AFTER;
+                let alone = is_alone(natural(row.try_get(2)?), row.try_get(3)?);
                 // Recorded by another version of this program, which knew what this one does not: its claim says so.
                 if let Ok(spec) = serde_json::from_str(row.try_get::<_, &str>(1)?) {
                     wanted.push(Wanted { job: JobId(row.try_get(0)?), spec, alone });
@@ -46,6 +46,6 @@ impl Ledger {
     }
 }
 
-const WANTED: &str = "SELECT id, spec::text, losses FROM job \
+const WANTED: &str = "SELECT id, spec::text, losses, part_of IS NOT NULL FROM job \
      WHERE wants_worker AND state = 'delayed' AND offered_worker IS NULL AND NOT paused AND spec IS NOT NULL \
      ORDER BY publish_due, number LIMIT $1";

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use deadpool_postgres::PoolError;
 use ffpool_schema::api::{
-    AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobCost, JobDetail, JobView, Submitted, WorkerView,
+    AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobDetail, JobView, Submitted, WorkerView,
 };
-use ffpool_schema::cost::{Hours, Prices};
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
@@ -24,7 +23,7 @@ use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
 
 use super::Ledger;
-use super::record::ALONE_AFTER;
+use super::record::is_alone;
 
 /// Longest that one read takes. The pool's wait (3 s) and the statement timeout (5 s) normally end it before; this one
 /// also holds when the server is frozen and says nothing.
@@ -184,10 +183,11 @@ impl Ledger {
             let attempts = snapshot.query(&attempts, &[&view.id.0, &HISTORY_MAX]).await?;
             let events = snapshot.query(&events, &[&view.id.0, &HISTORY_MAX]).await?;
             let callbacks = super::callbacks::of_job(&*snapshot, view.id).await?;
+            let cost = super::cost::of_job(&*snapshot, view.id, self.prices()).await?;
             let attempts: Vec<AttemptView> = attempts.iter().rev().map(attempt_view).collect::<Result<_, _>>()?;
             Ok(Some(JobDetail {
                 callbacks,
-                cost: cost_of(&attempts, self.prices()),
+                cost,
                 spec: json(&row, "spec")?.map(without_secrets),
                 manifest: json(&row, "manifest")?,
                 attempts,
@@ -228,7 +228,7 @@ impl Ledger {
             Ok(Circumstances {
                 missing,
                 losses,
-                is_alone: losses >= ALONE_AFTER,
+                is_alone: is_alone(losses, row.try_get("is_part")?),
                 raised_memory_mb: row.try_get("raised_memory_mb")?,
                 fell_back: row.try_get("fell_back")?,
                 is_offered: row.try_get("is_offered")?,
@@ -401,8 +401,7 @@ const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM depe
      WHERE dependency.child = $1 AND job.state IS DISTINCT FROM 'completed' \
            AND job.part_of IS DISTINCT FROM dependency.child ORDER BY job.number LIMIT $2";
 
-const LESSONS: &str =
-    "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered FROM job WHERE id = $1";
+const LESSONS: &str = "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered, part_of IS NOT NULL AS is_part FROM job WHERE id = $1";
 
 const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage FROM attempt \
      WHERE job = $1 ORDER BY attempt DESC LIMIT $2";
@@ -582,18 +581,6 @@ fn attempt_view(row: &Row) -> Result<AttemptView, ReadError> {
         outcome: row.try_get("outcome")?,
         failure: json(row, "failure")?,
         usage: json(row, "usage")?,
-    })
-}
-
-/// What the attempts cost together. `None` without prices.
-fn cost_of(attempts: &[AttemptView], prices: &Prices) -> Option<JobCost> {
-    let used: Hours = attempts.iter().filter_map(|attempt| attempt.usage.as_ref()).map(Hours::of).sum();
-    let is_unmeasured = |attempt: &&AttemptView| attempt.ended_at.is_some() && attempt.usage.is_none();
-    let unmeasured = attempts.iter().filter(is_unmeasured).count();
-    Some(JobCost {
-        amount: prices.of(&used)?,
-        currency: prices.currency.clone(),
-        unmeasured: u32::try_from(unmeasured).unwrap_or(u32::MAX),
     })
 }
 

@@ -32,10 +32,15 @@ pub(super) const PLACEMENT_PAUSE_MS: i64 = 2_000;
 /// wait for room.
 pub(super) const OFFER_MS: i64 = 10_000;
 /// A job that has lost so many workers runs alone from then on: it may be what kills them.
-pub(crate) const ALONE_AFTER: u32 = 2;
+const ALONE_AFTER: u32 = 2;
 /// How many times the lost workers of a job a chunk may cost: an encode in chunks is to outlast machines that are taken away all
 /// the time, and one chunk that is unlucky would end it.
 pub(super) const LOSSES_OF_CHUNKS: u32 = 4;
+
+/// Whether a job that has lost so many workers runs alone.
+pub(super) fn is_alone(losses: u32, is_part: bool) -> bool {
+    losses >= if is_part { ALONE_AFTER * LOSSES_OF_CHUNKS } else { ALONE_AFTER }
+}
 
 /// What decisions depend on besides the job.
 #[derive(Debug, Clone)]

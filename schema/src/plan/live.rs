@@ -161,11 +161,15 @@ fn live_input(
         Protocol::Rtmp => ("rtmp,tcp", "flv,live_flv"),
         Protocol::Rtmps => ("rtmps,rtmp,tls,tcp", "flv,live_flv"),
         Protocol::Srt => ("srt", "mpegts"),
-        Protocol::Hls => ("http,tcp,httpproxy,crypto,data", "hls,mpegts,mov,aac"),
+        Protocol::Hls => ("http,tcp,crypto,data", "hls,mpegts,mov,aac"),
         Protocol::HlsTls => ("https,http,tls,tcp,httpproxy,crypto,data", "hls,mpegts,mov,aac"),
     };
     arguments.pair("-protocol_whitelist", protocols);
     arguments.pair("-format_whitelist", formats);
+    if matches!(address.protocol, Protocol::Rtmps | Protocol::HlsTls) {
+        // By itself FFmpeg takes any certificate.
+        arguments.pair("-tls_verify", 1);
+    }
     match address.protocol {
         Protocol::Rtmp | Protocol::Rtmps => {
             // `-timeout` would have it listen.
@@ -270,7 +274,11 @@ fn tee(request: &LiveRequest<'_>) -> String {
             Protocol::Rtmp | Protocol::Rtmps => {
                 let server = sink.rtmp_server().map(|server| format!(":rtmp_tcurl={}", escaped(&server)));
                 // The header of a file that ends would be written again: a stream has none.
-                format!("f=flv:flvflags=no_duration_filesize:rw_timeout={silence}{}", server.unwrap_or_default())
+                let verify = if sink.protocol == Protocol::Rtmps { ":tls_verify=1" } else { "" };
+                format!(
+                    "f=flv:flvflags=no_duration_filesize:rw_timeout={silence}{verify}{}",
+                    server.unwrap_or_default()
+                )
             }
             Protocol::Srt | Protocol::Hls | Protocol::HlsTls => format!("f=mpegts:timeout={silence}"),
         };
@@ -286,7 +294,7 @@ fn within(path: &Path) -> String {
 
 /// A value among the options of one output of a `tee`: one escape for its list of outputs, one for the list of options.
 fn escaped(value: &str) -> String {
-    value.replace(':', "\\\\:")
+    value.replace(':', "\\\\:").replace(']', "\\\\]")
 }
 
 /// The list of pieces that [`join_arguments`] reads.

@@ -217,8 +217,14 @@ impl<'a> Attempt<'a> {
             }
             None => None,
         };
-        if let (Some(piece), Some(source)) = (piece, &source) {
-            return self.carry_out_piece(piece, encode, &outputs, source, user, consent).await;
+        match (piece, &source) {
+            (Some(piece), Some(source)) => {
+                return self.carry_out_piece(piece, encode, &outputs, source, user, consent).await;
+            }
+            (Some(_), None) => {
+                return Err(End::failure(Cause::Platform, "the ledger granted a chunk of a job without a source"));
+            }
+            (None, _) => {}
         }
         let parts = self.parts(encode, &outputs, source.as_ref(), user).await?;
         let read = source.as_ref().map(|(path, probed, _)| (path.as_path(), probed));

@@ -12,8 +12,8 @@ use super::super::fresh::NewJob;
 use super::super::kind;
 use super::words::{attempt_of, detail, explain};
 use super::{
-    ALONE_AFTER, BegunRow, Count, Decided, EndedRow, EventRow, Evidence, Happening, LOSSES_OF_CHUNKS, Lesson, Lessons,
-    OFFER_MS, OnlyIf, Outbox, PLACEMENT_PAUSE_MS, PUBLISH_CLAIM_MS, Plan, Policy, Record, TellOwner, Verdict,
+    BegunRow, Count, Decided, EndedRow, EventRow, Evidence, Happening, LOSSES_OF_CHUNKS, Lesson, Lessons, OFFER_MS,
+    OnlyIf, Outbox, PLACEMENT_PAUSE_MS, PUBLISH_CLAIM_MS, Plan, Policy, Record, TellOwner, Verdict, is_alone,
 };
 
 /// Decides what `happening` does to `record`, and notes what is to be written. `random` is in 0..1.
@@ -80,7 +80,7 @@ pub(in crate::ledger) fn decide(
         lessons: Lessons {
             raised_memory_mb: record.raised_memory_mb,
             fell_back: record.fell_back,
-            alone: record.facts.losses >= ALONE_AFTER,
+            alone: is_alone(record.facts.losses, record.is_part),
         },
         splits: record.splits,
     }))
@@ -138,7 +138,7 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
         return None;
     }
     let losses = facts.losses + u32::from(facts.state == State::Running);
-    if losses < ALONE_AFTER {
+    if !is_alone(losses, record.is_part) {
         None
     } else if facts.state == State::Delayed {
         turned(Input::OfferDeclined { by: from.clone() }, None)

@@ -8,7 +8,12 @@ use super::{Api, problem};
 async fn costs_are_summed_up_of_what_was_measured_and_the_rest_is_counted_apart() {
     let api = Api::start().await;
     // Two jobs of one show and one of none; one attempt was lost with its worker, one still runs.
-    let jobs = [api.insert_job("completed").await, api.insert_job("completed").await, api.insert_job("failed").await];
+    let mut jobs = Vec::new();
+    for state in ["completed", "completed", "failed", "completed"] {
+        jobs.push(api.insert_job(state).await);
+    }
+    // The last makes a chunk of the first, whose labels it does not bear.
+    api.update_job(jobs[3], &format!("part_of = '{}'", jobs[0])).await;
     for job in &jobs[..2] {
         api.update_job(*job, "labels = '{\"show\": \"news\"}', tenant = 'acme'").await;
     }
@@ -24,17 +29,18 @@ async fn costs_are_summed_up_of_what_was_measured_and_the_rest_is_counted_apart(
     attempt(1, 1, true, Some(&used)).await;
     attempt(2, 1, false, None).await;
     attempt(2, 2, true, Some(&used)).await;
+    attempt(3, 1, true, Some(&used)).await;
 
     let report = api.show("/v1/cost?by=label:show").await;
     let news = &report["rows"][0];
     assert_eq!(
         (&news["key"], &news["jobs"], &news["attempts"], &news["unmeasured"]),
-        (&json!("news"), &json!(2), &json!(3), &json!(1))
+        (&json!("news"), &json!(2), &json!(4), &json!(1))
     );
     let number = |value: &serde_json::Value| (value.as_f64().unwrap() * 1e6).round() / 1e6;
-    assert_eq!([&news["core_hours"], &news["gb_hours"], &news["worker_hours"]].map(number), [4.0, 4.0, 1.0]);
+    assert_eq!([&news["core_hours"], &news["gb_hours"], &news["worker_hours"]].map(number), [6.0, 6.0, 1.5]);
     // The API of the tests asks 0.5 for a core hour and nothing for the rest.
-    assert_eq!(number(&news["cost"]), 2.0);
+    assert_eq!(number(&news["cost"]), 3.0);
     assert_eq!((&report["rows"][1]["key"], &report["rows"][1]["attempts"]), (&json!(null), &json!(1)));
     assert_eq!(report["prices"]["core_hour"], 0.5);
     assert_eq!(api.show("/v1/cost").await["rows"][0]["key"], "acme");
@@ -45,6 +51,6 @@ async fn costs_are_summed_up_of_what_was_measured_and_the_rest_is_counted_apart(
     assert!(problem(api.get("/v1/cost?by=colour"), 400).await.contains("label:<name>"));
 
     let job = api.show(&format!("/v1/jobs/{}", jobs[0])).await;
-    assert_eq!((number(&job["cost"]["amount"]), &job["cost"]["unmeasured"]), (1.0, &json!(1)));
+    assert_eq!((number(&job["cost"]["amount"]), &job["cost"]["unmeasured"]), (2.0, &json!(1)));
     api.stop().await;
 }

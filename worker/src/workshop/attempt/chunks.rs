@@ -3,6 +3,7 @@
 //! Invariant: chunks are an advantage, never a need: whatever is in their way, the job is encoded whole, unless it insists. A
 //! whole that was put together has the frames of its chunks, each counted, and stands the same test as any output.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -311,7 +312,12 @@ impl Attempt<'_> {
         });
         let mut made = match made {
             Ok(made) => made,
-            Err(end) => return Err(self.distrust(parts, end).await),
+            Err(end @ End::Silent) => return Err(end),
+            Err(end) if self.are_there(parts).await? => return Err(self.distrust(parts, end).await),
+            Err(_) => {
+                let why = "another job that had the same chunks has published and deleted them: they are made again";
+                return Err(End::failure(Cause::IoTransient, why));
+            }
         };
         let proofs = parts.chunks.iter().map(|(key, manifest)| ChunkProof {
             key: key.clone(),
@@ -325,6 +331,12 @@ impl Attempt<'_> {
         let example = parts.chunks.first().map(|(_, manifest)| &manifest.arguments);
         made.steps.extend(example.map(|words| words.iter().map(Into::into).collect()));
         Ok(made)
+    }
+
+    /// Whether the chunks still lie where they were found.
+    async fn are_there(&self, parts: &Parts) -> Result<bool, End> {
+        let (store, chunks) = (parts.store.clone(), parts.chunks.clone());
+        blocking(move || chunks.iter().all(|(key, _)| store.find(key).is_some())).await
     }
 
     /// A whole that does not stand the test although each of its chunks does: the next attempt encodes it whole.
@@ -361,12 +373,14 @@ impl Attempt<'_> {
             if can_read {
                 std::os::unix::fs::symlink(&from, &to).map_err(failed)?;
             } else {
-                std::fs::copy(&from, &to).map_err(failed)?;
+                let copied = std::fs::File::open(&from)
+                    .and_then(|mut chunk| std::io::copy(&mut chunk, &mut self.create_in_scratch(name.as_ref())?));
+                copied.map_err(failed)?;
             }
             names.push((name, chunks::frames(manifest).unwrap_or(0)));
         }
         let list = plan::chunk_list(names.iter().map(|(name, frames)| (name.as_str(), *frames)), parts.fps());
-        std::fs::write(self.scratch_path().join(LIST), list).map_err(failed)?;
+        self.create_in_scratch(LIST.as_ref()).and_then(|mut file| file.write_all(list.as_bytes())).map_err(failed)?;
         Ok(PathBuf::from(LIST))
     }
 

@@ -137,7 +137,7 @@ impl Attempt<'_> {
         let sinks: Result<Vec<LiveAddress>, End> = live.sinks.iter().map(|url| address("output", url)).collect();
         let sinks = sinks?;
         let playlist = match &live.playlist {
-            Some(path) => Some(self.playlist(path, encode)?),
+            Some(path) => Some(self.playlist(path, encode, user)?),
             None => None,
         };
         let is_web = matches!(&media, Media::Live(source) if source.protocol.is_web());
@@ -166,22 +166,12 @@ impl Attempt<'_> {
         })
     }
 
-    fn playlist(&self, path: &str, encode: &Encode) -> Result<Arc<Mutex<Playlist>>, End> {
+    fn playlist(&self, path: &str, encode: &Encode, user: ToolUser) -> Result<Arc<Mutex<Playlist>>, End> {
         let output = self.shop.roots.output(Some(path), &self.grant.job.to_string(), encode.container)?;
-        let playlist = Playlist::open(self.scratch_path(), output)
-            .and_then(|playlist| self.give_to_tool(&playlist).map(|()| playlist))
+        let playlist = Playlist::open(self.scratch_path(), output, format!("{}-", self.grant.job.0.simple()))
+            .and_then(|playlist| give_to_tool(&playlist, user).map(|()| playlist))
             .map_err(|error| End::failure(roots::io_cause(&error), format!("the playlist: {error}")))?;
         Ok(Arc::new(Mutex::new(playlist)))
-    }
-
-    /// A playlist that goes on is replaced by the tool, and read by it first.
-    fn give_to_tool(&self, playlist: &Playlist) -> std::io::Result<()> {
-        match self.shop.user {
-            ToolUser::Switch { uid, gid } if playlist.is_begun() => {
-                std::os::unix::fs::chown(playlist.in_scratch(), Some(uid), Some(gid))
-            }
-            ToolUser::Own | ToolUser::Switch { .. } => Ok(()),
-        }
     }
 
     /// Runs the tool again and again.
@@ -373,5 +363,15 @@ fn address(field: &str, url: &str) -> Result<LiveAddress, End> {
         Location::File(_) | Location::Web(_) | Location::Object(_) => {
             Err(End::rejected(field, "bad_value", "a live address is expected"))
         }
+    }
+}
+
+/// A playlist that goes on is replaced by the tool, and read by it first.
+fn give_to_tool(playlist: &Playlist, user: ToolUser) -> std::io::Result<()> {
+    match user {
+        ToolUser::Switch { uid, gid } if playlist.is_begun() => {
+            std::os::unix::fs::lchown(playlist.in_scratch(), Some(uid), Some(gid))
+        }
+        ToolUser::Own | ToolUser::Switch { .. } => Ok(()),
     }
 }

@@ -262,13 +262,7 @@ impl Attempt<'_> {
         let uri = package::media_playlist(segments, SOUND).display().to_string();
         let channels = made.first().and_then(|made| made.probed.audio.first()?.channels);
         let text = playlist::master(&variants, sound.map(|_| (uri.as_str(), channels)));
-        let path = self.scratch_path().join(top);
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()));
+        let written = self.create_in_scratch(top).and_then(|mut file| file.write_all(text.as_bytes()));
         written.map_err(|error| {
             End::failure(crate::roots::io_cause(&error), format!("the master playlist cannot be written: {error}"))
         })

@@ -4,6 +4,8 @@
 //! while the attempt stands still.
 
 use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -148,6 +150,12 @@ impl Attempt<'_> {
 
     pub(super) fn scratch_path(&self) -> &Path {
         self.scratch.as_ref().map_or(&self.shop.scratch, |scratch| &scratch.path)
+    }
+
+    /// A new file for the tools to read. Nothing lies there yet: the tools may have been turned against us, and have left a
+    /// link to a file that only we can write.
+    pub(super) fn create_in_scratch(&self, name: &Path) -> std::io::Result<File> {
+        OpenOptions::new().write(true).create_new(true).mode(0o644).open(self.scratch_path().join(name))
     }
 
     /// Counts what a run used, and ends the attempt where the run was ended from outside.

@@ -1,7 +1,7 @@
 //! The way of a live attempt to web servers: a proxy on the loopback that goes only where a worker may.
 //!
 //! Invariant: a connection is made only to an address that was judged for this request, whatever a playlist or a
-//! redirect names; one request is served for each connection, and all end with the attempt.
+//! redirect names, except by FFmpeg's own `httpproxy://`, which a tunnel to `https` needs; one request is served for each connection, and all end with the attempt.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,6 +22,8 @@ const HEAD_BYTES: usize = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections at a time. A playlist has a few streams.
 const MOST: usize = 32;
+/// After a connection that could not be taken.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A proxy. Dropping it ends it with all its connections.
 pub(super) struct Egress {
@@ -48,7 +50,15 @@ async fn serve(listener: TcpListener, shop: Arc<Shop>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let Ok((client, _)) = listener.accept().await else { return };
+        let client = match listener.accept().await {
+            Ok((client, _)) => client,
+            // Too many open files, or a client that is gone already: the next may do.
+            Err(error) => {
+                tracing::warn!(%error, "the proxy of a live attempt takes no connection");
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        };
         let shop = shop.clone();
         connections.spawn(async move {
             let _permit = permit;

@@ -2,40 +2,48 @@
 //!
 //! Invariant: a segment is whole and in place before a playlist names it, and stays while one does; a playlist is
 //! replaced at once or not at all. Nothing is carried after the attempt has lost its lease: the carrier is the
-//! attempt's own.
+//! attempt's own. Only segments that bear the job's name are carried, replaced or deleted, and no link is followed: the
+//! tool may have been turned against us.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use crate::publish::{PublishError, open_made};
 
 /// What the playlist is called in the scratch.
 pub(super) const NAME: &str = "live.m3u8";
 /// What ends a playlist.
 const END: &str = "#EXT-X-ENDLIST\n";
 
+/// The largest playlist that is read.
+const PLAYLIST_BYTES: u64 = 1 << 20;
+
 /// A playlist on its way out.
 #[derive(Debug)]
 pub(super) struct Playlist {
     scratch: PathBuf,
     output: PathBuf,
+    /// What the names of the job's segments begin with.
+    prefix: String,
     /// Segments that this attempt has put into place.
     carried: BTreeSet<String>,
     last: String,
 }
 
 impl Playlist {
-    /// Goes on with the playlist that an earlier attempt left at `output`, if any.
-    pub(super) fn open(scratch: &Path, output: PathBuf) -> io::Result<Playlist> {
-        let mut playlist =
-            Playlist { scratch: scratch.to_owned(), output, carried: BTreeSet::new(), last: String::new() };
-        match fs::read_to_string(&playlist.output) {
-            Ok(text) => {
-                playlist.carried = segments(&text).map(str::to_owned).collect();
-                fs::write(playlist.scratch.join(NAME), text.replace(END, ""))?;
+    /// Goes on with the playlist that an earlier attempt at this job left at `output`, if any. Another job's is replaced.
+    /// The names of the job's segments begin with `prefix`.
+    pub(super) fn open(scratch: &Path, output: PathBuf, prefix: String) -> io::Result<Playlist> {
+        let (scratch, carried) = (scratch.to_owned(), BTreeSet::new());
+        let mut playlist = Playlist { scratch, output, prefix, carried, last: String::new() };
+        if let Some(text) = read(&playlist.output)? {
+            playlist.carried = playlist.segments(&text);
+            if !playlist.carried.is_empty() {
+                write_new(&playlist.in_scratch(), text.replace(END, "").as_bytes())?;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
         }
         Ok(playlist)
     }
@@ -51,16 +59,12 @@ impl Playlist {
 
     /// Carries out what is new.
     pub(super) fn carry(&mut self) -> io::Result<()> {
-        let text = match fs::read_to_string(self.scratch.join(NAME)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
+        let Some(text) = read(&self.in_scratch())? else { return Ok(()) };
         if text == self.last {
             return Ok(());
         }
         let directory = self.output.parent().unwrap_or(Path::new("/")).to_owned();
-        let named: BTreeSet<String> = segments(&text).map(str::to_owned).collect();
+        let named = self.segments(&text);
         for name in &named {
             if !self.carried.contains(name) {
                 place(&self.scratch.join(name), &directory.join(name))?;
@@ -69,7 +73,7 @@ impl Playlist {
         }
         self.put(&text)?;
         // A player that has read the playlist before this one still asks for what that named.
-        let before: BTreeSet<String> = segments(&self.last).map(str::to_owned).collect();
+        let before = self.segments(&self.last);
         let old: Vec<String> =
             self.carried.iter().filter(|name| !named.contains(*name) && !before.contains(*name)).cloned().collect();
         for name in old {
@@ -90,24 +94,53 @@ impl Playlist {
     }
 
     fn put(&self, text: &str) -> io::Result<()> {
-        let mut new = self.output.clone().into_os_string();
-        new.push(".ffpool-new");
-        fs::write(&new, text)?;
+        let new = beside(&self.output)?;
+        write_new(&new, text.as_bytes())?;
         fs::rename(&new, &self.output)
     }
+
+    /// The job's own segments that a playlist names.
+    fn segments(&self, text: &str) -> BTreeSet<String> {
+        let is_own = |line: &&str| line.starts_with(&self.prefix) && !line.contains('/');
+        text.lines().map(str::trim).filter(is_own).map(str::to_owned).collect()
+    }
+}
+
+/// What a playlist says; `None` where there is none.
+fn read(path: &Path) -> io::Result<Option<String>> {
+    let (file, _) = match open_made(path) {
+        Err(PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(io::Error::other)?,
+    };
+    let mut text = String::new();
+    file.take(PLAYLIST_BYTES).read_to_string(&mut text)?;
+    Ok(Some(text))
 }
 
 /// Puts a copy into place, whole.
 fn place(from: &Path, to: &Path) -> io::Result<()> {
-    let mut new = to.to_owned().into_os_string();
-    new.push(".ffpool-new");
-    fs::copy(from, &new)?;
+    let (mut from, _) = open_made(from).map_err(io::Error::other)?;
+    let new = beside(to)?;
+    io::copy(&mut from, &mut create(&new)?)?;
     fs::rename(&new, to)
 }
 
-/// The segments that a playlist names. A name with a directory in it is none of ours.
-fn segments(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#') && !line.contains('/'))
+/// Where what will stand at a path is written first; nothing lies there.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let mut new = path.to_owned().into_os_string();
+    new.push(".ffpool-new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(new.into()),
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    create(path)?.write_all(bytes)
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)
 }
 
 #[cfg(test)]
@@ -125,21 +158,43 @@ mod tests {
     fn segments_come_before_the_playlist_and_go_after_two_of_them() {
         let (scratch, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let output = out.path().join("a.m3u8");
-        let mut playlist = Playlist::open(scratch.path(), output.clone()).unwrap();
+        let mut playlist = Playlist::open(scratch.path(), output.clone(), "job-".into()).unwrap();
         playlist.carry().unwrap();
         assert!(!playlist.is_begun() && names(out.path()).is_empty());
-        for (number, named) in ["#EXTM3U\n1.ts\n", "#EXTM3U\n2.ts\n", "#EXTM3U\n3.ts\n"].iter().enumerate() {
-            fs::write(scratch.path().join(format!("{}.ts", number + 1)), "x").unwrap();
+        for (number, named) in ["#EXTM3U\njob-1.ts\n", "#EXTM3U\njob-2.ts\n", "#EXTM3U\njob-3.ts\n"].iter().enumerate()
+        {
+            fs::write(scratch.path().join(format!("job-{}.ts", number + 1)), "x").unwrap();
             fs::write(scratch.path().join(NAME), named).unwrap();
             playlist.carry().unwrap();
         }
-        assert_eq!(names(out.path()), ["2.ts", "3.ts", "a.m3u8"]);
+        assert_eq!(names(out.path()), ["a.m3u8", "job-2.ts", "job-3.ts"]);
         playlist.end().unwrap();
-        assert_eq!(fs::read_to_string(&output).unwrap(), "#EXTM3U\n3.ts\n#EXT-X-ENDLIST\n");
+        assert_eq!(fs::read_to_string(&output).unwrap(), "#EXTM3U\njob-3.ts\n#EXT-X-ENDLIST\n");
 
         let next = tempfile::tempdir().unwrap();
-        let playlist = Playlist::open(next.path(), output).unwrap();
+        let playlist = Playlist::open(next.path(), output.clone(), "job-".into()).unwrap();
         assert!(playlist.is_begun());
-        assert_eq!(fs::read_to_string(next.path().join(NAME)).unwrap(), "#EXTM3U\n3.ts\n");
+        assert_eq!(fs::read_to_string(next.path().join(NAME)).unwrap(), "#EXTM3U\njob-3.ts\n");
+    }
+
+    #[test]
+    fn nothing_but_the_jobs_own_plain_files_is_carried_replaced_or_gone_on_with() {
+        let (scratch, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let output = out.path().join("a.m3u8");
+        fs::write(&output, "#EXTM3U\nother-1.ts\n").unwrap();
+        fs::write(out.path().join("movie.mp4"), "a film").unwrap();
+        let mut playlist = Playlist::open(scratch.path(), output, "job-".into()).unwrap();
+        assert!(!playlist.is_begun(), "another job's playlist is begun anew");
+        fs::write(scratch.path().join("movie.mp4"), "not a film").unwrap();
+        fs::write(scratch.path().join(NAME), "#EXTM3U\nmovie.mp4\n").unwrap();
+        playlist.carry().unwrap();
+        assert_eq!(fs::read_to_string(out.path().join("movie.mp4")).unwrap(), "a film");
+
+        let secret = out.path().join("secret");
+        fs::write(&secret, "for root alone").unwrap();
+        std::os::unix::fs::symlink(&secret, scratch.path().join("job-1.ts")).unwrap();
+        fs::write(scratch.path().join(NAME), "#EXTM3U\njob-1.ts\n").unwrap();
+        playlist.carry().unwrap_err();
+        assert!(!out.path().join("job-1.ts").exists());
     }
 }

@@ -4,6 +4,7 @@
 //! nothing came, there is a gap as long as the source was away.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use ffpool_schema::encode::{AudioChoice, Encode, Fit, Treatment};
@@ -49,8 +50,8 @@ impl Attempt<'_> {
                 Piece { name: &names[number], secs: next - at }
             })
             .collect();
-        let list = self.scratch_path().join(LIST);
-        std::fs::write(&list, join_list(&pieces))
+        self.create_in_scratch(LIST.as_ref())
+            .and_then(|mut file| file.write_all(join_list(&pieces).as_bytes()))
             .map_err(|error| End::failure(crate::roots::io_cause(&error), format!("the list of pieces: {error}")))?;
         let name = PathBuf::from(format!("encode.{}", encode.container));
         let cut = encode.duration_secs.filter(|secs| timeline.secs() > *secs);
