@@ -205,3 +205,29 @@ fn factor(text: &str) -> Result<f64, String> {
     let factor: f64 = text.parse().map_err(|_| "a number is expected".to_owned())?;
     if (1.0..=100.0).contains(&factor) { Ok(factor) } else { Err("1 to 100 is expected".to_owned()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_that_cannot_be_used_is_not_printed() {
+        #[derive(Debug, clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        let flags = ["x", "--amqp-url=amqp://h", "--nats-url=nats://h", "--database-url=postgres://h"];
+        let with = |secret: &str| {
+            let secret = format!("--callback-secret={secret}");
+            let line = Line::try_parse_from(flags.into_iter().chain([secret.as_str()])).unwrap();
+            line.settings.secrets().map(drop).map_err(|error| error.to_string())
+        };
+        with("k1:0123456789abcdef0123").unwrap();
+        // A comma in a secret parts it in two.
+        let said = with("k1:0123456789abcdef0123,hunter2hunter2hunter2").unwrap_err();
+        assert!(said.contains("FFPOOL_CALLBACK_SECRET") && !said.contains("hunter2"), "{said}");
+    }
+}

@@ -426,6 +426,22 @@ mod tests {
     }
 
     #[test]
+    fn cuts_that_nobody_can_have_made_are_not_sound() {
+        let cuts = times(1055, 30.0, |frame| frame % 60 == 0).cuts(1.4, 5.0).unwrap();
+        assert!(cuts.are_sound());
+        let changed = |change: &dyn Fn(&mut Cuts)| {
+            let mut cuts = cuts.clone();
+            change(&mut cuts);
+            cuts.are_sound()
+        };
+        assert!(!changed(&|cuts| cuts.seams.reverse()));
+        assert!(!changed(&|cuts| cuts.frames = cuts.seams[1].frame));
+        assert!(!changed(&|cuts| cuts.seams[0].frame = 0));
+        assert!(!changed(&|cuts| cuts.seams[0].key = Micros(i64::MIN)));
+        assert!(!changed(&|cuts| cuts.start = Micros(i64::MAX)));
+    }
+
+    #[test]
     fn the_beginning_of_a_scene_is_preferred() {
         let cuts = times(900, 30.0, |frame| frame % 60 == 0 || frame == 133).cuts(1.4, 5.0).unwrap();
         assert_eq!(cuts.seams[0].frame, 133);

@@ -471,6 +471,8 @@ mod tests {
             let said = format!("[x] cannot publish s3cret of hunter2, {} ({})", live.url(), live.dialled(None));
             let hidden = hide(&said, &live.secrets());
             assert!(!hidden.contains("s3cret"), "{hidden}");
+            let is_rtmp = matches!(live.protocol, Protocol::Rtmp | Protocol::Rtmps);
+            assert!(!is_rtmp || !hidden.contains("hunter2"), "{hidden}");
         }
         assert_eq!(hide("no abc in abcd, abc!", &["abc".to_owned()]), "no *** in abcd, ***!");
     }

@@ -56,6 +56,21 @@ async fn until_made(pool: &Pool, whole: JobId, least: u32) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Waits until a chunk is made and a worker has another in its hands: which worker.
+async fn until_held(pool: &Pool, whole: JobId) -> anyhow::Result<usize> {
+    until_made(pool, whole, 1).await?;
+    let end = Instant::now() + BOUND;
+    loop {
+        let parts = parts(pool, whole).await?;
+        let owner = |part: &JobView| part.worker.clone().filter(|_| part.state == State::Running);
+        if let Some(owner) = parts.iter().find_map(owner) {
+            return Ok(usize::from(owner.as_str().ends_with("-1")));
+        }
+        ensure!(Instant::now() < end, "no chunk is being made: {parts:#?}\n{}", pool.logs());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 fn assert_whole(detail: &JobDetail, frames: u64, pool: &Pool) {
     assert_eq!(detail.job.state, State::Completed, "{detail:#?}\n{}", pool.logs());
     assert_eq!(detail.job.failures, 0, "{detail:#?}");
@@ -91,12 +106,7 @@ fn a_worker_that_is_killed_costs_the_chunks_in_its_hands_and_another_goes_on() {
         source(&pool.media.join("source.ts"), 8);
         std::fs::create_dir(pool.media.join("made"))?;
         let first = pool.client.submit(&wish(&pool, "source.ts", "out.mp4")).await?.id;
-        until_made(&pool, first, 1).await?;
-        let victim = parts(&pool, first).await?.into_iter().find_map(|part| {
-            let owner = part.worker.filter(|_| part.state == State::Running)?;
-            Some(usize::from(owner.as_str().ends_with("-1")))
-        });
-        let victim = victim.unwrap_or(0);
+        let victim = until_held(&pool, first).await?;
         pool.workers[victim].kill();
 
         let detail = pool.until_ended(first, BOUND).await?;

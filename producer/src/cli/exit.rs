@@ -62,7 +62,7 @@ impl Exit {
             Exit::JobCancelled => "a watched job was cancelled",
             Exit::Unreachable => "a server could not be reached, or could not answer",
             Exit::Refused => "the API key or account is not accepted, lacks the right, or asks too often",
-            Exit::NotPossible => "there is no such job or worker, or its state does not allow it",
+            Exit::NotPossible => "there is no such job, worker or schedule, or its state does not allow it",
             Exit::Interrupted => "interrupted with Ctrl-C; the job goes on",
         }
     }

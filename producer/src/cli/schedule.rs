@@ -24,13 +24,15 @@ pub(crate) async fn schedule(context: &Context, command: Schedule) -> Result<Exi
             Ok(Exit::Success)
         }
         Schedule::Rm { names } => {
-            for name in names {
-                let accepted = context.client()?.remove_schedule(&name).await?;
+            let client = context.client()?;
+            each(&names, async |name| {
+                let accepted = client.remove_schedule(name).await?;
                 context
                     .format
                     .print(&accepted, |accepted| format!("schedule {name}: {}. {}", accepted.state, accepted.message));
-            }
-            Ok(Exit::Success)
+                Ok(())
+            })
+            .await
         }
         Schedule::Pause { names } => pause(context, &names, true).await,
         Schedule::Resume { names } => pause(context, &names, false).await,
@@ -72,11 +74,30 @@ async fn add(context: &Context, args: AddSchedule) -> Result<Exit, Trouble> {
 }
 
 async fn pause(context: &Context, names: &[String], paused: bool) -> Result<Exit, Trouble> {
-    for name in names {
-        let found = context.client()?.pause_schedule(name, paused).await?;
+    let client = context.client()?;
+    each(names, async |name| {
+        let found = client.pause_schedule(name, paused).await?;
         context.format.print(&found, |found| listed(std::slice::from_ref(found)));
+        Ok(())
+    })
+    .await
+}
+
+/// Tries every schedule; ends with the code of the last that did not let itself be changed.
+async fn each(names: &[String], change: impl AsyncFn(&str) -> Result<(), Trouble>) -> Result<Exit, Trouble> {
+    let mut exit = Exit::Success;
+    for name in names {
+        match change(name).await {
+            Ok(()) => {}
+            // With one schedule the error is the result.
+            Err(trouble) if names.len() == 1 => return Err(trouble),
+            Err(trouble) => {
+                eprintln!("schedule {name}: {}", trouble.what);
+                exit = trouble.exit;
+            }
+        }
     }
-    Ok(Exit::Success)
+    Ok(exit)
 }
 
 fn listed(schedules: &[ScheduleView]) -> String {

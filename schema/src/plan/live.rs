@@ -388,6 +388,9 @@ mod tests {
         let hls = arguments(|spec| spec.input = Some("https://h/live.m3u8?sig=1".to_owned()));
         assert!(hls.contains("-http_proxy http://127.0.0.1:4000"), "{hls}");
         assert!(hls.contains("-i https://h:443/live.m3u8?sig=1"), "{hls}");
+        assert!(hls.contains("-tls_verify 1"), "{hls}");
+        let plain = arguments(|spec| spec.input = Some("http://h/live.m3u8".to_owned()));
+        assert!(!plain.contains("httpproxy"), "it would go past the proxy that judges hosts: {plain}");
     }
 
     #[test]
@@ -401,11 +404,16 @@ mod tests {
                 scenario: scenario.clone(),
                 parameters: parameters.clone(),
             };
-            spec.outputs = vec![output("srt://b.example:9000?streamid=x"), output("/m/live.m3u8")];
+            spec.outputs = vec![
+                output("srt://b.example:9000?streamid=x"),
+                output("/m/live.m3u8"),
+                output("rtmp://[2001:db8::1]/live/key2"),
+                output("rtmps://c.example/live/key3"),
+            ];
         });
         let (_, tee) = text.split_once("-f tee -y ").unwrap();
         let outputs: Vec<&str> = tee.split('|').collect();
-        assert_eq!(outputs.len(), 3, "{tee}");
+        assert_eq!(outputs.len(), 5, "{tee}");
         assert!(outputs[0].starts_with("[f=hls:") && outputs[0].contains("+append_list:"), "{tee}");
         assert_eq!(
             outputs[1],
@@ -416,6 +424,10 @@ mod tests {
             outputs[2]
                 .ends_with("use_fifo=1]srt://203.0.113.7:9000?mode=caller&transtype=live&pkt_size=1316&streamid=x")
         );
+        // Only the bracket that ends the options stands bare.
+        let server = "rtmp\\\\://[2001\\\\:db8\\\\:\\\\:1\\\\]\\\\:1935/live";
+        assert!(outputs[3].contains(&format!(":rtmp_tcurl={server}:onfail=ignore:use_fifo=1]")), "{tee}");
+        assert!(outputs[4].contains(":tls_verify=1:onfail=ignore:use_fifo=1]rtmps://c.example"), "{tee}");
         assert!(text.contains("-re -f lavfi"), "{text}");
     }
 

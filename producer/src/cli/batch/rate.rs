@@ -78,4 +78,22 @@ mod tests {
             pause(wrong).unwrap_err();
         }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_are_no_closer_together_than_the_rate_says_and_nothing_is_made_good() {
+        let begin = Instant::now();
+        let mut pace = Pace::new("20/s".parse().ok());
+        for _ in 0..6 {
+            pace.turn().await;
+        }
+        assert_eq!(begin.elapsed(), Duration::from_millis(250), "six jobs have five pauses of 50 ms");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        pace.turn().await;
+        pace.turn().await;
+        assert_eq!(
+            begin.elapsed(),
+            Duration::from_millis(1300),
+            "what was held up is followed by a pause like any other"
+        );
+    }
 }
