@@ -48,14 +48,22 @@ impl Vitals {
 pub(crate) async fn keep_told(app: App, vitals: Vitals, intake: CancellationToken, work: CancellationToken) {
     let mut notifier = Notifier::from_env();
     while notifier.is_wanted() {
-        let is_stopping = intake.is_cancelled();
-        let readiness = if is_stopping { None } else { timeout(ASK, app.readiness()).await.ok() };
-        let state = told(readiness.as_ref(), vitals.stuck(), is_stopping);
+        let readiness = tokio::select! {
+            biased;
+            () = intake.cancelled() => None,
+            known = timeout(ASK, app.readiness()) => known.ok(),
+        };
+        // The stop is told however short it is.
+        let is_last = work.is_cancelled();
+        let state = told(readiness.as_ref(), vitals.stuck(), is_last || intake.is_cancelled());
         notifier.tell(&state);
+        if is_last {
+            return;
+        }
         tokio::select! {
             () = tokio::time::sleep(notifier.pause()) => {}
-            () = intake.cancelled(), if !is_stopping => {}
-            () = work.cancelled() => return,
+            () = intake.cancelled(), if !intake.is_cancelled() => {}
+            () = work.cancelled() => {}
         }
     }
     work.cancelled().await;
