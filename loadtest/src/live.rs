@@ -43,7 +43,8 @@ pub struct LiveFigures {
     pub start_ms: Vec<f64>,
     /// What was asked to be published, in seconds.
     pub secs: u32,
-    /// Each time in which the server was away: seconds from the recording's first media, and length.
+    /// Each time in which the server was away: seconds from the recording's first media, and length. The recording does not
+    /// say when it began, so the first outage stands where its first gap does.
     pub outages: Vec<(f64, f64)>,
     /// What the recording says of itself.
     pub recording: LiveReport,
@@ -62,6 +63,8 @@ impl LiveFigures {
         self.faults.is_empty()
     }
 
+    /// Holds the gaps against the outages. Where the first gap lies is what the others are counted from, and so is judged by
+    /// its length alone.
     fn judge(&mut self) {
         let mut faults = Vec::new();
         if (self.recording.gaps.len(), self.jumps.len()) != (self.outages.len(), self.outages.len()) {
@@ -197,7 +200,7 @@ async fn recorded(pool: &Pool, producer: &AmqpProducer, server: Rtmp, secs: u32)
     let times = frame_times(&file)?;
     let jumps: Vec<(f64, f64)> =
         times.windows(2).map(|pair| (pair[0], pair[1] - pair[0])).filter(|(_, secs)| *secs > 0.1).collect();
-    // The recording does not say when it began; its first gap begins with the first outage.
+    // The first gap is the recording's own account of when it began: all other times are counted from it.
     let first = outages.first().map(|(away, _)| *away).context("there was no outage")?;
     let began = report.gaps.first().map_or(0.0, |gap| gap.at_secs);
     let since = |at: jiff::Timestamp| at.duration_since(first).as_secs_f64() + began;
@@ -230,4 +233,32 @@ fn frame_times(file: &Path) -> anyhow::Result<Vec<f64>> {
         .collect::<Result<_, std::num::ParseFloatError>>()?;
     times.sort_by(f64::total_cmp);
     Ok(times)
+}
+
+#[cfg(test)]
+mod tests {
+    use ffpool_schema::failure::Cause;
+    use ffpool_schema::message::LiveGap;
+
+    use super::*;
+
+    fn faults(outages: &[(f64, f64)], gaps: &[(f64, f64)]) -> Vec<String> {
+        let gap = |&(at_secs, secs): &(f64, f64)| LiveGap { at_secs, secs, cause: Cause::SourceGone };
+        let recording = LiveReport { runs: 3, secs: 60.0, gaps: gaps.iter().map(gap).collect(), sinks: Vec::new() };
+        let (outages, jumps) = (outages.to_vec(), gaps.to_vec());
+        let (start_ms, faults) = (Vec::new(), Vec::new());
+        let mut figures = LiveFigures { start_ms, secs: 60, outages, recording, jumps, frames: 1, faults };
+        figures.judge();
+        figures.faults
+    }
+
+    #[test]
+    fn a_gap_is_judged_by_its_length_and_by_its_distance_from_the_first() {
+        let outages = [(20.0, 0.5), (40.0, 0.5)];
+        assert_eq!(faults(&outages, &[(20.0, 2.0), (40.3, 2.5)]), Vec::<String>::new());
+        assert_eq!(faults(&outages, &[(20.0, 2.0), (42.0, 2.0)]).len(), 1, "at another time");
+        assert_eq!(faults(&outages, &[(20.0, 9.0), (40.0, 2.0)]).len(), 1, "too long");
+        assert_eq!(faults(&outages, &[(20.0, 0.1), (40.0, 2.0)]).len(), 1, "shorter than the outage");
+        assert_eq!(faults(&outages, &[(20.0, 2.0)]).len(), 1, "one is missing");
+    }
 }
