@@ -892,6 +892,8 @@ impl Encode {
         let addresses = source.into_iter().chain(sinks).filter_map(|url| LiveAddress::parse(url).ok());
         let mut needs: Vec<&'static str> = addresses.map(|address| address.protocol.feature()).collect();
         needs.extend(self.live.is_some().then_some(Live::FEATURE));
+        let is_dash = self.live.as_ref().is_some_and(|live| live.presentation.is_some());
+        needs.extend(is_dash.then_some(Live::DASH_FEATURE));
         needs.sort_unstable();
         needs.dedup();
         needs

@@ -368,6 +368,9 @@ pub struct Live {
     /// The absolute path of an HLS playlist that grows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub playlist: Option<String>,
+    /// The absolute path of a DASH presentation that grows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presentation: Option<String>,
     /// Whether it is recorded to the encode's output.
     pub record: bool,
     /// Seconds that the source, or all sinks, may be away in one piece.
@@ -384,6 +387,7 @@ impl fmt::Debug for Live {
         f.debug_struct("Live")
             .field("sinks", &sinks)
             .field("playlist", &self.playlist)
+            .field("presentation", &self.presentation)
             .field("record", &self.record)
             .field("reconnect_secs", &self.reconnect_secs)
             .field("restarts", &self.restarts)
@@ -395,12 +399,25 @@ impl fmt::Debug for Live {
 impl Live {
     /// The feature of a worker that carries out live jobs.
     pub const FEATURE: &'static str = "live";
+    /// The feature of a worker that makes live presentations of DASH.
+    pub const DASH_FEATURE: &'static str = "live-dash";
     /// Seconds that source or sinks may be away in a job that does not say.
     pub const RECONNECT_SECS: u64 = 60;
     /// Restarts of a job that does not say.
     pub const RESTARTS: u32 = 1000;
+    /// Seconds of silence of a live source after which a run has stalled, in a job that does not say: three usual distances of
+    /// key frames of a slow sort.
+    pub const STALL_SEC: u64 = 15;
+    /// The same where the source is a file or generated and only sinks are live, on a worker that is not set otherwise.
+    pub const FED_STALL_SEC: u64 = 300;
     /// Wall time of a live attempt of a job that does not say, in seconds: the longest that can be asked for.
     pub const TIMEOUT_SEC: u64 = 30 * 86_400;
+
+    /// Whether nothing is left of it when no sink takes it.
+    #[must_use]
+    pub fn needs_sink(&self) -> bool {
+        !self.record && self.playlist.is_none() && self.presentation.is_none()
+    }
 }
 
 #[cfg(test)]

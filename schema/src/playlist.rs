@@ -112,7 +112,8 @@ pub fn presentation(text: &str) -> Result<Vec<(String, Playlist)>, String> {
 }
 
 /// The value of an attribute of the first element of a text that has it.
-fn attribute<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+#[must_use]
+pub fn attribute<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let at = text.match_indices(name).map(|(at, _)| at).find(|at| {
         let is_begun = *at == 0 || text.as_bytes()[at - 1].is_ascii_whitespace();
         is_begun && text[at + name.len()..].starts_with("=\"")

@@ -38,15 +38,17 @@ fn each_output_goes_where_its_address_says_and_one_encode_serves_all() {
         "scenario": "720p30-h264",
         "input": "https://cdn.example/live.m3u8?sig=1",
         "output": "rtmps://a.example/app/key",
-        "outputs": [output("srt://b.example:9000?streamid=x"), output("/m/out/live.m3u8"), output("s3://bucket/rec.mkv")],
+        "outputs": [output("srt://b.example:9000?streamid=x"), output("/m/out/live.m3u8"), output("/m/out/live.mpd"),
+                    output("s3://bucket/rec.mkv")],
         "parameters": {"duration": 60, "reconnect_sec": 5, "restarts": 3, "output_mode": "stream"}
     }));
     assert_eq!(live.sinks, ["rtmps://a.example:443/app/key", "srt://b.example:9000?streamid=x"]);
     assert_eq!(live.playlist.as_deref(), Some("/m/out/live.m3u8"));
+    assert_eq!(live.presentation.as_deref(), Some("/m/out/live.mpd"));
     assert!(live.record);
     assert_eq!(encode.output.as_deref(), Some("s3://bucket/rec.mkv"));
     assert_eq!((live.reconnect_secs, live.restarts, live.source_end), (5, 3, SourceEnd::Fail));
-    assert_eq!(encode.needs(), ["live", "live-hls", "live-rtmps", "live-srt"]);
+    assert_eq!(encode.needs(), ["live", "live-dash", "live-hls", "live-rtmps", "live-srt"]);
 }
 
 #[test]
@@ -85,8 +87,9 @@ fn what_cannot_go_live_is_refused_at_its_field() {
         (to("audio-aac", "/m/a.m4a"), "scenario", "unsupported"),
         (to("720p-h265", "rtmp://a.example/app/key"), "output", "unsupported"),
         (to("720p-h264", "rtmp://a.example/key"), "output", "bad_value"),
-        (to("720p-h264", "/m/a.mpd"), "output", "unsupported"),
+        (to("720p-h264", "s3://bucket/a.mpd"), "output", "unsupported"),
         (to("720p-h264", "s3://bucket/a.m3u8"), "output", "unsupported"),
+        (two("720p-h264", "https://h/a.mpd"), "outputs[0].url", "unsupported"),
         (two("720p-h264", "rtmp://a.example:1935/app/key"), "outputs[0].url", "contradiction"),
         (two("480p-h264", "rtmp://b.example/app/key"), "outputs[0].scenario", "unsupported"),
         (

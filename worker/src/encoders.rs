@@ -133,6 +133,7 @@ async fn live_features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
     let spoken = Protocol::ALL.into_iter().filter(|protocol| speaks(protocol.scheme()));
     let mut features: Vec<String> = spoken.map(|protocol| protocol.feature().to_owned()).collect();
     features.push(Live::FEATURE.to_owned());
+    features.extend(knows("dash").then(|| Live::DASH_FEATURE.to_owned()));
     features.sort();
     features.dedup();
     Ok(features)

@@ -3,6 +3,7 @@
 //!
 //! Invariant: pure; time and chance come in as arguments.
 
+pub mod mpd;
 pub mod pace;
 pub mod sinks;
 pub mod timeline;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use ffpool_schema::encode::{Encoder, Treatment, VideoEncode};
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Engine, JobSpec};
+use ffpool_schema::live::Live;
 use ffpool_schema::message::{Ability, Capacity, CommitReply, Grant, LogLine, Outcome, Progress, Usage};
 use ffpool_schema::plan;
 use tokio::sync::{mpsc, watch};
@@ -99,7 +100,7 @@ impl WorkshopSettings {
             cgroups: CgroupMode::Auto,
             tool_user: None,
             stall_after: Duration::from_secs(30 * 60),
-            live_stall_after: Duration::from_secs(5 * 60),
+            live_stall_after: Duration::from_secs(Live::FED_STALL_SEC),
             stop_grace: Duration::from_secs(10),
             worker,
             cgroup_parent: None,

@@ -82,7 +82,7 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
     if let Some(wish) = &encode.live {
         notes.extend(live::notes(&encode, wish));
         let encoder = chosen(&encode, &tools, &args)?;
-        let arguments = live::arguments(&encode, wish, encoder, threads(&spec));
+        let arguments = live::arguments(&spec, &encode, wish, encoder, threads(&spec));
         let runs = vec![Run { purpose: "live", arguments }];
         let (outputs, warnings) = (Vec::new(), Vec::new());
         let view = View { encode: encode.shown(), outputs, runs, estimate: None, warnings, notes };

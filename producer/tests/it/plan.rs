@@ -117,13 +117,19 @@ fn a_live_plan_shows_its_run_and_no_key() {
         dir.path(),
         &json!({"scenario": "720p30-h264", "input": "rtmp://in.example/live/s3cret?t=t0ken",
                 "output": "srt://out.example:9000?streamid=s3cret2&passphrase=hunter2hunter2",
-                "outputs": [{"url": "/m/live.m3u8", "scenario": "720p30-h264"}]}),
+                "outputs": [{"url": "/m/live.m3u8", "scenario": "720p30-h264"}],
+                "resource_limits": {"stall_sec": 7}}),
     );
     for options in [&["--output", "json"][..], &["--explain"][..]] {
         let said = stdout(&run(0, ffpool(&["plan", &file]).args(options)));
-        for part in
-            ["-f tee", "rtmp://in.example:1935/live/***", "srt://out.example:9000?***", "f=hls", "away for 60 s"]
-        {
+        for part in [
+            "-f tee",
+            "rtmp://in.example:1935/live/***",
+            "srt://out.example:9000?***",
+            "f=hls",
+            "away for 60 s",
+            "14000000",
+        ] {
             let part = if options.contains(&"json") { part.replace("-f tee", "tee") } else { part.to_owned() };
             assert!(said.contains(&part), "{part} is not in {said}");
         }

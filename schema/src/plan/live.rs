@@ -61,6 +61,8 @@ pub struct LiveRequest<'a> {
     pub recording: Option<&'a Path>,
     /// The playlist and what its segments are called, with a `%06d`.
     pub playlist: Option<(&'a Path, &'a str)>,
+    /// The presentation of DASH and what the names of its segments begin with.
+    pub presentation: Option<(&'a Path, &'a str)>,
     /// Whether the playlist goes on from an earlier run.
     pub is_continued: bool,
     /// Seconds of silence after which the network gives up.
@@ -78,6 +80,12 @@ pub enum LiveSource<'a> {
     File(&'a Path),
     /// The generated picture and tone of the encode.
     Generated,
+}
+
+/// Seconds of silence after which the network gives up: after the stall, which tells more.
+#[must_use]
+pub fn silence_secs(stall_secs: u64) -> u64 {
+    stall_secs.saturating_mul(2).max(2)
 }
 
 /// Arguments of one run.
@@ -268,6 +276,15 @@ fn tee(request: &LiveRequest<'_>) -> String {
             within(playlist)
         ));
     }
+    if let Some((presentation, stem)) = request.presentation {
+        // Its window is what may be missed between two looks, not what a player is told.
+        outputs.push(format!(
+            "[f=dash:seg_duration={SEGMENT_SECS}:window_size={SEGMENTS}:extra_window_size={SEGMENTS}:use_template=1:\
+             use_timeline=1:init_seg_name={stem}-$RepresentationID$-init.m4s:\
+             media_seg_name={stem}-$RepresentationID$-$Number%06d$.m4s]{}",
+            within(presentation)
+        ));
+    }
     for (sink, ip) in request.sinks {
         let silence = request.silence_secs.saturating_mul(1_000_000);
         let options = match sink.protocol {
@@ -367,6 +384,7 @@ mod tests {
             sinks: &sinks,
             recording: live.record.then_some(Path::new("record-1.ts")),
             playlist: live.playlist.as_ref().map(|_| (Path::new("live.m3u8"), "1-1-%06d.ts")),
+            presentation: live.presentation.as_ref().map(|_| (Path::new("live-1.mpd"), "job-1-1")),
             is_continued: true,
             silence_secs: 20,
             secs: None,

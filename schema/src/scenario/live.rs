@@ -23,6 +23,7 @@ struct Ends {
     /// Each with the field that names it.
     sinks: Vec<(String, LiveAddress)>,
     playlist: Option<String>,
+    presentation: Option<String>,
     recording: Option<String>,
 }
 
@@ -77,6 +78,7 @@ pub(super) fn resolve(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
         sinks: ends.sinks.iter().map(|(_, sink)| sink.url()).collect(),
         record: ends.is_recorded(),
         playlist: ends.playlist,
+        presentation: ends.presentation,
         reconnect_secs: p.reconnect_sec.unwrap_or(Live::RECONNECT_SECS),
         restarts: p.restarts.unwrap_or(Live::RESTARTS),
         source_end: p.source_end.unwrap_or(if p.duration.is_some() { SourceEnd::Fail } else { SourceEnd::Finish }),
@@ -113,12 +115,12 @@ impl Ends {
                 let is_taken = self.playlist.replace(path).is_some();
                 (is_taken, "an HLS playlist")
             }
-            Location::Object(_) if name.ends_with(".m3u8") => {
-                let message = "a live playlist is a file below a media root, not an object";
-                return faults.push(Fault::new(field, "unsupported", message));
+            Location::File(path) if name.ends_with(".mpd") => {
+                let is_taken = self.presentation.replace(path).is_some();
+                (is_taken, "a DASH presentation")
             }
-            Location::File(_) | Location::Object(_) | Location::Web(_) if name.ends_with(".mpd") => {
-                let message = "live DASH is not supported: use HLS, a path that ends in .m3u8";
+            Location::Object(_) | Location::Web(_) if name.ends_with(".m3u8") || name.ends_with(".mpd") => {
+                let message = "a live playlist or presentation is a file below a media root, not an object";
                 return faults.push(Fault::new(field, "unsupported", message));
             }
             Location::File(_) | Location::Object(_) | Location::Web(_) => {
@@ -133,7 +135,7 @@ impl Ends {
 
     /// Without any output a live source is recorded.
     fn is_recorded(&self) -> bool {
-        self.recording.is_some() || (self.sinks.is_empty() && self.playlist.is_none())
+        self.recording.is_some() || (self.sinks.is_empty() && self.playlist.is_none() && self.presentation.is_none())
     }
 
     /// The job with its recording as its only output.
@@ -258,7 +260,10 @@ impl Checks<'_> {
             }
         }
         if !ends.is_recorded() && container.is_streamed() {
-            self.unsupported("container", format!("live {container} is asked for by a path that ends in .m3u8"));
+            self.unsupported(
+                "container",
+                format!("live {container} is asked for by a path that ends in .m3u8 or .mpd"),
+            );
         }
         if ends.is_recorded() {
             match container {

@@ -2,13 +2,16 @@
 
 mod sources;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ffpool_schema::failure::Cause;
 use ffpool_schema::job::{ExtraOutput, JobSpec, Parameters, Queue};
 use ffpool_schema::message::{Manifest, Outcome};
 use ffpool_stack::Rtmp;
+use ffpool_worker::live::mpd::{self, Period, Presentation, Told};
 use ffpool_worker::workshop::Stop;
+use jiff::Timestamp;
 
 use crate::tool::bench::{Bench, Ledger, Running, failure, manifest, until};
 use sources::{Publisher, clip_secs, packet_times};
@@ -45,6 +48,16 @@ async fn until_media(running: &Running, run: u32, secs: f64) {
         other => Err(format!("{other:?}; ended: {}", running.ended.is_finished())),
     })
     .await;
+}
+
+/// What an MPD says. Every file that it names lies beside it.
+fn presentation(mpd: &Path) -> (String, Told) {
+    let text = std::fs::read_to_string(mpd).unwrap();
+    let told = mpd::read(&text).unwrap_or_else(|| panic!("{text}"));
+    let files = Presentation { begins: Timestamp::UNIX_EPOCH, periods: told.periods.clone() }.files();
+    let missing: Vec<&String> = files.iter().filter(|name| !mpd.with_file_name(name).is_file()).collect();
+    assert!(missing.is_empty() && !files.is_empty(), "{missing:?} of {text}");
+    (text, told)
 }
 
 fn said(running: &mut Running) -> String {
@@ -105,7 +118,10 @@ async fn a_recording_goes_on_over_two_restarts_of_the_server_with_gaps_as_long_a
     let mut spec = spec(&bench);
     spec.input = Some(server.url("key"));
     spec.output = Some(bench.media("recording.mp4").display().to_string());
-    spec.outputs = vec![sink(bench.media("live.m3u8").display().to_string())];
+    spec.outputs = vec![
+        sink(bench.media("live.m3u8").display().to_string()),
+        sink(bench.media("dash/live.mpd").display().to_string()),
+    ];
     spec.parameters.reconnect_sec = Some(8);
     let mut running = bench.start(&bench.grant(&spec), Ledger::Grants);
     let mut outages = Vec::new();
@@ -154,6 +170,21 @@ async fn a_recording_goes_on_over_two_restarts_of_the_server_with_gaps_as_long_a
     let playlist = std::fs::read_to_string(bench.media("live.m3u8")).unwrap();
     assert_eq!(playlist.matches("#EXT-X-DISCONTINUITY\n").count(), 2, "{playlist}");
     assert!(playlist.ends_with("#EXT-X-ENDLIST\n"), "{playlist}");
+    let (text, told) = presentation(&bench.media("dash/live.mpd"));
+    assert!(text.contains("type=\"static\""), "{text}");
+    let picture = |period: &Period| {
+        let track = &period.tracks[0];
+        let ticks: u64 = track.segments.iter().map(|segment| segment.ticks).sum();
+        ticks as f64 / track.timescale as f64
+    };
+    let secs: Vec<f64> = told.periods.iter().map(picture).collect();
+    let gaps: f64 = live.gaps.iter().map(|gap| gap.secs).sum();
+    assert_eq!(secs.len(), 3, "one period for each run: {text}");
+    assert!((secs.iter().sum::<f64>() - (live.secs - gaps)).abs() < 1.0, "{secs:?} {live:?}");
+    for (number, pair) in told.periods.windows(2).enumerate() {
+        let end = pair[0].start_ms as f64 / 1e3 + secs[number];
+        assert!(pair[1].start_ms as f64 / 1e3 > end - 0.1, "{text}");
+    }
     let whole = clip_secs(&file);
     assert!((whole - (end - began.unwrap()).as_secs_f64()).abs() < 1.5, "{whole} {:?}", end - began.unwrap());
     bench.assert_clean();
@@ -198,7 +229,10 @@ async fn srt_comes_in_and_goes_out_by_hls_that_is_pulled_again_and_a_cancel_keep
     let mut relay = spec(&bench);
     relay.input = Some(address);
     relay.output = Some(server.url("relay"));
-    relay.outputs = vec![sink(bench.media("hls/live.m3u8").display().to_string())];
+    relay.outputs = vec![
+        sink(bench.media("hls/live.m3u8").display().to_string()),
+        sink(bench.media("dash/live.mpd").display().to_string()),
+    ];
     relay.parameters.gop = Some(25);
     relay.parameters.duration = Some(9.0);
     let relay = bench.start(&bench.grant(&relay), Ledger::Grants);
@@ -220,12 +254,22 @@ async fn srt_comes_in_and_goes_out_by_hls_that_is_pulled_again_and_a_cancel_keep
     assert_eq!(kept.ended.await.unwrap().outcome, Some(Outcome::Cancelled));
     assert!(!bench.media("kept.mkv").exists());
 
+    let mpd = bench.media("dash/live.mpd");
+    until("a presentation", || if mpd.exists() { Ok(()) } else { Err("none".to_owned()) }).await;
+    let (text, told) = presentation(&mpd);
+    let is_over = relay.ended.is_finished();
+    assert!(is_over || (text.contains("type=\"dynamic\"") && told.begins.is_some()), "{text}");
     let ended = relay.ended.await.unwrap();
     assert_eq!(manifest(&ended).artifacts, []);
     drop(publisher);
     let playlist = std::fs::read_to_string(bench.media("hls/live.m3u8")).unwrap();
     assert!(playlist.ends_with("#EXT-X-ENDLIST\n") && !playlist.contains("DISCONTINUITY"), "{playlist}");
-    let secs = clip_secs(&bench.media("hls/live.m3u8"));
-    assert!((secs - 9.0).abs() < 0.6, "{secs}");
+    presentation(&mpd);
+    for made in [bench.media("hls/live.m3u8"), mpd] {
+        let secs = clip_secs(&made);
+        assert!((secs - 9.0).abs() < 0.6, "{}: {secs}", made.display());
+        let (first, count) = (packet_times(&made)[0], packet_times(&made).len());
+        assert!((200..=230).contains(&count), "{}: {count} frames from {first}", made.display());
+    }
     bench.assert_clean();
 }

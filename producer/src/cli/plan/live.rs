@@ -5,15 +5,19 @@
 use std::path::Path;
 
 use ffpool_schema::encode::{Encode, Encoder, Source};
+use ffpool_schema::job::JobSpec;
 use ffpool_schema::live::{Live, LiveAddress, SourceEnd, hide};
 use ffpool_schema::location::redact;
-use ffpool_schema::plan::live::{LiveRequest, LiveSource, live_arguments};
+use ffpool_schema::plan::live::{LiveRequest, LiveSource, live_arguments, silence_secs};
 
-/// Seconds of silence after which a worker's tool gives up, where the job does not say.
-const SILENCE_SECS: u64 = 30;
-
-/// The arguments of a run. `file`: where a source that is a file stands.
-pub(super) fn arguments(encode: &Encode, live: &Live, encoder: Option<Encoder>, threads: u32) -> Vec<String> {
+/// The arguments of a run, on a worker whose settings are the usual ones.
+pub(super) fn arguments(
+    spec: &JobSpec,
+    encode: &Encode,
+    live: &Live,
+    encoder: Option<Encoder>,
+    threads: u32,
+) -> Vec<String> {
     let source = match &encode.source {
         Source::Live { url } => LiveAddress::parse(url).ok(),
         Source::File { .. } | Source::Remote { .. } | Source::Generated { .. } => None,
@@ -24,6 +28,7 @@ pub(super) fn arguments(encode: &Encode, live: &Live, encoder: Option<Encoder>, 
         Source::Remote { .. } => Some(Path::new("input")),
         Source::Live { .. } | Source::Generated { .. } => None,
     };
+    let usual_stall = if source.is_some() { Live::STALL_SEC } else { Live::FED_STALL_SEC };
     let sinks: Vec<_> =
         live.sinks.iter().filter_map(|sink| LiveAddress::parse(sink).ok()).map(|sink| (sink, None)).collect();
     let secrets: Vec<String> =
@@ -41,8 +46,9 @@ pub(super) fn arguments(encode: &Encode, live: &Live, encoder: Option<Encoder>, 
         sinks: &sinks,
         recording: live.record.then_some(Path::new("record-1.ts")),
         playlist: live.playlist.as_ref().map(|_| (Path::new("live.m3u8"), "segment-%06d.ts")),
+        presentation: live.presentation.as_ref().map(|_| (Path::new("live-1.mpd"), "segment")),
         is_continued: false,
-        silence_secs: SILENCE_SECS,
+        silence_secs: silence_secs(spec.resource_limits.stall_sec.unwrap_or(usual_stall)),
         secs: encode.duration_secs,
     };
     let words = live_arguments(&run);
@@ -52,9 +58,10 @@ pub(super) fn arguments(encode: &Encode, live: &Live, encoder: Option<Encoder>, 
 /// How it goes on, in words.
 pub(super) fn notes(encode: &Encode, live: &Live) -> Vec<String> {
     let mut notes = vec![format!(
-        "live: the worker resolves every host itself before each run; {} live outputs, {}, {}",
+        "live: the worker resolves every host itself before each run; {} live outputs, {}, {}, {}",
         live.sinks.len(),
         if live.playlist.is_some() { "an HLS playlist" } else { "no HLS playlist" },
+        if live.presentation.is_some() { "a DASH presentation" } else { "no DASH presentation" },
         if live.record { "a recording" } else { "no recording" },
     )];
     if matches!(encode.source, Source::Live { .. }) {

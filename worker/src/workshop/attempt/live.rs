@@ -5,7 +5,10 @@
 //! discards its recording.
 
 mod egress;
+mod files;
+mod growing;
 mod playlist;
+mod presentation;
 mod record;
 mod run;
 
@@ -33,7 +36,9 @@ use crate::roots;
 use crate::tool::ToolUser;
 use egress::Egress;
 use ffpool_schema::location::Location;
+use growing::Growing;
 use playlist::Playlist;
+use presentation::Carried;
 
 /// Every text that an attempt's live addresses hide.
 pub(super) fn secrets(grant: &Grant) -> Vec<String> {
@@ -66,7 +71,7 @@ struct Broadcast<'a> {
     media: Media,
     sinks: Vec<LiveAddress>,
     fare: Sinks,
-    playlist: Option<Arc<Mutex<Playlist>>>,
+    growing: Arc<Mutex<Growing>>,
     /// For web sources.
     egress: Option<Egress>,
     user: ToolUser,
@@ -136,10 +141,7 @@ impl Attempt<'_> {
         let encoder = encoders.into_iter().next().flatten();
         let sinks: Result<Vec<LiveAddress>, End> = live.sinks.iter().map(|url| address("output", url)).collect();
         let sinks = sinks?;
-        let playlist = match &live.playlist {
-            Some(path) => Some(self.playlist(path, encode, user)?),
-            None => None,
-        };
+        let growing = self.growing(live, encode, user)?;
         let is_web = matches!(&media, Media::Live(source) if source.protocol.is_web());
         let egress = if is_web {
             let open = Egress::open(self.shop.clone()).await;
@@ -155,7 +157,7 @@ impl Attempt<'_> {
             media,
             fare: Sinks::new(sinks.iter().map(ToString::to_string)),
             sinks,
-            playlist,
+            growing,
             egress,
             user,
             timeline: Timeline::default(),
@@ -166,12 +168,21 @@ impl Attempt<'_> {
         })
     }
 
-    fn playlist(&self, path: &str, encode: &Encode, user: ToolUser) -> Result<Arc<Mutex<Playlist>>, End> {
-        let output = self.shop.roots.output(Some(path), &self.grant.job.to_string(), encode.container)?;
-        let playlist = Playlist::open(self.scratch_path(), output, format!("{}-", self.grant.job.0.simple()))
-            .and_then(|playlist| give_to_tool(&playlist, user).map(|()| playlist))
-            .map_err(|error| End::failure(roots::io_cause(&error), format!("the playlist: {error}")))?;
-        Ok(Arc::new(Mutex::new(playlist)))
+    fn growing(&self, live: &Live, encode: &Encode, user: ToolUser) -> Result<Arc<Mutex<Growing>>, End> {
+        let job = self.grant.job;
+        let place = |path: &str| self.shop.roots.output(Some(path), &job.to_string(), encode.container);
+        let prefix = format!("{}-", job.0.simple());
+        let (mut playlist, mut presentation) = (None, None);
+        if let Some(path) = &live.playlist {
+            let opened = Playlist::open(self.scratch_path(), place(path)?, prefix.clone())
+                .and_then(|playlist| give_to_tool(&playlist, user).map(|()| playlist));
+            playlist = Some(opened.map_err(|error| ungrown(&error))?);
+        }
+        if let Some(path) = &live.presentation {
+            let opened = Carried::open(self.scratch_path(), place(path)?, prefix, self.grant.attempt);
+            presentation = Some(opened.map_err(|error| ungrown(&error))?);
+        }
+        Ok(Arc::new(Mutex::new(Growing::new(playlist, presentation))))
     }
 
     /// Runs the tool again and again.
@@ -278,11 +289,9 @@ impl Attempt<'_> {
             discard(ready).await;
             return Err(end);
         }
-        if let Some(playlist) = &broadcast.playlist {
-            let playlist = playlist.clone();
-            let ended = blocking(move || playlist.lock().unwrap_or_else(PoisonError::into_inner).end()).await?;
-            ended.map_err(|error| End::failure(roots::io_cause(&error), format!("the playlist: {error}")))?;
-        }
+        let growing = broadcast.growing.clone();
+        let ended = blocking(move || growing.lock().unwrap_or_else(PoisonError::into_inner).end()).await?;
+        ended.map_err(|error| ungrown(&error))?;
         let live = Some(broadcast.report());
         match made {
             Some(made) => {
@@ -364,6 +373,11 @@ fn address(field: &str, url: &str) -> Result<LiveAddress, End> {
             Err(End::rejected(field, "bad_value", "a live address is expected"))
         }
     }
+}
+
+/// Why a playlist or presentation cannot grow.
+fn ungrown(error: &std::io::Error) -> End {
+    End::failure(roots::io_cause(error), format!("the live playlist or presentation: {error}"))
 }
 
 /// A playlist that goes on is replaced by the tool, and read by it first.

@@ -61,8 +61,10 @@ fn ffprobe(arguments: &[&str], file: &Path) -> String {
 /// When each frame of a file's video is shown, in order.
 pub fn packet_times(file: &Path) -> Vec<f64> {
     let text = ffprobe(&["-select_streams", "v:0", "-show_entries", "packet=pts_time", "-of", "csv=p=0"], file);
+    // Where there are programs, there are lines for them.
+    let lines = text.lines().filter(|line| !line.is_empty());
     let mut times: Vec<f64> =
-        text.lines().map(|line| line.trim_end_matches(',').parse().unwrap_or_else(|_| panic!("{line}"))).collect();
+        lines.map(|line| line.trim_end_matches(',').parse().unwrap_or_else(|_| panic!("{line}"))).collect();
     times.sort_by(f64::total_cmp);
     times
 }

@@ -6,20 +6,16 @@
 //! tool may have been turned against us.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::publish::{PublishError, open_made};
+use super::files::{place, read, replace, write_new};
 
 /// What the playlist is called in the scratch.
 pub(super) const NAME: &str = "live.m3u8";
 /// What ends a playlist.
 const END: &str = "#EXT-X-ENDLIST\n";
-
-/// The largest playlist that is read.
-const PLAYLIST_BYTES: u64 = 1 << 20;
 
 /// A playlist on its way out.
 #[derive(Debug)]
@@ -94,9 +90,7 @@ impl Playlist {
     }
 
     fn put(&self, text: &str) -> io::Result<()> {
-        let new = beside(&self.output)?;
-        write_new(&new, text.as_bytes())?;
-        fs::rename(&new, &self.output)
+        replace(&self.output, text)
     }
 
     /// The job's own segments that a playlist names.
@@ -104,43 +98,6 @@ impl Playlist {
         let is_own = |line: &&str| line.starts_with(&self.prefix) && !line.contains('/');
         text.lines().map(str::trim).filter(is_own).map(str::to_owned).collect()
     }
-}
-
-/// What a playlist says; `None` where there is none.
-fn read(path: &Path) -> io::Result<Option<String>> {
-    let (file, _) = match open_made(path) {
-        Err(PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(io::Error::other)?,
-    };
-    let mut text = String::new();
-    file.take(PLAYLIST_BYTES).read_to_string(&mut text)?;
-    Ok(Some(text))
-}
-
-/// Puts a copy into place, whole.
-fn place(from: &Path, to: &Path) -> io::Result<()> {
-    let (mut from, _) = open_made(from).map_err(io::Error::other)?;
-    let new = beside(to)?;
-    io::copy(&mut from, &mut create(&new)?)?;
-    fs::rename(&new, to)
-}
-
-/// Where what will stand at a path is written first; nothing lies there.
-fn beside(path: &Path) -> io::Result<PathBuf> {
-    let mut new = path.to_owned().into_os_string();
-    new.push(".ffpool-new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(new.into()),
-    }
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    create(path)?.write_all(bytes)
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)
 }
 
 #[cfg(test)]

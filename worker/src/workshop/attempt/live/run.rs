@@ -5,20 +5,20 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ffpool_schema::failure::{Cause, Failure};
-use ffpool_schema::live::LiveAddress;
+use ffpool_schema::live::{Live, LiveAddress};
 use ffpool_schema::message::{LiveProgress, Phase, Progress};
 use ffpool_schema::metrics as names;
-use ffpool_schema::plan::live::{LiveRequest, LiveSource, live_arguments};
+use ffpool_schema::plan::live::{LiveRequest, LiveSource, live_arguments, silence_secs};
 use tokio::sync::watch;
 
 use super::super::{Attempt, End, blocking};
+use super::growing::Growing;
 use super::record::piece_name;
-use super::{Broadcast, Media, RunEnd};
+use super::{Broadcast, Media, RunEnd, ungrown};
 use crate::classify::{self, Exit};
 use crate::live::pace::Pace;
 use crate::live::sinks::Sinks;
@@ -28,21 +28,23 @@ use crate::store::trouble::Trouble;
 use crate::tool::{self, EndedBy, Finished, Listener};
 use crate::workshop::Stop;
 
-/// Silence of a live source after which a run has stalled, where the job does not say: three usual distances of key frames
-/// of a slow sort.
-const STALL: Duration = Duration::from_secs(15);
 /// How often it is looked at whether a run's time is over.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often a playlist is looked at.
+/// How often it is looked at what grows.
 const CARRY: Duration = Duration::from_millis(200);
 /// Percent shown of an encode that is not proven yet.
 const PERCENT_CAP: f64 = 99.9;
 
 /// Why we end a run ourselves.
-const RUNS: u8 = 0;
-const OVER: u8 = 1;
-const NO_SOURCE: u8 = 2;
-const NO_SINK: u8 = 3;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// The job's time is over.
+    Time,
+    /// Nothing comes from the source.
+    NoSource,
+    /// No sink takes what is sent to it.
+    NoSink,
+}
 
 /// What a run has told, for whoever decides when it is over.
 struct Heard<'h> {
@@ -61,19 +63,23 @@ impl Attempt<'_> {
             Err(trouble) => return Ok(RunEnd::Lost(trouble.into())),
         };
         let sinks = self.dial_sinks(broadcast).await?;
-        if sinks.is_empty() && broadcast.playlist.is_none() && !broadcast.live.record {
+        if sinks.is_empty() && broadcast.live.needs_sink() {
             let mut failure = Failure::new(Cause::SinkRefused, "no sink can be reached");
             failure.evidence = broadcast.fare.evidence();
             return Ok(RunEnd::Lost(failure));
         }
+        let growing = broadcast.growing.clone();
+        let run = broadcast.run;
+        let begun = blocking(move || growing.lock().unwrap_or_else(PoisonError::into_inner).begin(run)).await?;
+        begun.map_err(|error| ungrown(&error))?;
         let arguments = self.live_run_arguments(broadcast, dialled, &sinks);
-        let (run, is_live) = (broadcast.run, matches!(broadcast.media, Media::Live(_)));
+        let is_live = matches!(broadcast.media, Media::Live(_));
         let (order, stop) = watch::channel(None);
         let mut watch = self.watch(Some(self.stall_after(is_live)));
         watch.stop = stop;
-        let reason = AtomicU8::new(RUNS);
+        let reason = OnceLock::new();
         let (finished, was_slow) = {
-            let Broadcast { timeline, fare, encode, live, user, lost, playlist, .. } = &mut *broadcast;
+            let Broadcast { timeline, fare, encode, live, user, lost, growing, .. } = &mut *broadcast;
             let secs = encode.duration_secs;
             let heard = Mutex::new(Heard { timeline, fare, pace: Pace::default(), run });
             let mut ear = Ear { attempt: self, heard: &heard, blocks: Blocks::default(), secs };
@@ -84,10 +90,10 @@ impl Attempt<'_> {
                 stall: self.stall_after(is_live),
                 lost: lost.as_ref().map(|(since, _)| *since).filter(|_| is_live),
                 record: live.record,
-                needs_sink: !live.record && live.playlist.is_none(),
+                needs_sink: live.needs_sink(),
             };
             let steering = self.steer(&heard, &limits, order, &reason);
-            let carrying = self.carry(playlist.as_ref());
+            let carrying = self.carry(growing);
             let finished = tokio::select! {
                 finished = tool::run(&self.shop.launcher, invocation, watch, &mut ear) => finished,
                 never = steering => match never {},
@@ -104,7 +110,7 @@ impl Attempt<'_> {
             None => End::failure(Cause::Platform, format!("ffmpeg cannot be run: {error}")),
         })?;
         self.count(&finished);
-        self.judge(broadcast, &finished, reason.load(Ordering::Relaxed), was_slow)
+        self.judge(broadcast, &finished, reason.get().copied(), was_slow)
     }
 
     /// The source at an address that was judged. `None`: it is no live one, or goes through the proxy, which judges.
@@ -157,10 +163,12 @@ impl Attempt<'_> {
     ) -> Vec<std::ffi::OsString> {
         let record = piece_name(broadcast.run);
         let segments = format!("{}-{}-{}-%06d.ts", self.grant.job.0.simple(), self.grant.attempt, broadcast.run);
-        let is_continued = broadcast
-            .playlist
-            .as_ref()
-            .is_some_and(|playlist| playlist.lock().unwrap_or_else(PoisonError::into_inner).is_begun());
+        let (is_continued, stem) = {
+            let growing = broadcast.growing.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_continued = growing.playlist.as_ref().is_some_and(super::Playlist::is_begun);
+            (is_continued, growing.presentation.as_ref().map(|presentation| presentation.stem(broadcast.run)))
+        };
+        let presentation = super::presentation::name(broadcast.run);
         let is_live = matches!(broadcast.media, Media::Live(_));
         live_arguments(&LiveRequest {
             encode: broadcast.encode,
@@ -176,17 +184,17 @@ impl Attempt<'_> {
             },
             sinks,
             recording: broadcast.live.record.then_some(Path::new(&record)),
-            playlist: broadcast.playlist.as_ref().map(|_| (Path::new(super::playlist::NAME), segments.as_str())),
+            playlist: broadcast.live.playlist.as_ref().map(|_| (Path::new(super::playlist::NAME), segments.as_str())),
+            presentation: stem.as_deref().map(|stem| (Path::new(&presentation), stem)),
             is_continued,
-            // After the stall, which tells more.
-            silence_secs: self.stall_after(is_live).as_secs().saturating_mul(2).max(2),
+            silence_secs: silence_secs(self.stall_after(is_live).as_secs()),
             // Later runs have an end on the clock.
             secs: broadcast.encode.duration_secs.filter(|_| !is_live || broadcast.timeline.began().is_none()),
         })
     }
 
     fn stall_after(&self, is_live: bool) -> Duration {
-        let usual = if is_live { STALL } else { self.shop.settings.live_stall_after };
+        let usual = if is_live { Duration::from_secs(Live::STALL_SEC) } else { self.shop.settings.live_stall_after };
         self.grant.spec.resource_limits.stall_sec.map_or(usual, Duration::from_secs)
     }
 
@@ -196,7 +204,7 @@ impl Attempt<'_> {
         heard: &Mutex<Heard<'_>>,
         limits: &Limits,
         order: watch::Sender<Option<Stop>>,
-        reason: &AtomicU8,
+        reason: &OnceLock<Over>,
     ) -> std::convert::Infallible {
         let mut stop = self.orders.stop.clone();
         let mut look = tokio::time::interval(LOOK);
@@ -212,14 +220,17 @@ impl Attempt<'_> {
                 let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                 self.why_over(&heard, limits)
             };
-            if why != RUNS && order.borrow().is_none() {
-                reason.store(why, Ordering::Relaxed);
+            if let Some(why) = why
+                && order.borrow().is_none()
+            {
+                // Once: the run ends by it.
+                let _ = reason.set(why);
                 order.send_replace(Some(Stop::Release("the run is over".to_owned())));
             }
         }
     }
 
-    fn why_over(&self, heard: &Heard<'_>, limits: &Limits) -> u8 {
+    fn why_over(&self, heard: &Heard<'_>, limits: &Limits) -> Option<Over> {
         let has_media = heard.timeline.of_run(heard.run).is_some();
         let secs = heard.timeline.secs();
         if let Some(began) = heard.timeline.began() {
@@ -231,50 +242,54 @@ impl Attempt<'_> {
                 left <= super::margin(limits.record, since)
             });
             if limits.secs.is_some_and(is_long) || deadline == Some(true) {
-                return OVER;
+                return Some(Over::Time);
             }
         }
         let is_gone = limits.lost.is_some_and(|since| since.elapsed() > limits.patience.max(limits.stall));
         if !has_media && is_gone {
-            return NO_SOURCE;
+            return Some(Over::NoSource);
         }
         let down = heard.fare.all_down_since().map(|since| self.started.elapsed().saturating_sub(since));
         if limits.needs_sink && down.is_some_and(|down| down >= limits.patience) {
-            return NO_SINK;
+            return Some(Over::NoSink);
         }
-        RUNS
+        None
     }
 
-    /// Carries the playlist out for as long as the run lasts.
-    async fn carry(&self, playlist: Option<&std::sync::Arc<Mutex<super::Playlist>>>) -> End {
-        let Some(playlist) = playlist else { return std::future::pending().await };
+    /// Carries out what grows for as long as the run lasts.
+    async fn carry(&self, growing: &std::sync::Arc<Mutex<Growing>>) -> End {
         loop {
             tokio::time::sleep(CARRY).await;
-            let playlist = playlist.clone();
-            let carried = blocking(move || playlist.lock().unwrap_or_else(PoisonError::into_inner).carry()).await;
-            match carried {
+            let growing = growing.clone();
+            match blocking(move || growing.lock().unwrap_or_else(PoisonError::into_inner).carry()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    return End::failure(crate::roots::io_cause(&error), format!("the playlist: {error}"));
-                }
+                Ok(Err(error)) => return ungrown(&error),
                 Err(end) => return end,
             }
         }
     }
 
     /// What the end of a run means.
-    fn judge(&self, broadcast: &Broadcast<'_>, finished: &Finished, reason: u8, was_slow: bool) -> Result<RunEnd, End> {
+    fn judge(
+        &self,
+        broadcast: &Broadcast<'_>,
+        finished: &Finished,
+        over: Option<Over>,
+        was_slow: bool,
+    ) -> Result<RunEnd, End> {
         let had_media = broadcast.timeline.of_run(broadcast.run).is_some();
         let is_live = matches!(broadcast.media, Media::Live(_));
-        match reason {
-            OVER => return Ok(RunEnd::Done),
-            NO_SOURCE => return Ok(RunEnd::Lost(Failure::new(Cause::SourceGone, "nothing came from the source"))),
-            NO_SINK => {
+        match over {
+            Some(Over::Time) => return Ok(RunEnd::Done),
+            Some(Over::NoSource) => {
+                return Ok(RunEnd::Lost(Failure::new(Cause::SourceGone, "nothing came from the source")));
+            }
+            Some(Over::NoSink) => {
                 let mut failure = Failure::new(Cause::SinkRefused, "no sink takes what is sent to it");
                 failure.evidence = broadcast.fare.evidence();
                 return Err(End::failed(failure));
             }
-            _ => {}
+            None => {}
         }
         if finished.ended_by == EndedBy::Stall && is_live {
             let failure = if had_media {
