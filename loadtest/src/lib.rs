@@ -6,12 +6,14 @@
 //! [`matrix`] makes every kind of job of the original system, or shows why it is refused; [`ladder`] measures what one job
 //! of several outputs saves.
 //! [`live`] times the start of live jobs and looks at what is recorded when their server dies.
-//! [`overhead`] sets an encode through the pool beside the same encode by hand.
+//! [`overhead`] sets an encode through the pool beside the same encode by hand; [`chunks`] an encode in chunks beside the
+//! same encode whole, also while its workers are killed.
 //! The end-to-end tests of the whole system stand in `tests/` and use the same pool.
 
 pub mod audit;
 pub mod baseline;
 pub mod chaos;
+pub mod chunks;
 pub mod ladder;
 pub mod live;
 pub mod matrix;

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use ffpool_loadtest::audit::{self, AuditArgs};
 use ffpool_loadtest::baseline::{self, BaselineArgs};
 use ffpool_loadtest::chaos::{self, ChaosArgs};
+use ffpool_loadtest::chunks::{self, ChunksArgs};
 use ffpool_loadtest::ladder::{self, LadderArgs};
 use ffpool_loadtest::live::{self, LiveArgs};
 use ffpool_loadtest::matrix::{self, MatrixArgs};
@@ -38,6 +39,8 @@ enum Command {
     Ladder(LadderArgs),
     /// Live jobs against nginx with its RTMP module, which is restarted twice: how fast they start, and what is recorded.
     Live(LiveArgs),
+    /// A long encode in chunks beside the same encode whole, and again while workers are killed.
+    Chunks(ChunksArgs),
     /// An encode through the pool beside the same encode by hand.
     Overhead(OverheadArgs),
 }
@@ -85,6 +88,11 @@ fn main() -> anyhow::Result<ExitCode> {
             let report = runtime.block_on(live::run(&settings))?;
             show(&report, args.json)?;
             Ok(exit_code(report.is_clean()))
+        }
+        Command::Chunks(settings) => {
+            let report = runtime.block_on(chunks::run(&settings))?;
+            show(&report, args.json)?;
+            Ok(exit_code(report.broken().is_empty()))
         }
         Command::Overhead(settings) => {
             let report = runtime.block_on(overhead::run(&settings))?;
