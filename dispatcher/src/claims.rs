@@ -181,11 +181,12 @@ impl Desk {
             Some(id) => self.claim_by_id(claim, id, input, evidence, record).await,
             None => {
                 record.fingerprint = Some(delivery.fingerprint.clone());
-                self.claim_anonymous(claim, input, evidence, record).await
+                self.claim_anonymous(claim, input, evidence, record).await.map(Some)
             }
         };
         match decided {
-            Ok(decided) => Some(self.reply(&claim.from, claim.ability.as_ref(), *decided).await),
+            Ok(Some(decided)) => Some(self.reply(&claim.from, claim.ability.as_ref(), *decided).await),
+            Ok(None) => Some(ClaimReply::Drop { job: id, reason: DropReason::Finished }),
             Err(ApplyError::Expired | ApplyError::Closed) => None,
             Err(ApplyError::Refused(reason)) => Some(hold(reason)),
         }
@@ -253,7 +254,7 @@ impl Desk {
         input: Input,
         evidence: Evidence,
         record: NewJob,
-    ) -> Result<Box<Decided>, ApplyError> {
+    ) -> Result<Option<Box<Decided>>, ApplyError> {
         let expires = Instant::now() + PATIENCE;
         let only_if = if claim.delivery.redelivered { self.ask_owner(claim, job).await } else { OnlyIf::Always };
         let happening = Happening {
@@ -264,10 +265,10 @@ impl Desk {
             ..Happening::new(job, input)
         };
         match self.ledger.apply(happening).await? {
-            Verdict::Decided(decided) => Ok(decided),
-            Verdict::Unknown | Verdict::Skipped => {
-                Err(ApplyError::Refused("the job was not recorded by its own claim".to_owned()))
-            }
+            Verdict::Decided(decided) => Ok(Some(decided)),
+            // A chunk of a job that was purged with all its chunks: nobody wants it any more.
+            Verdict::Unknown => Ok(None),
+            Verdict::Skipped => Err(ApplyError::Refused("the job was not recorded by its own claim".to_owned())),
         }
     }
 
@@ -344,13 +345,15 @@ impl Desk {
                 traceparent: telemetry::traceparent(&Span::current(), decided.traceparent.as_deref()),
                 splits: Some(decided.splits),
             })),
-            // Recorded by another version of this program, which knew what this one does not.
+            // Recorded by another version of this program, which knew what this one does not. Its next claim waits for one
+            // that knows.
             Err(faults) => {
-                error!(%job, attempt, worker = %from.worker, ?faults, "a recorded job cannot be read any more");
-                let evidence = Evidence { faults, ..Evidence::default() };
-                let rejection = Happening { evidence, ..Happening::new(job, Input::Rejected { attempt }) };
-                match self.ledger.apply(rejection).await {
-                    Ok(_) => ClaimReply::Drop { job: Some(job), reason: DropReason::Rejected },
+                error!(%job, attempt, worker = %from.worker, ?faults, "a recorded job cannot be read by this version");
+                let reason = Some("this dispatcher cannot read the job: it is of an older version".to_owned());
+                let evidence = Evidence { reason, ..Evidence::default() };
+                let release = Happening { evidence, ..Happening::new(job, Input::Released { attempt }) };
+                match self.ledger.apply(release).await {
+                    Ok(_) => ClaimReply::Drop { job: Some(job), reason: DropReason::Superseded },
                     Err(error) => hold(error.to_string()),
                 }
             }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use ffpool_broker::{AmqpLink, Batch, BatchConsumer, Incoming, Settled};
-use ffpool_schema::chunk::Piece;
+use ffpool_schema::chunk::{CHUNKS_MAX, Piece};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::{Pool, Priority, Queue};
@@ -30,8 +30,8 @@ use crate::ledger::{ApplyError, Evidence, Happening, Ledger, NewJob, Origin, Str
 const MAX_BATCH: usize = 200;
 /// How long a busy queue's batch is filled.
 const MAX_WAIT: Duration = Duration::from_millis(5);
-/// Chunks of one job at most. A worker makes fewer.
-const PIECES_MAX: usize = 5000;
+/// Chunks of one job at most: older workers make up to twice as many as they mean to, of sources of many short scenes.
+const PIECES_MAX: usize = 2 * CHUNKS_MAX;
 /// Between attempts while Postgres is away.
 const RETRY: Duration = Duration::from_millis(500);
 

@@ -313,6 +313,9 @@ pub struct PurgeRequest {
 pub struct PurgeReport {
     /// Dead letters that are gone with their history.
     pub purged: i64,
+    /// Dead letters that are still there, because jobs that make their chunks have yet to end: ask again.
+    #[serde(default)]
+    pub left: i64,
 }
 
 /// One entry of the audit: answer to `GET /v1/audit`.

@@ -18,7 +18,11 @@ use crate::plan::{READ_ONLY_FILES, file_argument};
 /// Decoded and thrown away before a cut, from the last key frame before it on.
 const PREROLL: Micros = Micros(3_000_000);
 /// Chunks of one job at most; a longer source gets longer chunks.
-const CHUNKS_MAX: f64 = 1500.0;
+pub const CHUNKS_MAX: usize = 1500;
+/// Bytes that the jobs of one split may have together: they are recorded in one transaction.
+pub const SPLIT_BYTES_MAX: usize = 64 << 20;
+/// What a chunk adds to the text of its job, at most: its name, its cut and its id.
+const PIECE_BYTES: usize = 1024;
 /// Frames that are looked at, at most: ten days at 24 frames per second. More are encoded whole.
 const FRAMES_MAX: usize = 20_000_000;
 /// How far a frame may be from where an even rate puts it, in frames: Matroska counts in milliseconds.
@@ -115,13 +119,19 @@ impl Times {
         if self.frames.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err("two of its frames have the same time");
         }
-        let target = target_secs.max((last - first) / CHUNKS_MAX);
+        let mut target = target_secs.max((last - first) / CHUNKS_MAX as f64);
+        let mut seams = self.seams(target);
+        // Where many scenes begin early, chunks are shorter than they were to be.
+        while seams.len() >= CHUNKS_MAX {
+            target *= 2.0;
+            seams = self.seams(target);
+        }
         Ok(Cuts {
             start: Micros::of(start_secs),
             first: Micros::of(first),
             frames: self.frames.len() as u64,
             fps: even_rate(&self.frames),
-            seams: self.seams(target),
+            seams,
         })
     }
 
@@ -312,13 +322,21 @@ impl Piece {
     /// The id of the job that makes it, the same whenever it is asked for the same attempt of the job that was split.
     #[must_use]
     pub fn id(&self, attempt: u32) -> JobId {
-        use sha2::{Digest, Sha256};
-        let name = format!("ffpool piece {} {attempt} {}", self.of, self.number);
-        let hash: [u8; 32] = Sha256::digest(name.as_bytes()).into();
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&hash[..16]);
-        JobId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+        JobId::derived("piece", &[self.of.0.as_bytes(), &attempt.to_be_bytes(), &self.number.to_be_bytes()])
     }
+}
+
+/// Why a job whose canonical form has `body_bytes` is not made in `chunks`: each of their jobs carries all of it.
+#[must_use]
+pub fn too_large(body_bytes: usize, chunks: usize) -> Option<String> {
+    let bytes = body_bytes.saturating_add(PIECE_BYTES).saturating_mul(chunks);
+    (bytes > SPLIT_BYTES_MAX).then(|| {
+        let most = SPLIT_BYTES_MAX >> 20;
+        format!(
+            "the job's {body_bytes} bytes, once for each of its {chunks} chunks, are more than {most} MiB: write it shorter, or have \
+             longer chunks"
+        )
+    })
 }
 
 /// The directory of a source's chunks, by what identifies the source.
@@ -369,7 +387,19 @@ pub fn unfit_encoder(encoder: Option<Encoder>) -> Option<&'static str> {
             None
         }
         Some(Encoder::Libvpx) => Some("VP8 does not go into the container of chunks"),
-        Some(_) => Some("chunks are made by software encoders only"),
+        Some(
+            Encoder::H264Nvenc
+            | Encoder::HevcNvenc
+            | Encoder::Av1Nvenc
+            | Encoder::H264Qsv
+            | Encoder::HevcQsv
+            | Encoder::Av1Qsv
+            | Encoder::H264Vaapi
+            | Encoder::HevcVaapi
+            | Encoder::Av1Vaapi
+            | Encoder::H264Videotoolbox
+            | Encoder::HevcVideotoolbox,
+        ) => Some("chunks are made by software encoders only"),
         None => Some("its video is not encoded"),
     }
 }
@@ -499,6 +529,23 @@ mod tests {
         assert_eq!(piece(1).id(1), piece(1).id(1));
         assert_ne!(piece(1).id(1), piece(2).id(1));
         assert_ne!(piece(1).id(1), piece(1).id(2));
+    }
+
+    #[test]
+    fn a_source_never_has_more_chunks_than_a_job_may_have() {
+        // A scene begins every 0.6 s, so that chunks of a second would be cut short.
+        let long = times(55_000, 25.0, |frame| frame % 15 == 0 || frame % 500 == 499).cuts(1.4, 1.0).unwrap();
+        let chunks = long.chunks(None, ZERO).unwrap();
+        assert!(chunks.len() <= CHUNKS_MAX && chunks.len() > CHUNKS_MAX / 4, "{}", chunks.len());
+        assert_eq!(total(&chunks), 55_000);
+    }
+
+    #[test]
+    fn a_split_is_bounded_in_bytes() {
+        assert_eq!(too_large(2000, CHUNKS_MAX), None);
+        let why = too_large(500_000, CHUNKS_MAX).unwrap();
+        assert!(why.contains("500000 bytes") && why.contains("1500 chunks") && why.contains("64 MiB"), "{why}");
+        assert!(too_large(usize::MAX, 2).is_some());
     }
 
     #[test]

@@ -22,6 +22,12 @@ use crate::publish::{self, manifest_path};
 const BESIDE: &str = ".ffpool-chunks";
 const CUTS: &str = "cuts.json";
 const USELESS: &str = "useless";
+/// Seconds of source above which an encode is made in chunks.
+const ABOVE_SECS: u64 = 600;
+/// Seconds of source in a chunk.
+const TARGET_SECS: u64 = 30;
+/// Hours for which chunks are kept: a week.
+const KEEP_HOURS: u64 = 168;
 /// The largest list of cuts that is read.
 const CUTS_BYTES: u64 = 16 << 20;
 
@@ -29,22 +35,27 @@ const CUTS_BYTES: u64 = 16 << 20;
 #[derive(Debug, Clone, Args)]
 pub struct ChunkArgs {
     /// Seconds of source above which an encode is made in chunks, unless its job says otherwise. 0: only where a job insists.
-    #[arg(long, env = "FFPOOL_CHUNK_ABOVE_SECS", value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, env = "FFPOOL_CHUNK_ABOVE_SECS", value_name = "SECONDS", default_value_t = ABOVE_SECS)]
     pub chunk_above_secs: u64,
     /// Seconds of source in a chunk, roughly: it is cut at a key frame nearby.
-    #[arg(long, env = "FFPOOL_CHUNK_TARGET_SECS", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, env = "FFPOOL_CHUNK_TARGET_SECS", value_name = "SECONDS", default_value_t = TARGET_SECS, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub chunk_target_secs: u64,
     /// Directory for chunks, the same for all workers. Default: a hidden directory beside each output.
     #[arg(long, env = "FFPOOL_CHUNK_STORE", value_name = "DIR")]
     pub chunk_store: Option<PathBuf>,
     /// Hours after which chunks that nobody has added to are deleted.
-    #[arg(long, env = "FFPOOL_CHUNK_KEEP_HOURS", value_name = "HOURS", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "FFPOOL_CHUNK_KEEP_HOURS", value_name = "HOURS", default_value_t = KEEP_HOURS, value_parser = clap::value_parser!(u64).range(1..))]
     pub chunk_keep_hours: u64,
 }
 
 impl Default for ChunkArgs {
     fn default() -> ChunkArgs {
-        ChunkArgs { chunk_above_secs: 600, chunk_target_secs: 30, chunk_store: None, chunk_keep_hours: 168 }
+        ChunkArgs {
+            chunk_above_secs: ABOVE_SECS,
+            chunk_target_secs: TARGET_SECS,
+            chunk_store: None,
+            chunk_keep_hours: KEEP_HOURS,
+        }
     }
 }
 

@@ -144,6 +144,7 @@ async fn record_missing(
         .filter(|happening| !records.contains_key(&happening.job))
         .filter_map(|happening| happening.record.as_deref().map(|record| (happening.job, record)))
         .collect();
+    forget_purged_parts(client, &mut missing).await?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -163,6 +164,19 @@ async fn record_missing(
         let claimed: Vec<Uuid> = elsewhere.iter().map(|id| id.0).collect();
         let statement = client.prepare_cached(LOCK).await?;
         records.extend(select_locked(client, &statement, &elsewhere, &claimed).await?);
+    }
+    Ok(())
+}
+
+/// Leaves out what makes chunks of a job that was purged with them: their messages may still lie in a queue.
+async fn forget_purged_parts(client: &ClientWrapper, missing: &mut BTreeMap<JobId, &NewJob>) -> Result<(), Error> {
+    let parts: Vec<Uuid> = missing.iter().filter(|(_, new)| new.claims_to_be_part).map(|(id, _)| id.0).collect();
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let statement = client.prepare_cached("SELECT id FROM purged WHERE id = ANY ($1::uuid[])").await?;
+    for row in client.query(&statement, &[&parts]).await? {
+        missing.remove(&JobId(row.try_get(0)?));
     }
     Ok(())
 }

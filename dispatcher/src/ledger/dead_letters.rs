@@ -1,7 +1,8 @@
 //! Dead letters by their kind: sending a whole kind round again, and forgetting some for good.
 //!
-//! Invariant: only a job that is failed when its row is locked is purged, and with it everything about it. Its id is kept,
-//! so that whoever waits for it ends as with a parent that failed, now or later.
+//! Invariant: only a job that is failed when its row is locked is purged, and with it everything about it and about the jobs
+//! that made its chunks, all of which have ended. Its id is kept, so that whoever waits for it ends as with a parent that
+//! failed, now or later.
 
 use ffpool_schema::api::{PurgeReport, PurgeRequest, RedriveReport};
 use ffpool_schema::id::JobId;
@@ -9,7 +10,8 @@ use ffpool_schema::lifecycle::{Input, Step};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{ControlError, Evidence, Happening, Ledger, Verdict};
+use super::families::Relative;
+use super::{ControlError, Evidence, Happening, Ledger, Unavailable, Verdict};
 
 /// Dead letters of one kind that one request sends round again.
 const REDRIVEN_MAX: i64 = 10_000;
@@ -61,39 +63,67 @@ impl Ledger {
         Ok(report)
     }
 
-    /// Deletes dead letters with their attempts, history and logs: those of `request.ids`, and those of its kind.
+    /// Deletes dead letters with their attempts, history and logs: those of `request.ids`, and those of its kind. One whose
+    /// chunks are still being ended is left.
     ///
     /// # Errors
     /// When the ledger cannot be asked.
     pub async fn purge(&self, request: &PurgeRequest, who: &str) -> Result<PurgeReport, ControlError> {
-        let purged: i64 = self
+        let ids: Vec<Uuid> = request.ids.iter().map(|id| id.0).collect();
+        let found: Vec<Uuid> = self
             .bounded(async {
-                let client = self.inner.writers.get().await?;
-                let statement = client.prepare_cached(PURGE).await?;
-                let ids: Vec<Uuid> = request.ids.iter().map(|id| id.0).collect();
-                Ok(client.query_one(&statement, &[&ids, &request.fingerprint]).await?.try_get(0)?)
+                let client = self.pool().get().await?;
+                let statement = client.prepare_cached(FAILED).await?;
+                let rows = client.query(&statement, &[&ids, &request.fingerprint]).await?;
+                rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
             })
             .await?;
+        // Whoever makes their chunks is told now, and not only by the leader.
+        let wholes: Vec<Relative> = found.iter().map(|id| Relative::Whole(JobId(*id))).collect();
+        self.settle_families(&wholes, false).await?;
+        let report = self.bounded(self.delete(&found)).await?;
+        let PurgeReport { purged, left } = report;
         let target = request.fingerprint.clone().unwrap_or_else(|| "dead letters".to_owned());
-        let detail = json!({ "reason": request.reason, "ids": request.ids, "purged": purged });
+        let detail = json!({ "reason": request.reason, "ids": request.ids, "purged": purged, "left": left });
         self.audit(who, "purge", &target, detail).await;
-        Ok(PurgeReport { purged })
+        Ok(report)
+    }
+
+    /// Deletes those of these jobs that are failed, with their chunks' jobs.
+    async fn delete(&self, jobs: &[Uuid]) -> Result<PurgeReport, Unavailable> {
+        let mut client = self.inner.writers.get().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction.prepare_cached(LOCK_FAILED).await?;
+        let rows = transaction.query(&statement, &[&jobs]).await?;
+        let held = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+        // Another statement, which sees what was committed until the rows were locked: all the chunks that there will be.
+        let statement = transaction.prepare_cached(PURGE).await?;
+        let purged: i64 = transaction.query_one(&statement, &[&held]).await?.try_get(0)?;
+        transaction.commit().await?;
+        Ok(PurgeReport { purged, left: i64::try_from(held.len()).unwrap_or(i64::MAX) - purged })
     }
 }
 
 const OF_KIND: &str = "SELECT id FROM job WHERE state = 'failed' AND dead_fingerprint = $1 AND part_of IS NULL \
      ORDER BY number LIMIT $2";
 
+const FAILED: &str = "SELECT id FROM job \
+     WHERE state = 'failed' AND (id = ANY ($1::uuid[]) OR (dead_fingerprint = $2 AND part_of IS NULL)) ORDER BY id";
+
 // The rows are locked in the order of their ids, as everywhere.
-const PURGE: &str = "WITH held AS ( \
-        SELECT id FROM job WHERE state = 'failed' AND (id = ANY ($1::uuid[]) OR (dead_fingerprint = $2 AND part_of IS NULL)) \
-        ORDER BY id FOR UPDATE), \
-     parts AS (SELECT id FROM job WHERE part_of IN (SELECT id FROM held) \
-                                         AND state IN ('completed', 'failed', 'cancelled', 'rejected')), \
-     gone AS (SELECT id FROM held UNION SELECT id FROM parts), \
+const LOCK_FAILED: &str = "SELECT id FROM job WHERE state = 'failed' AND id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE";
+
+// The ids of chunks' jobs lie before and behind those of their wholes: here nobody waits for a row, so that no circle closes. A
+// job goes with all its chunks' jobs or not at all. The messages of those may still lie in a queue: their ids are kept too.
+const PURGE: &str = "WITH parts AS MATERIALIZED ( \
+        SELECT id, part_of FROM job WHERE part_of = ANY ($1::uuid[]) \
+               AND state IN ('completed', 'failed', 'cancelled', 'rejected') FOR UPDATE SKIP LOCKED), \
+     whole AS (SELECT held.id FROM unnest($1::uuid[]) AS held(id) \
+               WHERE (SELECT count(*) FROM job WHERE part_of = held.id) = (SELECT count(*) FROM parts WHERE part_of = held.id)), \
+     gone AS (SELECT id FROM whole UNION SELECT id FROM parts WHERE part_of IN (SELECT id FROM whole)), \
      jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM gone) RETURNING id), \
      attempts AS (DELETE FROM attempt WHERE job IN (SELECT id FROM gone)), \
      events AS (DELETE FROM event WHERE job IN (SELECT id FROM gone)), \
      lines AS (DELETE FROM log_line WHERE job IN (SELECT id FROM gone)), \
-     told AS (INSERT INTO purged (id) SELECT id FROM held ON CONFLICT DO NOTHING) \
-     SELECT count(*) FROM held";
+     told AS (INSERT INTO purged (id) SELECT id FROM gone ON CONFLICT DO NOTHING) \
+     SELECT count(*) FROM whole";

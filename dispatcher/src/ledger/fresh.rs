@@ -8,7 +8,7 @@ use ffpool_schema::chunk::Piece;
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::{Custody, State};
-use ffpool_schema::parse::{Fault, Parsed, Received, claimed_callback};
+use ffpool_schema::parse::{self, Fault, Parsed, Received, claimed_callback};
 use ffpool_schema::topology::WorkQueue;
 use jiff::Timestamp;
 
@@ -81,6 +81,8 @@ pub struct NewJob {
     pub traceparent: Option<String>,
     /// What stands for it, when it came without an id.
     pub fingerprint: Option<String>,
+    /// Whether it says that it makes a chunk, which the ledger alone may say.
+    pub claims_to_be_part: bool,
 }
 
 impl NewJob {
@@ -114,6 +116,7 @@ impl NewJob {
             body: received.body.to_vec(),
             traceparent,
             fingerprint: None,
+            claims_to_be_part: parse::piece(received).is_some(),
         }
     }
 
@@ -130,6 +133,7 @@ impl NewJob {
             content_type: content_type(received),
             traceparent,
             fingerprint: None,
+            claims_to_be_part: false,
         }
     }
 
@@ -156,6 +160,7 @@ impl NewJob {
             content_type: "application/json".to_owned(),
             traceparent,
             fingerprint: None,
+            claims_to_be_part: false,
             spec: Ok(Box::new(spec)),
         }
     }

@@ -124,7 +124,10 @@ pub(crate) async fn purge(context: &Context, purge: Purge) -> Result<Exit, Troub
     }
     let request = PurgeRequest { ids, fingerprint: purge.group, reason: purge.reason };
     let report = client.purge(&request).await?;
-    context.format.print(&report, |report| format!("{} purged", report.purged));
+    context.format.print(&report, |report| match report.left {
+        0 => format!("{} purged", report.purged),
+        left => format!("{} purged; {left} left, whose chunks are still being ended: ask again", report.purged),
+    });
     // Asked for and not there: no dead letter, or gone already.
     Ok(if report.purged == 0 { Exit::NotPossible } else { Exit::Success })
 }

@@ -3,9 +3,11 @@
 //! Invariant: a decision changes the record and the plan of the batch alike, so the next input of the batch meets what
 //! will be written.
 
+use ffpool_schema::chunk;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::{Change, End, Input, Placing, Publish, Refusal, Stale, State, Step, step};
+use ffpool_schema::scenario;
 
 use super::super::families::Relative;
 use super::super::fresh::NewJob;
@@ -38,7 +40,8 @@ pub(in crate::ledger) fn decide(
             }
         }
     }
-    let turned = turn(record, &input, &happening.evidence).or_else(|| unsplittable(record, &input));
+    let turned =
+        turn(record, &input, &happening.evidence).or_else(|| unsplittable(record, &input, &happening.evidence));
     let (input, happening) = match &turned {
         Some(turned) => (turned.input.clone(), turned),
         None => (input, happening),
@@ -86,7 +89,8 @@ pub(in crate::ledger) fn decide(
     }))
 }
 
-/// What a claim becomes that may not be granted: the job is useless by now, or must run alone and the claimer is busy.
+/// What a claim becomes that may not be granted: the job is useless by now, cannot be read by this version, or must run alone
+/// and the claimer is busy.
 fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening> {
     let facts = &record.facts;
     let (from, owner_dead, running_unanswered) = match input {
@@ -134,31 +138,53 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
     if record.deadline_is_over && facts.state != State::Running {
         return turned(Input::DeadlinePassed, None);
     }
-    if !evidence.busy || running_unanswered.is_some() {
+    // To one that runs already nothing else can happen; whoever runs it is told when the grant cannot be written.
+    if running_unanswered.is_some() {
         return None;
     }
     let losses = facts.losses + u32::from(facts.state == State::Running);
-    if !is_alone(losses, record.is_part) {
-        None
-    } else if facts.state == State::Delayed {
+    let why = match unreadable(record) {
+        Some(what) => {
+            format!("recorded by a version of the dispatcher that knows more: waits for one that can read it: {what}")
+        }
+        None if evidence.busy && is_alone(losses, record.is_part) => {
+            format!("{losses} workers were lost while they ran it: waits for one that runs nothing else")
+        }
+        None => return None,
+    };
+    if facts.state == State::Delayed {
         turned(Input::OfferDeclined { by: from.clone() }, None)
     } else if facts.state == State::Queued {
-        turned(
-            Input::Unfit,
-            Some(format!("{losses} workers were lost while they ran it: waits for one that runs nothing else")),
-        )
+        turned(Input::Unfit, Some(why))
     } else {
         turned(Input::Lapse { attempt: facts.attempt }, None)
     }
 }
 
-/// What a split becomes of a job that this version cannot read: nobody could make its chunks, and it would wait for ever.
-fn unsplittable(record: &Record, input: &Input) -> Option<Happening> {
-    let Input::Split { attempt } = input else { return None };
-    if whole(record).is_some() {
-        return None;
+/// What of a recorded job this version does not know: it was valid for the one that recorded it, and is not ended for that.
+fn unreadable(record: &Record) -> Option<String> {
+    let text = record.spec.as_deref()?;
+    match serde_json::from_str::<JobSpec>(text) {
+        // Serde names every field that it would know.
+        Err(error) => error.to_string().split(", expected").next().map(str::to_owned),
+        Ok(spec) => scenario::resolve(&spec)
+            .err()
+            .map(|faults| faults.first().map_or_else(String::new, |fault| fault.message.clone())),
     }
-    let failure = Failure::new(Cause::Platform, "the ledger cannot read the job that was split into chunks");
+}
+
+/// What a split becomes of a job that this version cannot read, nobody could make its chunks and it would wait for ever; and
+/// of one whose chunks together are too much for a transaction.
+fn unsplittable(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening> {
+    let Input::Split { attempt } = input else { return None };
+    let body_bytes = record.spec.as_ref().map_or(0, String::len);
+    let failure = match (whole(record), chunk::too_large(body_bytes, evidence.pieces.len())) {
+        (Some(_), None) => return None,
+        (None, _) => Failure::new(Cause::Platform, "the ledger cannot read the job that was split into chunks"),
+        (Some(_), Some(why)) => {
+            Failure::new(Cause::ConfigBad, format!("it cannot be made in chunks: {why}; or say `checkpoint: off`"))
+        }
+    };
     let input = Input::Failed { attempt: *attempt, cause: failure.cause };
     let evidence = Evidence { failure: Some(failure), ..Evidence::default() };
     Some(Happening { evidence, ..Happening::new(record.id, input) })

@@ -2,9 +2,11 @@
 
 use ffpool_dispatcher::ledger::Submitter;
 use ffpool_dispatcher::ledger::read::{JobFilter, JobRef};
+use ffpool_schema::api::PurgeRequest;
 use ffpool_schema::chunk::{Cut, Micros, Piece, Span};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::lifecycle::State;
+use ffpool_schema::message::DropReason;
 
 use super::*;
 
@@ -161,5 +163,85 @@ async fn what_somebody_does_to_a_job_reaches_its_chunks() {
     let (forged, body) = job_with(|spec| spec.piece = Some(Box::new(pieces(id, &[1], 4).remove(0))));
     let _ = worker.claim(&delivery(Some(forged), &body)).await;
     scene.until_column(forged, "state", "rejected").await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_purged_with_its_chunks_once_all_have_ended_and_their_messages_record_nothing() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let worker = Worker::new(&scene, "w");
+    let (id, body) = job_with(|spec| spec.max_retries = 0);
+    scene.publish("jobs.default", "medium", Some(id), &body).await;
+    scene.until_column(id, "state", "queued").await;
+    let attempt = split(&scene, &worker, id, &body, &[0, 1, 2]).await;
+    let [bad, running, waiting] = [0, 1, 2].map(|number| pieces(id, &[number], 4)[0].id(attempt));
+    let left_in_queue = body_of(&scene, waiting).await;
+    let held = worker.run(&delivery(Some(running), &body_of(&scene, running).await)).await;
+    let grant = worker.run(&delivery(Some(bad), &body_of(&scene, bad).await)).await;
+    scene.report(&worker, &grant, Outcome::Failed { failure: Failure::new(Cause::InputBad, "damaged") }).await;
+    scene.until_column(id, "state", "failed").await;
+
+    let request = PurgeRequest { ids: vec![id], fingerprint: None, reason: "test".into() };
+    let report = dispatcher.ledger().purge(&request, "ann").await.unwrap();
+    assert_eq!((report.purged, report.left), (0, 1), "a worker still has a chunk in its hands");
+    assert_eq!(scene.column(running, "state").await.as_deref(), Some("cancelling"));
+    assert_eq!(scene.column(waiting, "state").await.as_deref(), Some("cancelled"));
+    scene.report(&worker, &held, Outcome::Cancelled).await;
+    scene.until_column(running, "state", "cancelled").await;
+    let report = dispatcher.ledger().purge(&request, "ann").await.unwrap();
+    assert_eq!((report.purged, report.left), (1, 0));
+    for gone in [id, bad, running, waiting] {
+        assert_eq!(scene.column(gone, "state").await, None);
+        assert!(scene.history(gone).await.is_empty() && scene.outcomes(gone).await.is_empty());
+    }
+
+    // The message of a chunk that was cancelled while it waited.
+    let reply = worker.claim(&redelivery(Some(waiting), &left_in_queue)).await;
+    assert!(matches!(reply, ClaimReply::Drop { .. }), "{reply:?}");
+    assert_eq!(scene.column(waiting, "state").await, None, "no rejected job comes of it");
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_are_too_much_for_one_transaction_end_the_job_with_the_reason() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let worker = Worker::new(&scene, "w");
+    let (id, body) = job();
+    scene.publish("jobs.default", "medium", Some(id), &body).await;
+    scene.until_column(id, "state", "queued").await;
+    let grant = worker.run(&delivery(Some(id), &body)).await;
+    // Longer than a client may write it: what counts is what the chunks' jobs would carry.
+    let longer = "UPDATE job SET spec = spec || jsonb_build_object('tenant', repeat('x', 64000)) WHERE id = $1";
+    scene.sql.execute(longer, &[&id.0]).await.unwrap();
+    let many: Vec<u32> = (0..1400).collect();
+    scene.report(&worker, &grant, Outcome::Split { pieces: pieces(id, &many, 1400) }).await;
+    scene.until_column(id, "state", "failed").await;
+    let message = scene.column(id, "failure ->> 'message'").await.unwrap();
+    assert!(message.contains("1400 chunks") && message.contains("checkpoint: off"), "{message}");
+    assert_eq!(scene.column(id, "last_cause").await.as_deref(), Some("config_bad"));
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_only_a_later_version_can_read_waits_for_it() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let worker = Worker::new(&scene, "w");
+    let (id, body) = job();
+    scene.publish("jobs.default", "medium", Some(id), &body).await;
+    scene.until_column(id, "state", "queued").await;
+    let edit = async |sql: &str| {
+        scene.sql.execute(&format!("UPDATE job SET spec = {sql} WHERE id = $1"), &[&id.0]).await.unwrap();
+    };
+    edit(r#"spec::jsonb || '{"novel": 1}'"#).await;
+    let reply = worker.claim(&delivery(Some(id), &body)).await;
+    assert!(matches!(reply, ClaimReply::Drop { reason: DropReason::Unfit, .. }), "{reply:?}");
+    let reason = scene.column(id, "reason").await.unwrap();
+    assert!(reason.contains("waits for one that can read it") && reason.contains("novel"), "{reason}");
+    edit("spec::jsonb - 'novel'").await;
+    scene.until_column(id, "state", "queued").await;
+    assert_eq!(worker.run(&delivery(Some(id), &body)).await.attempt, 1, "nobody has begun it before");
     dispatcher.stop().await;
 }

@@ -142,6 +142,10 @@ impl Attempt<'_> {
         let zero = plan::zero(&self.request(encode, source, features)?)
             .map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))?;
         let cut = cuts.chunks(encode.video.fps, zero)?;
+        let body_bytes = serde_json::to_vec(&self.grant.spec).map_or(usize::MAX, |body| body.len());
+        if let Some(why) = chunk::too_large(body_bytes, cut.len()) {
+            return Err(Why::Because(why));
+        }
         let alone = chunk::of(encode);
         let request = self.request(&alone, source, features)?;
         let total = u32::try_from(cut.len()).unwrap_or(u32::MAX);
@@ -346,7 +350,12 @@ impl Attempt<'_> {
                 Outcome::Failed { failure: Failure { cause: Cause::VerifyFailed, message, evidence, .. } } => {
                     evidence.clone().unwrap_or_else(|| message.clone())
                 }
-                _ => return end,
+                Outcome::Failed { .. }
+                | Outcome::Finished { .. }
+                | Outcome::Rejected { .. }
+                | Outcome::Released { .. }
+                | Outcome::Cancelled
+                | Outcome::Split { .. } => return end,
             },
             End::Silent => return end,
         };
