@@ -14,6 +14,7 @@ use crate::location::redact;
 
 pub use ladder::{Ladder, Rung};
 pub use options::{Channels, Crop, Deinterlace, Fit, Hdr, Keep, Loudness, Profile, Streams, SubtitleMode, Treatment};
+pub use pictures::{Grid, Pace, PictureFormat, Pictures};
 pub use quality::{Aim, Metric, Metrics, QualityTarget, QualityWish};
 
 /// Video codecs.
@@ -214,7 +215,7 @@ pub enum CodecChoice {
     Copy,
     /// No video.
     None,
-    /// One picture. Only scenarios say so.
+    /// Pictures: one, or a set. Only scenarios say so.
     Picture,
 }
 
@@ -528,6 +529,8 @@ named_values!(
         Mp3 = "mp3",
         Jpg = "jpg",
         Png = "png",
+        Webp = "webp",
+        Vtt = "vtt",
         Hls = "hls",
         Dash = "dash",
     }
@@ -567,7 +570,8 @@ impl Container {
             Container::Ts => "mpegts",
             Container::M4a => "ipod",
             Container::Mp3 => "mp3",
-            Container::Jpg | Container::Png => "image2",
+            Container::Jpg | Container::Png | Container::Webp => "image2",
+            Container::Vtt => "webvtt",
             Container::Hls => "hls",
             Container::Dash => "dash",
         }
@@ -587,11 +591,13 @@ impl Container {
             | Container::M4a
             | Container::Mp3
             | Container::Jpg
-            | Container::Png => self.as_str(),
+            | Container::Png
+            | Container::Webp
+            | Container::Vtt => self.as_str(),
         }
     }
 
-    /// Whether it is a presentation of many files.
+    /// Whether it is a presentation of many files for streaming.
     #[must_use]
     pub fn is_streamed(self) -> bool {
         matches!(self, Container::Hls | Container::Dash)
@@ -616,6 +622,7 @@ impl Container {
 
 mod ladder;
 mod options;
+mod pictures;
 mod quality;
 
 /// How the encoder spends bits.
@@ -789,6 +796,9 @@ pub struct Encode {
     /// How it is cut into segments, where its container is one for streaming.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segments: Option<Segments>,
+    /// What pictures there are, where its container is a track of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<Pictures>,
     /// Renditions instead of one output. Each gets a size and a rate of its own: of the rate here it only counts whether it is
     /// an average or a constant quality. `{name}` and `{height}` in the output's address become each rung's.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -804,6 +814,8 @@ pub struct Encode {
 impl Encode {
     /// The feature of a worker that makes presentations for streaming.
     pub const SEGMENTS_FEATURE: &'static str = "segments";
+    /// The feature of a worker that makes sets of pictures, and pictures in WebP.
+    pub const PICTURES_FEATURE: &'static str = "pictures";
     /// The feature of a worker that makes more than one output of a job. One without it would make the first alone.
     pub const OUTPUTS_FEATURE: &'static str = "outputs";
 
@@ -860,6 +872,13 @@ impl Encode {
         needs.extend(self.quality.iter().flat_map(|quality| &quality.metrics).map(|metric| metric.filter()));
         if self.segments.is_some() {
             needs.push(Encode::SEGMENTS_FEATURE);
+        }
+        if self.pictures.is_some() || self.container == Container::Webp {
+            needs.push(Encode::PICTURES_FEATURE);
+        }
+        let is_webp = self.pictures.as_ref().is_some_and(|pictures| pictures.format == PictureFormat::Webp);
+        if is_webp || self.container == Container::Webp {
+            needs.push(PictureFormat::Webp.encoder());
         }
         if !self.others.is_empty() || self.ladder.is_some() {
             needs.push(Encode::OUTPUTS_FEATURE);

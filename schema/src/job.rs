@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::chunk::Piece;
 use crate::encode::{
     AudioChoice, Bitrate, Channels, CodecChoice, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, Ladder, Metrics,
-    OutputMode, PixelFormat, Profile, QualityTarget, Resolution, SegmentType, Streams, SubtitleMode,
+    OutputMode, PictureFormat, PixelFormat, Profile, QualityTarget, Resolution, SegmentType, Streams, SubtitleMode,
 };
 use crate::id::JobId;
 use crate::live::SourceEnd;
@@ -470,6 +470,21 @@ pub struct Parameters {
     /// Length of the segments of `hls` and `dash` in seconds. Default 6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment_seconds: Option<f64>,
+    /// `thumbnails`, `sprites`: seconds from one picture to the next, 0.1 to 86400. Default 10. Not together with `picture_count`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_sec: Option<f64>,
+    /// `thumbnails`, `sprites`: so many pictures, evenly over the whole length. Instead of `every_sec`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picture_count: Option<u32>,
+    /// `thumbnails`, `sprites`: `jpg` (default), `png` or `webp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picture_format: Option<PictureFormat>,
+    /// `sprites`: pictures in a row of a sheet. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<u32>,
+    /// `sprites`: rows of a sheet. Default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u32>,
     /// Renditions in several sizes instead of one output: `auto`, chosen from the source, or a list such as
     /// `1080p:5000k,720p:2500k`. The output's address has `{name}` (`720p`) or `{height}` (`720`) in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

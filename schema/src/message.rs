@@ -17,8 +17,8 @@ use crate::topology::WorkQueue;
 
 pub use report::{
     Artifact, ArtifactFile, AudioProbe, ChunkProof, CrfSearch, CrfTrial, Event, LiveGap, LiveReport, LiveSink,
-    Manifest, Outcome, Probe, Proof, PsnrScores, Quality, RenditionProof, SourceIdentity, StreamProof, Usage,
-    VideoProbe, VmafScores,
+    Manifest, Outcome, PicturesProof, Probe, Proof, PsnrScores, Quality, RenditionProof, SourceIdentity, StreamProof,
+    Usage, VideoProbe, VmafScores,
 };
 pub use signal::{
     Capacity, Heartbeat, JobAnswer, JobCommand, LiveProgress, LogLine, Phase, Progress, RunningAttempt, WorkerAnswer,

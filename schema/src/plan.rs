@@ -15,6 +15,7 @@ pub mod ladder;
 pub mod live;
 mod loudness;
 pub mod package;
+pub mod pictures;
 pub mod quality;
 mod rate;
 pub mod search;
@@ -39,6 +40,7 @@ pub use chunk::{chunk, chunk_key, chunk_list, stitch, zero};
 pub use expected::{Expected, ExpectedAudio, ExpectedVideo};
 pub use filters::planar;
 pub use loudness::Measured;
+pub use pictures::Schedule;
 use shape::Shape;
 use streams::{Chosen, Inputs};
 pub use trial::{
@@ -260,7 +262,7 @@ impl<'a> Whole<'a> {
         let trimmed = input.left(request);
         if let Some(shape) = &self.shape {
             arguments.all(["-map", "0:V:0"]);
-            self.video(shape, pass, arguments)?;
+            self.video(shape, pass, trimmed, arguments)?;
         }
         if pass == Some(1) {
             trim(request, trimmed, arguments);
@@ -271,16 +273,31 @@ impl<'a> Whole<'a> {
         streams::rest(request, &self.chosen, arguments);
         trim(request, trimmed, arguments);
         streams::output(request, arguments);
+        if self.expected.pictures.is_some() && request.source.is_some() {
+            // Pictures may be far apart: that the source is being read shows in what is written nowhere.
+            arguments.all(["-map", "0:V:0", "-c", "copy"]);
+            if let Some(secs) = request.encode.duration_secs {
+                arguments.pair("-t", trimmed + secs);
+            }
+            arguments.all(["-f", "null", "-"]);
+        }
         debug_assert!(self.shape.is_some() || request.encode.video.treatment != Treatment::Encode);
         Ok(())
     }
 
-    fn video(&self, shape: &Shape, pass: Option<u8>, arguments: &mut Arguments) -> Result<(), Refusal> {
+    /// `from`: the second of what is read at which the output begins.
+    fn video(&self, shape: &Shape, pass: Option<u8>, from: f64, arguments: &mut Arguments) -> Result<(), Refusal> {
         let request = self.request;
         match (request.encode.video.treatment, request.encoder) {
             (Treatment::Copy, _) => arguments.pair("-c:v", "copy"),
             (Treatment::Picture, _) => {
-                arguments.pair("-vf", filters::filters(request, shape, &self.chosen)?);
+                arguments.pair(
+                    "-vf",
+                    match &self.expected.pictures {
+                        Some(schedule) => filters::of_pictures(request, shape, schedule, from)?,
+                        None => filters::filters(request, shape, &self.chosen)?,
+                    },
+                );
                 video::picture(request, arguments);
             }
             (Treatment::Encode, Some(encoder)) => {
@@ -316,7 +333,7 @@ fn trim(request: &Request<'_>, start: f64, arguments: &mut Arguments) {
     if start > 0.0 {
         arguments.pair("-ss", start);
     }
-    if request.encode.video.treatment == Treatment::Picture {
+    if request.encode.video.treatment == Treatment::Picture && request.encode.pictures.is_none() {
         arguments.all(["-frames:v", "1"]);
     } else if let (Some(secs), Some(_)) = (request.encode.duration_secs, request.source) {
         arguments.pair("-t", secs);

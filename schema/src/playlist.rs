@@ -39,7 +39,7 @@ fn is_plain(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.'))
 }
 
-fn plain(name: &str) -> Result<String, String> {
+pub(crate) fn plain(name: &str) -> Result<String, String> {
     if is_plain(name) { Ok(name.to_owned()) } else { Err(format!("`{}` is no name of ours", crate::id::excerpt(name))) }
 }
 

@@ -107,13 +107,15 @@ pub fn output_arguments(file: &Path, container: Container) -> Vec<OsString> {
     let demuxer = match container {
         Container::Jpg => "jpeg_pipe",
         Container::Png => "png_pipe",
+        Container::Webp => "webp_pipe",
         Container::Mp4
         | Container::Mov
         | Container::Mkv
         | Container::Webm
         | Container::Ts
         | Container::M4a
-        | Container::Mp3 => return arguments(file),
+        | Container::Mp3
+        | Container::Vtt => return arguments(file),
         Container::Hls | Container::Dash => {
             let mut arguments = questions();
             arguments.extend(READ_PRESENTATIONS.map(OsString::from));

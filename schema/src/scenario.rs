@@ -7,14 +7,15 @@ pub mod containers;
 mod hardware;
 mod live;
 pub mod outputs;
+mod pictures;
 mod quality;
 mod wishes;
 
 use crate::callback;
 use crate::chunk::{self, Piece};
 use crate::encode::{
-    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fit, Fps, Ladder, Loudness, Metric,
-    OutputMode, PixelFormat, RateControl, Resolution, SegmentType, Segments, Source, Treatment, VideoCodec,
+    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fit, Fps, Grid, Ladder, Loudness,
+    Metric, OutputMode, PixelFormat, RateControl, Resolution, SegmentType, Segments, Source, Treatment, VideoCodec,
     VideoEncode,
 };
 use crate::job::{Checkpoint, Engine, HardwarePolicy, JobSpec, Parameters, ResourceLimits};
@@ -42,6 +43,17 @@ pub struct Scenario {
     pub audio: Option<AudioChoice>,
     /// Whether it makes renditions in several sizes.
     pub is_ladder: bool,
+    /// The set of pictures that it makes, where it makes more than one.
+    pub set: Option<PictureSet>,
+}
+
+/// How the pictures of a set lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PictureSet {
+    /// Each in a file of its own.
+    Files,
+    /// Many in a sheet.
+    Sheets,
 }
 
 /// A scenario with a name of its own.
@@ -56,11 +68,12 @@ pub struct Named {
     codec: CodecChoice,
     audio: Option<AudioChoice>,
     is_ladder: bool,
+    set: Option<PictureSet>,
 }
 
 /// A scenario that keeps the source's size and rate.
 const fn as_source(name: &'static str, description: &'static str, codec: CodecChoice) -> Named {
-    Named { name, description, size: None, fps: None, codec, audio: None, is_ladder: false }
+    Named { name, description, size: None, fps: None, codec, audio: None, is_ladder: false, set: None }
 }
 
 /// A scenario that makes renditions.
@@ -70,13 +83,18 @@ const fn ladder(name: &'static str, description: &'static str, codec: VideoCodec
 
 /// A scenario without video.
 const fn audio_only(name: &'static str, description: &'static str, audio: AudioChoice) -> Named {
-    Named { name, description, size: None, fps: None, codec: CodecChoice::None, audio: Some(audio), is_ladder: false }
+    Named { audio: Some(audio), ..as_source(name, description, CodecChoice::None) }
+}
+
+/// A scenario that makes many pictures.
+const fn pictures(name: &'static str, description: &'static str, set: PictureSet) -> Named {
+    Named { set: Some(set), ..as_source(name, description, CodecChoice::Picture) }
 }
 
 const FULL_HD: Option<Resolution> = Some(Resolution { width: 1920, height: 1080 });
 
 /// The named scenarios. Every `<size>[fps]-<codec>` works besides, such as `720p30-h264`.
-pub const NAMED: [Named; 15] = [
+pub const NAMED: [Named; 17] = [
     as_source("custom-input", "H.264 at the source's size and rate", CodecChoice::Codec(VideoCodec::H264)),
     Named {
         name: "test-1080p",
@@ -86,6 +104,7 @@ pub const NAMED: [Named; 15] = [
         codec: CodecChoice::Codec(VideoCodec::H264),
         audio: None,
         is_ladder: false,
+        set: None,
     },
     Named {
         name: "live-stream",
@@ -95,6 +114,7 @@ pub const NAMED: [Named; 15] = [
         codec: CodecChoice::Codec(VideoCodec::H264),
         audio: None,
         is_ladder: false,
+        set: None,
     },
     as_source("source-h265", "H.265 at the source's size and rate", CodecChoice::Codec(VideoCodec::H265)),
     as_source("source-vp9", "VP9 at the source's size and rate", CodecChoice::Codec(VideoCodec::Vp9)),
@@ -107,6 +127,7 @@ pub const NAMED: [Named; 15] = [
         codec: CodecChoice::Copy,
         audio: Some(AudioChoice::Copy),
         is_ladder: false,
+        set: None,
     },
     ladder("ladder-h264", "renditions in H.264 in the usual sizes up to the source's", VideoCodec::H264),
     ladder("ladder-h265", "the same in H.265", VideoCodec::H265),
@@ -115,7 +136,9 @@ pub const NAMED: [Named; 15] = [
     audio_only("audio-aac", "the audio alone as AAC, in m4a", AudioChoice::Aac),
     audio_only("audio-opus", "the audio alone as Opus, in webm", AudioChoice::Opus),
     audio_only("audio-mp3", "the audio alone as MP3", AudioChoice::Mp3),
-    as_source("thumbnail", "one picture of the source at the time `start`, as jpg or png", CodecChoice::Picture),
+    as_source("thumbnail", "one picture of the source at the time `start`, as jpg, png or webp", CodecChoice::Picture),
+    pictures("thumbnails", "pictures at an interval with a WebVTT track of their times", PictureSet::Files),
+    pictures("sprites", "the same, small and many to a sheet", PictureSet::Sheets),
 ];
 
 impl Scenario {
@@ -123,8 +146,8 @@ impl Scenario {
     #[must_use]
     pub fn find(name: &str) -> Option<Scenario> {
         if let Some(named) = NAMED.iter().find(|named| named.name == name) {
-            let Named { size, fps, codec, audio, is_ladder, .. } = *named;
-            return Some(Scenario { size, fps, codec, audio, is_ladder });
+            let Named { size, fps, codec, audio, is_ladder, set, .. } = *named;
+            return Some(Scenario { size, fps, codec, audio, is_ladder, set });
         }
         let (frame, codec) = name.split_once('-')?;
         let codec: CodecChoice = codec.parse().ok()?;
@@ -140,7 +163,7 @@ impl Scenario {
         // A size says that something is encoded.
         codec.codec()?;
         let size = Some(Resolution { width, height });
-        Some(Scenario { size, fps: fps.map(Fps::whole), codec, audio: None, is_ladder: false })
+        Some(Scenario { size, fps: fps.map(Fps::whole), codec, audio: None, is_ladder: false, set: None })
     }
 }
 
@@ -525,6 +548,10 @@ fn encode_of(spec: &JobSpec) -> Option<Encode> {
     let container = container(spec, &scenario);
     let ladder = p.ladder.clone().or(scenario.is_ladder.then_some(Ladder::Auto));
     let mut video = video(p, codec, size, fps);
+    if scenario.set == Some(PictureSet::Sheets) && p.resolution.is_none() {
+        video.size = Some(Grid::TILE);
+        video.fit = p.fit.unwrap_or(Fit::Inside);
+    }
     if let Some(ladder) = &ladder {
         // What is chosen from the source keeps its shape.
         video.fit = p.fit.unwrap_or(if *ladder == Ladder::Auto { Fit::Inside } else { Fit::Pad });
@@ -559,6 +586,7 @@ fn encode_of(spec: &JobSpec) -> Option<Encode> {
             }),
             secs: p.segment_seconds.unwrap_or(Segments::SECS),
         }),
+        pictures: pictures::wish(p, &scenario),
         ladder,
         others: Vec::new(),
         live: None,
@@ -618,6 +646,7 @@ fn container(spec: &JobSpec, scenario: &Scenario) -> Container {
     let named = spec.output.as_deref().and_then(output_container);
     let usual = || match spec.parameters.codec.unwrap_or(scenario.codec) {
         CodecChoice::Copy => Container::Mkv,
+        CodecChoice::Picture if scenario.set.is_some() => Container::Vtt,
         CodecChoice::Picture => Container::Jpg,
         CodecChoice::None => match spec.parameters.audio_codec.or(scenario.audio) {
             Some(AudioChoice::Mp3) => Container::Mp3,

@@ -5,16 +5,16 @@ use std::fmt::Debug;
 
 use ffpool_schema::chunk::{Cut, Micros, Piece, Span};
 use ffpool_schema::device::DeviceState;
-use ffpool_schema::encode::Metric;
+use ffpool_schema::encode::{Metric, PictureFormat};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::id::{Incarnation, JobId};
 use ffpool_schema::job::{JobSpec, Pool, Priority, Queue};
 use ffpool_schema::message::{
     Ability, Artifact, ArtifactFile, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest,
     CrfSearch, CrfTrial, DeliveredJob, DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LiveGap,
-    LiveProgress, LiveReport, LiveSink, LogLine, Manifest, Outcome, Phase, Probe, Progress, Proof, PsnrScores, Quality,
-    RenditionProof, RunningAttempt, Sender, SourceIdentity, StreamProof, TakeRequest, Usage, VideoProbe, VmafScores,
-    WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
+    LiveProgress, LiveReport, LiveSink, LogLine, Manifest, Outcome, Phase, PicturesProof, Probe, Progress, Proof,
+    PsnrScores, Quality, RenditionProof, RunningAttempt, Sender, SourceIdentity, StreamProof, TakeRequest, Usage,
+    VideoProbe, VmafScores, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
 };
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario::resolve;
@@ -199,6 +199,14 @@ fn a_job_with_several_outputs() {
         serde_json::json!({"scenario": "720p-h264", "output": "/m/a.m3u8", "parameters": {"segment_seconds": 4}});
     let spec = parse(&Received { body: body.to_string().as_bytes(), ..Received::default() }).unwrap();
     golden("encode_segments", &resolve(&spec).unwrap().unwrap());
+    let body = serde_json::json!({
+        "scenario": "sprites", "input": "/m/in.mkv", "output": "/m/a.vtt",
+        "parameters": {"every_sec": 5, "columns": 6, "rows": 4, "picture_format": "webp"},
+        "outputs": [{"url": "/m/b.vtt", "scenario": "thumbnails", "parameters": {"picture_count": 12}}],
+    });
+    let spec = parse(&Received { body: body.to_string().as_bytes(), ..Received::default() }).unwrap();
+    golden("job_pictures", &spec);
+    golden("encode_pictures", &resolve(&spec).unwrap().unwrap());
     let file = ArtifactFile { path: "segments-1/main/00000.ts".into(), size_bytes: 9, sha256: "00".repeat(32) };
     let rendition =
         RenditionProof { name: "main".into(), probe: Probe::default(), proof: Proof::default(), quality: None };
@@ -214,8 +222,22 @@ fn a_job_with_several_outputs() {
             quality: None,
             files: vec![file],
             renditions: vec![rendition],
+            pictures: None,
         },
     );
+    let pictures = PicturesProof {
+        count: 13,
+        files: 2,
+        format: PictureFormat::Jpg,
+        width: 160,
+        height: 90,
+        columns: Some(4),
+        rows: Some(3),
+        first_secs: 0.0,
+        last_secs: 60.04,
+        end_secs: 62.5,
+    };
+    golden("artifact_pictures", &pictures);
 }
 
 #[test]
@@ -287,6 +309,7 @@ fn events() {
             name: None,
             files: Vec::new(),
             renditions: Vec::new(),
+            pictures: None,
             url: "file:///media/out.mp4".into(),
             size_bytes: 9,
             sha256: "00".repeat(32),

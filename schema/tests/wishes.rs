@@ -1,7 +1,9 @@
 //! Wishes that cannot be fulfilled are refused before anything runs, each at its field and with what would do.
 
 use ffpool_schema::chunk::Piece;
-use ffpool_schema::encode::{AudioChoice, Container, Encode, Encoder, PixelFormat, Treatment};
+use ffpool_schema::encode::{
+    AudioChoice, Container, Encode, Encoder, Fit, Grid, Pace, PictureFormat, Pictures, PixelFormat, Treatment,
+};
 use ffpool_schema::message::Ability;
 use ffpool_schema::parse::{self, Fault, Received, parse};
 use ffpool_schema::scenario::{fits, resolve};
@@ -83,6 +85,19 @@ fn what_excludes_each_other_is_refused_at_its_field() {
         ("custom-input", "a.m3u8", json!({"audio_streams": "all"}), "audio_streams", "unsupported"),
         ("custom-input", "a.m3u8", json!({"subtitles": "copy"}), "subtitles", "unsupported"),
         ("custom-input", "a.m3u8", json!({"chapters": "keep"}), "chapters", "contradiction"),
+        ("custom-input", "a.mp4", json!({"every_sec": 5}), "every_sec", "contradiction"),
+        ("thumbnail", "a.jpg", json!({"picture_count": 5}), "picture_count", "contradiction"),
+        ("thumbnails", "a.vtt", json!({"columns": 5}), "columns", "contradiction"),
+        ("thumbnails", "a.vtt", json!({"codec": "h264"}), "codec", "contradiction"),
+        ("thumbnails", "a.vtt", json!({"fps": 5}), "fps", "contradiction"),
+        ("thumbnails", "a.vtt", json!({"every_sec": 0.05}), "every_sec", "out_of_range"),
+        ("thumbnails", "a.vtt", json!({"picture_count": 0}), "picture_count", "out_of_range"),
+        ("thumbnails", "a.vtt", json!({"picture_count": 9, "every_sec": 1}), "picture_count", "contradiction"),
+        ("thumbnails", "a.vtt", json!({"quality": "ssim"}), "quality", "unsupported"),
+        ("sprites", "a.vtt", json!({"rows": 101}), "rows", "out_of_range"),
+        ("sprites", "a.vtt", json!({"rows": 0}), "rows", "out_of_range"),
+        ("sprites", "a.vtt", json!({"columns": 13, "resolution": "720p"}), "columns", "out_of_range"),
+        ("sprites", "a.vtt", json!({"picture_format": "gif"}), "picture_format", "bad_value"),
     ] {
         let faults = read(&job(scenario, output, parameters.clone())).expect_err(&format!("{scenario} {parameters}"));
         let path = format!("parameters.{path}");
@@ -107,6 +122,11 @@ fn what_does_not_go_into_a_container_is_refused_with_the_cure() {
         ("copy", "a.m3u8", "it goes into mp4"),
         ("audio-aac", "a.m3u8", "it goes into m4a"),
         ("720p-av1", "a.m3u8", "hls takes h264, h265"),
+        ("thumbnail", "a.vtt", "the scenarios `thumbnails` and `sprites`"),
+        ("sprites", "a.jpg", "its address ends in .vtt"),
+        ("720p-h264", "a.vtt", "it goes into mp4"),
+        ("copy", "a.vtt", "it goes into mp4"),
+        ("audio-aac", "a.webp", "it goes into m4a"),
     ] {
         let faults = read(&job(scenario, output, json!({}))).expect_err(output);
         assert!(faults.iter().any(|fault| fault.message.contains(cure)), "{scenario} {output}: {faults:?}");
@@ -127,6 +147,8 @@ fn what_goes_together_resolves_to_what_it_says() {
         ("audio-aac", Container::M4a, Treatment::Drop),
         ("audio-opus", Container::Webm, Treatment::Drop),
         ("thumbnail", Container::Jpg, Treatment::Picture),
+        ("thumbnails", Container::Vtt, Treatment::Picture),
+        ("sprites", Container::Vtt, Treatment::Picture),
     ] {
         let encode = read(&json!({"scenario": scenario, "input": "/m/in.mkv"})).unwrap();
         assert_eq!((encode.container, encode.video.treatment), (container, treatment), "{scenario}");
@@ -270,4 +292,20 @@ fn a_client_cannot_pose_as_the_ledger_that_makes_chunks() {
     assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_err());
     let ability = Ability { features: vec![Piece::FEATURE.to_owned()], ..ability };
     assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_ok());
+}
+
+#[test]
+fn sets_of_pictures_have_a_pace_a_format_and_a_grid() {
+    let read = |scenario: &str, parameters: Value| read(&job(scenario, "a.vtt", parameters)).unwrap();
+    let plain = read("thumbnails", json!({"start": 2, "end": 9.5}));
+    assert_eq!(plain.pictures, Some(Pictures { pace: Pace::Every(10.0), format: PictureFormat::Jpg, grid: None }));
+    assert_eq!((plain.start_secs, plain.duration_secs, plain.video.size), (Some(2.0), Some(7.5), None));
+    assert_eq!(plain.needs(), ["encodes-2", "pictures"]);
+    let sheets = read("sprites", json!({"picture_count": 40, "rows": 4, "picture_format": "webp"}));
+    let set = sheets.pictures.unwrap();
+    assert_eq!((set.pace, set.grid), (Pace::Count(40), Some(Grid { columns: 10, rows: 4 })));
+    assert_eq!((sheets.video.size.unwrap().to_string().as_str(), sheets.video.fit), ("160x90", Fit::Inside));
+    assert_eq!(sheets.needs(), ["encodes-2", "pictures", "libwebp"]);
+    let sized = read("sprites", json!({"resolution": "320x180"}));
+    assert_eq!((sized.video.size.unwrap().width, sized.video.fit), (320, Fit::Pad));
 }

@@ -271,6 +271,7 @@ mod tests {
                 name: None,
                 files: Vec::new(),
                 renditions: Vec::new(),
+                pictures: None,
                 url: "file:///x".to_owned(),
                 size_bytes: text.len() as u64,
                 sha256: sha256.to_owned(),

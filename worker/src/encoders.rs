@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ffpool_schema::chunk::Piece;
 use ffpool_schema::device::Device;
-use ffpool_schema::encode::{Encode, Encoder};
+use ffpool_schema::encode::{Encode, Encoder, PictureFormat};
 use ffpool_schema::live::{Live, Protocol};
 use ffpool_schema::plan;
 use futures_util::{StreamExt, stream};
@@ -95,7 +95,8 @@ pub async fn try_all(ffmpeg: &Path, user: ToolUser, trials: Vec<Trial>) -> Vec<(
     stream::iter(each).buffered(TRIALS).collect().await
 }
 
-/// What this worker can do besides its encoders: [`Encode::FEATURE`], [`Piece::FEATURE`], and the filters that FFmpeg has.
+/// What this worker can do besides its encoders: [`Encode::FEATURE`], [`Piece::FEATURE`], the filters that FFmpeg has, and
+/// whether it makes WebP.
 ///
 /// # Errors
 /// When FFmpeg cannot be asked.
@@ -105,11 +106,18 @@ pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
         .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
     let there: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     let filters = FILTERS.into_iter().filter(|filter| there.contains(filter));
+    let encoders = ask(ffmpeg, &["-hide_banner", "-encoders"])
+        .await
+        .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
+    let webp = PictureFormat::Webp.encoder();
+    let webp = encoders.lines().any(|line| line.split_whitespace().nth(1) == Some(webp)).then_some(webp);
     let live = live_features(ffmpeg).await?;
     let segments = Encode::SEGMENTS_FEATURE;
-    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, segments, Encode::CHOOSES_DEVICE, Piece::FEATURE]
+    let pictures = Encode::PICTURES_FEATURE;
+    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, segments, pictures, Encode::CHOOSES_DEVICE, Piece::FEATURE]
         .into_iter()
         .chain(filters)
+        .chain(webp)
         .map(str::to_owned)
         .chain(live)
         .collect())

@@ -23,7 +23,7 @@ use parts::{DATA, Note, PROOF};
 pub use parts::{Notes, Whose};
 use replace::Put;
 use tree::Tree;
-pub use tree::directory_name;
+pub use tree::{Contents, directory_name};
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
@@ -267,7 +267,7 @@ pub fn publish(staged: Vec<(Staged, PathBuf)>, manifest: &Manifest) -> Result<Pu
             for (pair, before) in pairs.iter().zip(&before) {
                 for old in tree::superseded(&pair.output, before.as_ref(), pair.staged.whose) {
                     if let Err(error) = tree::remove(&old) {
-                        tracing::warn!(path = %old.display(), %error, "segments of a replaced output stay");
+                        tracing::warn!(path = %old.display(), %error, "files of a replaced output stay");
                     }
                 }
             }
@@ -448,6 +448,7 @@ mod tests {
                 name: None,
                 files: Vec::new(),
                 renditions: Vec::new(),
+                pictures: None,
                 proof: None,
                 quality: None,
                 url: String::new(),

@@ -113,6 +113,8 @@ fn container(wish: Container, found: &Probed, differences: &mut Differences) {
         Container::Mp3 => "mp3",
         Container::Jpg => "jpeg_pipe",
         Container::Png => "png_pipe",
+        Container::Webp => "webp_pipe",
+        Container::Vtt => "webvtt",
         Container::Hls => "hls",
         Container::Dash => "dash",
     };
@@ -237,6 +239,7 @@ mod tests {
 
     fn expected() -> Expected {
         Expected {
+            pictures: None,
             container: Container::Mp4,
             video: Some(ExpectedVideo {
                 codec: "hevc".to_owned(),

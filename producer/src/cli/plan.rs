@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ffpool_schema::encode::{Encode, Encoder, Metric, Source, Treatment};
+use ffpool_schema::encode::{Encode, Encoder, Metric, PictureFormat, Source, Treatment};
 use ffpool_schema::failure::Cause;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::plan::estimate::{self, Estimate};
@@ -17,7 +17,7 @@ use ffpool_schema::plan::ladder::{self, Output, Outputs};
 use ffpool_schema::plan::package::{Layout, Rendition, package_arguments};
 use ffpool_schema::plan::quality::{self, Comparison};
 use ffpool_schema::plan::together::{Refused, Shared, Together, together};
-use ffpool_schema::plan::{self, Expected, Refusal, Request, search};
+use ffpool_schema::plan::{self, Expected, Refusal, Request, Schedule, pictures, search};
 use ffpool_schema::probe::{self, Probed};
 use ffpool_schema::scenario;
 use serde::Serialize;
@@ -123,20 +123,29 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
         Found::Generated => planned(view, &spec, &list, &encoders, None, &tools)?,
         Found::Here(path, probed) => planned(view, &spec, &list, &encoders, Some((path, probed)), &tools)?,
     };
-    let cuts = cuts(&presentations, &list, &view);
+    let cuts = cuts(&presentations, &list, &view, threads(&spec));
     let view = View { runs: view.runs.into_iter().chain(cuts).collect(), ..view };
     context.format.print(&view, |view| people(view, args.explain));
     Ok(Exit::Success)
 }
 
-/// The runs that cut presentations into segments, where it is known of what.
-fn cuts(outputs: &[Output], files: &[Output], view: &View) -> Vec<Run> {
+/// The runs that cut presentations into segments and lay pictures out, where it is known of what.
+fn cuts(outputs: &[Output], files: &[Output], view: &View, threads: u32) -> Vec<Run> {
+    let words = |arguments: Vec<OsString>| arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let names: Vec<PathBuf> = files.iter().enumerate().map(|(place, file)| file.file_name(place)).collect();
     let mut runs = Vec::new();
     let mut first = 0;
     for (place, output) in outputs.iter().enumerate() {
         let count = output.renditions.len();
-        let sounds = view.outputs.get(first).and_then(|made| made.expected.as_ref()).map(|made| !made.audio.is_empty());
+        let expected = view.outputs.get(first).and_then(|made| made.expected.as_ref());
+        if let Some(schedule) = expected.and_then(|expected| expected.pictures.as_ref()) {
+            // As below, with the job and the attempt in the name.
+            let arguments = pictures::lay_out_arguments(schedule, &names[first], "pictures", threads);
+            runs.push(Run { purpose: "lay out pictures", arguments: words(arguments) });
+            first += 1;
+            continue;
+        }
+        let sounds = expected.map(|made| !made.audio.is_empty());
         if let (Some(has_sound), 1..) = (sounds, count) {
             let renditions: Vec<Rendition<'_>> = (output.renditions.iter().zip(&names[first..]).enumerate())
                 .map(|(index, (made, file))| Rendition { file, name: &made.name, has_sound: has_sound && index == 0 })
@@ -144,8 +153,7 @@ fn cuts(outputs: &[Output], files: &[Output], view: &View) -> Vec<Run> {
             let top = PathBuf::from(format!("presentation-{place}.{}", output.encode.container.extension()));
             // A worker puts the job and the attempt into the name.
             let layout = Layout { top: &top, segments: "segments" };
-            let arguments = package_arguments(output, &renditions, layout);
-            let arguments = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            let arguments = words(package_arguments(output, &renditions, layout));
             runs.push(Run { purpose: "cut into segments", arguments });
         }
         first += count.max(1);
@@ -321,20 +329,24 @@ async fn tools(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> T
             notes
                 .push(format!("encoders and filters as {} lists them; a worker tries each encoder first", args.ffmpeg));
             let has = |encoder: &Encoder| encoders.iter().any(|name| name == encoder.as_str());
-            Tools { encoders: Encoder::ALL.iter().copied().filter(has).collect(), features: filters }
+            let webp = PictureFormat::Webp.encoder();
+            let webp = encoders.iter().any(|name| name == webp).then(|| webp.to_owned());
+            let features = filters.into_iter().chain(webp).collect();
+            Tools { encoders: Encoder::ALL.iter().copied().filter(has).collect(), features }
         }
         (Err(error), _) | (_, Err(error)) => {
             notes.push(format!("{error}: a worker with every software encoder and filter is assumed"));
             let is_software = |encoder: &Encoder| !encoder.is_hardware();
             Tools {
                 encoders: Encoder::ALL.iter().copied().filter(is_software).collect(),
-                features: ["bwdif", "loudnorm", "psnr", "ssim", "subtitles", "tonemap", "zscale"]
+                features: ["bwdif", "libwebp", "loudnorm", "psnr", "ssim", "subtitles", "tonemap", "zscale"]
                     .map(str::to_owned)
                     .into(),
             }
         }
     };
-    found.features.extend([Encode::FEATURE, Encode::OUTPUTS_FEATURE, Encode::SEGMENTS_FEATURE].map(str::to_owned));
+    let own = [Encode::FEATURE, Encode::OUTPUTS_FEATURE, Encode::SEGMENTS_FEATURE, Encode::PICTURES_FEATURE];
+    found.features.extend(own.map(str::to_owned));
     let mut lacking: Vec<&str> = std::iter::once(encode).chain(&encode.others).flat_map(Encode::needs).collect();
     lacking.retain(|need| !found.features.iter().any(|has| has == need));
     for need in lacking {
@@ -397,6 +409,9 @@ fn people(view: &View, explain: bool) -> String {
 }
 
 fn outcome(expected: &Expected, encoder: Option<&'static str>) -> Vec<(&'static str, String)> {
+    if let (Some(schedule), Some(video)) = (&expected.pictures, &expected.video) {
+        return set(schedule, (video.width, video.height));
+    }
     let mut rows = vec![("container", expected.container.to_string())];
     if let Some(video) = &expected.video {
         let by = encoder.map(|encoder| format!(" by {encoder}")).unwrap_or_default();
@@ -413,5 +428,24 @@ fn outcome(expected: &Expected, encoder: Option<&'static str>) -> Vec<(&'static 
     }
     rows.push(("subtitles", expected.subtitles.join(", ")));
     rows.push(("length", expected.duration_secs.map(|secs| format!("{secs:.3} s")).unwrap_or_default()));
+    rows
+}
+
+/// A set of pictures in words.
+fn set(schedule: &Schedule, (width, height): (u32, u32)) -> Vec<(&'static str, String)> {
+    let Schedule { every_secs, secs, least, most, format, grid } = *schedule;
+    let known = |count: Option<u64>| count.map_or("as many as there are".to_owned(), |count| count.to_string());
+    let count = if least == most { known(most) } else { format!("{} or {}", known(least), known(most)) };
+    let mut rows = vec![("pictures", format!("{count}, {width}x{height}, one every {every_secs:.3} s"))];
+    match grid {
+        None => rows.push(("files", format!("{}, {format}", known(most)))),
+        Some(grid) => {
+            let (columns, rows_of_it) = (grid.columns, grid.rows);
+            let size = format!("{}x{}", width * columns, height * rows_of_it);
+            let sheets = known(most.map(|most| schedule.files(most)));
+            rows.push(("sheets", format!("{sheets} of {columns} x {rows_of_it} pictures, {size}, {format}")));
+        }
+    }
+    rows.push(("track", secs.map(|secs| format!("WebVTT, to {secs:.3} s")).unwrap_or("WebVTT".to_owned())));
     rows
 }

@@ -327,6 +327,7 @@ pub(crate) mod tests {
                 name: None,
                 files: Vec::new(),
                 renditions: Vec::new(),
+                pictures: None,
                 proof: None,
                 quality: None,
                 url: "file:///media/out.mp4".into(),

@@ -49,6 +49,24 @@ fn a_plan_shows_runs_outcome_and_cost_before_anything_runs() {
 }
 
 #[test]
+fn a_set_of_pictures_is_counted_before_it_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.mkv");
+    clip(&input);
+    let job = |parameters: Value| json!({"scenario": "sprites", "input": input, "output": "/m/a.vtt", "parameters": parameters});
+    let file = write(dir.path(), &job(json!({"picture_count": 7, "columns": 3, "rows": 2, "resolution": "64x36"})));
+    let said = stdout(&run(0, &mut ffpool(&["plan", &file, "--explain"])));
+    for part in
+        ["run 2: lay out pictures", "tile=3x2", "7, 64x36, one every", "2 of 3 x 2 pictures, 192x72, jpg", "WebVTT, to"]
+    {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    let file = write(dir.path(), &job(json!({"picture_count": 5000})));
+    let refused = run(4, &mut ffpool(&["plan", &file]));
+    assert!(stderr(&refused).contains("parameters.picture_count"), "{refused:?}");
+}
+
+#[test]
 fn a_ladder_is_explained_rung_by_rung_and_made_in_one_run() {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("in.mkv");

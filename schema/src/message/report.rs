@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Sender;
 use crate::chunk::Piece;
-use crate::encode::Metric;
+use crate::encode::{Metric, PictureFormat};
 use crate::failure::{Cause, Failure};
 use crate::id::{JobId, WorkerId};
 use crate::parse::Fault;
@@ -232,6 +232,36 @@ pub struct Artifact {
     /// The renditions of a presentation. What stands above of packets, frames and quality is the first one's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub renditions: Vec<RenditionProof>,
+    /// What pictures there are, where it is a set of them. The file at `url` is the track that names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<PicturesProof>,
+}
+
+/// A set of pictures, as it was proven.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PicturesProof {
+    /// Pictures.
+    pub count: u64,
+    /// Files that they are in: as many, or fewer sheets.
+    pub files: u64,
+    /// What the files are: `jpg`, `png`, `webp`.
+    pub format: PictureFormat,
+    /// Width of each picture in pixels.
+    pub width: u32,
+    /// Height of each.
+    pub height: u32,
+    /// Pictures in a row of a sheet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<u32>,
+    /// Rows of a sheet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u32>,
+    /// When the first frame that was taken is shown, in seconds.
+    pub first_secs: f64,
+    /// The same of the last.
+    pub last_secs: f64,
+    /// When the track ends, in seconds.
+    pub end_secs: f64,
 }
 
 /// A file of a presentation.

@@ -18,6 +18,8 @@ const COPY_SPEED: f64 = 200.0;
 const AUDIO_SPEED: f64 = 60.0;
 /// One picture, in bytes for a pixel.
 const PICTURE_BYTES: f64 = 0.4;
+/// Frames of the source that are in memory while pictures are taken of it.
+const PICTURE_FRAMES: f64 = 16.0;
 /// What the tool takes before its first frame, in MiB.
 const BASE_MB: f64 = 60.0;
 
@@ -43,8 +45,12 @@ pub fn estimate(request: &Request<'_>, plan: &Plan, cores: u32) -> Estimate {
     let pixels = frame_pixels(plan);
     let rate = plan.expected.video.as_ref().map_or(0.0, |video| video.fps.unwrap_or_else(|| source_fps(request)));
     let is_picture = plan.expected.video.as_ref().is_some_and(|video| video.is_picture);
-    let secs = plan.expected.duration_secs.or(is_picture.then_some(0.0));
+    let pictures = plan.expected.pictures.as_ref();
+    let secs = plan.expected.duration_secs.or(is_picture.then_some(0.0)).or(pictures.and_then(|set| set.secs));
     let megapixels = secs.map(|secs| pixels * rate * secs / 1e6);
+    if let Some(most) = pictures.map(|set| set.most) {
+        return of_pictures(request, plan, cores, secs, most);
+    }
     let wall_secs = secs.zip(megapixels).map(|(secs, total)| wall(request, plan, cores, secs, total, &mut basis));
     let size_bytes = secs.map(|secs| size(request, plan, pixels, pixels * rate, secs, &mut basis));
     let memory_mb = memory(request, pixels, &mut basis);
@@ -84,6 +90,28 @@ pub fn together(requests: &[Request<'_>], cores: u32) -> Result<Estimate, Refuse
     }
     let nothing = Estimate { wall_secs: None, memory_mb: 0, size_bytes: None, disk_mb: None, basis: Vec::new() };
     Ok(all.unwrap_or(nothing))
+}
+
+/// A set of pictures: the whole source is decoded, and what is made of it is little.
+fn of_pictures(request: &Request<'_>, plan: &Plan, cores: u32, secs: Option<f64>, most: Option<u64>) -> Estimate {
+    let source = request.source.and_then(|(_, probed)| probed.probe.video.as_ref());
+    let seen = source.map_or(frame_pixels(plan), |video| f64::from(video.width) * f64::from(video.height));
+    let speed = DECODE_SPEED * f64::from(cores.max(1)).powf(0.9);
+    let size_bytes = most.map(|most| (most as f64 * frame_pixels(plan) * PICTURE_BYTES) as u64);
+    let memory_mb = (BASE_MB + PICTURE_FRAMES * seen * 1.5 / 1e6) as u64;
+    let basis = vec![
+        format!("time: the source decoded at {DECODE_SPEED} megapixels a second and core, then 0.5 s for the rest"),
+        format!("size: {PICTURE_BYTES} bytes for a pixel of every picture"),
+        format!("memory: {BASE_MB} MiB and {PICTURE_FRAMES} frames of the source"),
+    ];
+    Estimate {
+        wall_secs: secs.map(|secs| seen * source_fps(request) * secs / 1e6 / speed + 0.5),
+        memory_mb,
+        size_bytes,
+        // Once in the file that keeps their times, once as files, once beside the destination.
+        disk_mb: size_bytes.map(|bytes| (bytes * 3).div_ceil(1024 * 1024).max(1)),
+        basis,
+    }
 }
 
 fn frame_pixels(plan: &Plan) -> f64 {

@@ -4,10 +4,10 @@
 
 use serde::Serialize;
 
-use super::filters::{picture_format, planar};
+use super::filters::planar;
 use super::shape::Shape;
 use super::streams::Chosen;
-use super::{Refusal, Request, audio};
+use super::{Refusal, Request, Schedule, audio, pictures};
 use crate::encode::{
     AudioChoice, Container, Fps, Keep, Loudness, Profile, RateControl, Source, SubtitleMode, Treatment,
 };
@@ -34,6 +34,9 @@ pub struct Expected {
     pub video_secs: Option<f64>,
     /// How much later the audio ends than the video, in seconds, where it can be known.
     pub audio_lag_secs: Option<f64>,
+    /// The pictures that it has, where it is a set of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<Schedule>,
     /// The longest frame of source or output in seconds: how exact a length can be.
     pub frame_secs: f64,
 }
@@ -84,6 +87,7 @@ pub(super) fn expected(request: &Request<'_>, shape: Option<&Shape>, chosen: &Ch
     let duration_secs =
         if is_picture { None } else { length(request, if audio.is_empty() { &[] } else { &chosen.audio })? };
     Ok(Expected {
+        pictures: pictures::schedule(request)?,
         container: encode.container,
         video,
         subtitles: subtitles(request, chosen),
@@ -124,9 +128,9 @@ fn video(request: &Request<'_>, shape: &Shape) -> ExpectedVideo {
             ..blank
         },
         (Treatment::Picture, _) => ExpectedVideo {
-            codec: if request.encode.container == Container::Png { "png" } else { "mjpeg" }.to_owned(),
-            pixel_format: Some(picture_format(request.encode.container)),
-            is_picture: true,
+            codec: pictures::made(request.encode).codec().to_owned(),
+            pixel_format: Some(pictures::made(request.encode).pixels()),
+            is_picture: request.encode.pictures.is_none(),
             ..blank
         },
         (Treatment::Encode | Treatment::Copy | Treatment::Drop, _) => {
@@ -173,6 +177,11 @@ fn rate(request: &Request<'_>, source: Option<&AudioProbe>) -> Option<u32> {
             wish.sample_rate.or_else(|| wish.loudness.map(|_| own()))
         }
     }
+}
+
+/// Length in seconds of the video that is taken, where pictures are made of it.
+pub(super) fn pictured_secs(request: &Request<'_>) -> Result<Option<f64>, Refusal> {
+    length(request, &[])
 }
 
 /// Length in seconds of what is taken: the video, if any, and these audio streams of the source.
@@ -255,6 +264,8 @@ fn chapters(request: &Request<'_>) -> Option<usize> {
         | Container::Mp3
         | Container::Jpg
         | Container::Png
+        | Container::Webp
+        | Container::Vtt
         | Container::Hls
         | Container::Dash => return None,
     }

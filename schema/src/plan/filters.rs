@@ -6,25 +6,37 @@
 use super::shape::Shape;
 use super::streams::Chosen;
 use super::video::is_vaapi;
-use super::{Refusal, Request};
+use super::{Refusal, Request, Schedule, pictures};
 use crate::chunk::Span;
-use crate::encode::{Container, Encoder, Fit, PixelFormat, SubtitleMode, Treatment};
+use crate::encode::{Encoder, Fit, PixelFormat, SubtitleMode, Treatment};
 
 pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> Result<String, Refusal> {
     chain(request, shape, chosen, None)
 }
 
+/// The same for the frames that become pictures. `from`: the second of what is read at which the first is taken.
+pub(super) fn of_pictures(
+    request: &Request<'_>,
+    shape: &Shape,
+    schedule: &Schedule,
+    from: f64,
+) -> Result<String, Refusal> {
+    chain(request, shape, &Chosen::default(), Some(vec![schedule.filter(from)]))
+}
+
 /// The same for the frames of one chunk, which are taken out before anything is done to them that another frame does not
 /// take part in.
 pub(super) fn of_chunk(request: &Request<'_>, shape: &Shape, span: &Span) -> Result<String, Refusal> {
-    chain(request, shape, &Chosen::default(), Some(span))
+    chain(request, shape, &Chosen::default(), Some(taken(span, shape)))
 }
 
-fn chain(request: &Request<'_>, shape: &Shape, chosen: &Chosen, span: Option<&Span>) -> Result<String, Refusal> {
+/// `taken`: filters that take frames out, where not all are taken.
+fn chain(request: &Request<'_>, shape: &Shape, chosen: &Chosen, taken: Option<Vec<String>>) -> Result<String, Refusal> {
     let wish = &request.encode.video;
-    let mut filters = before(request, shape, span);
+    let is_all = taken.is_none();
+    let mut filters = before(request, shape, taken.unwrap_or_default());
     size(request, shape, &mut filters);
-    if let Some(fps) = shape.fps.filter(|_| wish.treatment == Treatment::Encode && span.is_none()) {
+    if let Some(fps) = shape.fps.filter(|_| wish.treatment == Treatment::Encode && is_all) {
         filters.push(format!("fps={fps}"));
     }
     if request.encode.subtitles == SubtitleMode::Burn && !chosen.subtitles.is_empty() {
@@ -40,7 +52,7 @@ fn chain(request: &Request<'_>, shape: &Shape, chosen: &Chosen, span: Option<&Sp
     filters.push(match (wish.treatment, request.encoder) {
         (Treatment::Encode, Some(encoder)) => pixels(encoder, wish.pixel_format),
         (Treatment::Encode | Treatment::Copy | Treatment::Drop | Treatment::Picture, _) => {
-            format!("format={}", picture_format(request.encode.container))
+            format!("format={}", pictures::made(request.encode).pixels())
         }
     });
     Ok(filters.join(","))
@@ -48,17 +60,15 @@ fn chain(request: &Request<'_>, shape: &Shape, chosen: &Chosen, span: Option<&Sp
 
 /// What is done with the picture at the source's own size.
 pub(super) fn before_size(request: &Request<'_>, shape: &Shape) -> Vec<String> {
-    before(request, shape, None)
+    before(request, shape, Vec::new())
 }
 
-fn before(request: &Request<'_>, shape: &Shape, span: Option<&Span>) -> Vec<String> {
+fn before(request: &Request<'_>, shape: &Shape, taken: Vec<String>) -> Vec<String> {
     let mut filters = Vec::new();
     if shape.is_deinterlaced {
         filters.push("bwdif=mode=send_frame:parity=auto:deint=all".to_owned());
     }
-    if let Some(span) = span {
-        filters.extend(taken(span, shape));
-    }
+    filters.extend(taken);
     if let Some(crop) = request.encode.video.crop {
         filters.push(format!("crop={}:{}:{}:{}", crop.width, crop.height, crop.x, crop.y));
     }
@@ -139,11 +149,6 @@ pub(super) fn pixels(encoder: Encoder, format: PixelFormat) -> String {
     }
     let format = if format == PixelFormat::Yuv420p { "nv12" } else { "p010le" };
     if is_vaapi(encoder) { format!("format={format},hwupload") } else { format!("format={format}") }
-}
-
-/// The pixels of a picture.
-pub(super) fn picture_format(container: Container) -> &'static str {
-    if container == Container::Png { "rgb24" } else { "yuvj420p" }
 }
 
 /// What decoders give back: the interleaved formats exist only on the way into hardware.

@@ -41,7 +41,8 @@ pub struct Output {
     pub rung: Option<String>,
     /// What it is, with no ladder and no others.
     pub encode: Encode,
-    /// The renditions that it is made of, where it is a presentation for streaming. The first has the sound of all.
+    /// The renditions that it is made of, where it is a presentation for streaming. The first has the sound of all. Of a set of
+    /// pictures: one file with all of them.
     pub renditions: Vec<Rendition>,
 }
 
@@ -88,7 +89,11 @@ pub fn outputs(encode: &Encode, source: Option<&Probed>) -> Result<Outputs, Refu
             }
         }
     };
-    let own = if encode.segments.is_some() { vec![streamed(encode, own, 0)] } else { own };
+    let own = match (encode.segments, encode.pictures) {
+        (Some(_), _) => vec![streamed(encode, own, 0)],
+        (None, Some(_)) => vec![pictured(encode, 0)],
+        (None, None) => own,
+    };
     Ok(Outputs { list: named(encode, own), reasons })
 }
 
@@ -234,7 +239,8 @@ pub fn files(outputs: &[Output]) -> Vec<Output> {
         [] => vec![output.clone()],
         renditions => {
             let file = |rendition: &Rendition| Output {
-                name: Some(rendition.name.clone()),
+                // Pictures are the output itself, in another form.
+                name: if output.encode.pictures.is_some() { output.name.clone() } else { Some(rendition.name.clone()) },
                 rung: Some(rendition.name.clone()),
                 encode: Encode { output: output.encode.output.clone(), ..rendition.encode.clone() },
                 renditions: Vec::new(),
@@ -289,11 +295,24 @@ fn streamed(encode: &Encode, made: Vec<Output>, number: usize) -> Output {
     Output { renditions, ..single(encode, number) }
 }
 
+/// A set of pictures, from one file that has them one after the other with their times.
+fn pictured(encode: &Encode, number: usize) -> Output {
+    let output = single(encode, number);
+    let mut encode = output.encode.clone();
+    encode.output = None;
+    encode.container = Container::Mkv;
+    encode.audio.codec = AudioChoice::None;
+    encode.metadata = Keep::Drop;
+    encode.chapters = Keep::Drop;
+    Output { renditions: vec![Rendition { name: "pictures".to_owned(), encode }], ..output }
+}
+
 /// With the others, and each with its name.
 fn named(encode: &Encode, own: Vec<Output>) -> Vec<Output> {
-    let others = (1..).zip(&encode.others).map(|(number, other)| match other.segments {
-        Some(_) => streamed(other, vec![single(other, number)], number),
-        None => single(other, number),
+    let others = (1..).zip(&encode.others).map(|(number, other)| match (other.segments, other.pictures) {
+        (Some(_), _) => streamed(other, vec![single(other, number)], number),
+        (None, Some(_)) => pictured(other, number),
+        (None, None) => single(other, number),
     });
     let mut list: Vec<Output> = own.into_iter().chain(others).collect();
     let is_one = list.len() == 1;

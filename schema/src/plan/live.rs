@@ -348,6 +348,8 @@ pub fn join_arguments(encode: &Encode, list: &Path, output: &Path, secs: Option<
         | Container::Mp3
         | Container::Jpg
         | Container::Png
+        | Container::Webp
+        | Container::Vtt
         | Container::Hls
         | Container::Dash => {}
     }

@@ -243,8 +243,14 @@ pub(super) fn output(request: &Request<'_>, arguments: &mut Arguments) {
             }
         }
         Container::M4a => arguments.pair("-movflags", "+faststart"),
-        Container::Jpg | Container::Png => arguments.pair("-update", 1),
-        Container::Mkv | Container::Webm | Container::Ts | Container::Mp3 | Container::Hls | Container::Dash => {}
+        Container::Jpg | Container::Png | Container::Webp => arguments.pair("-update", 1),
+        Container::Mkv
+        | Container::Webm
+        | Container::Ts
+        | Container::Mp3
+        | Container::Vtt
+        | Container::Hls
+        | Container::Dash => {}
     }
     arguments.pair("-max_muxing_queue_size", MUXING_QUEUE);
     arguments.pair("-f", encode.container.muxer());

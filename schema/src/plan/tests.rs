@@ -49,6 +49,7 @@ fn encode(source: Source, container: Container) -> Encode {
         chapters: Keep::Keep,
         quality: None,
         segments: None,
+        pictures: None,
         ladder: None,
         others: Vec::new(),
         live: None,
@@ -430,6 +431,54 @@ fn audio_alone_and_one_picture_are_outputs_too() {
     has(&arguments, "-c:v mjpeg -q:v 2");
     has(&arguments, "-ss 2 -frames:v 1 -update 1");
     assert!(expected.video.unwrap().is_picture && expected.duration_secs.is_none());
+}
+
+#[test]
+fn pictures_are_taken_with_their_times_and_laid_out_in_a_second_run() {
+    use crate::encode::{Grid, Pace, PictureFormat, Pictures};
+    let mut wish = encode(file(), Container::Vtt);
+    wish.video.treatment = Treatment::Picture;
+    wish.video.size = Some(Grid::TILE);
+    wish.video.fit = Fit::Inside;
+    wish.start_secs = Some(2.0);
+    let grid = Some(Grid { columns: 4, rows: 3 });
+    wish.pictures = Some(Pictures { pace: Pace::Every(0.5), format: PictureFormat::Jpg, grid });
+    let laid_out = |wish: &Encode| {
+        let made = ladder::outputs(wish, Some(&probed())).unwrap().list;
+        let files = ladder::files(&made);
+        let (arguments, expected) = planned(&files[0].encode, Encoder::Libx264, Some(&probed()));
+        let schedule = expected.pictures.unwrap();
+        let laid_out = pictures::lay_out_arguments(&schedule, Path::new("encode.mkv"), "d", 2);
+        (arguments, schedule, text(&laid_out))
+    };
+    let (arguments, schedule, sheets) = laid_out(&wish);
+    for part in [
+        "-vf select='if(gte(t-2+0.001,ld(0)*0.5),st(0,floor((t-2+0.001)/0.5)+1),0)',scale=160:90,setsar=1,format=rgb24",
+        "-c:v png -fps_mode passthrough -enc_time_base 1/1000",
+        "-map_metadata -1 -map_chapters -1 -ss 2 -max_muxing_queue_size 4096 -f matroska -y",
+        "-map 0:V:0 -c copy -f null -",
+    ] {
+        has(&arguments, part);
+    }
+    assert!(!arguments.contains("-frames:v"), "{arguments}");
+    assert_eq!((schedule.secs, schedule.most, schedule.files(16)), (Some(8.0), Some(16), 2));
+    has(&sheets, "-vf tile=4x3:color=black,format=yuvj420p -c:v mjpeg -q:v 2 -fps_mode passthrough");
+    assert!(sheets.ends_with(" -f image2 -start_number 1 -y d/%05d.jpg "), "{sheets}");
+
+    // Without sheets nothing is encoded twice, but for WebP, which no container in between takes.
+    for (format, made, copied) in [
+        (PictureFormat::Jpg, "format=yuvj420p -c:v mjpeg", "-map 0:V:0 -c copy"),
+        (PictureFormat::Png, "format=rgb24 -c:v png", "-map 0:V:0 -c copy"),
+        (PictureFormat::Webp, "format=rgb24 -c:v png", "-vf format=yuv420p -c:v libwebp -quality 80"),
+    ] {
+        wish.pictures = Some(Pictures { pace: Pace::Count(5), format, grid: None });
+        let (arguments, schedule, files) = laid_out(&wish);
+        assert!(arguments.contains(made), "{made} is not in {arguments}");
+        has(&files, copied);
+        assert_eq!((schedule.every_secs, schedule.least, schedule.most), (1.6, Some(5), Some(5)));
+    }
+    wish.pictures = Some(Pictures { pace: Pace::Count(81), format: PictureFormat::Jpg, grid: None });
+    assert_eq!(refused(&wish, &probed()), "parameters.picture_count out_of_range");
 }
 
 #[test]

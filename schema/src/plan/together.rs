@@ -21,7 +21,8 @@ impl Together {
     /// Length in seconds of the longest output, where it can be known.
     #[must_use]
     pub fn duration_secs(&self) -> Option<f64> {
-        self.expected.iter().filter_map(|expected| expected.duration_secs).reduce(f64::max)
+        let secs = |expected: &Expected| expected.duration_secs.or(expected.pictures.as_ref()?.secs);
+        self.expected.iter().filter_map(secs).reduce(f64::max)
     }
 }
 

@@ -25,13 +25,15 @@ pub fn decode_arguments(file: &Path, expected: &Expected, threads: u32) -> Vec<O
     match expected.container {
         Container::Jpg => arguments.pair("-f", "jpeg_pipe"),
         Container::Png => arguments.pair("-f", "png_pipe"),
+        Container::Webp => arguments.pair("-f", "webp_pipe"),
         Container::Mp4
         | Container::Mov
         | Container::Mkv
         | Container::Webm
         | Container::Ts
         | Container::M4a
-        | Container::Mp3 => arguments.all(READ_ONLY_FILES),
+        | Container::Mp3
+        | Container::Vtt => arguments.all(READ_ONLY_FILES),
         Container::Hls | Container::Dash => arguments.all(READ_PRESENTATIONS),
     }
     arguments.list.extend(["-i".into(), file_argument(file)]);

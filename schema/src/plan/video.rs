@@ -4,9 +4,9 @@
 
 use super::arguments::Arguments;
 use super::shape::Shape;
-use super::{Request, rate, speed};
+use super::{Request, pictures, rate, speed};
 use crate::device::{Device, Family};
-use crate::encode::{Container, Encoder, VideoEncode};
+use crate::encode::{Encoder, VideoEncode};
 use crate::probe::Mastering;
 
 /// Time between key frames where the job does not say.
@@ -101,13 +101,13 @@ fn x265_hdr(shape: &Shape) -> String {
     parameters
 }
 
-/// One picture.
+/// One picture, or many one after the other.
 pub(super) fn picture(request: &Request<'_>, arguments: &mut Arguments) {
-    if request.encode.container == Container::Png {
-        arguments.pair("-c:v", "png");
-    } else {
-        arguments.pair("-c:v", "mjpeg");
-        arguments.pair("-q:v", 2);
+    let format = pictures::made(request.encode);
+    pictures::encoder(format, arguments);
+    if request.encode.pictures.is_some() {
+        // Their own times, as exact as a track can tell them.
+        arguments.all(["-fps_mode", "passthrough", "-enc_time_base", "1/1000"]);
     }
     arguments.pair("-threads", request.threads);
 }

@@ -17,7 +17,7 @@ pub fn takes_video(container: Container, codec: &str) -> bool {
         Container::Ts => matches!(codec, "h264" | "hevc" | "mpeg2video" | "mpeg1video" | "mpeg4"),
         Container::Hls => matches!(codec, "h264" | "hevc"),
         Container::Dash => matches!(codec, "h264" | "hevc" | "vp9"),
-        Container::M4a | Container::Mp3 | Container::Jpg | Container::Png => false,
+        Container::M4a | Container::Mp3 | Container::Jpg | Container::Png | Container::Webp | Container::Vtt => false,
     }
 }
 
@@ -33,7 +33,7 @@ pub fn takes_audio(container: Container, codec: &str) -> bool {
         Container::M4a => matches!(codec, "aac" | "alac"),
         Container::Mp3 => codec == "mp3",
         Container::Hls | Container::Dash => codec == "aac",
-        Container::Jpg | Container::Png => false,
+        Container::Jpg | Container::Png | Container::Webp | Container::Vtt => false,
     }
 }
 
@@ -47,7 +47,14 @@ pub fn takes_subtitles(container: Container, codec: &str) -> bool {
         Container::Mp4 | Container::Mov => codec == "mov_text",
         Container::Webm => codec == "webvtt",
         Container::Ts => matches!(codec, "dvb_subtitle" | "dvb_teletext"),
-        Container::M4a | Container::Mp3 | Container::Jpg | Container::Png | Container::Hls | Container::Dash => false,
+        Container::M4a
+        | Container::Mp3
+        | Container::Jpg
+        | Container::Png
+        | Container::Webp
+        | Container::Vtt
+        | Container::Hls
+        | Container::Dash => false,
     }
 }
 
@@ -63,6 +70,8 @@ pub fn text_subtitles(container: Container) -> Option<&'static str> {
         | Container::Mp3
         | Container::Jpg
         | Container::Png
+        | Container::Webp
+        | Container::Vtt
         | Container::Hls
         | Container::Dash => None,
     }
@@ -80,7 +89,7 @@ pub fn default_audio(container: Container) -> AudioChoice {
     match container {
         Container::Webm => AudioChoice::Opus,
         Container::Mp3 => AudioChoice::Mp3,
-        Container::Jpg | Container::Png => AudioChoice::None,
+        Container::Jpg | Container::Png | Container::Webp | Container::Vtt => AudioChoice::None,
         Container::Mp4
         | Container::Mov
         | Container::Mkv

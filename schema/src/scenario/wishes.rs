@@ -4,10 +4,10 @@
 //! Invariant: pure; each fault names the field to change and says what would do.
 
 use super::containers::{self, takes_audio, takes_video};
-use super::{Scenario, container, hardware, quality};
+use super::{Scenario, container, hardware, pictures, quality};
 use crate::encode::{
-    AudioChoice, CodecChoice, Container, Encoder, Hdr, Keep, PixelFormat, Profile, Resolution, SegmentType, Streams,
-    SubtitleMode, VideoCodec,
+    AudioChoice, CodecChoice, Container, Encoder, Hdr, Keep, PictureFormat, PixelFormat, Profile, Resolution,
+    SegmentType, Streams, SubtitleMode, VideoCodec,
 };
 use crate::job::{JobSpec, Parameters};
 use crate::parse::Fault;
@@ -30,8 +30,9 @@ pub(super) fn check(spec: &JobSpec, scenario: &Scenario, faults: &mut Vec<Fault>
         wishes.profile(codec);
         wishes.picture(scenario);
     }
-    wishes.container(codec, container);
+    wishes.container(scenario, codec, container);
     wishes.segments(codec, container);
+    pictures::check(&mut wishes, scenario, codec);
     let audio = super::audio(spec, scenario, container);
     wishes.audio(audio, container);
     wishes.subtitles(codec, container);
@@ -44,7 +45,7 @@ pub(super) fn check(spec: &JobSpec, scenario: &Scenario, faults: &mut Vec<Fault>
 
 /// The wishes of one job, and what is wrong with them.
 pub(super) struct Wishes<'a> {
-    spec: &'a JobSpec,
+    pub(super) spec: &'a JobSpec,
     is_ladder: bool,
     pub(super) p: &'a Parameters,
     faults: &'a mut Vec<Fault>,
@@ -56,7 +57,7 @@ impl Wishes<'_> {
     }
 
     /// Faults for every one of these fields that is given.
-    fn none_of(&mut self, fields: &[(&str, bool)], because: &str) {
+    pub(super) fn none_of(&mut self, fields: &[(&str, bool)], because: &str) {
         for (field, _) in fields.iter().filter(|(_, is_given)| *is_given) {
             self.fault(field, "contradiction", format!("`{field}` has no meaning: {because}"));
         }
@@ -168,6 +169,7 @@ impl Wishes<'_> {
             CodecChoice::Codec(_) | CodecChoice::Encoder(_) => return,
             CodecChoice::Copy => "the video is copied as it is; to change it, name a codec",
             CodecChoice::None => "there is no video in the output",
+            CodecChoice::Picture if scenario.set.is_some() => "the output is pictures",
             CodecChoice::Picture => "the output is one picture",
         };
         self.none_of(
@@ -209,8 +211,12 @@ impl Wishes<'_> {
             }
         }
         if codec == CodecChoice::Picture {
+            let is_one = scenario.set.is_none();
             self.none_of(
-                &[("duration", p.duration.is_some() && self.spec.input.is_some()), ("end", p.end.is_some())],
+                &[
+                    ("duration", is_one && p.duration.is_some() && self.spec.input.is_some()),
+                    ("end", is_one && p.end.is_some()),
+                ],
                 because,
             );
             if p.hdr == Some(Hdr::Keep) {
@@ -296,7 +302,7 @@ impl Wishes<'_> {
         }
     }
 
-    fn container(&mut self, codec: CodecChoice, container: Container) {
+    fn container(&mut self, scenario: &Scenario, codec: CodecChoice, container: Container) {
         let named = self.spec.output.as_deref().and_then(super::output_container);
         if let (Some(wish), Some(named)) = (self.p.container, named)
             && wish != named
@@ -310,17 +316,25 @@ impl Wishes<'_> {
                 let fits = |container| takes_video(container, made.probe_name());
                 (fits(container), made.as_str().to_owned(), containers::cure(fits, container))
             }
+            CodecChoice::Picture if scenario.set.is_some() => {
+                let cure = "its address ends in .vtt, the track that names the pictures";
+                (container == Container::Vtt, "a set of pictures".to_owned(), cure.to_owned())
+            }
             CodecChoice::Picture => {
-                let fits = |container| matches!(container, Container::Jpg | Container::Png);
-                (fits(container), "a picture".to_owned(), "it goes into jpg, png".to_owned())
+                let cure = match container {
+                    Container::Vtt => "the scenarios `thumbnails` and `sprites` make sets of pictures",
+                    _ => "it goes into jpg, png, webp",
+                };
+                (PictureFormat::of(container).is_some(), "a picture".to_owned(), cure.to_owned())
             }
             CodecChoice::Copy => {
                 let fits = !container.is_streamed()
-                    && !matches!(container, Container::M4a | Container::Mp3 | Container::Jpg | Container::Png);
+                    && !is_pictures(container)
+                    && !matches!(container, Container::M4a | Container::Mp3);
                 (fits, "copied video".to_owned(), "it goes into mp4, mov, mkv, webm, ts".to_owned())
             }
             CodecChoice::None => {
-                let fits = !container.is_streamed() && !matches!(container, Container::Jpg | Container::Png);
+                let fits = !container.is_streamed() && !is_pictures(container);
                 (fits, "audio".to_owned(), "it goes into m4a, mp3, mp4, mov, mkv, webm, ts".to_owned())
             }
         };
@@ -414,7 +428,8 @@ impl Wishes<'_> {
             }
             SubtitleMode::Copy => {
                 if container.is_streamed()
-                    || matches!(container, Container::M4a | Container::Mp3 | Container::Jpg | Container::Png)
+                    || is_pictures(container)
+                    || matches!(container, Container::M4a | Container::Mp3)
                 {
                     self.fault("subtitles", "unsupported", format!("{container} takes no subtitles"));
                 }
@@ -445,6 +460,11 @@ impl Wishes<'_> {
             self.fault("subtitles", "contradiction", "a generated source has no subtitles");
         }
     }
+}
+
+/// Whether a container is a picture, or a track of pictures.
+fn is_pictures(container: Container) -> bool {
+    container == Container::Vtt || PictureFormat::of(container).is_some()
 }
 
 pub(super) fn is_one(streams: Option<Streams>) -> bool {

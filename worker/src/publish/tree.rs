@@ -15,15 +15,40 @@ use ffpool_schema::scenario::path_of;
 use super::parts::{self, TREE, Whose};
 use super::{PublishError, bring, failed, hash_of};
 
-/// Rights of a directory of segments.
+/// Rights of such a directory.
 const MODE: u32 = 0o755;
-/// How the name of such a directory begins.
-const PREFIX: &str = "segments-";
 
-/// The name of an output's directory of segments.
+/// What lies in such a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// Segments of a presentation.
+    Segments,
+    /// Pictures.
+    Pictures,
+}
+
+impl Contents {
+    const ALL: [Contents; 2] = [Contents::Segments, Contents::Pictures];
+
+    /// How the name of the directory begins.
+    fn prefix(self) -> &'static str {
+        match self {
+            Contents::Segments => "segments-",
+            Contents::Pictures => "pictures-",
+        }
+    }
+}
+
+/// The name of an output's directory.
 #[must_use]
-pub fn directory_name(whose: Whose) -> String {
-    format!("{PREFIX}{}", whose.stem())
+pub fn directory_name(contents: Contents, whose: Whose) -> String {
+    format!("{}{}", contents.prefix(), whose.stem())
+}
+
+/// Whose a directory of this name is.
+fn owner(name: &str) -> Option<Whose> {
+    let stem = Contents::ALL.into_iter().find_map(|contents| name.strip_prefix(contents.prefix()))?;
+    Whose::of_stem(stem)
 }
 
 /// Files that are on disk beside their place. Dropping it deletes them, unless they are in place.
@@ -45,12 +70,17 @@ impl Tree {
     ) -> Result<Tree, PublishError> {
         let hidden = parts::path(output, whose, TREE);
         remove(&hidden).map_err(failed("clear", &hidden))?;
-        let target = output.with_file_name(directory_name(whose));
+        let directory = names.first().and_then(|name| name.components().next());
+        let directory = directory.map(|first| PathBuf::from(first.as_os_str()));
+        let directory = directory.filter(|name| name.to_str().and_then(owner) == Some(whose));
+        let not_ours = || io::Error::other("its other files are not in a directory of this attempt");
+        let directory = directory.ok_or_else(|| failed("bring", output)(not_ours()))?;
+        let target = output.with_file_name(&directory);
         let mut tree = Tree { hidden, target, files: Vec::new() };
         make(&tree.hidden)?;
         let mut directories = vec![tree.hidden.clone()];
         for name in names {
-            let inner = name.strip_prefix(directory_name(whose)).unwrap_or(name);
+            let inner = name.strip_prefix(&directory).unwrap_or(name);
             let to = tree.hidden.join(inner);
             if let Some(parent) = to.parent().filter(|parent| !directories.iter().any(|known| known == parent)) {
                 make(parent)?;
@@ -106,9 +136,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The directories of segments that a replaced output named, and those of the job's earlier attempts.
+/// The directories that a replaced output named, and those of the job's earlier attempts.
 pub(super) fn superseded(output: &Path, before: Option<&Manifest>, ours: Whose) -> Vec<PathBuf> {
-    let own = directory_name(ours);
     let is_here = |url: &str| path_of(url).is_some_and(|path| Path::new(&path).file_name() == output.file_name());
     let here = before.iter().flat_map(|manifest| &manifest.artifacts).filter(|artifact| is_here(&artifact.url));
     let named = here.flat_map(|artifact| &artifact.files);
@@ -116,10 +145,10 @@ pub(super) fn superseded(output: &Path, before: Option<&Manifest>, ours: Whose) 
     let entries = output.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
     names.extend(entries.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
-        let whose = Whose::of_stem(name.strip_prefix(PREFIX)?)?;
+        let whose = owner(&name)?;
         (whose.job == ours.job && whose.number == ours.number && whose.attempt < ours.attempt).then_some(name)
     }));
-    names.retain(|name| *name != own && name.strip_prefix(PREFIX).is_some_and(|stem| Whose::of_stem(stem).is_some()));
+    names.retain(|name| owner(name).is_some_and(|whose| whose != ours));
     names.sort();
     names.dedup();
     names.into_iter().map(|name| output.with_file_name(name)).collect()

@@ -9,6 +9,7 @@ mod encode;
 mod ends;
 mod live;
 mod package;
+mod pictures;
 mod quality;
 mod report;
 mod tools;
@@ -312,8 +313,9 @@ impl<'a> Attempt<'a> {
         let artifacts = ready.iter().zip(made.outputs).map(|(ready, proven)| {
             let (url, size_bytes, sha256) = ready.describe();
             let (files, probe) = (ready.files().to_vec(), proven.probed.probe);
-            let Proven { name, proof, quality, renditions, .. } = proven;
-            Artifact { name, url, size_bytes, sha256, probe, proof: Some(proof), quality, files, renditions }
+            let Proven { name, proof, quality, renditions, pictures, .. } = proven;
+            let proof = Some(proof);
+            Artifact { name, url, size_bytes, sha256, probe, proof, quality, files, renditions, pictures }
         });
         let artifacts = artifacts.collect();
         let bare = self.bare_manifest(&made.arguments, &made.steps, source);

@@ -11,5 +11,6 @@ mod limits;
 mod options;
 mod outputs;
 mod paths;
+mod pictures;
 mod quality;
 mod streaming;

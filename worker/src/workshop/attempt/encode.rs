@@ -9,7 +9,7 @@ use ffpool_schema::chunk::Cut;
 use ffpool_schema::encode::{Encoder, VideoEncode};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::JobSpec;
-use ffpool_schema::message::{ChunkProof, Outcome, Phase, Proof, Quality, RenditionProof};
+use ffpool_schema::message::{ChunkProof, Outcome, Phase, PicturesProof, Proof, Quality, RenditionProof};
 use ffpool_schema::plan::ladder::{self, Output};
 use ffpool_schema::plan::together::{Refused, Shared, Together, together};
 use ffpool_schema::plan::{self, Expected, Measured, Purpose, Refusal, Request};
@@ -103,6 +103,8 @@ pub(super) struct Proven {
     pub(super) names: Vec<PathBuf>,
     /// The renditions of a presentation.
     pub(super) renditions: Vec<RenditionProof>,
+    /// The pictures of a set.
+    pub(super) pictures: Option<PicturesProof>,
 }
 
 impl Attempt<'_> {
@@ -123,6 +125,16 @@ impl Attempt<'_> {
                 continue;
             }
             let renditions: Vec<Proven> = files.by_ref().take(output.renditions.len()).collect();
+            if output.encode.pictures.is_some() {
+                let laid_out = self.picture_set(output, place, renditions, source, user).await;
+                let (set, arguments) = match laid_out {
+                    Ok(set) => set,
+                    Err(end) => return Err(self.blame(end.said_of(output.name.as_deref()), source, user).await),
+                };
+                made.steps.push(std::mem::replace(&mut made.arguments, arguments));
+                made.outputs.push(set);
+                continue;
+            }
             let packaged = self.package(output, place, &renditions, user, threads).await;
             let presentation = packaged.map_err(|end| end.said_of(output.name.as_deref()))?;
             made.steps.push(std::mem::replace(&mut made.arguments, presentation.arguments.clone()));
@@ -185,7 +197,8 @@ impl Attempt<'_> {
             let measured = self.measure(requests[place], proof.frames, sought[place].2.clone(), user).await;
             let quality = measured.map_err(|end| self.at_output(end, *number).said_of(name.as_deref()))?;
             let (names, renditions) = (Vec::new(), Vec::new());
-            proven.push(Proven { name: name.clone(), file, probed, proof, quality, names, renditions });
+            let (name, pictures) = (name.clone(), None);
+            proven.push(Proven { name, file, probed, proof, quality, names, renditions, pictures });
         }
         let mut steps: Vec<Vec<OsString>> = plan.steps.into_iter().map(|shared| shared.step.arguments).collect();
         let arguments = steps.pop().unwrap_or_default();

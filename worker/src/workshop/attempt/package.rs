@@ -23,7 +23,7 @@ use super::encode::{Proven, as_verify, read_probe, unproven};
 use super::report::Part;
 use super::{Attempt, End};
 use crate::packets::Packets;
-use crate::publish::{Whose, directory_name};
+use crate::publish::{Contents, Whose, directory_name};
 use crate::tool::{Answer, ToolUser};
 
 /// The largest playlist that is read, in bytes.
@@ -56,7 +56,8 @@ impl Presentation {
             quality: made.quality,
         };
         let renditions = renditions.into_iter().map(rendition).collect();
-        Some(Proven { name: output.name.clone(), file: scratch.join(top), probed, proof, quality, names, renditions })
+        let (name, file) = (output.name.clone(), scratch.join(top));
+        Some(Proven { name, file, probed, proof, quality, names, renditions, pictures: None })
     }
 }
 
@@ -90,7 +91,8 @@ impl Attempt<'_> {
         threads: u32,
     ) -> Result<Presentation, End> {
         let number = u32::try_from(place).unwrap_or(u32::MAX);
-        let segments = directory_name(Whose { job: self.grant.job, attempt: self.grant.attempt, number });
+        let segments =
+            directory_name(Contents::Segments, Whose { job: self.grant.job, attempt: self.grant.attempt, number });
         let top = PathBuf::from(format!("presentation-{place}.{}", output.encode.container.extension()));
         let names: Vec<PathBuf> = made.iter().filter_map(|made| Some(PathBuf::from(made.file.file_name()?))).collect();
         let has_sound = made.first().is_some_and(|made| !made.probed.audio.is_empty());
@@ -183,14 +185,14 @@ impl Attempt<'_> {
         found.into_iter().map(|(_, playlist)| self.weighed(playlist, PathBuf::new())).collect()
     }
 
-    fn read_text(&self, name: &Path) -> Result<String, End> {
+    pub(super) fn read_text(&self, name: &Path) -> Result<String, End> {
         let mut text = String::new();
         let read = self.open(name).and_then(|file| file.take(PLAYLIST_BYTES).read_to_string(&mut text));
         read.map(|_| text).map_err(|error| unproven(format!("{} cannot be read: {error}", name.display())))
     }
 
     /// A file of the scratch, never through a link: the tool's user could have put one there.
-    fn open(&self, name: &Path) -> std::io::Result<File> {
+    pub(super) fn open(&self, name: &Path) -> std::io::Result<File> {
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
         OpenOptions::new().read(true).custom_flags(flags).open(self.scratch_path().join(name))
     }

@@ -67,7 +67,8 @@ impl Attempt<'_> {
             return Err(unproven(difference));
         }
         let (names, renditions) = (Vec::new(), Vec::new());
-        let proven = Proven { name: None, file, probed, proof, quality: None, names, renditions };
+        let (quality, pictures) = (None, None);
+        let proven = Proven { name: None, file, probed, proof, quality, names, renditions, pictures };
         let (steps, outputs) = (vec![arguments], vec![proven]);
         Ok(Some(Made { arguments: join, steps, outputs, device: None, fallback: None, chunks: Vec::new() }))
     }
@@ -142,6 +143,7 @@ fn expected(encode: &Encode, first: &Probed, secs: f64) -> Expected {
     });
     let fps = wish.fps.map(|fps| fps.as_f64()).or(first.probe.video.as_ref().and_then(|video| video.fps));
     Expected {
+        pictures: None,
         container: encode.container,
         audio: audio.collect(),
         video,
