@@ -1,8 +1,8 @@
 //! Tells the outside that jobs have ended: the leader sends what stands in the ledger's `callback` table.
 //!
 //! Invariants: a callback is sent at least once, each try under the same delivery id, and is done with only after an answer
-//! of 2xx or 410, after the time that the operator gives, or where its address is not allowed; a connection goes only to an address that the operator allows, which
-//! is the one that was judged, and nowhere else from there.
+//! of 2xx or 410, after the time that the operator gives, or where its URL names an address that is not allowed; a
+//! connection goes only to an address that the operator allows, which is the one that was judged, and nowhere else from there.
 
 mod post;
 mod secrets;
@@ -87,9 +87,7 @@ impl Courier {
     }
 
     async fn due(&self, room: usize, hosts: &HashMap<String, usize>) -> Vec<PendingCallback> {
-        let busy: Vec<&str> =
-            hosts.iter().filter(|(_, count)| **count >= PER_HOST).map(|(host, _)| host.as_str()).collect();
-        match self.ledger.claim_callbacks(room, PER_HOST, &busy).await {
+        match self.ledger.claim_callbacks(room, PER_HOST, hosts).await {
             Ok(due) => due,
             Err(error) => {
                 debug!(%error, "callbacks were not looked for");

@@ -1,8 +1,8 @@
 //! Recurring jobs: the leader makes each one when its time has come.
 //!
 //! Invariant: one job for a due time, however many dispatchers there are and whenever they die. The job's id is derived from
-//! the schedule and the due time, the job is recorded first, and only then is the schedule moved on: who comes second finds
-//! the job there, and moves on from a due time that nobody has moved on from.
+//! the schedule and the due time. The due time is noted, then the job is recorded, and only then is the schedule moved on:
+//! who comes second finds the job there, and moves on from a due time that nobody has moved on from, however late it is.
 
 mod cron;
 
@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::ledger::read::JobRef;
 use crate::ledger::{Due, DueRun, Leadership, Ledger, RunOutcome, SubmitError, Submitter, Unavailable};
 pub(crate) use cron::{Recurrence, values_at};
 
@@ -81,6 +82,11 @@ async fn advance(ledger: &Ledger, one: &Due) -> Result<(), Unavailable> {
         // It was valid to the dispatcher that recorded it. It stays due, for one that can read it.
         Err(reason) => return Err(Unavailable::because(reason)),
     };
+    if let Some(run) = made_before(ledger, one).await? {
+        info!(schedule = one.name, due = %run.due, "a schedule's job was recorded by one who did not move it on");
+        let next = recurrence.after(run.due);
+        return ledger.move_schedule(one, &run, next).await;
+    }
     let decision = decide(&recurrence, one.due, one.now, one.missed);
     let passed = (decision.passed > 0)
         .then(|| format!("{} earlier due times passed while no dispatcher was there", decision.passed));
@@ -95,7 +101,8 @@ async fn advance(ledger: &Ledger, one: &Due) -> Result<(), Unavailable> {
     } else if let (Overlap::Skip, Some(still)) = (one.overlap, &one.still_running) {
         run(RunOutcome::Skipped, None, Some(format!("job {still} has not ended")))
     } else {
-        let id = JobId::derived("schedule", &[one.id.as_bytes(), &decision.due.as_second().to_be_bytes()]);
+        let id = id_for(one, decision.due);
+        ledger.note_making(one, decision.due).await?;
         match make(ledger, one, &recurrence, id, decision.due).await? {
             Ok(()) => run(RunOutcome::Submitted, Some(id), None),
             Err(reason) => {
@@ -106,6 +113,19 @@ async fn advance(ledger: &Ledger, one: &Due) -> Result<(), Unavailable> {
     };
     info!(schedule = one.name, due = %run.due, outcome = run.outcome.as_str(), "a schedule was due");
     ledger.move_schedule(one, &run, decision.next).await
+}
+
+/// The run of a due time that somebody noted and made a job for, and did not move the schedule on from.
+async fn made_before(ledger: &Ledger, one: &Due) -> Result<Option<DueRun>, Unavailable> {
+    let Some(due) = one.making else { return Ok(None) };
+    let id = id_for(one, due);
+    let found = ledger.job(JobRef::Id(id)).await.map_err(|error| Unavailable::because(error.to_string()))?;
+    Ok(found.map(|_| DueRun { due, outcome: RunOutcome::Submitted, job: Some(id), detail: None }))
+}
+
+/// The id of the job for a due time.
+fn id_for(one: &Due, due: Timestamp) -> JobId {
+    JobId::derived("schedule", &[one.id.as_bytes(), &due.as_second().to_be_bytes()])
 }
 
 /// Records the job; the inner error says why it is not valid.

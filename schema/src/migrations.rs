@@ -13,4 +13,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V6__callbacks", include_str!("../migrations/V6__callbacks.sql")),
     ("V7__schedules", include_str!("../migrations/V7__schedules.sql")),
     ("V8__chunks", include_str!("../migrations/V8__chunks.sql")),
+    ("V9__schedules_making", include_str!("../migrations/V9__schedules_making.sql")),
 ];

@@ -91,7 +91,9 @@ async fn client(url: &Url, allowed: &[Cidr]) -> Result<Client, Failure> {
         let reason = format!(
             "`{host}` is at an address that is not public; the operator can allow it with FFPOOL_CALLBACK_ALLOW"
         );
-        return Err(Failure::lasting(reason));
+        // What a name stands for may change, and an answer of a resolver may be wrong once.
+        let is_final = host_address(host).is_some();
+        return Err(Failure { reason, status: None, is_final });
     }
     let mut builder = Client::builder()
         .no_proxy()
@@ -108,10 +110,15 @@ async fn client(url: &Url, allowed: &[Cidr]) -> Result<Client, Failure> {
     builder.build().map_err(|error| Failure::passing(format!("an HTTP client cannot be made: {}", chain(&error))))
 }
 
+/// The address that a host is, if it is no name. The library has turned every odd spelling of an IPv4 address into the
+/// usual one.
+fn host_address(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
+}
+
 /// Every address of a host.
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
-    // The library has turned every odd spelling of an IPv4 address into the usual one.
-    if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+    if let Some(address) = host_address(host) {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     let unresolved = || Failure::passing(format!("the name `{host}` does not resolve"));

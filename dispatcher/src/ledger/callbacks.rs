@@ -3,6 +3,7 @@
 //!
 //! Invariant: a callback is done with only by [`Ledger::settle_callback`], together with the record of its last try.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use ffpool_schema::api::{CallbackTryView, CallbackView};
@@ -84,7 +85,8 @@ pub enum TryOutcome {
 }
 
 impl Ledger {
-    /// Sets out to send what is due: `room` at most, `per_host` of one host, nothing to those that are `busy`.
+    /// Sets out to send what is due: `room` at most, and no more than `per_host` to one host with those that are under way
+    /// to it already.
     ///
     /// # Errors
     /// When Postgres does not take it.
@@ -92,14 +94,17 @@ impl Ledger {
         &self,
         room: usize,
         per_host: usize,
-        busy: &[&str],
+        under_way: &HashMap<String, usize>,
     ) -> Result<Vec<PendingCallback>, Unavailable> {
         let limit = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let (hosts, counts): (Vec<&str>, Vec<i64>) =
+            under_way.iter().map(|(host, count)| (host.as_str(), limit(*count))).unzip();
         self.bounded(async {
             let client = self.inner.writers.get().await?;
             let statement = client.prepare_cached(CLAIM).await?;
-            let rows =
-                client.query(&statement, &[&limit(room), &limit(per_host), &busy, &LOOKED_AT, &CLAIM_MS]).await?;
+            let rows = client
+                .query(&statement, &[&limit(room), &limit(per_host), &hosts, &counts, &LOOKED_AT, &CLAIM_MS])
+                .await?;
             rows.iter().map(pending).collect()
         })
         .await
@@ -208,11 +213,15 @@ fn try_view(row: &Row) -> Result<CallbackTryView, ReadError> {
 }
 
 // The condition is looked at again in the update: another leader may have set out meanwhile.
-const CLAIM: &str = "WITH due AS ( \
+const CLAIM: &str = "WITH under_way AS (SELECT * FROM unnest($3::text[], $4::bigint[]) AS u (host, count)), \
+     due AS ( \
         SELECT id, due, split_part(url, '/', 3) AS host FROM callback \
-        WHERE done_at IS NULL AND due <= now() AND NOT split_part(url, '/', 3) = ANY ($3::text[]) ORDER BY due LIMIT $4), \
-     placed AS (SELECT id, due, row_number() OVER (PARTITION BY host ORDER BY due) AS place FROM due) \
-     UPDATE callback AS c SET tries = c.tries + 1, due = now() + $5::bigint * interval '1 millisecond' \
+        WHERE done_at IS NULL AND due <= now() \
+          AND split_part(url, '/', 3) NOT IN (SELECT host FROM under_way WHERE count >= $2) ORDER BY due LIMIT $5), \
+     placed AS ( \
+        SELECT id, due, coalesce(count, 0) + row_number() OVER (PARTITION BY host ORDER BY due) AS place \
+        FROM due LEFT JOIN under_way USING (host)) \
+     UPDATE callback AS c SET tries = c.tries + 1, due = now() + $6::bigint * interval '1 millisecond' \
      WHERE c.id IN (SELECT id FROM placed WHERE place <= $2 ORDER BY due LIMIT $1) AND c.done_at IS NULL AND c.due <= now() \
      RETURNING c.id, c.job, c.state, c.created_at, c.url, c.tenant, c.tries, \
                extract(epoch FROM now() - c.created_at)::float8 AS age_secs";

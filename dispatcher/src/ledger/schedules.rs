@@ -46,6 +46,8 @@ pub struct Due {
     pub overlap: Overlap,
     /// The due time.
     pub due: Timestamp,
+    /// The due time whose job somebody set out to record, and who did not move the schedule on.
+    pub making: Option<Timestamp>,
     /// The ledger's clock.
     pub now: Timestamp,
     /// The number of its last job, if that has not ended.
@@ -315,6 +317,21 @@ impl Ledger {
         .await
     }
 
+    /// Notes for which due time a job is about to be recorded, if the schedule still stands where it stood.
+    ///
+    /// # Errors
+    /// When Postgres does not take it; then nothing may be recorded.
+    pub async fn note_making(&self, of: &Due, due: Timestamp) -> Result<(), Unavailable> {
+        self.bounded(async {
+            let client = self.inner.writers.get().await?;
+            let statement =
+                client.prepare_cached("UPDATE schedule SET making = $3 WHERE id = $1 AND next_due = $2").await?;
+            client.execute(&statement, &[&of.id, &of.due, &due]).await?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Moves a schedule on from a due time, if it still stands there.
     ///
     /// # Errors
@@ -380,6 +397,7 @@ fn due(row: &Row) -> Result<Due, Unavailable> {
         missed: Missed::of(row.try_get("missed")?).unwrap_or_default(),
         overlap: Overlap::of(row.try_get("overlap")?).unwrap_or_default(),
         due: row.try_get("next_due")?,
+        making: row.try_get("making")?,
         now: row.try_get("now")?,
         still_running: row.try_get("still_running")?,
     })
@@ -400,13 +418,14 @@ const RUNS: &str =
 const PAUSE: &str = "UPDATE schedule SET next_due = CASE WHEN paused AND NOT $2 THEN $3 ELSE next_due END, paused = $2 \
      WHERE name = $1";
 
-const DUE: &str = "SELECT s.id, s.name, s.cron, s.zone, s.job, s.missed, s.overlap, s.next_due, now() AS now, \
+const DUE: &str = "SELECT s.id, s.name, s.cron, s.zone, s.job, s.missed, s.overlap, s.next_due, s.making, now() AS now, \
             (SELECT j.number FROM job AS j WHERE j.id = s.last_job \
                 AND j.state NOT IN ('completed', 'failed', 'cancelled', 'rejected')) AS still_running \
      FROM schedule AS s WHERE s.next_due <= now() AND NOT s.paused ORDER BY s.next_due LIMIT $1";
 
 const MOVE: &str = "WITH moved AS ( \
-        UPDATE schedule SET next_due = $3, last_job = coalesce($6, last_job) WHERE id = $1 AND next_due = $2 RETURNING id), \
+        UPDATE schedule SET next_due = $3, making = NULL, last_job = coalesce($6, last_job) \
+        WHERE id = $1 AND next_due = $2 RETURNING id), \
      forgotten AS ( \
         DELETE FROM schedule_run WHERE schedule IN (SELECT id FROM moved) AND due < now() - make_interval(days => $8)) \
      INSERT INTO schedule_run (schedule, due, outcome, job, detail) SELECT id, $4, $5, $6, $7 FROM moved \

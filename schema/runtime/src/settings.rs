@@ -133,7 +133,7 @@ fn file_of(arguments: &[OsString]) -> Option<PathBuf> {
     std::env::var_os("FFPOOL_CONFIG")
         .filter(|path| !path.is_empty())
         .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from("/etc/ffpool/ffpool.toml")).filter(|path| path.exists()))
+        .or_else(|| Some(PathBuf::from("/etc/ffpool/ffpool.toml")).filter(|path| path.try_exists().unwrap_or(true)))
 }
 
 fn apply_file(

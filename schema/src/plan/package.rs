@@ -67,7 +67,16 @@ pub fn package_arguments(output: &Output, renditions: &[Rendition<'_>], layout: 
     }
     match output.encode.container {
         Container::Dash => dash(output, sound.is_some(), layout, &mut arguments),
-        _ => hls(output, renditions, sound.is_some(), layout.segments, &mut arguments),
+        Container::Hls
+        | Container::Mp4
+        | Container::Mov
+        | Container::Mkv
+        | Container::Webm
+        | Container::Ts
+        | Container::M4a
+        | Container::Mp3
+        | Container::Jpg
+        | Container::Png => hls(output, renditions, sound.is_some(), layout.segments, &mut arguments),
     }
     arguments.list
 }

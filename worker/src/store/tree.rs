@@ -68,7 +68,7 @@ async fn measure(file: PathBuf) -> Result<(u64, String), Unsent> {
 
 /// Deletes objects beside another, as far as it can.
 pub async fn delete(object: &Object, paths: Vec<String>) {
-    for path in paths {
+    let delete_one = async |path: String| {
         let deleted = match object.beside(&path) {
             Ok(beside) => beside.delete().await,
             Err(trouble) => Err(trouble),
@@ -76,7 +76,8 @@ pub async fn delete(object: &Object, paths: Vec<String>) {
         if let Err(trouble) = deleted {
             tracing::warn!(object = %object.address(), path, evidence = trouble.evidence, "an object that nothing names stays");
         }
-    }
+    };
+    stream::iter(paths).for_each_concurrent(AT_ONCE, delete_one).await;
 }
 
 /// Whether every file of an artifact is there, as an attempt put it.

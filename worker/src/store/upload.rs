@@ -1,6 +1,7 @@
 //! Brings a proven file to its object: sent before the ledger's consent, made visible after it.
 //!
-//! Invariant: until [`Upload::commit`] nobody sees anything, and what was sent is taken back by [`Upload::abort`]. A commit
+//! Invariant: until [`Upload::commit`] nobody sees anything, and what was sent is taken back by [`Upload::abort`], and by
+//! itself where a stop drops it. A commit
 //! replaces only what it has looked at (If-Match), or nothing (If-None-Match), and never an object that a later attempt of
 //! the same job has put. Where a store cannot compare, the look comes right before the write; see [`Guarantee`].
 
@@ -51,6 +52,8 @@ pub struct Upload {
     object: Object,
     mark: Mark,
     body: Body,
+    /// It was made visible or taken back.
+    is_settled: bool,
 }
 
 enum Body {
@@ -94,7 +97,7 @@ impl From<Trouble> for Unwritten {
 impl Upload {
     /// Something small.
     pub fn small(object: Object, content: Bytes, content_type: &'static str, mark: Mark) -> Upload {
-        Upload { object, mark, body: Body::Whole(content, content_type) }
+        Upload { object, mark, body: Body::Whole(content, content_type), is_settled: false }
     }
 
     /// Begins to bring a file. Nothing is sent yet; from here on it has to be committed or aborted.
@@ -121,7 +124,7 @@ impl Upload {
             }
         };
         let body = begun.map_err(|error| object.trouble("begin to upload to", Use::Output, &error))?;
-        Ok(Upload { object, mark, body })
+        Ok(Upload { object, mark, body, is_settled: false })
     }
 
     /// Sends the file that it was begun with, unless it goes in one piece. `said` hears of the bytes that arrived.
@@ -164,7 +167,7 @@ impl Upload {
             ))
         });
         match committed {
-            Ok(Published::Done) => {}
+            Ok(Published::Done) => self.is_settled = true,
             Ok(Published::Lost) | Err(_) => self.abort().await,
         }
         committed
@@ -239,6 +242,7 @@ impl Upload {
 
     /// Takes back what was sent.
     pub async fn abort(&mut self) {
+        self.is_settled = true;
         let aborted = match &mut self.body {
             Body::Whole(..) => Ok(()),
             Body::S3 { id, .. } => match &self.object.client {
@@ -251,6 +255,18 @@ impl Upload {
             let trouble = self.object.trouble("abort the upload to", Use::Output, &error);
             tracing::warn!(object = %self.object.address(), evidence = trouble.evidence, "parts of an upload may be left");
         }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.is_settled || matches!(self.body, Body::Whole(..)) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let body = std::mem::replace(&mut self.body, Body::Whole(Bytes::new(), ""));
+        let mut left = Upload { object: self.object.clone(), mark: self.mark.clone(), body, is_settled: true };
+        runtime.spawn(async move { left.abort().await });
     }
 }
 

@@ -61,6 +61,26 @@ async fn a_due_time_makes_one_job_however_many_dispatchers_there_are_and_wheneve
     scene.set_schedule("yearly", again).await;
     scene.until_count(moved_on, 1).await;
     assert_eq!(scene.jobs_of("yearly").await, 1);
+
+    // The next leader comes only after another due time: the job that is there has its place in the record, and counts as
+    // the last one.
+    let late = request("late", YEARLY, Missed::One, Overlap::Skip);
+    second.ledger().add_schedule(&late, "test").await.unwrap();
+    scene.set_schedule("late", "next_due = date_trunc('hour', now()) - interval '3 hours'").await;
+    scene.until_run("late", "submitted").await;
+    let dead = "DELETE FROM schedule_run WHERE schedule = (SELECT id FROM schedule WHERE name = 'late')";
+    let due = "(SELECT max(due) FROM schedule_run WHERE schedule = schedule.id)";
+    scene
+        .set_schedule(
+            "late",
+            &format!("next_due = {due}, making = {due}, last_job = NULL, cron = '0 * * * *', paused = true"),
+        )
+        .await;
+    assert_eq!(scene.sql.execute(dead, &[]).await.unwrap(), 1);
+    scene.set_schedule("late", "paused = false").await;
+    scene.until_run("late", "submitted").await;
+    scene.until_run("late", "skipped").await;
+    assert_eq!(scene.jobs_of("late").await, 1);
     second.stop().await;
 }
 

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::s3::{Mishap, S3};
+use crate::pool::until;
 
 /// Larger than what goes in one piece.
 const LARGE: usize = 17 << 20;
@@ -153,6 +154,13 @@ async fn what_is_given_up_leaves_nothing() {
     assert_ne!(bench.s3.unfinished(), Vec::<String>::new(), "its parts are in the store");
     upload.abort().await;
     assert_eq!(bench.s3.unfinished(), Vec::<String>::new());
+    // As a stop does that comes while it is sent.
+    drop(bench.sent("o.mp4", 2, LARGE).await);
+    until("the parts of a dropped upload are gone", async || {
+        let unfinished = bench.s3.unfinished();
+        if unfinished.is_empty() { Ok(()) } else { Err(unfinished) }
+    })
+    .await;
     assert_eq!(bench.s3.keys(), Vec::<String>::new());
 }
 
