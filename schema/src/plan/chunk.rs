@@ -16,6 +16,9 @@ use crate::probe::Probed;
 
 /// Formats that the list of chunks may name.
 const CHUNK_FORMATS: &str = "concat,mov";
+/// Lets every packet last. FFmpeg 7 forgets how long frames are when it sets their times, and mp4 shows no last frame that
+/// lasts no time. The times have to be named: left out, each would be set to the other.
+const LASTING: &str = r"setts=pts=PTS:dts=DTS:duration=if(gt(DURATION\,0)\,DURATION\,if(N\,DTS-PREV_INDTS\,0))";
 
 /// The plan of one chunk. `request` is made for the encode that [`crate::chunk::of`] gives.
 ///
@@ -40,7 +43,7 @@ pub fn chunk(request: &Request<'_>, cut: &Cut) -> Result<Plan, Refusal> {
     arguments.all(["-map", "0:V:0"]);
     arguments.pair("-vf", filters::of_chunk(request, &shape, &cut.span)?);
     video::video(&request.encode.video, encoder, &shape, request.threads, None, &mut arguments);
-    arguments.all(["-fps_mode", "passthrough", "-an"]);
+    arguments.all(["-fps_mode", "passthrough", "-bsf:v", LASTING, "-an"]);
     streams::rest(request, &chosen, &mut arguments);
     streams::output(request, &mut arguments);
     Ok(Plan { steps: vec![Step { purpose: Purpose::Encode, arguments: arguments.list }], expected })

@@ -704,7 +704,7 @@ fn a_chunk_is_read_from_before_its_cut_and_holds_the_video_alone() {
     for part in [
         "-ss 26.500000 -copyts -i file:/media/-y.mp4 -map 0:V:0",
         "-vf bwdif=mode=send_frame:parity=auto:deint=all,trim=start=29.480000:end=59.480000,setpts=PTS-STARTPTS,scale=640:360:force_original_aspect_ratio=decrease:force_divisible_by=2,pad=640:360:(ow-iw)/2:(oh-ih)/2,setsar=1,format=yuv420p",
-        "-fps_mode passthrough -an -sn -dn",
+        "-fps_mode passthrough -bsf:v setts=pts=PTS:dts=DTS:duration=if(gt(DURATION\\,0)\\,DURATION\\,if(N\\,DTS-PREV_INDTS\\,0)) -an -sn -dn",
         "-f mp4",
     ] {
         has(&arguments, part);

@@ -147,8 +147,8 @@ async fn two_passes_leave_both_runs_in_the_manifest_and_meet_the_rate() {
         assert!(manifest.steps[0].iter().any(|word| word.contains("pass=1") || word == "-pass"), "{codec}");
         let proof = manifest.artifacts[0].proof.as_ref().unwrap();
         let rate = proof.streams[0].bytes as f64 * 8.0 / 6.0;
-        // A synthetic picture this small may need less than it is given, and never more.
-        assert!((90_000.0..=220_000.0).contains(&rate), "{codec}: {rate}");
+        // A synthetic picture this small may need less than it is given, the less the newer the encoder, and never more.
+        assert!((60_000.0..=220_000.0).contains(&rate), "{codec}: {rate}");
     }
     bench.assert_clean();
 }
