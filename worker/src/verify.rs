@@ -160,11 +160,13 @@ pub fn proof_differences(expected: &Expected, proof: &Proof) -> Vec<String> {
     let of_kind = |kind: &str| proof.streams.iter().find(|stream| stream.kind == kind);
     if let (Some(wish), Some(video)) = (&expected.video, of_kind("video")) {
         frames(wish, video, proof.frames, &mut differences);
-        if let (Some(secs), Some(found)) = (expected.video_secs, span(video)) {
+        if let (Some([least, most]), Some(found)) = (expected.video_secs, span(video)) {
             // A frame at either end: the first may come before the sound, the last may be cut or doubled by the rate.
             let tolerance = 2.0 * expected.frame_secs + VIDEO_TOLERANCE_SECS;
-            if (found - secs).abs() > tolerance.max(VIDEO_TOLERANCE_SECS * 2.0) {
-                differences.differ("the video's length", format!("{secs:.3} s"), format!("{found:.3} s"));
+            let tolerance = tolerance.max(VIDEO_TOLERANCE_SECS * 2.0);
+            if found < least - tolerance || found > most + tolerance {
+                let nearest = if found < least { least } else { most };
+                differences.differ("the video's length", format!("{nearest:.3} s"), format!("{found:.3} s"));
             }
         }
         if let (Some(bitrate), Some(rate)) = (wish.bitrate, settled_bitrate(proof)) {
@@ -261,7 +263,7 @@ mod tests {
             subtitles: Vec::new(),
             chapters: Some(0),
             duration_secs: Some(10.0),
-            video_secs: Some(10.0),
+            video_secs: Some([10.0, 10.0]),
             audio_lag_secs: Some(0.0),
             frame_secs: 1.0 / 30.0,
         }
@@ -392,6 +394,18 @@ mod tests {
     }
 
     #[test]
+    fn a_picture_that_begins_late_may_be_filled_up_or_not() {
+        let wish = Expected { video_secs: Some([10.0, 10.6]), audio_lag_secs: None, ..expected() };
+        for (secs, is_right) in [(9.8, false), (10.0, true), (10.6, true), (10.8, false)] {
+            let mut found = proof();
+            found.streams[0].end_secs = Some(secs);
+            found.streams[0].packets = (secs * 30.0).round() as u64;
+            found.frames = Some(found.streams[0].packets);
+            assert_eq!(proof_differences(&wish, &found).is_empty(), is_right, "{secs}");
+        }
+    }
+
+    #[test]
     fn a_rate_is_asked_only_of_what_is_long_enough_and_may_be_lower() {
         let mut short = proof();
         for stream in &mut short.streams {
@@ -400,7 +414,7 @@ mod tests {
         short.frames = Some(149);
         short.streams[0].packets = 149;
         short.streams[0].bytes = 9_000_000;
-        let wish = Expected { duration_secs: Some(4.95), video_secs: Some(4.95), ..expected() };
+        let wish = Expected { duration_secs: Some(4.95), video_secs: Some([4.95, 4.95]), ..expected() };
         assert_eq!(proof_differences(&wish, &short), Vec::<String>::new());
         let mut simple = proof();
         simple.streams[0].bytes = 10_000;

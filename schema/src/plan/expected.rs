@@ -30,8 +30,9 @@ pub struct Expected {
     pub chapters: Option<usize>,
     /// Length in seconds, where it can be known.
     pub duration_secs: Option<f64>,
-    /// Length of the video alone in seconds, where it can be known and is not a copy's.
-    pub video_secs: Option<f64>,
+    /// The least and the most that the video alone may last in seconds, where it can be known and is not a copy's. A picture
+    /// that begins later than its file is filled up from the file's start by some versions of FFmpeg, and not by others.
+    pub video_secs: Option<[f64; 2]>,
     /// How much later the audio ends than the video, in seconds, where it can be known.
     pub audio_lag_secs: Option<f64>,
     /// The pictures that it has, where it is a set of them.
@@ -216,15 +217,24 @@ fn source_secs(probed: &Probed, with_video: bool, audio: &[usize]) -> Option<f64
     taken.filter(|secs| !secs.is_empty()).map_or(probed.probe.duration_secs, |secs| secs.into_iter().reduce(f64::max))
 }
 
-/// Length of the video that is encoded.
-fn video_secs(request: &Request<'_>) -> Option<f64> {
+/// Length of the video that is encoded: the least and the most.
+fn video_secs(request: &Request<'_>) -> Option<[f64; 2]> {
     let encode = request.encode;
     if encode.video.treatment != Treatment::Encode {
         return None;
     }
-    let Some((_, probed)) = request.source else { return length(request, &[]).ok().flatten() };
-    let left = probed.probe.video.as_ref()?.duration_secs? - encode.start_secs.unwrap_or(0.0);
-    Some(encode.duration_secs.map_or(left, |wish| wish.min(left))).filter(|secs| *secs > 0.0)
+    let Some((_, probed)) = request.source else { return length(request, &[]).ok().flatten().map(|secs| [secs; 2]) };
+    let said = probed.probe.video.as_ref()?.duration_secs?;
+    let zero = probed.start_secs.unwrap_or(0.0);
+    let number = probed.streams.iter().position(|(kind, _)| kind == "video");
+    let begins = number.and_then(|number| *probed.starts.get(number)?).map_or(0.0, |start| (start - zero).max(0.0));
+    let start = encode.start_secs.unwrap_or(0.0);
+    let within = |secs: f64| encode.duration_secs.map_or(secs, |wish| wish.min(secs));
+    let late = (begins - start).max(0.0);
+    // Matroska says of a stream when it ends, or how long it is: that depends on who wrote the file.
+    let ends = probed.video_end.map_or(begins + said, |end| end - zero);
+    let (least, most) = (within(ends - start) - late, within((begins + said).max(ends) - start));
+    (least > 0.0).then_some([least, most])
 }
 
 /// How much later the source's audio ends than its video, where both are taken to their ends.

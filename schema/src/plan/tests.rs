@@ -690,6 +690,25 @@ fn renditions_have_key_frames_where_segments_begin_and_one_run_cuts_them_all() {
 }
 
 #[test]
+fn a_picture_that_begins_late_may_be_filled_up_by_the_tool() {
+    let mut late = probed();
+    late.start_secs = Some(1.0);
+    late.streams = vec![("audio".to_owned(), "aac".to_owned()), ("video".to_owned(), "h264".to_owned())];
+    late.starts = vec![Some(1.0), Some(1.5)];
+    let mut wish = encode(file(), Container::Mp4);
+    let mut secs = |video_end, start_secs, duration_secs| {
+        (late.video_end, wish.start_secs, wish.duration_secs) = (Some(video_end), start_secs, duration_secs);
+        planned(&wish, Encoder::Libx264, Some(&late)).1.video_secs.unwrap()
+    };
+    // Ten seconds that begin half a second after the file.
+    assert_eq!(secs(11.5, None, None), [10.0, 10.5]);
+    assert_eq!(secs(11.5, Some(0.25), None), [10.0, 10.25]);
+    assert_eq!(secs(11.5, Some(2.0), Some(3.0)), [3.0, 3.0]);
+    // The file says when the stream ends and not how long it is, or the reverse.
+    assert_eq!(secs(11.0, None, None), [9.5, 10.5]);
+}
+
+#[test]
 fn a_chunk_is_read_from_before_its_cut_and_holds_the_video_alone() {
     let mut wish = encode(file(), Container::Mkv);
     wish.video.fps = None;
