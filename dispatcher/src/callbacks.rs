@@ -33,6 +33,8 @@ const SWEEP: Duration = Duration::from_millis(250);
 const IN_FLIGHT: usize = 64;
 /// Of these, to one host: a receiver that hangs does not hold up the others.
 const PER_HOST: usize = 8;
+/// For tries that are under way when it stops: less than the dispatcher gives its parts.
+const LAST_TRIES: Duration = Duration::from_secs(5);
 
 /// How callbacks are sent.
 #[derive(Debug, Clone)]
@@ -55,7 +57,8 @@ pub(crate) struct Courier {
 }
 
 impl Courier {
-    /// Works until `stop`. What is under way then is sent again by the next leader.
+    /// Works until `stop`, and then for as long as a try may take. What is under way after that is sent again by the next
+    /// leader.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let courier = Arc::new(self);
         let mut under_way: JoinSet<String> = JoinSet::new();
@@ -83,6 +86,7 @@ impl Courier {
                 () = stop.cancelled() => break,
             }
         }
+        let _ = tokio::time::timeout(LAST_TRIES, async { while under_way.join_next().await.is_some() {} }).await;
         under_way.shutdown().await;
     }
 

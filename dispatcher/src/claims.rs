@@ -42,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PROOF: Duration = Duration::from_secs(2);
 /// Before it is asked for again.
 const PROVE_AGAIN: Duration = Duration::from_millis(100);
+/// For the questions that are on their way when it stops.
+const LAST_QUESTIONS: Duration = Duration::from_secs(1);
 /// Pause of a worker whose delivery cannot be decided.
 const HOLD_MS: u64 = 5_000;
 /// Pause of a worker whose queue somebody has paused.
@@ -382,7 +384,7 @@ impl Desk {
     }
 }
 
-/// Handles each question in a task of its own until `stop`, then waits for those in hand.
+/// Handles each question in a task of its own until `stop`, then those that are on their way, and waits for all in hand.
 async fn each<T, F>(mut questions: Subscription<Request<T>>, stop: &CancellationToken, handle: impl Fn(Request<T>) -> F)
 where
     T: DeserializeOwned + Send + 'static,
@@ -390,19 +392,32 @@ where
 {
     let in_hand = Arc::new(Semaphore::new(IN_HAND));
     let tasks = TaskTracker::new();
-    loop {
-        let permit = in_hand.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let request = tokio::select! {
-            request = questions.next_request() => request,
-            () = stop.cancelled() => None,
-        };
-        let Some(request) = request else { break };
+    let take = |request, permit| {
         let handled = handle(request);
         tasks.spawn(async move {
             handled.await;
             drop(permit);
         });
+    };
+    let room = || async { in_hand.clone().acquire_owned().await.expect("the semaphore is never closed") };
+    loop {
+        let permit = room().await;
+        let request = tokio::select! {
+            request = questions.next_request() => request,
+            () = stop.cancelled() => None,
+        };
+        let Some(request) = request else { break };
+        take(request, permit);
     }
+    // Others of the group are asked from now on: whoever asked us would wait in vain.
+    let rest = async {
+        questions.drain().await;
+        while let Some(request) = questions.next_request().await {
+            take(request, room().await);
+        }
+    };
+    let _ = tokio::time::timeout(LAST_QUESTIONS, rest).await;
+    drop(questions);
     tasks.close();
     tasks.wait().await;
 }

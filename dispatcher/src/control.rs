@@ -68,6 +68,8 @@ async fn ask(signals: &Signals, owned: &OwnedAttempt) -> Life {
 pub(crate) async fn pass_on(signals: Signals, mut tells: Receiver<TellOwner>, stop: CancellationToken) {
     loop {
         let tell = tokio::select! {
+            biased;
+            // What was said before the stop is passed on: the next leader would come to it late, if there is one.
             tell = tells.recv() => tell,
             () = stop.cancelled() => return,
         };

@@ -103,6 +103,8 @@ impl Carrier {
     pub async fn carry(&self, delivery: Delivery, mut slot: Slot) {
         loop {
             let claim = tokio::select! {
+                // A grant that is there is taken: the ledger believes that the job runs here.
+                biased;
                 claim = self.claims.claim(&delivery, self.attempts.count() == 0) => claim,
                 () = self.drained_for(CLAIM_GRACE) => return hand_back(delivery, Stop::DRAIN).await,
             };
@@ -146,6 +148,7 @@ impl Carrier {
         let job = reservation.offer.job;
         // No withdrawal is heeded from here on: the ledger's answer says the same, and may be a grant.
         let claim = tokio::select! {
+            biased;
             claim = self.claims.take(&reservation.offer, self.attempts.count() == 0) => claim,
             () = self.drained_for(CLAIM_GRACE) => return info!(%job, "the worker drains and gives up the room that it kept"),
         };
@@ -391,6 +394,8 @@ impl Errand<'_> {
         loop {
             let renewed = (*beaten.borrow_and_update()).max(granted);
             tokio::select! {
+                // The beat first: where this task stood still for a while, the lease was renewed all the same.
+                biased;
                 // Without a heart the worker is at its end.
                 beat = beaten.changed() => if beat.is_err() { return },
                 () = sleep_until(renewed + self.carrier.live_fence) => {
@@ -458,6 +463,7 @@ impl Errand<'_> {
     /// The attempt is over here: finds out whether it had a lease, then ends the delivery accordingly.
     async fn settle(self, held: Option<Delivery>, ended: Ended, unanswered: Option<&ClaimRequest>) {
         tokio::select! {
+            biased;
             () = self.confirm(unanswered) => {}
             () = async {
                 self.carrier.drain.reached(Stage::Releasing).await;

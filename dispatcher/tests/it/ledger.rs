@@ -54,6 +54,9 @@ struct Scene {
     sql: tokio_postgres::Client,
 }
 
+/// For tests whose workers send no heartbeats: a machine may be so slow that a lease lapses between two lines.
+const LONG_LEASE: [&str; 2] = ["--lease-secs", "600"];
+
 impl Scene {
     async fn new() -> Scene {
         let stack = tokio::task::block_in_place(Stack::shared);

@@ -320,6 +320,14 @@ impl<T: DeserializeOwned> Subscription<T> {
 }
 
 impl<T: DeserializeOwned> Subscription<Request<T>> {
+    /// Wants no more questions: others of its group get them. Those on their way still come, and then `None`; without a
+    /// connection that `None` may not come.
+    pub async fn drain(&mut self) {
+        if let Err(error) = self.subscriber.drain().await {
+            debug!(%error, "a subscription was not drained");
+        }
+    }
+
     /// The next question that can be decoded. `None` only when the connection was closed for good. Cancel-safe.
     pub async fn next_request(&mut self) -> Option<Request<T>> {
         loop {

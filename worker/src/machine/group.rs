@@ -613,10 +613,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_real_group_limits_counts_and_is_gone_afterwards() {
-        let groups = Groups::open(Path::new("/"), "unit-test-groups", None)
+        let name = format!("unit-test-groups-{}", std::process::id());
+        let groups = Groups::open(Path::new("/"), &name, None)
             .unwrap_or_else(|why| panic!("this test needs root or a delegated cgroup: {why}"));
-        let second = Groups::open(Path::new("/"), "unit-test-groups", None).unwrap_err();
-        assert!(second.contains("another worker named unit-test-groups"), "{second}");
+        let second = Groups::open(Path::new("/"), &name, None).unwrap_err();
+        assert!(second.contains(&format!("another worker named {name}")), "{second}");
         let group = groups.create("job.1", &LIMITS).unwrap();
         let dirs = group.dirs.clone();
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();

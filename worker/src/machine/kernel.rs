@@ -24,6 +24,11 @@ fn open(worker: &str, parent: Option<&Path>) -> Groups {
     Groups::open(Path::new("/"), worker, parent).unwrap_or_else(|why| panic!("no cgroups: {why}"))
 }
 
+/// A name that no other run of these tests has, beside this one on the same machine.
+fn own(name: &str) -> String {
+    format!("{name}-{}", std::process::id())
+}
+
 /// A shell that begins its script inside the group.
 fn shell(group: &Group, script: &str) -> Child {
     let mut shell = Command::new("sh")
@@ -87,7 +92,7 @@ fn cgroup_of(pid: u32) -> PathBuf {
 
 #[tokio::test]
 async fn a_fifth_of_a_core_takes_five_times_as_long() {
-    let groups = open("kernel-cpu", None);
+    let groups = open(&own("kernel-cpu"), None);
     let group = groups.create("a.1", &GroupLimits { cpu_percent: Some(20), ..LIMITS }).unwrap();
     let start = Instant::now();
     let mut busy = shell(&group, "while :; do :; done & while :; do :; done");
@@ -103,7 +108,7 @@ async fn a_fifth_of_a_core_takes_five_times_as_long() {
 
 #[tokio::test]
 async fn more_memory_than_the_limit_kills_and_is_counted() {
-    let groups = open("kernel-memory", None);
+    let groups = open(&own("kernel-memory"), None);
     let group = groups.create("a.1", &LIMITS).unwrap();
     let mut glutton = shell(&group, "sleep 600 & exec tail /dev/zero");
     assert_eq!(glutton.wait().unwrap().signal(), Some(9));
@@ -120,7 +125,7 @@ async fn more_memory_than_the_limit_kills_and_is_counted() {
 
 #[tokio::test]
 async fn no_more_processes_than_the_limit() {
-    let groups = open("kernel-pids", None);
+    let groups = open(&own("kernel-pids"), None);
     let group = groups.create("a.1", &GroupLimits { pids: 8, ..LIMITS }).unwrap();
     let mut bomb = shell(&group, "i=0; while [ $i -lt 50 ]; do sleep 600 & i=$((i+1)); done; wait");
     assert!(!bomb.wait().unwrap().success());
@@ -130,7 +135,7 @@ async fn no_more_processes_than_the_limit() {
 
 #[tokio::test]
 async fn nobody_survives_the_end_of_a_group() {
-    let groups = open("kernel-end", None);
+    let groups = open(&own("kernel-end"), None);
     let group = groups.create("a.1", &LIMITS).unwrap();
     let mut family = shell(&group, "trap '' INT TERM; setsid sleep 600 & (trap '' HUP; sleep 600; :) & wait");
     until_members(&group, 4);
@@ -154,7 +159,7 @@ async fn nobody_survives_the_end_of_a_group() {
 
 #[tokio::test]
 async fn a_frozen_group_uses_no_time_and_goes_on_when_thawed_and_dies_when_killed() {
-    let groups = open("kernel-freeze", None);
+    let groups = open(&own("kernel-freeze"), None);
     let group = groups.create("a.1", &LIMITS).unwrap();
     let mut busy = shell(&group, "while :; do :; done");
     until_it_works(&group);
@@ -176,7 +181,7 @@ async fn a_frozen_group_uses_no_time_and_goes_on_when_thawed_and_dies_when_kille
 
 #[tokio::test]
 async fn the_smallest_of_nested_limits_is_the_room() {
-    let groups = open("kernel-outer", None);
+    let groups = open(&own("kernel-outer"), None);
     let narrow = GroupLimits { cpu_percent: Some(70), memory_bytes: 256 * MIB, pids: 64 };
     let outer = groups.create("outer", &narrow).unwrap();
     // On version 2 a cgroup has either processes or children: this one leaves again.
@@ -186,7 +191,7 @@ async fn the_smallest_of_nested_limits_is_the_room() {
     guide.wait().unwrap();
     until_members(&outer, 0);
 
-    let inner_groups = open("kernel-inner", Some(&path));
+    let inner_groups = open(&own("kernel-inner"), Some(&path));
     // A quota above the outer one's is taken, and changes nothing.
     let wide = GroupLimits { cpu_percent: Some(150), memory_bytes: 128 * MIB, pids: 64 };
     let inner = inner_groups.create("inner", &wide).unwrap();
@@ -201,7 +206,7 @@ async fn the_smallest_of_nested_limits_is_the_room() {
 
 #[tokio::test]
 async fn what_an_earlier_life_left_is_swept() {
-    let groups = open("kernel-sweep", None);
+    let groups = open(&own("kernel-sweep"), None);
     let group = groups.create("left.1", &LIMITS).unwrap();
     let mut orphan = shell(&group, "sleep 600; :");
     until_members(&group, 2);
@@ -213,7 +218,7 @@ async fn what_an_earlier_life_left_is_swept() {
     // A child that another test has just forked holds the lock until it runs its own program.
     let mut next = None;
     until("the name to be free", || {
-        Groups::open(Path::new("/"), "kernel-sweep", None).map(|groups| next = Some(groups))
+        Groups::open(Path::new("/"), &own("kernel-sweep"), None).map(|groups| next = Some(groups))
     });
     let groups = next.unwrap();
     groups.sweep().await;

@@ -669,8 +669,8 @@ async fn an_end_that_cannot_be_reported_is_reported_when_the_broker_is_back() {
 
     let killed = stack.clone();
     tokio::task::spawn_blocking(move || killed.rabbit.kill()).await.unwrap();
-    open.store(true, Ordering::SeqCst);
     let committed = pool.dispatcher.commits().len();
+    open.store(true, Ordering::SeqCst);
     until("a commit that is granted", async || {
         let commits = pool.dispatcher.commits().len();
         if commits > committed { Ok(()) } else { Err(commits) }

@@ -71,6 +71,7 @@ async fn every_end_is_told_signed_though_the_receiver_refuses_and_the_dispatcher
     scene.until_column(cancelled, "state", "queued").await;
     first.ledger().cancel(cancelled, "test").await.unwrap();
     receiver.until_heard(1).await;
+    scene.until_count("SELECT least(count(*), 1) FROM callback_try", 1).await;
     // As a crash would: nothing is finished.
     drop(first);
 
@@ -82,7 +83,8 @@ async fn every_end_is_told_signed_though_the_receiver_refuses_and_the_dispatcher
     let body: CallbackBody = serde_json::from_slice(told).unwrap();
     assert_eq!((body.state, body.job.id, body.event.as_str()), (State::Cancelled, cancelled, "job.cancelled"));
     assert_eq!(header(headers, EVENT_HEADER), "job.cancelled");
-    assert_eq!(header(headers, TRY_HEADER), heard.len().to_string());
+    // A try that the first one set out on may never have been sent.
+    assert!(header(headers, TRY_HEADER).parse::<usize>().unwrap() >= heard.len());
     let time = header(headers, SIGNATURE_HEADER).strip_prefix("t=").unwrap().split(',').next().unwrap();
     let secret: CallbackSecret = SECRET.parse().unwrap();
     assert_eq!(header(headers, SIGNATURE_HEADER), secret.sign(time.parse().unwrap(), told));
@@ -146,7 +148,7 @@ async fn a_callback_goes_nowhere_that_is_not_allowed_and_is_given_up_after_its_t
 
     // Allowed, and never taken.
     let flags = ["--callback-secret", SECRET, "--callback-allow", "127.0.0.0/8", "--callback-base-secs", "0.1"];
-    let dispatcher = scene.dispatcher(&[&flags[..], &["--callback-give-up-secs", "1"]].concat()).await;
+    let dispatcher = scene.dispatcher(&[&flags[..], &["--callback-give-up-secs", "4"]].concat()).await;
     let (id, body) = job_with(|spec| spec.callback_url = Some(receiver.url.clone()));
     scene.publish("jobs.default", "", Some(id), &body).await;
     scene.until_column(id, "state", "queued").await;

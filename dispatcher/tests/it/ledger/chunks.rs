@@ -41,7 +41,7 @@ async fn finish(scene: &Scene, worker: &Worker, piece: JobId) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_split_waits_for_its_chunks_and_goes_first_when_they_are_made() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&[]).await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
     let worker = Worker::new(&scene, "w");
     let (id, body) = job_with(|spec| {
         spec.tenant = Some("acme".into());
@@ -97,7 +97,7 @@ async fn a_job_that_is_split_waits_for_its_chunks_and_goes_first_when_they_are_m
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_fails_fails_the_job_with_its_cause_and_a_redrive_waits_for_new_ones_alone() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&["--parent-failure", "skip"]).await;
+    let dispatcher = scene.dispatcher(&["--parent-failure", "skip", "--lease-secs", "600"]).await;
     let worker = Worker::new(&scene, "w");
     let (id, body) = job_with(|spec| spec.max_retries = 0);
     scene.publish("jobs.default", "medium", Some(id), &body).await;
@@ -137,7 +137,7 @@ async fn a_chunk_that_fails_fails_the_job_with_its_cause_and_a_redrive_waits_for
 #[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_does_to_a_job_reaches_its_chunks() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&[]).await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
     let worker = Worker::new(&scene, "w");
     let (id, body) = job();
     let submitted = dispatcher.ledger().submit(&body, None, &Submitter::default()).await.unwrap();

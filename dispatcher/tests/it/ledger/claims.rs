@@ -68,7 +68,7 @@ async fn equal_bodies_without_an_id_are_as_many_jobs_each_claimed_once() {
 async fn five_hundred_claims_at_once_are_decided_in_few_transactions() {
     const JOBS: usize = 500;
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&[]).await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
     let worker = Worker::new(&scene, "w");
     let jobs: Vec<(JobId, Vec<u8>)> = (0..JOBS).map(|_| job()).collect();
 
@@ -115,6 +115,7 @@ async fn a_job_that_fits_nobody_is_rejected_and_one_that_fits_another_waits_for_
     let dispatcher = scene.dispatcher(&[]).await;
     let (small, large) = (Worker::new(&scene, "small"), Worker::new(&scene, "large"));
     let _alive = [small.live(), large.live()];
+    scene.until_count("SELECT count(*) FROM worker WHERE state = 'ready'", 2).await;
     let tiny = Ability { memory_mb: 512, stores: Vec::new(), ..ability() };
     let claim = async |id: JobId, body: &[u8]| {
         small.claim_as(&delivery(Some(id), body), |request| request.ability = Some(tiny.clone())).await

@@ -41,7 +41,7 @@ async fn every_published_job_has_a_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn queues_that_are_deleted_under_a_dispatcher_are_there_again_and_read() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&[]).await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
     let vhost = scene.amqp_url.rsplit('/').next().unwrap().to_owned();
     let delete = move || {
         for queue in ["jobs.ledger", "jobs.events"] {
@@ -92,7 +92,7 @@ async fn a_message_that_nobody_understands_holds_up_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_postgres_cannot_hold_fails_alone() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&[]).await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
     let worker = Worker::new(&scene, "w");
     let mut grants = Vec::new();
     for _ in 0..20 {

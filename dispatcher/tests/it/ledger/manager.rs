@@ -68,8 +68,12 @@ async fn ready_means_that_a_claim_is_answered_and_the_service_manager_hears_of_i
     let pid = nix::unistd::Pid::from_raw(i32::try_from(process.0.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     let exit = Mutex::new(&mut process.0);
-    let status =
-        until("the exit", async || exit.lock().unwrap().try_wait().unwrap().ok_or("still runs".to_owned())).await;
+    let status = until("the exit", async || {
+        // A socket that nobody reads would hold it up.
+        listen(&manager, &mut words.lock().unwrap());
+        exit.lock().unwrap().try_wait().unwrap().ok_or("still runs".to_owned())
+    })
+    .await;
     assert_eq!(status.code(), Some(0));
     hear("STOPPING=1", 1).await;
     let words = words.into_inner().unwrap();

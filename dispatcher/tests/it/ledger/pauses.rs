@@ -77,7 +77,7 @@ async fn a_paused_job_that_waits_is_dropped_at_its_claim_and_published_when_it_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_queue_grants_nothing_on_any_dispatcher_and_loses_nothing() {
     let scene = Scene::new().await;
-    let (first, second) = (scene.dispatcher(&[]).await, scene.dispatcher(&[]).await);
+    let (first, second) = (scene.dispatcher(&LONG_LEASE).await, scene.dispatcher(&LONG_LEASE).await);
     let worker = Worker::new(&scene, "w");
     let (running, running_body) = job();
     worker.run(&delivery(Some(running), &running_body)).await;

@@ -119,7 +119,10 @@ async fn every_way_to_fail_has_its_cause() {
     })
     .await;
     let client = Arc::new(Client::new(&["127.0.0.1"]));
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Nobody listens there, and nobody else gets it.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let unused = taken.local_addr().unwrap();
     let mut checks = tokio::task::JoinSet::new();
     for (url, expected) in [
         (web.url("/short"), Cause::InputTruncated),
