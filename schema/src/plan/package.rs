@@ -76,7 +76,9 @@ pub fn package_arguments(output: &Output, renditions: &[Rendition<'_>], layout: 
         | Container::M4a
         | Container::Mp3
         | Container::Jpg
-        | Container::Png => hls(output, renditions, sound.is_some(), layout.segments, &mut arguments),
+        | Container::Png
+        | Container::Webp
+        | Container::Vtt => hls(output, renditions, sound.is_some(), layout.segments, &mut arguments),
     }
     arguments.list
 }
