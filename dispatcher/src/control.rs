@@ -86,6 +86,7 @@ pub(crate) async fn pass_on(signals: Signals, mut tells: Receiver<TellOwner>, st
 pub(crate) async fn send(signals: &Signals, tell: &TellOwner) {
     let command = match tell.tell {
         Tell::Cancel => JobCommand::Cancel { attempt: tell.attempt },
+        Tell::Finish => JobCommand::Finish { attempt: tell.attempt },
         Tell::Abandon => JobCommand::Abandon { attempt: tell.attempt },
         Tell::Pause => JobCommand::Pause { attempt: tell.attempt },
         Tell::Resume => JobCommand::Resume { attempt: tell.attempt },

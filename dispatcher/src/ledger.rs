@@ -375,6 +375,30 @@ impl Ledger {
         self.control_for(job, Input::Cancel, by, None).await
     }
 
+    /// Ends a live job that runs as if its time were over: what it has is kept, and it is completed.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn finish(&self, job: JobId, by: &str) -> Result<State, ControlError> {
+        if !self.is_live(job).await? {
+            return Err(ControlError::Refused(Refusal::NothingToFinish));
+        }
+        self.control_for(job, Input::Finish, by, None).await
+    }
+
+    /// Whether a job is live; one that cannot be read is not.
+    async fn is_live(&self, job: JobId) -> Result<bool, ControlError> {
+        let found = self.bounded(async {
+            let client = self.pool().get().await?;
+            let statement = client.prepare_cached(SPEC).await?;
+            let row = client.query_opt(&statement, &[&job.0]).await?;
+            Ok(row.map(|row| row.try_get::<_, Option<String>>(0)).transpose()?)
+        });
+        let spec = found.await?.ok_or(ControlError::NotFound)?;
+        let spec = spec.and_then(|spec| serde_json::from_str(&spec).ok());
+        Ok(spec.is_some_and(|spec| ffpool_schema::scenario::is_live(&spec)))
+    }
+
     /// Pauses a job: one that waits is not granted, one that runs is frozen where it is.
     ///
     /// # Errors
@@ -465,6 +489,8 @@ impl Ledger {
         }
     }
 }
+
+const SPEC: &str = "SELECT spec::text FROM job WHERE id = $1";
 
 const OWNER: &str = "SELECT owner_worker, owner_incarnation, attempt FROM job \
      WHERE id = $1 AND state IN ('running', 'cancelling') AND owner_worker IS NOT NULL AND owner_incarnation IS NOT NULL";

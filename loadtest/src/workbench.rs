@@ -81,10 +81,11 @@ impl Workbench {
         let (progress, _progress) = watch::channel(None);
         let (log, mut lines) = mpsc::channel(LOG_LINES);
         let (_stop, stop) = watch::channel(None);
+        let (_finish, finish) = watch::channel(false);
         let (_freeze, freeze) = watch::channel(Freeze::default());
         let drain = tokio::spawn(async move { while lines.recv().await.is_some() {} });
-        let ended =
-            self.workshop.run(&grant, Reports { progress, log }, Orders { stop, freeze }, Arc::new(Granted)).await;
+        let orders = Orders { stop, finish, freeze };
+        let ended = self.workshop.run(&grant, Reports { progress, log }, orders, Arc::new(Granted)).await;
         drain.abort();
         match ended.outcome {
             Some(Outcome::Finished { manifest: Some(manifest) }) => Ok(*manifest),

@@ -329,6 +329,11 @@ impl Client {
         self.post_empty(&format!("/v1/jobs/{}/cancel", job.into())).await
     }
 
+    /// `POST /v1/jobs/{id}/finish`: ends a live job that runs, and keeps what it has.
+    pub async fn finish(&self, job: impl Into<JobName>) -> Result<Accepted, ApiError> {
+        self.post_empty(&format!("/v1/jobs/{}/finish", job.into())).await
+    }
+
     /// `POST /v1/jobs/{id}/retry`: sends an ended job round again.
     pub async fn retry(&self, job: impl Into<JobName>) -> Result<Accepted, ApiError> {
         self.post_empty(&format!("/v1/jobs/{}/retry", job.into())).await

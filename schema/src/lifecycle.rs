@@ -155,6 +155,8 @@ pub struct Facts {
     pub last_cause: Option<Cause>,
     /// Whether somebody has paused it.
     pub paused: bool,
+    /// Whether somebody wants it to end with what it has.
+    pub finishing: bool,
     /// Whether a worker is looked for, while it is `Delayed`.
     pub placing: Placing,
 }
@@ -261,6 +263,8 @@ pub enum Input {
     Resume,
     /// Somebody cancels it.
     Cancel,
+    /// Somebody wants a live job to end with what it has.
+    Finish,
     /// Somebody sends it round again.
     Redrive,
     /// It does not fit the worker that has its delivery, but may fit another.
@@ -298,6 +302,7 @@ impl Input {
             Input::Pause => "pause",
             Input::Resume => "resume",
             Input::Cancel => "cancel",
+            Input::Finish => "finish",
             Input::Redrive => "redrive",
             Input::Unfit => "unfit",
             Input::NeverFits => "never_fits",
@@ -335,6 +340,8 @@ pub struct Change {
     pub reset_counts: bool,
     /// Whether the job is paused from now on, if that changes.
     pub pause: Option<bool>,
+    /// Whether it is to end with what it has from now on.
+    pub finish: bool,
     /// Whether a worker is looked for from now on, if that changes. Nobody is looked for in any state but `Delayed`.
     pub placing: Option<Placing>,
     /// Whether the current attempt may publish from now on.
@@ -359,6 +366,7 @@ impl Change {
             count_failure: false,
             reset_counts: false,
             pause: None,
+            finish: false,
             placing: None,
             consent: false,
             publish: None,
@@ -443,6 +451,8 @@ pub enum Publish {
 pub enum Tell {
     /// The job is cancelled.
     Cancel,
+    /// The job is to end with what it has.
+    Finish,
     /// The lease is lost.
     Abandon,
     /// Freeze.
@@ -502,6 +512,9 @@ pub enum Refusal {
     /// The job is being cancelled.
     #[error("the job is being cancelled")]
     Cancelling,
+    /// There is no live job that could end with what it has.
+    #[error("only a live job that runs can end with what it has: cancel it instead")]
+    NothingToFinish,
     /// The attempt never asked for consent, or was refused.
     #[error("the attempt had no right to publish")]
     NoConsent,
@@ -591,6 +604,7 @@ pub fn step(facts: &Facts, input: &Input) -> Step {
         Input::Pause => pause(facts),
         Input::Resume => resume(facts),
         Input::Cancel => cancel(facts),
+        Input::Finish => finish(facts),
         Input::Redrive => match facts.state {
             State::Failed | State::Cancelled => {
                 let fresh = Change { reset_counts: true, pause: Some(false), ..Change::to(State::Queued) };
@@ -789,6 +803,17 @@ fn resume(facts: &Facts) -> Step {
         // Its message was dropped while it was paused, or is claimed once more than needed.
         State::Queued => Step::Move(resumed(State::Queued).publish(Publish::Now)),
         State::Blocked | State::Delayed => Step::Move(resumed(facts.state)),
+    }
+}
+
+/// A live job that runs ends with what it has. One that waits has nothing. Whether it is live is known to who asks.
+fn finish(facts: &Facts) -> Step {
+    match facts.state {
+        State::Running if facts.finishing || facts.consent == Some(facts.attempt) => Step::Stale(Stale::Repeat),
+        State::Running => Step::Move(Change { tell: Some(Tell::Finish), finish: true, ..Change::to(State::Running) }),
+        State::Blocked | State::Delayed | State::Queued => Step::Refuse(Refusal::NothingToFinish),
+        State::Cancelling => Step::Refuse(Refusal::Cancelling),
+        State::Completed | State::Failed | State::Cancelled | State::Rejected => Step::Refuse(Refusal::Ended),
     }
 }
 

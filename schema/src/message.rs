@@ -21,8 +21,8 @@ pub use report::{
     Usage, VideoProbe, VmafScores,
 };
 pub use signal::{
-    Capacity, Heartbeat, JobAnswer, JobCommand, LiveProgress, LogLine, Phase, Progress, RunningAttempt, WorkerAnswer,
-    WorkerCommand, WorkerState, revision,
+    Capacity, Heartbeat, JobAnswer, JobCommand, LiveProgress, LogLine, Phase, Progress, RunningAttempt, TakeOver,
+    WorkerAnswer, WorkerCommand, WorkerState, revision,
 };
 
 /// Largest job body that is read, in bytes. A larger one is rejected without being parsed.

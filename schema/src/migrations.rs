@@ -14,4 +14,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V7__schedules", include_str!("../migrations/V7__schedules.sql")),
     ("V8__chunks", include_str!("../migrations/V8__chunks.sql")),
     ("V9__schedules_making", include_str!("../migrations/V9__schedules_making.sql")),
+    ("V10__finishing", include_str!("../migrations/V10__finishing.sql")),
 ];

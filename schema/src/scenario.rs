@@ -23,6 +23,8 @@ use crate::location::{Location, Use};
 use crate::message::Ability;
 use crate::parse::Fault;
 
+pub use live::is_live;
+
 /// Length of a generated source that does not say, in seconds.
 pub const GENERATED_SECS: f64 = 10.0;
 /// What stands for the rates of rungs until they are known.

@@ -52,6 +52,13 @@ pub fn control_job(job: JobId) -> String {
     format!("ffpool.v1.ctl.job.{job}")
 }
 
+/// Request/reply between workers: the next attempt at a live job asks the one before it to let go of its sinks. Served only by an
+/// attempt that was handed back and still feeds them, and answered when it feeds them no more.
+#[must_use]
+pub fn hand_over(job: JobId) -> String {
+    format!("ffpool.v1.handover.{job}")
+}
+
 /// Hint that work arrived for `pool`. Idle workers subscribe in a queue group named after the pool.
 #[must_use]
 pub fn work(pool: &Pool) -> String {

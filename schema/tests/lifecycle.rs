@@ -28,6 +28,7 @@ fn facts(state: State) -> Facts {
         consent: None,
         last_cause: None,
         paused: false,
+        finishing: false,
         placing: if state == State::Delayed { Placing::Offered(chosen()) } else { Placing::No },
     }
 }
@@ -62,6 +63,7 @@ fn inputs() -> Vec<(String, Input)> {
         ("pause".into(), Input::Pause),
         ("resume".into(), Input::Resume),
         ("cancel".into(), Input::Cancel),
+        ("finish".into(), Input::Finish),
         ("redrive".into(), Input::Redrive),
         ("unfit here".into(), Input::Unfit),
         ("fits no worker".into(), Input::NeverFits),
@@ -188,6 +190,20 @@ fn every_end_of_an_attempt_ends_a_job_that_is_being_cancelled() {
         let Step::Move(change) = step(&facts(State::Cancelling), &input) else { panic!("{input:?} does not move") };
         assert_eq!(change.to, State::Cancelled, "{input:?}");
     }
+}
+
+#[test]
+fn a_job_that_runs_is_told_once_to_end_with_what_it_has_and_goes_on_running() {
+    let running = facts(State::Running);
+    let Step::Move(change) = step(&running, &Input::Finish) else { panic!("it runs") };
+    assert_eq!((change.to, change.finish, change.end), (State::Running, true, None));
+    for again in [Facts { finishing: true, ..running.clone() }, Facts { consent: Some(2), ..running }] {
+        assert!(matches!(step(&again, &Input::Finish), Step::Stale(_)));
+    }
+    // The wish outlives the attempt.
+    let released = Facts { finishing: true, ..facts(State::Running) };
+    let Step::Move(change) = step(&released, &Input::Released { attempt: 2 }) else { panic!("it is handed back") };
+    assert_eq!(change.to, State::Queued);
 }
 
 #[test]

@@ -151,6 +151,7 @@ impl World {
             consent: self.consent,
             last_cause: self.last_cause,
             paused: false,
+            finishing: false,
             placing: self.placing.clone(),
         }
     }

@@ -13,8 +13,8 @@ use ffpool_schema::message::{
     Ability, Artifact, ArtifactFile, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest,
     CrfSearch, CrfTrial, DeliveredJob, DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LiveGap,
     LiveProgress, LiveReport, LiveSink, LogLine, Manifest, Outcome, Phase, PicturesProof, Probe, Progress, Proof,
-    PsnrScores, Quality, RenditionProof, RunningAttempt, Sender, SourceIdentity, StreamProof, TakeRequest, Usage,
-    VideoProbe, VmafScores, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
+    PsnrScores, Quality, RenditionProof, RunningAttempt, Sender, SourceIdentity, StreamProof, TakeOver, TakeRequest,
+    Usage, VideoProbe, VmafScores, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
 };
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario::resolve;
@@ -282,6 +282,8 @@ fn commands() {
     golden("worker_answer_keeps_room", &keeps);
     let reason = Some("it keeps room for another job".to_owned());
     golden("worker_answer_declines", &WorkerAnswer { reason, ..WorkerAnswer::new(from(), false) });
+    golden("take_over", &TakeOver { from: from(), attempt: 2 });
+    golden("job_finish", &JobCommand::Finish { attempt: 1 });
     golden("job_cancel", &JobCommand::Cancel { attempt: 1 });
     golden("job_abandon", &JobCommand::Abandon { attempt: 1 });
     golden("job_pause", &JobCommand::Pause { attempt: 1 });

@@ -42,6 +42,7 @@ struct Running {
     leased: bool,
     progress: watch::Receiver<Option<Progress>>,
     stop: watch::Sender<Option<Stop>>,
+    finish: watch::Sender<bool>,
     freeze: watch::Sender<Freeze>,
 }
 
@@ -67,6 +68,7 @@ impl Attempts {
         progress: watch::Receiver<Option<Progress>>,
     ) -> Result<Entry, Already> {
         let (stop, freeze) = (watch::Sender::new(None), watch::Sender::new(Freeze::default()));
+        let finish = watch::Sender::new(false);
         let mut books = self.books();
         if books.running.contains_key(&(job, attempt)) {
             return Err(Already::Running);
@@ -74,12 +76,13 @@ impl Attempts {
         if books.ended.contains(&(job, attempt)) {
             return Err(Already::Ended);
         }
-        books.running.insert((job, attempt), Running { leased, progress, stop: stop.clone(), freeze: freeze.clone() });
+        let running = Running { leased, progress, stop: stop.clone(), finish: finish.clone(), freeze: freeze.clone() };
+        books.running.insert((job, attempt), running);
         drop(books);
         if leased {
             self.shared.news.notify_one();
         }
-        Ok(Entry { attempts: self.clone(), job, attempt, stop, freeze })
+        Ok(Entry { attempts: self.clone(), job, attempt, stop, finish, freeze })
     }
 
     /// Whether it runs here.
@@ -151,6 +154,14 @@ impl Attempts {
         true
     }
 
+    /// Tells an attempt to end with what it has. Answers whether it runs here.
+    #[must_use]
+    pub fn finish(&self, job: JobId, attempt: u32) -> bool {
+        let books = self.books();
+        let running = books.running.get(&(job, attempt));
+        running.map(|running| running.finish.send_replace(true)).is_some()
+    }
+
     /// Stops every earlier attempt of `job`: a later one was granted, so their leases are lost.
     pub fn abandon_before(&self, job: JobId, attempt: u32) {
         for running in self.books().running.range((job, 0)..(job, attempt)).map(|(_, running)| running) {
@@ -178,6 +189,7 @@ pub struct Entry {
     /// The attempt.
     pub attempt: u32,
     stop: watch::Sender<Option<Stop>>,
+    finish: watch::Sender<bool>,
     freeze: watch::Sender<Freeze>,
 }
 
@@ -191,7 +203,7 @@ impl Entry {
     /// Where the attempt hears everything that it is told.
     #[must_use]
     pub fn orders(&self) -> Orders {
-        Orders { stop: self.stop.subscribe(), freeze: self.freeze.subscribe() }
+        Orders { stop: self.stop.subscribe(), finish: self.finish.subscribe(), freeze: self.freeze.subscribe() }
     }
 
     /// Stops the attempt, unless a stronger reason was given before.
@@ -213,10 +225,20 @@ impl Entry {
         self.attempts.shared.news.notify_one();
     }
 
+    /// The attempt is handed back, and feeds its sinks for a moment longer: nothing renews its lease, and no command to it
+    /// is heard any more.
+    pub fn handed_back(&self) {
+        self.forget(self.attempts.books());
+    }
+
     /// Takes the attempt out and remembers that it ended.
     pub fn ended(self) {
-        let mut books = self.attempts.books();
+        self.forget(self.attempts.books());
+    }
+
+    fn forget(&self, mut books: MutexGuard<'_, Books>) {
         let key = (self.job, self.attempt);
+        books.running.remove(&key);
         if books.ended.insert(key) {
             books.order.push_back(key);
         }
@@ -290,6 +312,20 @@ mod tests {
         attempts.abandon_before(job, 2);
         assert!(matches!(*old.stop_signal().borrow(), Some(Stop::Abandon)));
         assert!(new.stop_signal().borrow().is_none() && unrelated.stop_signal().borrow().is_none());
+    }
+
+    #[test]
+    fn an_attempt_that_is_handed_back_is_renewed_and_told_no_more() {
+        let (attempts, job) = (Attempts::default(), JobId(Uuid::from_u128(1)));
+        let entry = begin(&attempts, job, 1, true).unwrap();
+        entry.handed_back();
+        assert!(attempts.leases().is_empty() && !attempts.stop(job, 1, Stop::Abandon));
+        assert!(entry.stop_signal().borrow().is_none());
+        assert_eq!(begin(&attempts, job, 1, true).err(), Some(Already::Ended));
+        let next = begin(&attempts, job, 2, true).unwrap();
+        entry.ended();
+        assert!(attempts.runs(job, 2));
+        next.ended();
     }
 
     #[test]

@@ -6,16 +6,17 @@
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ffpool_broker::{Delivery, Settled, Signals};
+use ffpool_broker::{Delivery, Request, RequestError, Settled, Signals};
 use ffpool_runtime::telemetry::continue_trace;
 use ffpool_schema::encode::Source;
 use ffpool_schema::job::{Engine, JobSpec, Queue};
 use ffpool_schema::message::{
-    ClaimRequest, CommitReply, DropReason, Event, Grant, HoldScope, LogLine, Outcome, Progress, Sender, Usage,
+    ClaimRequest, CommitReply, DropReason, Event, Grant, HoldScope, JobAnswer, LogLine, Outcome, Progress, Sender,
+    TakeOver, Usage,
 };
 use ffpool_schema::{id::JobId, metrics as names, subjects};
 use futures_util::FutureExt;
@@ -50,6 +51,13 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 const LOG_LINES: usize = 256;
 /// Longest that the report of an attempt waits for its last lines to be sent.
 const LOG_TAIL: Duration = Duration::from_millis(500);
+
+/// A live attempt that was handed back feeds its sinks for so long at most, if no next attempt wants them.
+const LINGER: Duration = Duration::from_secs(10);
+/// Longest that the next attempt waits until it has let go of them: its tool is ended politely.
+const LET_GO: Duration = Duration::from_secs(15);
+/// For NATS to know who can be asked.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// What all slots of a worker share to carry deliveries.
 pub struct Carrier {
@@ -122,7 +130,7 @@ impl Carrier {
                     continue_trace(&span, grant.traceparent.as_deref());
                     let place = self.preemption.place(job, attempt);
                     let lease = watch::Sender::new(Lease::Held);
-                    let errand = Errand { carrier: self, grant, entry, place, lease };
+                    let errand = Errand { carrier: self, grant, entry, place, lease, hand_back: Mutex::default() };
                     return errand.run(Some(delivery), &mut slot, progress, request).instrument(span).await;
                 }
                 Err(already) => already,
@@ -170,7 +178,8 @@ impl Carrier {
         continue_trace(&span, grant.traceparent.as_deref());
         let place = self.preemption.place(job, attempt);
         place.in_custody();
-        let errand = Errand { carrier: self, grant, entry, place, lease: watch::Sender::new(Lease::Held) };
+        let lease = watch::Sender::new(Lease::Held);
+        let errand = Errand { carrier: self, grant, entry, place, lease, hand_back: Mutex::default() };
         errand.run(None, &mut slot, progress, None).instrument(span).await;
     }
 
@@ -213,6 +222,26 @@ struct Errand<'a> {
     place: Place,
     /// Written by this errand only.
     lease: watch::Sender<Lease>,
+    /// Never held across an await.
+    hand_back: Mutex<HandBack>,
+}
+
+/// How far an attempt is handed back while it runs.
+#[derive(Default)]
+enum HandBack {
+    /// It is not.
+    #[default]
+    No,
+    /// Its end is on record. The next attempt is answered when it feeds its sinks no more.
+    Reported(Option<Box<Request<TakeOver>>>),
+}
+
+/// What an attempt that hands itself back says.
+struct HandingBack {
+    reason: String,
+    usage: Usage,
+    /// Told when it is to end.
+    over: oneshot::Sender<()>,
 }
 
 impl Errand<'_> {
@@ -235,11 +264,13 @@ impl Errand<'_> {
             self.entry.stop(Stop::Release(Stop::DRAIN.into()));
         }
         let (log, mut lines) = mpsc::channel(LOG_LINES);
+        let (handing, handings) = mpsc::channel(1);
         let tending = async {
             tokio::join!(
                 self.confirm(unanswered),
                 self.fence(),
                 self.leave_early(),
+                self.hand_over(handings),
                 self.keep_custody(&mut held),
                 self.forward_progress(progress.subscribe()),
                 self.forward_log(&mut lines),
@@ -248,9 +279,10 @@ impl Errand<'_> {
             pending().await
         };
         let ended = tokio::select! {
-            ended = self.work(slot, Reports { progress: progress.clone(), log }) => ended,
+            ended = self.work(slot, Reports { progress: progress.clone(), log }, handing) => ended,
             ended = tending => ended,
         };
+        self.let_go().await;
         // What the tool said last is what says why it failed.
         lines.close();
         let _ = timeout(LOG_TAIL, self.forward_log(&mut lines)).await;
@@ -258,7 +290,7 @@ impl Errand<'_> {
     }
 
     /// Waits for room, then runs the tool.
-    async fn work(&self, slot: &mut Slot, reports: Reports) -> Ended {
+    async fn work(&self, slot: &mut Slot, reports: Reports, handing: mpsc::Sender<HandingBack>) -> Ended {
         let workshop = &self.carrier.workshop;
         let noop = self.grant.encode.is_none();
         let units = self.carrier.slots_for(&self.grant.spec, self.grant.alone);
@@ -283,8 +315,11 @@ impl Errand<'_> {
         if !noop {
             info!(scenario = self.grant.spec.scenario, "the attempt begins");
         }
-        let consent = Arc::new(AskTheLedger {
+        let consent = Arc::new(AskOthers {
+            me: self.carrier.me.clone(),
             ledger: self.carrier.ledger.clone(),
+            signals: self.carrier.signals.clone(),
+            handing,
             job: self.grant.job,
             attempt: self.grant.attempt,
             lease: self.lease.subscribe(),
@@ -376,6 +411,77 @@ impl Errand<'_> {
         }
         self.carrier.drain.reached(Stage::Finishing).await;
         self.entry.stop(Stop::Release(Stop::DRAIN.into()));
+    }
+
+    /// Hands back an attempt whose tool goes on for a moment: the next one begins while this one still feeds the sinks.
+    ///
+    /// Invariant: whoever comes next is heard before the end is on record, and the end is on record before the lease is no
+    /// longer renewed.
+    async fn hand_over(&self, mut handings: mpsc::Receiver<HandingBack>) {
+        let Some(HandingBack { reason, usage, over }) = handings.recv().await else { return };
+        let may_linger = *self.lease.borrow() == Lease::Held && self.carrier.drain.stage() != Stage::Releasing;
+        let asks = if may_linger {
+            let subject = subjects::hand_over(self.grant.job);
+            self.carrier.signals.serve::<TakeOver>(&subject, self.carrier.me.worker.as_str()).await.ok()
+        } else {
+            None
+        };
+        if let Some(mut asks) = asks {
+            let _ = self.carrier.signals.round_trip(HEARD).await;
+            let reported_and_asked = async {
+                self.carrier.events.report(&self.event(Outcome::Released { reason }, usage)).await;
+                *self.hand_back() = HandBack::Reported(None);
+                self.entry.handed_back();
+                info!("handed back: the sinks are fed until the next attempt takes them");
+                let wanted = async {
+                    loop {
+                        match asks.next_request().await {
+                            Some(request) if request.value.attempt > self.grant.attempt => return request,
+                            Some(_) => {}
+                            None => pending().await,
+                        }
+                    }
+                };
+                if let Ok(request) = timeout(LINGER, wanted).await {
+                    *self.hand_back() = HandBack::Reported(Some(Box::new(request)));
+                }
+            };
+            tokio::select! {
+                () = reported_and_asked => {}
+                () = self.carrier.drain.reached(Stage::Releasing) => {}
+            }
+        }
+        let _ = over.send(());
+    }
+
+    /// Tells the next attempt, where it waits, that the sinks are its own.
+    async fn let_go(&self) {
+        let asked = match &mut *self.hand_back() {
+            HandBack::No => None,
+            HandBack::Reported(asked) => asked.take(),
+        };
+        if let Some(asked) = asked {
+            let answer = JobAnswer { from: self.carrier.me.clone(), accepted: true, reason: None };
+            if let Err(error) = asked.answer(&answer).await {
+                debug!(%error, "the next attempt is not told that the sinks are free");
+            }
+        }
+    }
+
+    fn hand_back(&self) -> std::sync::MutexGuard<'_, HandBack> {
+        self.hand_back.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn event(&self, outcome: Outcome, usage: Usage) -> Event {
+        Event {
+            id: Uuid::now_v7(),
+            from: self.carrier.me.clone(),
+            job: self.grant.job,
+            attempt: self.grant.attempt,
+            at: Timestamp::now(),
+            usage: Some(usage),
+            outcome,
+        }
     }
 
     /// Ends a live attempt whose lease has not been renewed for too long. What others make twice for a while is told apart
@@ -489,18 +595,12 @@ impl Errand<'_> {
     /// lease: whoever took it answers for the job, and there is nothing to report.
     async fn conclude(self, held: Option<Delivery>, ended: Ended) {
         self.count(&ended);
+        let is_reported = matches!(*self.hand_back(), HandBack::Reported(_));
         let Ended { outcome, usage } = ended;
         match outcome {
+            Some(_) | None if is_reported => info!("the attempt that was handed back has let go of its sinks"),
             Some(outcome) => {
-                let event = Event {
-                    id: Uuid::now_v7(),
-                    from: self.carrier.me.clone(),
-                    job: self.grant.job,
-                    attempt: self.grant.attempt,
-                    at: Timestamp::now(),
-                    usage: Some(usage),
-                    outcome,
-                };
+                let event = self.event(outcome, usage);
                 self.carrier.events.report(&event).await;
                 log_end(&event);
             }
@@ -535,15 +635,18 @@ impl Errand<'_> {
     }
 }
 
-/// The ledger's consent to publish, asked for once the attempt has its lease.
-struct AskTheLedger {
+/// Asks the ledger for its consent to publish, once the attempt has its lease, and the attempts before and after for the sinks.
+struct AskOthers {
+    me: Sender,
     ledger: Ledger,
+    signals: Signals,
+    handing: mpsc::Sender<HandingBack>,
     job: JobId,
     attempt: u32,
     lease: watch::Receiver<Lease>,
 }
 
-impl Consent for AskTheLedger {
+impl Consent for AskOthers {
     fn ask(&self) -> Pin<Box<dyn Future<Output = CommitReply> + Send + '_>> {
         Box::pin(async {
             let mut lease = self.lease.clone();
@@ -553,6 +656,28 @@ impl Consent for AskTheLedger {
                 Ok(Lease::Asked | Lease::Dropped | Lease::HeldBack(..)) | Err(_) => {
                     CommitReply::Refused { reason: "the attempt has no lease".into() }
                 }
+            }
+        })
+    }
+
+    fn hand_over(&self, reason: &str, usage: Usage) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let reason = reason.to_owned();
+        Box::pin(async {
+            let (over, is_over) = oneshot::channel();
+            if self.handing.send(HandingBack { reason, usage, over }).await.is_ok() {
+                // Nobody who could tell is left: it ends as well.
+                let _ = is_over.await;
+            }
+        })
+    }
+
+    fn take_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            let question = TakeOver { from: self.me.clone(), attempt: self.attempt };
+            match self.signals.request::<_, JobAnswer>(&subjects::hand_over(self.job), &question, LET_GO).await {
+                Ok(answer) => info!(worker = %answer.from.worker, "the attempt before has let go of the sinks"),
+                Err(RequestError::NoResponders { .. }) => debug!("no attempt before this one feeds the sinks"),
+                Err(error) => warn!(%error, "the attempt before does not say that it has let go of the sinks"),
             }
         })
     }

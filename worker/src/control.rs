@@ -93,6 +93,7 @@ pub(crate) async fn obey_job(signals: &Signals, attempts: &Attempts, me: &Sender
 fn obey(command: &JobCommand, job: JobId, attempts: &Attempts) -> Result<(), String> {
     let (attempt, runs) = match *command {
         JobCommand::Cancel { attempt } => (attempt, attempts.stop(job, attempt, Stop::Cancel)),
+        JobCommand::Finish { attempt } => (attempt, attempts.finish(job, attempt)),
         JobCommand::Abandon { attempt } => (attempt, attempts.stop(job, attempt, Stop::Abandon)),
         JobCommand::Pause { attempt } => (attempt, attempts.pause(job, attempt, true)),
         JobCommand::Resume { attempt } => (attempt, attempts.pause(job, attempt, false)),

@@ -173,14 +173,27 @@ impl Freeze {
 pub struct Orders {
     /// Whether it is to end before it is done.
     pub stop: watch::Receiver<Option<Stop>>,
+    /// Whether it is to end with what it has, where it is live; any other attempt does not heed it.
+    pub finish: watch::Receiver<bool>,
     /// Whether it is to stand still. A stop holds for a frozen attempt too, and at once.
     pub freeze: watch::Receiver<Freeze>,
 }
 
-/// Asks the ledger for the right to publish.
+/// What an attempt asks of others: the ledger for the right to publish, and its neighbours among the attempts at its job.
 pub trait Consent: Send + Sync {
     /// The answer; waits until a dispatcher has given one.
     fn ask(&self) -> Pin<Box<dyn Future<Output = CommitReply> + Send + '_>>;
+
+    /// Hands the attempt back while it still feeds its sinks. Resolves when the next attempt wants them, or does not come in
+    /// time. The attempt then ends, and is not reported again. By default at once: it ends and is reported as any other.
+    fn hand_over(&self, _reason: &str, _usage: Usage) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Asks the attempt before this one to let go of the job's sinks. Resolves when it has, is not there, or does not answer.
+    fn take_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// How an attempt ended.

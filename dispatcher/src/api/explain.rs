@@ -329,6 +329,7 @@ fn control(event: &EventView) -> Option<String> {
         "parent_failed" => Some(format!("At {} a job it depends on had ended without completing{why}.", event.at)),
         "deadline_passed" => Some(format!("Its deadline passed at {}{why}.", event.at)),
         "cancel" => Some(format!("A cancel was asked for{by} at {}{why}.", event.at)),
+        "finish" => Some(format!("It was asked{by} at {} to end with what it has.", event.at)),
         "redrive" => Some(format!("It was sent round again{by} at {}{why}.", event.at)),
         "unfit" => Some(format!("At {} it did not fit the worker that received it{why}.", event.at)),
         "offer" => Some(format!("At {} it was offered to worker {}.", event.at, text("worker").unwrap_or("?"))),

@@ -1,4 +1,4 @@
-//! Jobs that are there: listing, showing, explaining, cancelling, pausing, sending round again.
+//! Jobs that are there: listing, showing, explaining, cancelling, finishing, pausing, sending round again.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -79,6 +79,17 @@ pub(crate) async fn cancel(
         | JobState::Failed
         | JobState::Rejected => "It was not cancelled.",
     };
+    Ok(Json(Accepted { state: state.to_string(), message: message.to_owned() }))
+}
+
+/// `POST /v1/jobs/{id}/finish`
+pub(crate) async fn finish(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Json<Accepted>> {
+    let state = app.ledger.finish(job.id(&app).await?, &caller.name).await?;
+    let message = "The worker that runs it is told to end it and to keep what there is.";
     Ok(Json(Accepted { state: state.to_string(), message: message.to_owned() }))
 }
 

@@ -153,6 +153,10 @@ pub(crate) fn all() -> Vec<Route> {
             .summary("Cancels a job. A running one is told to end.")
             .answers(OK, "The state after it.", json::<Accepted>())
             .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
+        Route::post("/v1/jobs/{id}/finish", Right::Control, "finishJob", post(jobs::finish))
+            .summary("Ends a live job that runs and keeps what it has recorded.")
+            .answers(OK, "The state after it.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
         Route::post("/v1/jobs/{id}/pause", Right::Control, "pauseJob", post(jobs::pause))
             .summary("Pauses a job: a running one is frozen where it is, one that waits does not start.")
             .answers(OK, "The state after it.", json::<Accepted>())

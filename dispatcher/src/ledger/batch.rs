@@ -384,6 +384,7 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
     let faults: Vec<Option<String>> = records.iter().map(|r| r.writes.faults.as_ref().map(json)).collect();
     let manifests: Vec<Option<String>> = records.iter().map(|r| r.writes.manifest.as_ref().map(json)).collect();
     let paused: Vec<bool> = records.iter().map(|r| r.facts.paused).collect();
+    let finishing: Vec<bool> = records.iter().map(|r| r.facts.finishing).collect();
     let default_memory_mb = i64::try_from(ResourceLimits::MEMORY_MB).unwrap_or(i64::MAX);
     let kinds: Vec<Option<&str>> = records.iter().map(|r| r.writes.kind.as_deref()).collect();
     let lessons: Vec<Option<&str>> = records.iter().map(|r| r.writes.lesson.map(Lesson::as_str)).collect();
@@ -424,6 +425,7 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
                 &offered_lives,
                 &chunks,
                 &splits,
+                &finishing,
             ],
         )
         .await?;
@@ -474,6 +476,7 @@ fn read_record(row: &Row) -> Result<Record, Error> {
             consent: row.try_get::<_, Option<i32>>("consent")?.map(natural),
             last_cause: cause.and_then(|name| Cause::ALL.into_iter().find(|cause| cause.as_str() == name)),
             paused: row.try_get("paused")?,
+            finishing: row.try_get("finishing")?,
             placing,
         },
         custody: custody.and_then(|name| [Custody::Broker, Custody::Ledger].into_iter().find(|c| c.as_str() == name)),
@@ -529,7 +532,7 @@ macro_rules! record_columns {
     ($spec:literal) => {
         concat!(
             "id, number, state, queue, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
-             last_cause, paused, chunks, splits, part_of IS NOT NULL AS is_part, wants_worker, offered_worker, offered_incarnation, custody, tapped, reason, raised_memory_mb, fell_back, ",
+             last_cause, paused, finishing, chunks, splits, part_of IS NOT NULL AS is_part, wants_worker, offered_worker, offered_incarnation, custody, tapped, reason, raised_memory_mb, fell_back, ",
             $spec,
             " AS spec, traceparent, \
              coalesce(lease_until < now(), false) AS lease_is_over, coalesce(publish_due <= now(), false) AS is_due, \
@@ -565,7 +568,7 @@ const INSERT_JOBS: &str = concat!(
 
 const UPDATE_JOBS: &str = "UPDATE job AS j SET \
         state = u.state, attempt = u.attempt, failures = u.failures, losses = u.losses, owner_worker = u.worker, \
-        owner_incarnation = u.life, consent = u.consent, last_cause = u.cause, paused = u.paused, custody = u.custody, \
+        owner_incarnation = u.life, consent = u.consent, last_cause = u.cause, paused = u.paused, finishing = u.finishing, custody = u.custody, \
         tapped = u.tapped, reason = u.reason, \
         lease_until = CASE WHEN u.renewed THEN now() + $20::bigint * interval '1 millisecond' \
                            WHEN u.state IN ('running', 'cancelling') THEN j.lease_until END, \
@@ -599,10 +602,10 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
      FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::uuid[], \
                  $8::integer[], $9::text[], $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::boolean[], \
                  $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[], $22::text[], $23::text[], \
-                 $25::boolean[], $26::boolean[], $27::text[], $28::uuid[], $29::integer[], $30::integer[]) \
+                 $25::boolean[], $26::boolean[], $27::text[], $28::uuid[], $29::integer[], $30::integer[], $31::boolean[]) \
           AS u(id, state, attempt, failures, losses, worker, life, consent, cause, custody, tapped, reason, renewed, \
                cleared, begun, outbox, failure, faults, manifest, paused, kind, lesson, returned, wants_worker, offered, \
-               offered_life, chunks, splits) \
+               offered_life, chunks, splits, finishing) \
      WHERE j.id = u.id";
 
 const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarnation) \

@@ -23,7 +23,7 @@ const TELLS_MAX: i64 = 1_000;
 const DEADLINES_MAX: i64 = 500;
 
 impl Ledger {
-    /// What owners have been told and have not done yet: to end an attempt, to freeze it, to thaw it.
+    /// What owners have been told and have not done yet: to end an attempt, to end it with what it has, to freeze it, to thaw it.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
@@ -37,6 +37,7 @@ impl Ledger {
                     let tell = match row.try_get::<_, &str>(2)? {
                         "cancel" => Tell::Cancel,
                         "pause" => Tell::Pause,
+                        "finish" => Tell::Finish,
                         _ => Tell::Resume,
                     };
                     Ok(TellOwner { job: JobId(row.try_get(0)?), attempt: natural(row.try_get(1)?), tell })
@@ -160,9 +161,11 @@ fn millis(time: Duration) -> i64 {
 
 // A frozen job that nobody has paused may make room for a live one: only for a while after a resumption is it told.
 const UNHEEDED: &str = "SELECT id, attempt, CASE WHEN state = 'cancelling' THEN 'cancel' \
-                                                 WHEN paused THEN 'pause' ELSE 'resume' END FROM job \
+                                                 WHEN paused AND frozen_since IS NULL THEN 'pause' \
+                                                 WHEN finishing AND consent IS DISTINCT FROM attempt THEN 'finish' \
+                                                 ELSE 'resume' END FROM job \
      WHERE state IN ('running', 'cancelling') \
-           AND (state = 'cancelling' OR (paused AND frozen_since IS NULL) \
+           AND (state = 'cancelling' OR (finishing AND consent IS DISTINCT FROM attempt) OR (paused AND frozen_since IS NULL) \
                 OR (NOT paused AND frozen_since IS NOT NULL \
                     AND EXISTS (SELECT FROM event WHERE event.job = job.id AND event.kind = 'resume' \
                                                         AND event.at > now() - interval '30 seconds'))) LIMIT $1";

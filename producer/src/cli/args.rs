@@ -329,6 +329,15 @@ pub(crate) enum Jobs {
         #[arg(required = true)]
         jobs: Vec<JobName>,
     },
+    /// End live jobs that run and keep what they have recorded.
+    #[command(
+        after_help = "Examples:\n  ffpool jobs finish 17\n\nThe job is completed as if its time were over; `jobs cancel` would keep nothing."
+    )]
+    Finish {
+        /// Numbers or ids.
+        #[arg(required = true)]
+        jobs: Vec<JobName>,
+    },
     /// Freeze running jobs where they are; those that wait are not started.
     #[command(
         after_help = "Examples:\n  ffpool jobs pause 17\n\nA frozen job keeps its slot and its memory; `jobs resume` lets it go on."

@@ -339,6 +339,7 @@ pub(crate) async fn explain(context: &Context, job: JobName) -> Result<Exit, Tro
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     Cancel,
+    Finish,
     Pause,
     Resume,
     Retry,
@@ -358,6 +359,7 @@ pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) 
     for &job in jobs {
         let answer = match change {
             Change::Cancel => client.cancel(job).await,
+            Change::Finish => client.finish(job).await,
             Change::Pause => client.pause(job).await,
             Change::Resume => client.resume(job).await,
             Change::Retry => client.retry(job).await,

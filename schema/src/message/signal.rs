@@ -252,6 +252,11 @@ pub enum JobCommand {
         /// The attempt.
         attempt: u32,
     },
+    /// End this attempt of a live job with what it has, as if its time were over.
+    Finish {
+        /// The attempt.
+        attempt: u32,
+    },
     /// This attempt has lost its lease: kill it, clean up, report nothing.
     Abandon {
         /// The attempt.
@@ -267,6 +272,16 @@ pub enum JobCommand {
         /// The attempt.
         attempt: u32,
     },
+}
+
+/// Worker to worker ([`crate::subjects::hand_over`]), request/reply: attempts before this one are to let go of the job's sinks.
+/// The answer is a [`JobAnswer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeOver {
+    /// Who asks.
+    pub from: Sender,
+    /// The attempt that takes them.
+    pub attempt: u32,
 }
 
 /// A worker's answer to a [`JobCommand`].

@@ -32,6 +32,8 @@ const ANALYZE_US: u32 = 3_000_000;
 const SINK_QUEUE: u32 = 600;
 /// Seconds between two tries of a sink.
 const SINK_PAUSE: &str = "1";
+/// The same where it is to be taken from another attempt: for so long nobody feeds it.
+const HEIR_PAUSE: &str = "0.1";
 
 /// The pieces of a recording, as the join names them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,6 +67,8 @@ pub struct LiveRequest<'a> {
     pub presentation: Option<(&'a Path, &'a str)>,
     /// Whether the playlist goes on from an earlier run.
     pub is_continued: bool,
+    /// Whether an earlier attempt may still feed the sinks, which then refuse this one for a moment.
+    pub is_heir: bool,
     /// Seconds of silence after which the network gives up.
     pub silence_secs: u64,
     /// Seconds of output at most.
@@ -112,16 +116,17 @@ pub fn live_arguments(request: &LiveRequest<'_>) -> Vec<OsString> {
     }
     // A tee does not ask for it, and not every container does without.
     arguments.all(["-flags", "+global_header", "-max_muxing_queue_size", "4096"]);
-    arguments.pair("-fifo_options", sink_options());
+    arguments.pair("-fifo_options", sink_options(request.is_heir));
     arguments.all(["-f", "tee", "-y"]);
     arguments.list.push(tee(request).into());
     arguments.list
 }
 
-fn sink_options() -> String {
+fn sink_options(is_heir: bool) -> String {
+    let pause = if is_heir { HEIR_PAUSE } else { SINK_PAUSE };
     format!(
         "queue_size={SINK_QUEUE}:drop_pkts_on_overflow=1:attempt_recovery=1:max_recovery_attempts=0:\
-         recovery_wait_time={SINK_PAUSE}:recover_any_error=1:restart_with_keyframe=1"
+         recovery_wait_time={pause}:recover_any_error=1:restart_with_keyframe=1"
     )
 }
 
@@ -388,6 +393,7 @@ mod tests {
             playlist: live.playlist.as_ref().map(|_| (Path::new("live.m3u8"), "1-1-%06d.ts")),
             presentation: live.presentation.as_ref().map(|_| (Path::new("live-1.mpd"), "job-1-1")),
             is_continued: true,
+            is_heir: false,
             silence_secs: 20,
             secs: None,
         };

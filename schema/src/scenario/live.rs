@@ -28,7 +28,8 @@ struct Ends {
 }
 
 /// Whether its source or one of its outputs is live.
-pub(super) fn is_live(spec: &JobSpec) -> bool {
+#[must_use]
+pub fn is_live(spec: &JobSpec) -> bool {
     let is_sink = |address: &str| LiveAddress::is_named_by(address, Use::Output);
     spec.input.as_deref().is_some_and(|address| LiveAddress::is_named_by(address, Use::Input))
         || spec.output.as_deref().is_some_and(is_sink)

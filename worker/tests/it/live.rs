@@ -1,6 +1,7 @@
 //! Live jobs against a real server of live media: sources come and go, sinks refuse, and each says so in its own way.
 
-mod sources;
+mod handover;
+pub mod sources;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -223,7 +224,7 @@ async fn an_absent_source_a_refused_sink_a_silent_source_and_a_forbidden_host_ha
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn srt_comes_in_and_goes_out_by_hls_that_is_pulled_again_and_a_cancel_keeps_nothing() {
+async fn srt_comes_in_and_goes_out_by_hls_that_is_pulled_again_and_a_cancel_keeps_nothing_and_a_finish_all() {
     let (bench, server) = (bench().await, server());
     let (publisher, address) = Publisher::by_srt();
     let mut relay = spec(&bench);
@@ -245,7 +246,10 @@ async fn srt_comes_in_and_goes_out_by_hls_that_is_pulled_again_and_a_cancel_keep
     let mut kept = record.clone();
     kept.output = Some(bench.media("kept.mkv").display().to_string());
     kept.parameters.duration = None;
+    let mut finished = kept.clone();
+    finished.output = Some(bench.media("finished.mkv").display().to_string());
     let kept = bench.start(&bench.grant(&kept), Ledger::Grants);
+    let finished = bench.start(&bench.grant(&finished), Ledger::Grants);
     let pulled = bench.run(&bench.grant(&record)).await;
     let secs = manifest(&pulled).artifacts[0].probe.duration_secs.unwrap();
     assert!((secs - 2.0).abs() < 0.3, "{secs}");
@@ -253,6 +257,11 @@ async fn srt_comes_in_and_goes_out_by_hls_that_is_pulled_again_and_a_cancel_keep
     kept.stop.send_replace(Some(Stop::Cancel));
     assert_eq!(kept.ended.await.unwrap().outcome, Some(Outcome::Cancelled));
     assert!(!bench.media("kept.mkv").exists());
+    until_media(&finished, 1, 0.5).await;
+    finished.finish.send_replace(true);
+    let ended = finished.ended.await.unwrap();
+    let secs = manifest(&ended).artifacts[0].probe.duration_secs.unwrap();
+    assert!(secs > 0.4 && bench.media("finished.mkv").exists(), "{secs}");
 
     let mpd = bench.media("dash/live.mpd");
     until("a presentation", || if mpd.exists() { Ok(()) } else { Err("none".to_owned()) }).await;

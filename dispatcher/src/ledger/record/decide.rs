@@ -65,6 +65,7 @@ pub(in crate::ledger) fn decide(
             Refusal::Ended
             | Refusal::NotEnded
             | Refusal::NotRedrivable
+            | Refusal::NothingToFinish
             | Refusal::Publishing
             | Refusal::NotOwner
             | Refusal::Cancelling,
@@ -116,6 +117,7 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
         | Input::Pause
         | Input::Resume
         | Input::Cancel
+        | Input::Finish
         | Input::Redrive
         | Input::Unfit
         | Input::NeverFits
@@ -221,6 +223,9 @@ fn apply(
     if change.consent {
         record.facts.consent = Some(record.facts.attempt);
     }
+    if change.finish {
+        record.facts.finishing = true;
+    }
     if let Some(custody) = change.custody {
         record.custody = Some(custody);
     }
@@ -243,6 +248,7 @@ fn apply(
     if change.to.is_end() && !was.is_end() {
         record.custody = None;
         record.facts.paused = false;
+        record.facts.finishing = false;
         plan.effects.families.push(Relative::Ended(record.id));
         record.writes.clear_progress = true;
         plan.effects.counts.push(Count::Ended { state: change.to, queue: record.queue.clone() });
@@ -435,6 +441,7 @@ mod tests {
                 consent: None,
                 last_cause: None,
                 paused: false,
+                finishing: false,
                 placing: Placing::No,
             },
             custody: Some(Custody::Broker),

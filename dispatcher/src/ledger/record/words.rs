@@ -59,6 +59,10 @@ pub(super) fn explain(record: &mut Record, input: &Input, evidence: &Evidence, c
             Some(by) => format!("cancelled by {by}"),
             None => "cancelled".to_owned(),
         }),
+        Input::Finish => Some(match by {
+            Some(by) => format!("ends with what it has, as {by} wants it"),
+            None => "ends with what it has".to_owned(),
+        }),
         Input::Redrive => Some(match (by, &evidence.reason) {
             (Some(by), Some(reason)) => format!("sent round again by {by}: {reason}"),
             (Some(by), None) => format!("sent round again by {by}"),
@@ -120,6 +124,7 @@ pub(super) fn attempt_of(input: &Input) -> Option<u32> {
         | Input::Pause
         | Input::Resume
         | Input::Cancel
+        | Input::Finish
         | Input::Redrive
         | Input::Unfit
         | Input::NeverFits
@@ -161,6 +166,7 @@ pub(super) fn detail(record: &Record, input: &Input, evidence: &Evidence, change
         | Input::Pause
         | Input::Resume
         | Input::Cancel
+        | Input::Finish
         | Input::Redrive
         | Input::Unfit
         | Input::NeverFits

@@ -55,6 +55,50 @@ async fn a_running_job_is_frozen_thawed_and_can_be_cancelled_while_it_is_frozen(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_live_job_that_runs_is_told_to_end_with_what_it_has_in_every_attempt_until_it_is_completed() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let worker = Worker::new(&scene, "w");
+    let _alive = worker.live();
+    let (plain, body) = job();
+    worker.run(&delivery(Some(plain), &body)).await;
+    let refused = dispatcher.ledger().finish(plain, "test").await.unwrap_err();
+    assert!(refused.to_string().contains("only a live job"), "{refused}");
+
+    let id = JobId(Uuid::now_v7());
+    let body = br#"{"scenario": "720p-h264", "input": "rtmp://in.example/live/key"}"#.to_vec();
+    let run = async || {
+        let able = |request: &mut ClaimRequest| {
+            let features = ["live", "live-rtmp"].map(str::to_owned);
+            request.ability.as_mut().unwrap().features.extend(features);
+        };
+        match worker.claim_as(&delivery(Some(id), &body), able).await {
+            ClaimReply::Run(grant) => *grant,
+            other => panic!("the claim was not granted: {other:?}"),
+        }
+    };
+    let grant = run().await;
+    let mut orders = scene.signals.subscribe::<JobCommand>(&subjects::control_job(id)).await.unwrap();
+    let mut order = async || tokio::time::timeout(BOUND, orders.next()).await.expect("the worker is told").unwrap();
+    for _ in 0..2 {
+        assert_eq!(dispatcher.ledger().finish(id, "test").await.unwrap(), State::Running);
+        assert_eq!(order().await, JobCommand::Finish { attempt: 1 });
+    }
+    // The wish outlives the attempt that was told.
+    scene.report(&worker, &grant, Outcome::Released { reason: "a test".to_owned() }).await;
+    scene.until_column(id, "state", "queued").await;
+    let refused = dispatcher.ledger().finish(id, "test").await.unwrap_err();
+    assert!(refused.to_string().contains("only a live job that runs"), "{refused}");
+    let grant = run().await;
+    while order().await != (JobCommand::Finish { attempt: 2 }) {}
+    assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);
+    scene.report(&worker, &grant, Outcome::Finished { manifest: None }).await;
+    scene.until_column(id, "state", "completed").await;
+    scene.until_column(id, "NOT finishing", "true").await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_job_that_waits_is_dropped_at_its_claim_and_published_when_it_is_resumed() {
     let scene = Scene::new().await;
     let dispatcher = scene.dispatcher(&[]).await;

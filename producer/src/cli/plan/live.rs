@@ -48,6 +48,7 @@ pub(super) fn arguments(
         playlist: live.playlist.as_ref().map(|_| (Path::new("live.m3u8"), "segment-%06d.ts")),
         presentation: live.presentation.as_ref().map(|_| (Path::new("live-1.mpd"), "segment")),
         is_continued: false,
+        is_heir: false,
         silence_secs: silence_secs(spec.resource_limits.stall_sec.unwrap_or(usual_stall)),
         secs: encode.duration_secs,
     };

@@ -2,11 +2,12 @@
 //!
 //! Invariant: a source that goes away ends a run, never by itself the attempt; sinks fail each for itself. However the
 //! attempt ends, what was recorded is either proven and published, or gone with the scratch. Whoever cancels a live job
-//! discards its recording.
+//! discards its recording; whoever finishes it keeps it.
 
 mod egress;
 mod files;
 mod growing;
+mod handover;
 mod playlist;
 mod presentation;
 mod record;
@@ -37,6 +38,7 @@ use crate::tool::ToolUser;
 use egress::Egress;
 use ffpool_schema::location::Location;
 use growing::Growing;
+use handover::Succession;
 use playlist::Playlist;
 use presentation::Carried;
 
@@ -63,6 +65,8 @@ enum Media {
 
 /// What one live attempt knows of itself. Written by its own steps only.
 struct Broadcast<'a> {
+    /// Who knows of the attempts before and after this one.
+    consent: &'a dyn super::Consent,
     encode: &'a Encode,
     live: &'a Live,
     encoder: Option<Encoder>,
@@ -84,6 +88,7 @@ struct Broadcast<'a> {
     lost: Option<(Instant, Failure)>,
     /// Of the first run that carried media.
     arguments: Vec<OsString>,
+    succession: Succession,
 }
 
 /// How a run ended, where the attempt goes on from it.
@@ -123,7 +128,7 @@ impl Attempt<'_> {
                 (Some((identity, probed.probe)), Media::File(path))
             }
         };
-        let mut broadcast = self.broadcast(encode, live, media, user).await?;
+        let mut broadcast = self.broadcast(encode, live, media, user, consent).await?;
         let went = self.go_on(&mut broadcast).await;
         judge(&broadcast.session, &went);
         went?;
@@ -136,6 +141,7 @@ impl Attempt<'_> {
         live: &'b Live,
         media: Media,
         user: ToolUser,
+        consent: &'b dyn super::Consent,
     ) -> Result<Broadcast<'b>, End> {
         let (encoders, session) = self.encoders(&[&encode.video]).await?;
         let encoder = encoders.into_iter().next().flatten();
@@ -150,6 +156,7 @@ impl Attempt<'_> {
             None
         };
         Ok(Broadcast {
+            consent,
             encode,
             live,
             encoder,
@@ -165,6 +172,11 @@ impl Attempt<'_> {
             causes: Vec::new(),
             lost: None,
             arguments: Vec::new(),
+            succession: if self.grant.attempt > 1 && !live.sinks.is_empty() {
+                Succession::Waits
+            } else {
+                Succession::Owns
+            },
         })
     }
 
@@ -228,7 +240,7 @@ impl Attempt<'_> {
 
     /// Waits before the next run. Answers whether the job's time is over meanwhile.
     async fn wait_for_source(&self, broadcast: &Broadcast<'_>, pause: Duration) -> Result<bool, End> {
-        let mut stop = self.orders.stop.clone();
+        let (mut stop, mut finish) = (self.orders.stop.clone(), self.orders.finish.clone());
         let over = async {
             match self.left(broadcast) {
                 Some(left) => tokio::time::sleep(left).await,
@@ -239,6 +251,7 @@ impl Attempt<'_> {
             biased;
             order = crate::store::fetch::stopped(&mut stop) => Err(order.into()),
             () = over => Ok(true),
+            Ok(_) = finish.wait_for(|is_wanted| *is_wanted) => Ok(true),
             () = tokio::time::sleep(pause) => Ok(false),
         }
     }

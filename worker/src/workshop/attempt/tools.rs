@@ -132,7 +132,7 @@ impl Attempt<'_> {
 
     /// Starts nothing while the attempt is frozen, unless it is told to end.
     pub(super) async fn stand_still(&mut self) {
-        let Orders { mut stop, mut freeze } = self.orders.clone();
+        let Orders { mut stop, mut freeze, .. } = self.orders.clone();
         if !freeze.borrow().holds() {
             return;
         }

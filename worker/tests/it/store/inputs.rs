@@ -42,7 +42,8 @@ impl Client {
         let to = self.dir.path().join(uuid::Uuid::new_v4().to_string());
         let mut origin = Origin::Web(WebOrigin::new(url, self.allowed.clone())?);
         let bounds = Bounds { bytes: self.limit, until: Instant::now() + Duration::from_secs(60) };
-        let orders = Orders { stop: self.stop.subscribe(), freeze: self.freeze.subscribe() };
+        let orders =
+            Orders { stop: self.stop.subscribe(), finish: watch::channel(false).1, freeze: self.freeze.subscribe() };
         let (fetched, _) = fetch(&mut origin, Path::new(&to), bounds, &orders, &mut |_, _| {}).await;
         fetched.map(|fetched| (fetched, std::fs::read(&to).unwrap()))
     }

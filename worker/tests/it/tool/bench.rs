@@ -64,6 +64,7 @@ pub struct Running {
     pub progress: watch::Receiver<Option<Progress>>,
     pub log: mpsc::Receiver<LogLine>,
     pub stop: watch::Sender<Option<Stop>>,
+    pub finish: watch::Sender<bool>,
     pub freeze: watch::Sender<Freeze>,
 }
 
@@ -146,15 +147,21 @@ impl Bench {
     }
 
     pub fn start(&self, grant: &Grant, ledger: Ledger) -> Running {
+        self.start_among(grant, Arc::new(ledger))
+    }
+
+    /// The same beside other attempts, which it reaches by `consent`.
+    pub fn start_among(&self, grant: &Grant, consent: Arc<dyn Consent>) -> Running {
         let (progress_in, progress) = watch::channel(None);
         let (log_in, log) = mpsc::channel(4096);
         let (stop, stop_out) = watch::channel(None);
+        let (finish, finish_out) = watch::channel(false);
         let (freeze, freeze_out) = watch::channel(Freeze::default());
-        let orders = Orders { stop: stop_out, freeze: freeze_out };
+        let orders = Orders { stop: stop_out, finish: finish_out, freeze: freeze_out };
         let (workshop, grant) = (self.workshop.clone(), grant.clone());
         let reports = Reports { progress: progress_in, log: log_in };
-        let ended = tokio::spawn(async move { workshop.run(&grant, reports, orders, Arc::new(ledger)).await });
-        Running { ended, progress, log, stop, freeze }
+        let ended = tokio::spawn(async move { workshop.run(&grant, reports, orders, consent).await });
+        Running { ended, progress, log, stop, finish, freeze }
     }
 
     pub async fn run(&self, grant: &Grant) -> Ended {

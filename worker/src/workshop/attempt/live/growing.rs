@@ -1,4 +1,6 @@
 //! What grows where people look for it while a live job runs: its playlist of HLS and its presentation of DASH.
+//!
+//! Invariant: nothing is carried out by an attempt that has been handed back.
 
 use std::io;
 
@@ -10,11 +12,13 @@ use super::presentation::Carried;
 pub(super) struct Growing {
     pub(super) playlist: Option<Playlist>,
     pub(super) presentation: Option<Carried>,
+    /// Nothing is carried out any more: the next attempt may.
+    is_let_go: bool,
 }
 
 impl Growing {
     pub(super) fn new(playlist: Option<Playlist>, presentation: Option<Carried>) -> Growing {
-        Growing { playlist, presentation }
+        Growing { playlist, presentation, is_let_go: false }
     }
 
     /// A run of the tool begins.
@@ -22,8 +26,18 @@ impl Growing {
         self.presentation.as_mut().map_or(Ok(()), |presentation| presentation.begin(run))
     }
 
+    /// Carries out what is there, and nothing after it.
+    pub(super) fn let_go(&mut self) -> io::Result<()> {
+        self.carry()?;
+        self.is_let_go = true;
+        Ok(())
+    }
+
     /// Carries out what is new.
     pub(super) fn carry(&mut self) -> io::Result<()> {
+        if self.is_let_go {
+            return Ok(());
+        }
         self.playlist.as_mut().map_or(Ok(()), Playlist::carry)?;
         self.presentation.as_mut().map_or(Ok(()), Carried::carry)
     }

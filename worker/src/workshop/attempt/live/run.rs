@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::super::{Attempt, End, blocking};
 use super::growing::Growing;
+use super::handover::{self, Handing, Succession};
 use super::record::piece_name;
 use super::{Broadcast, Media, RunEnd, ungrown};
 use crate::classify::{self, Exit};
@@ -40,6 +41,8 @@ const PERCENT_CAP: f64 = 99.9;
 enum Over {
     /// The job's time is over.
     Time,
+    /// Somebody wants it to end with what it has.
+    Wish,
     /// Nothing comes from the source.
     NoSource,
     /// No sink takes what is sent to it.
@@ -47,11 +50,24 @@ enum Over {
 }
 
 /// What a run has told, for whoever decides when it is over.
-struct Heard<'h> {
+pub(super) struct Heard<'h> {
     timeline: &'h mut Timeline,
     fare: &'h mut Sinks,
     pace: Pace,
     run: u32,
+    succession: watch::Receiver<Succession>,
+}
+
+impl Heard<'_> {
+    /// Whether the run has carried media.
+    fn has_media(&self) -> bool {
+        self.timeline.of_run(self.run).is_some()
+    }
+
+    /// Whether there is nothing to send yet, and may be soon.
+    pub(super) fn is_preparing(&self) -> bool {
+        self.run == 1 && !self.has_media()
+    }
 }
 
 impl Attempt<'_> {
@@ -78,10 +94,15 @@ impl Attempt<'_> {
         let mut watch = self.watch(Some(self.stall_after(is_live)));
         watch.stop = stop;
         let reason = OnceLock::new();
+        let succession = watch::Sender::new(broadcast.succession);
         let (finished, was_slow) = {
-            let Broadcast { timeline, fare, encode, live, user, lost, growing, .. } = &mut *broadcast;
+            let Broadcast { consent, timeline, fare, encode, live, user, lost, growing, media, .. } = &mut *broadcast;
             let secs = encode.duration_secs;
-            let heard = Mutex::new(Heard { timeline, fare, pace: Pace::default(), run });
+            let is_handed_over = handover::is_possible(live, media);
+            let handing =
+                Handing { consent: *consent, growing, is_possible: is_handed_over, succession: succession.subscribe() };
+            let heard =
+                Mutex::new(Heard { timeline, fare, pace: Pace::default(), run, succession: succession.subscribe() });
             let mut ear = Ear { attempt: self, heard: &heard, blocks: Blocks::default(), secs };
             let invocation = self.invocation(&self.shop.ffmpeg, &arguments, *user);
             let limits = Limits {
@@ -92,16 +113,19 @@ impl Attempt<'_> {
                 record: live.record,
                 needs_sink: live.needs_sink(),
             };
-            let steering = self.steer(&heard, &limits, order, &reason);
+            let steering = self.steer(&heard, &limits, order, &reason, &handing);
             let carrying = self.carry(growing);
+            let taking = self.take_over(*consent, &heard, &succession);
             let finished = tokio::select! {
                 finished = tool::run(&self.shop.launcher, invocation, watch, &mut ear) => finished,
                 never = steering => match never {},
+                never = taking => match never {},
                 end = carrying => return Err(end),
             };
             let was_slow = heard.lock().unwrap_or_else(PoisonError::into_inner).pace.is_slow();
             (finished, was_slow)
         };
+        broadcast.succession = *succession.borrow();
         if broadcast.timeline.of_run(run).is_some() && broadcast.arguments.is_empty() {
             broadcast.arguments = arguments;
         }
@@ -187,6 +211,7 @@ impl Attempt<'_> {
             playlist: broadcast.live.playlist.as_ref().map(|_| (Path::new(super::playlist::NAME), segments.as_str())),
             presentation: stem.as_deref().map(|stem| (Path::new(&presentation), stem)),
             is_continued,
+            is_heir: broadcast.succession != Succession::Owns,
             silence_secs: silence_secs(self.stall_after(is_live).as_secs()),
             // Later runs have an end on the clock.
             secs: broadcast.encode.duration_secs.filter(|_| !is_live || broadcast.timeline.began().is_none()),
@@ -205,12 +230,16 @@ impl Attempt<'_> {
         limits: &Limits,
         order: watch::Sender<Option<Stop>>,
         reason: &OnceLock<Over>,
+        handing: &Handing<'_>,
     ) -> std::convert::Infallible {
         let mut stop = self.orders.stop.clone();
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 told = crate::store::fetch::stopped(&mut stop) => {
+                    self.hand_over(handing, &told).await;
+                    // Something stronger may have come meanwhile.
+                    let told = self.orders.stop.borrow().clone().unwrap_or(told);
                     order.send_replace(Some(told));
                     std::future::pending::<()>().await;
                 }
@@ -231,7 +260,10 @@ impl Attempt<'_> {
     }
 
     fn why_over(&self, heard: &Heard<'_>, limits: &Limits) -> Option<Over> {
-        let has_media = heard.timeline.of_run(heard.run).is_some();
+        if *self.orders.finish.borrow() {
+            return Some(Over::Wish);
+        }
+        let has_media = heard.has_media();
         let secs = heard.timeline.secs();
         if let Some(began) = heard.timeline.began() {
             let since = (self.clock() - began).max(0.0);
@@ -280,7 +312,7 @@ impl Attempt<'_> {
         let had_media = broadcast.timeline.of_run(broadcast.run).is_some();
         let is_live = matches!(broadcast.media, Media::Live(_));
         match over {
-            Some(Over::Time) => return Ok(RunEnd::Done),
+            Some(Over::Time | Over::Wish) => return Ok(RunEnd::Done),
             Some(Over::NoSource) => {
                 return Ok(RunEnd::Lost(Failure::new(Cause::SourceGone, "nothing came from the source")));
             }
@@ -410,6 +442,10 @@ impl Listener for Ear<'_, '_, '_> {
             self.attempt.reporter.log(line);
         }
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        // A sink that another attempt feeds refuses this one.
+        if *heard.succession.borrow() != Succession::Owns {
+            return;
+        }
         if let Some(news) = heard.fare.line(line, self.attempt.started.elapsed()) {
             self.attempt.say(&news);
         }
