@@ -210,6 +210,7 @@ impl Ledger {
                 let writer = Writer {
                     pool: writers.clone(),
                     policy: settings.policy.clone(),
+                    prices: settings.prices.clone(),
                     outlets: outlets.clone(),
                     connection: None,
                     trouble,

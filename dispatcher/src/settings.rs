@@ -87,6 +87,9 @@ pub struct Settings {
     /// Price of an hour of an attempt's wall time.
     #[arg(long, env = "FFPOOL_PRICE_WORKER_HOUR", value_name = "AMOUNT", value_parser = price)]
     pub price_worker_hour: Option<f64>,
+    /// Price of a kilowatt hour, of the energy that workers could read.
+    #[arg(long, env = "FFPOOL_PRICE_KWH", value_name = "AMOUNT", value_parser = price)]
+    pub price_kwh: Option<f64>,
     /// In which currency prices are.
     #[arg(long, env = "FFPOOL_CURRENCY", value_name = "NAME", default_value = "EUR")]
     pub currency: String,
@@ -154,6 +157,7 @@ impl Settings {
                 core_hour: self.price_core_hour,
                 gb_hour: self.price_gb_hour,
                 worker_hour: self.price_worker_hour,
+                kwh: self.price_kwh,
                 currency: self.currency.clone(),
             },
             database_url: self.database_url.clone(),

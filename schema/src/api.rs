@@ -89,6 +89,12 @@ pub struct JobView {
     /// Everything wrong with a rejected job.
     #[serde(default)]
     pub faults: Vec<Fault>,
+    /// What its attempts and those of its chunks cost; absent where none ended with prices in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<JobCost>,
+    /// Energy in joules of the same attempts, as far as workers could read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_joules: Option<f64>,
 }
 
 /// How far the chunks of a job are.
@@ -121,12 +127,9 @@ pub struct JobDetail {
     /// What was told to its callback address, first to last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub callbacks: Vec<CallbackView>,
-    /// What its attempts cost; absent without prices.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cost: Option<JobCost>,
 }
 
-/// What a job's attempts cost together, as far as they were measured.
+/// What a job's attempts cost together, as far as they were measured, by the prices that were in force when each ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobCost {
     /// How much.
@@ -135,6 +138,18 @@ pub struct JobCost {
     pub currency: String,
     /// Attempts that have ended and of which nobody told what they used.
     pub unmeasured: u32,
+    /// Attempts that were measured and ended when there were no prices, or prices in another currency.
+    #[serde(default)]
+    pub unpriced: u32,
+}
+
+/// An amount of money.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Amount {
+    /// How much.
+    pub amount: f64,
+    /// In which currency.
+    pub currency: String,
 }
 
 /// One end of a job that is told to its callback address.
@@ -190,6 +205,9 @@ pub struct AttemptView {
     pub failure: Option<Failure>,
     /// What it used.
     pub usage: Option<Usage>,
+    /// What that cost by the prices that were in force when it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Amount>,
 }
 
 /// One thing that happened to a job.
@@ -613,7 +631,7 @@ pub struct CostReport {
     pub by: String,
     /// Jobs recorded at this instant or later.
     pub since: Timestamp,
-    /// The prices.
+    /// The prices in force now. Sums are of what attempts cost by those that were in force when they ended.
     pub prices: Prices,
     /// The sums, the most processor time first.
     pub rows: Vec<CostRow>,
@@ -633,7 +651,13 @@ pub struct CostRow {
     /// What the others used.
     #[serde(flatten)]
     pub used: Hours,
-    /// What that costs; absent without prices.
+    /// Attempts that were measured, but whose worker could not read energy.
+    #[serde(default)]
+    pub unmetered: i64,
+    /// Attempts that were measured and ended when there were no prices, or prices in another currency.
+    #[serde(default)]
+    pub unpriced: i64,
+    /// What the others cost; absent where there are none.
     pub cost: Option<f64>,
 }
 

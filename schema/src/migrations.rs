@@ -15,4 +15,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V8__chunks", include_str!("../migrations/V8__chunks.sql")),
     ("V9__schedules_making", include_str!("../migrations/V9__schedules_making.sql")),
     ("V10__finishing", include_str!("../migrations/V10__finishing.sql")),
+    ("V11__cost", include_str!("../migrations/V11__cost.sql")),
 ];

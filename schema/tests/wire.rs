@@ -80,7 +80,14 @@ fn progress() -> Progress {
 }
 
 fn usage() -> Usage {
-    Usage { wall_ms: 1500, cpu_ms: 2500, peak_memory_bytes: Some(1 << 20), input_bytes: None, output_bytes: Some(9) }
+    Usage {
+        wall_ms: 1500,
+        cpu_ms: 2500,
+        peak_memory_bytes: Some(1 << 20),
+        input_bytes: None,
+        output_bytes: Some(9),
+        energy_joules: None,
+    }
 }
 
 fn event(outcome: Outcome) -> Event {
@@ -349,6 +356,7 @@ fn events() {
     golden("event_rejected", &event(Outcome::Rejected { faults }));
     golden("event_released", &event(Outcome::Released { reason: "the worker drains".into() }));
     golden("event_cancelled", &event(Outcome::Cancelled));
+    golden("usage_with_energy", &Usage { energy_joules: Some(312.5), ..usage() });
     golden("event_split", &event(Outcome::Split { pieces: vec![piece()] }));
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: everything is read below a root directory that the caller names, so that tests read trees of their own.
 
+pub mod energy;
 pub mod group;
 pub mod hierarchy;
 #[cfg(test)]

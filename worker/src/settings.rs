@@ -13,6 +13,7 @@ use ffpool_schema::job::{Pool, ResourceLimits};
 
 use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Policy};
+use crate::machine::energy;
 use crate::notice::EvictionArgs;
 use crate::store::settings::StoreArgs;
 use crate::workshop::{CgroupMode, Workload, WorkshopSettings};
@@ -76,6 +77,9 @@ pub struct Settings {
     /// User and group of the tools, as numbers `1000:1000`. Default: `nobody` when the worker is root, else its own.
     #[arg(long, env = "FFPOOL_TOOL_USER", value_name = "UID:GID", value_parser = user_and_group)]
     pub tool_user: Option<(u32, u32)>,
+    /// Where the kernel shows the energy counters of the processors (powercap). Without rights to read them no energy is told.
+    #[arg(long, env = "FFPOOL_POWERCAP", value_name = "DIR", default_value = energy::POWERCAP)]
+    pub powercap: PathBuf,
     /// The ffmpeg program, by path or by a name on PATH.
     #[arg(long, env = "FFPOOL_FFMPEG", value_name = "PROGRAM", default_value = "ffmpeg")]
     pub ffmpeg: PathBuf,
@@ -208,6 +212,7 @@ impl Settings {
             stop_grace: Duration::from_secs(self.stop_grace_secs),
             worker: self.worker_id.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
+            powercap: self.powercap.clone(),
             stores: self.remote.clone(),
             devices: DeviceSettings {
                 devices: self.devices.clone(),

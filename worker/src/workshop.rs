@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Devices};
 use crate::encoders::{self, EncodersError};
+use crate::machine::energy::{self, Meter};
 use crate::machine::group::{self, GroupLimits, Groups};
 pub use crate::machine::room::Workload;
 use crate::machine::room::{self, Room};
@@ -71,6 +72,8 @@ pub struct WorkshopSettings {
     pub worker: WorkerId,
     /// Cgroup under which the attempts' cgroups are made, by its path within the hierarchy. `None`: the worker's own.
     pub cgroup_parent: Option<PathBuf>,
+    /// Where the kernel shows the energy counters of the processors.
+    pub powercap: PathBuf,
     /// Remote inputs and outputs.
     pub stores: StoreArgs,
     /// Devices that encode.
@@ -104,6 +107,7 @@ impl WorkshopSettings {
             stop_grace: Duration::from_secs(10),
             worker,
             cgroup_parent: None,
+            powercap: energy::POWERCAP.into(),
             stores: StoreArgs::default(),
             devices: DeviceSettings::default(),
             quality_every: WorkshopSettings::QUALITY_EVERY,
@@ -261,6 +265,8 @@ struct Shop {
     devices: Devices,
     /// What else can be done here.
     features: Vec<String>,
+    /// What this machine's processors take; `None`: it cannot be read.
+    meter: Option<Meter>,
     /// What lies beside outputs.
     notes: Notes,
     /// The last reading of the machine's limits. Never held across an await.
@@ -322,6 +328,10 @@ impl Workshop {
         let devices = Devices::open(&ffmpeg, user, &built_in, settings.devices.clone()).await;
         let features = encoders::features(&ffmpeg).await?;
         let room = Room::read(Path::new("/"), &scratch).map_err(OpenError::Limits)?;
+        let meter = Meter::open(&settings.powercap, Path::new(energy::STAT));
+        if let Err(why) = &meter {
+            tracing::info!(why, "the energy of attempts is not told");
+        }
         Ok(Workshop {
             shop: Arc::new(Shop {
                 roots,
@@ -337,6 +347,7 @@ impl Workshop {
                 encoders,
                 devices,
                 features,
+                meter: meter.ok(),
                 notes,
                 room: Mutex::new((Instant::now(), room)),
                 _lock: lock,
@@ -387,6 +398,11 @@ impl Workshop {
     /// Deletes what an earlier life left beside outputs and could not be deleted before. Blocks.
     pub fn sweep_parts(&self) {
         self.shop.notes.follow();
+    }
+
+    /// Reads the energy counters, so that none begins again twice between two readings. Blocks.
+    pub fn follow_energy(&self) {
+        let _ = self.shop.meter.as_ref().map(Meter::read);
     }
 
     /// Tries devices again that rest or do nothing, until it is dropped.

@@ -425,13 +425,14 @@ mod tests {
                 failure: None,
                 reason: None,
                 faults: Vec::new(),
+                cost: None,
+                energy_joules: None,
             },
             spec: None,
             attempts: Vec::new(),
             events: Vec::new(),
             manifest: None,
             callbacks: Vec::new(),
-            cost: None,
         }
     }
 
@@ -487,6 +488,7 @@ mod tests {
             outcome: Some(outcome.into()),
             failure,
             usage: None,
+            cost: None,
         };
         failed.attempts = vec![
             attempt(1, "failed", Some(failure.clone())),

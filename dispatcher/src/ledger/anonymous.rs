@@ -120,7 +120,7 @@ impl Ledger {
         let happening =
             Happening { only_if, record, evidence: claim.evidence.clone(), ..Happening::new(job, claim.input.clone()) };
         let decisions = batch::decide_all(client, &[&happening], self.policy()).await?;
-        decisions.write(client, self.policy()).await?;
+        decisions.write(client, self.policy(), self.prices()).await?;
         let (effects, verdicts) = decisions.take();
         match verdicts.into_iter().next() {
             Some(Verdict::Decided(decided)) => Ok((effects, AnonymousVerdict::Decided(decided))),

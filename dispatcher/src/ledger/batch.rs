@@ -8,14 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use deadpool_postgres::ClientWrapper;
+use ffpool_schema::cost::{Hours, Prices};
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::{Incarnation, JobId, WorkerId};
 use ffpool_schema::job::ResourceLimits;
 use ffpool_schema::lifecycle::{Custody, Facts, Input, Placing, State};
-use ffpool_schema::message::Sender;
+use ffpool_schema::message::{Sender, Usage};
 use futures_util::future::try_join;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row, Statement};
 use uuid::Uuid;
 
@@ -55,11 +57,11 @@ pub(super) async fn decide_all(
 
 impl Decisions {
     /// Writes what was decided; the statements go out together and are answered in order.
-    pub(super) async fn write(&self, client: &ClientWrapper, policy: &Policy) -> Result<(), Error> {
+    pub(super) async fn write(&self, client: &ClientWrapper, policy: &Policy, prices: &Prices) -> Result<(), Error> {
         let records: Vec<&Record> = self.records.values().filter(|record| record.writes.touched).collect();
         let jobs = async { if records.is_empty() { Ok(()) } else { update_jobs(client, &records, policy).await } };
         let history = try_join(
-            try_join(self.write_begun(client), self.write_ended(client)),
+            try_join(self.write_begun(client), self.write_ended(client, prices)),
             write_events(client, &self.plan.events),
         );
         try_join(jobs, history).await?;
@@ -85,7 +87,7 @@ impl Decisions {
         Ok(())
     }
 
-    async fn write_ended(&self, client: &ClientWrapper) -> Result<(), Error> {
+    async fn write_ended(&self, client: &ClientWrapper, prices: &Prices) -> Result<(), Error> {
         let rows = &self.plan.ended;
         if rows.is_empty() {
             return Ok(());
@@ -96,7 +98,10 @@ impl Decisions {
         let ends: Vec<&str> = rows.iter().map(|row| row.end.as_str()).collect();
         let failures: Vec<Option<String>> = rows.iter().map(|row| row.failure.as_ref().map(json)).collect();
         let usages: Vec<Option<String>> = rows.iter().map(|row| row.usage.as_ref().map(json)).collect();
-        client.execute(&statement, &[&jobs, &attempts, &ends, &failures, &usages]).await?;
+        let cost = |usage: &Usage| prices.of(&Hours::of(usage));
+        let costs: Vec<Option<f64>> = rows.iter().map(|row| row.usage.as_ref().and_then(cost)).collect();
+        let values: [&(dyn ToSql + Sync); 7] = [&jobs, &attempts, &ends, &failures, &usages, &costs, &prices.currency];
+        client.execute(&statement, &values).await?;
         Ok(())
     }
 }
@@ -612,8 +617,11 @@ const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarn
      SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[]) ON CONFLICT DO NOTHING";
 
 const END_ATTEMPTS: &str = "UPDATE attempt AS a SET ended_at = coalesce(a.ended_at, now()), outcome = u.outcome, \
-        failure = coalesce(u.failure::jsonb, a.failure), usage = coalesce(u.usage::jsonb, a.usage) \
-     FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[]) AS u(job, attempt, outcome, failure, usage) \
+        failure = coalesce(u.failure::jsonb, a.failure), usage = coalesce(u.usage::jsonb, a.usage), \
+        cost = coalesce(a.cost, u.cost), \
+        currency = coalesce(a.currency, CASE WHEN u.cost IS NOT NULL THEN $7::text END) \
+     FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::double precision[]) \
+          AS u(job, attempt, outcome, failure, usage, cost) \
      WHERE a.job = u.job AND a.attempt = u.attempt";
 
 const INSERT_EVENTS: &str = "INSERT INTO event (job, kind, state, attempt, detail) \

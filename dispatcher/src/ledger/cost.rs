@@ -1,12 +1,14 @@
 //! What jobs used, summed up.
 //!
-//! Invariant: only what workers have measured is counted; attempts without are told beside it.
+//! Invariant: only what workers have measured is counted; attempts without are told beside it. What an attempt cost was settled
+//! when it ended: no change of prices changes it.
 
-use ffpool_schema::api::{CostRow, JobCost};
+use ffpool_schema::api::{CostRow, JobCost, JobView};
 use ffpool_schema::cost::{Hours, Prices};
 use ffpool_schema::id::JobId;
 use jiff::Timestamp;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
 use super::Ledger;
 use super::read::{ReadError, bounded};
@@ -74,17 +76,20 @@ impl Ledger {
         );
         bounded(async {
             let client = self.pool().get().await?;
-            let rows = client.query(&client.prepare_cached(&sql).await?, &[&since, &ROWS_MAX, &label]).await?;
+            let rows = client
+                .query(&client.prepare_cached(&sql).await?, &[&since, &ROWS_MAX, &label, &self.prices().currency])
+                .await?;
             rows.iter()
                 .map(|row| {
-                    let used = used(row)?;
                     Ok(CostRow {
                         key: row.try_get("key")?,
                         jobs: row.try_get("jobs")?,
                         attempts: row.try_get("attempts")?,
                         unmeasured: row.try_get("unmeasured")?,
-                        used,
-                        cost: self.prices().of(&used),
+                        used: used(row)?,
+                        unmetered: row.try_get("unmetered")?,
+                        unpriced: row.try_get("unpriced")?,
+                        cost: row.try_get("cost")?,
                     })
                 })
                 .collect()
@@ -93,27 +98,50 @@ impl Ledger {
     }
 }
 
-/// What a job and those that make its chunks cost so far. `None` without prices.
-pub(super) async fn of_job(
+/// What each of these jobs and those that make its chunks cost and took so far.
+pub(super) async fn fill_in(
     client: &impl tokio_postgres::GenericClient,
-    job: JobId,
+    jobs: &mut [JobView],
     prices: &Prices,
-) -> Result<Option<JobCost>, ReadError> {
-    let sql = format!(
-        "SELECT {USED} FROM attempt AS a WHERE a.ended_at IS NOT NULL \
-         AND a.job = ANY (ARRAY (SELECT $1::uuid UNION ALL SELECT id FROM job WHERE part_of = $1))"
-    );
-    let row = client.query_one(&sql, &[&job.0]).await?;
-    let unmeasured: i64 = row.try_get("unmeasured")?;
-    Ok(prices.of(&used(&row)?).map(|amount| JobCost {
-        amount,
-        currency: prices.currency.clone(),
-        unmeasured: u32::try_from(unmeasured).unwrap_or(u32::MAX),
-    }))
+) -> Result<(), ReadError> {
+    let ids: Vec<Uuid> = jobs.iter().map(|job| job.id.0).collect();
+    let rows = client.query(OF_JOBS, &[&ids, &prices.currency]).await?;
+    for row in rows {
+        let id = JobId(row.try_get("whole")?);
+        let Some(job) = jobs.iter_mut().find(|job| job.id == id) else { continue };
+        let count =
+            |column: &str| Ok::<_, ReadError>(u32::try_from(row.try_get::<_, i64>(column)?).unwrap_or(u32::MAX));
+        let amount: Option<f64> = row.try_get("cost")?;
+        job.energy_joules = row.try_get("energy_joules")?;
+        job.cost = match amount {
+            None => None,
+            Some(amount) => Some(JobCost {
+                amount,
+                currency: prices.currency.clone(),
+                unmeasured: count("unmeasured")?,
+                unpriced: count("unpriced")?,
+            }),
+        };
+    }
+    Ok(())
 }
 
-/// What these attempts `a` used: attempts that nobody measured, and hours.
+const OF_JOBS: &str = "WITH maker AS ( \
+        SELECT id AS whole, id AS job FROM unnest($1::uuid[]) AS asked(id) \
+        UNION ALL SELECT part_of, id FROM job WHERE part_of = ANY ($1)) \
+     SELECT maker.whole, count(*) FILTER (WHERE a.usage IS NULL) AS unmeasured, \
+            count(*) FILTER (WHERE a.usage IS NOT NULL AND (a.cost IS NULL OR a.currency <> $2)) AS unpriced, \
+            sum(a.cost) FILTER (WHERE a.currency = $2) AS cost, \
+            sum((a.usage ->> 'energy_joules')::float8) AS energy_joules \
+     FROM maker JOIN attempt AS a ON a.job = maker.job WHERE a.ended_at IS NOT NULL GROUP BY maker.whole";
+
+/// What these attempts `a` used and cost: attempts of which something is not known, hours, energy, and the cost in the
+/// currency `$4`.
 const USED: &str = "count(*) FILTER (WHERE a.usage IS NULL) AS unmeasured, \
+     count(*) FILTER (WHERE a.usage IS NOT NULL AND a.usage ->> 'energy_joules' IS NULL) AS unmetered, \
+     count(*) FILTER (WHERE a.usage IS NOT NULL AND (a.cost IS NULL OR a.currency <> $4)) AS unpriced, \
+     sum(a.cost) FILTER (WHERE a.currency = $4) AS cost, \
+     sum((a.usage ->> 'energy_joules')::float8) / 3.6e6 AS kwh, \
      coalesce(sum((a.usage ->> 'cpu_ms')::float8), 0) / 3.6e6 AS core_hours, \
      coalesce(sum((a.usage ->> 'peak_memory_bytes')::float8 * (a.usage ->> 'wall_ms')::float8), 0) / 3.6e15 AS gb_hours, \
      coalesce(sum((a.usage ->> 'wall_ms')::float8), 0) / 3.6e6 AS worker_hours";
@@ -123,5 +151,6 @@ fn used(row: &Row) -> Result<Hours, tokio_postgres::Error> {
         core_hours: row.try_get("core_hours")?,
         gb_hours: row.try_get("gb_hours")?,
         worker_hours: row.try_get("worker_hours")?,
+        kwh: row.try_get("kwh")?,
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use deadpool_postgres::PoolError;
 use ffpool_schema::api::{
-    AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobDetail, JobView, Submitted, WorkerView,
+    Amount, AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobDetail, JobView, Submitted, WorkerView,
 };
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
@@ -177,17 +177,16 @@ impl Ledger {
             let Some(row) = snapshot.query_opt(&snapshot.prepare_cached(&sql).await?, &[condition.1]).await? else {
                 return Ok(None);
             };
-            let view = job_view(&row)?;
+            let mut view = job_view(&row)?;
             let attempts = snapshot.prepare_cached(ATTEMPTS).await?;
             let events = snapshot.prepare_cached(EVENTS).await?;
             let attempts = snapshot.query(&attempts, &[&view.id.0, &HISTORY_MAX]).await?;
             let events = snapshot.query(&events, &[&view.id.0, &HISTORY_MAX]).await?;
             let callbacks = super::callbacks::of_job(&*snapshot, view.id).await?;
-            let cost = super::cost::of_job(&*snapshot, view.id, self.prices()).await?;
+            super::cost::fill_in(&*snapshot, std::slice::from_mut(&mut view), self.prices()).await?;
             let attempts: Vec<AttemptView> = attempts.iter().rev().map(attempt_view).collect::<Result<_, _>>()?;
             Ok(Some(JobDetail {
                 callbacks,
-                cost,
                 spec: json(&row, "spec")?.map(without_secrets),
                 manifest: json(&row, "manifest")?,
                 attempts,
@@ -266,7 +265,8 @@ impl Ledger {
                 query.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
             let client = self.pool().get().await?;
             let rows = client.query(&query.sql, &values).await?;
-            let jobs = rows.iter().take(limit).map(job_view).collect::<Result<_, _>>()?;
+            let mut jobs = rows.iter().take(limit).map(job_view).collect::<Result<Vec<_>, _>>()?;
+            super::cost::fill_in(&**client, &mut jobs, self.prices()).await?;
             Ok((jobs, rows.len() > limit))
         })
         .await
@@ -403,7 +403,7 @@ const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM depe
 
 const LESSONS: &str = "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered, part_of IS NOT NULL AS is_part FROM job WHERE id = $1";
 
-const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage FROM attempt \
+const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage, cost, currency FROM attempt \
      WHERE job = $1 ORDER BY attempt DESC LIMIT $2";
 
 const EVENTS: &str =
@@ -545,6 +545,8 @@ fn job_view(row: &Row) -> Result<JobView, ReadError> {
         failure: json(row, "failure")?,
         reason: row.try_get("reason")?,
         faults: json(row, "faults")?.unwrap_or_default(),
+        cost: None,
+        energy_joules: None,
     })
 }
 
@@ -581,6 +583,10 @@ fn attempt_view(row: &Row) -> Result<AttemptView, ReadError> {
         outcome: row.try_get("outcome")?,
         failure: json(row, "failure")?,
         usage: json(row, "usage")?,
+        cost: row
+            .try_get::<_, Option<f64>>("cost")?
+            .zip(row.try_get("currency")?)
+            .map(|(amount, currency)| Amount { amount, currency }),
     })
 }
 

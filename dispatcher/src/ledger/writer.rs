@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool};
+use ffpool_schema::cost::Prices;
 use futures_util::future::try_join;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
@@ -58,6 +59,8 @@ enum Trouble {
 pub(super) struct Writer {
     pub(super) pool: Pool,
     pub(super) policy: Policy,
+    /// What attempts cost that end.
+    pub(super) prices: Prices,
     pub(super) outlets: Outlets,
     /// Held over batches, so that its statements stay prepared. Owned by this task.
     pub(super) connection: Option<Object>,
@@ -130,7 +133,8 @@ impl Writer {
             Some(connection) => connection,
             None => fresh_connection(&self.pool).await?,
         };
-        let done = tokio::time::timeout(TRANSACTION, transact(&connection, happenings, &self.policy)).await;
+        let done =
+            tokio::time::timeout(TRANSACTION, transact(&connection, happenings, (&self.policy, &self.prices))).await;
         match done {
             Ok(Ok(decided)) => {
                 self.connection = Some(connection);
@@ -163,12 +167,12 @@ async fn fresh_connection(pool: &Pool) -> Result<Object, Trouble> {
 async fn transact(
     connection: &Object,
     happenings: &[&Happening],
-    policy: &Policy,
+    (policy, prices): (&Policy, &Prices),
 ) -> Result<(Effects, Vec<Verdict>), tokio_postgres::Error> {
     let (_, decisions): (_, Decisions) =
         try_join(connection.batch_execute("BEGIN"), batch::decide_all(connection, happenings, policy)).await?;
     // A statement that fails makes the COMMIT after it a rollback, and this the statement's error.
-    try_join(decisions.write(connection, policy), connection.batch_execute("COMMIT")).await?;
+    try_join(decisions.write(connection, policy, prices), connection.batch_execute("COMMIT")).await?;
     Ok(decisions.take())
 }
 

@@ -26,8 +26,8 @@ use ffpool_schema::id::{Incarnation, JobId};
 use ffpool_schema::job::{JobSpec, Queue};
 use ffpool_schema::message::{
     Ability, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob, Event, Grant, Heartbeat,
-    JobCommand, Outcome, RunningAttempt, Sender, TakeRequest, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
-    revision,
+    JobCommand, Outcome, RunningAttempt, Sender, TakeRequest, Usage, WorkerAnswer, WorkerCommand, WorkerState,
+    fingerprint, revision,
 };
 use ffpool_schema::subjects;
 use ffpool_schema::topology::{EVENTS_EXCHANGE, WorkQueue};
@@ -113,13 +113,18 @@ impl Scene {
 
     /// Reports how an attempt ended, as a worker does.
     async fn report(&self, worker: &Worker, grant: &Grant, outcome: Outcome) {
+        self.report_used(worker, grant, outcome, None).await;
+    }
+
+    /// The same with what the attempt used.
+    async fn report_used(&self, worker: &Worker, grant: &Grant, outcome: Outcome, usage: Option<Usage>) {
         let event = Event {
             id: Uuid::now_v7(),
             from: worker.sender.clone(),
             job: grant.job,
             attempt: grant.attempt,
             at: Timestamp::now(),
-            usage: None,
+            usage,
             outcome,
         };
         self.publish(EVENTS_EXCHANGE, &event.routing_key(), None, &serde_json::to_vec(&event).unwrap()).await;

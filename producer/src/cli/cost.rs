@@ -1,6 +1,6 @@
 //! `cost`: what jobs used and cost.
 
-use ffpool_schema::api::CostReport;
+use ffpool_schema::api::{CostReport, CostRow};
 use jiff::Timestamp;
 
 use super::Context;
@@ -20,13 +20,21 @@ fn summed(report: &CostReport) -> String {
             row.jobs.to_string(),
             row.attempts.to_string(),
             row.unmeasured.to_string(),
+            row.unpriced.to_string(),
             format!("{:.3}", row.used.core_hours),
             format!("{:.3}", row.used.gb_hours),
             format!("{:.3}", row.used.worker_hours),
+            energy(row),
             row.cost.map_or_else(|| "-".to_owned(), |cost| format!("{cost:.4}")),
         ]
     });
     let what = report.by.strip_prefix("label:").unwrap_or(&report.by).to_owned();
     let cost = format!("cost in {}", report.prices.currency);
-    table([&what, "jobs", "attempts", "unmeasured", "core h", "GB h", "worker h", &cost], rows)
+    table([&what, "jobs", "attempts", "unmeasured", "unpriced", "core h", "GB h", "worker h", "kWh", &cost], rows)
+}
+
+/// Kilowatt hours; with a `+` where some workers could not read what their attempts took.
+fn energy(row: &CostRow) -> String {
+    let more = if row.unmetered + row.unmeasured > 0 { "+" } else { "" };
+    row.used.kwh.map_or_else(|| "-".to_owned(), |kwh| format!("{kwh:.4}{more}"))
 }

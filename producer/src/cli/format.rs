@@ -34,6 +34,12 @@ pub(crate) fn clock(at: Timestamp) -> String {
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// Energy in joules, or in watt hours where there are many.
+pub(crate) fn energy(joules: f64) -> String {
+    const JOULES_PER_WH: f64 = 3600.0;
+    if joules < 10.0 * JOULES_PER_WH { format!("{joules:.0} J") } else { format!("{:.1} Wh", joules / JOULES_PER_WH) }
+}
+
 /// `512 B`, `1.4 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

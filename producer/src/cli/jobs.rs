@@ -77,10 +77,11 @@ fn listed(page: &Page<JobView>, now: Timestamp) -> String {
                 (None, None) => String::new(),
             },
             job.worker.as_ref().map(ToString::to_string).unwrap_or_default(),
+            job.cost.as_ref().map(|cost| format!("{:.4} {}", cost.amount, cost.currency)).unwrap_or_default(),
             format::ago(job.created_at, now),
         ]
     });
-    let text = table(["no", "id", "state", "queue", "scenario", "done", "worker", "recorded"], rows);
+    let text = table(["no", "id", "state", "queue", "scenario", "done", "worker", "cost", "recorded"], rows);
     with_rest(text, page, "No job fits.")
 }
 
@@ -178,12 +179,14 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
         list.push(("sha256", artifact.sha256.clone()));
         list.extend(artifact.quality.iter().flat_map(quality).map(|text| ("quality", text)));
     }
-    if let Some(cost) = &detail.cost {
-        let unmeasured = match cost.unmeasured {
-            0 => String::new(),
-            count => format!(", {count} attempts were not measured"),
-        };
-        list.push(("cost", format!("{:.4} {}{unmeasured}", cost.amount, cost.currency)));
+    if let Some(cost) = &job.cost {
+        let lacking = [(cost.unmeasured, "not measured"), (cost.unpriced, "without these prices")];
+        let lacking = lacking.into_iter().filter(|(count, _)| *count > 0);
+        let lacking: String = lacking.map(|(count, why)| format!(", {count} attempts were {why}")).collect();
+        list.push(("cost", format!("{:.4} {}{lacking}", cost.amount, cost.currency)));
+    }
+    if let Some(joules) = job.energy_joules {
+        list.push(("energy", format::energy(joules)));
     }
     let mut text = fields(&list);
     if !detail.attempts.is_empty() {
@@ -215,11 +218,13 @@ fn attempts(attempts: &[AttemptView], now: Timestamp) -> String {
             format::duration(format::seconds_between(attempt.started_at, end)),
             usage.map(|usage| format::duration(usage.cpu_ms as f64 / 1000.0)).unwrap_or_default(),
             usage.and_then(|usage| usage.peak_memory_bytes).map(format::bytes).unwrap_or_default(),
+            usage.and_then(|usage| usage.energy_joules).map(format::energy).unwrap_or_default(),
+            attempt.cost.as_ref().map(|cost| format!("{:.4} {}", cost.amount, cost.currency)).unwrap_or_default(),
             attempt.outcome.clone().unwrap_or_else(|| "running".to_owned()),
             why.unwrap_or_default(),
         ]
     });
-    table(["attempt", "worker", "began", "took", "cpu", "memory", "outcome", "why"], rows)
+    table(["attempt", "worker", "began", "took", "cpu", "memory", "energy", "cost", "outcome", "why"], rows)
 }
 
 /// Each callback with its last try.

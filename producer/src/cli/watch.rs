@@ -249,6 +249,9 @@ pub(crate) fn describe(artifact: &Artifact) -> String {
     if let Some(audio) = &artifact.probe.audio {
         parts.push(audio.codec.clone());
     }
+    if let Some(pictures) = &artifact.pictures {
+        parts.push(format!("{} pictures in {} files", pictures.count, pictures.files));
+    }
     if let Some(secs) = artifact.probe.duration_secs {
         parts.push(format!("{secs:.2} s long"));
     }
@@ -293,13 +296,14 @@ pub(crate) mod tests {
                 failure: None,
                 reason: None,
                 faults: Vec::new(),
+                cost: None,
+                energy_joules: None,
             },
             spec: None,
             attempts: Vec::new(),
             events: Vec::new(),
             manifest: None,
             callbacks: Vec::new(),
-            cost: None,
         }
     }
 

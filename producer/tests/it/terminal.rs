@@ -51,13 +51,14 @@ pub(crate) fn job(state: State) -> JobDetail {
             failure: (state == State::Failed).then(|| Failure::new(Cause::Oom, "it used more than 64 MiB")),
             reason: None,
             faults: Vec::new(),
+            cost: None,
+            energy_joules: None,
         },
         spec: None,
         attempts: Vec::new(),
         events: Vec::new(),
         manifest: None,
         callbacks: Vec::new(),
-        cost: None,
     }
 }
 

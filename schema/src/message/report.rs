@@ -105,6 +105,9 @@ pub struct Usage {
     pub input_bytes: Option<u64>,
     /// Bytes of output.
     pub output_bytes: Option<u64>,
+    /// Energy in joules: its part of what the processors took while it ran. Absent where the worker cannot read that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_joules: Option<f64>,
 }
 
 /// The proof that goes with an output, stored in the ledger and beside the file as `<output>.ffpool.json`.

@@ -36,6 +36,7 @@ use ends::{Ends, Input, Ready, discard};
 use report::Reporter;
 
 use super::{Consent, Ended, Orders, Reports, Shop, Stop};
+use crate::machine::energy::{Meter, Reading};
 use crate::machine::group::Group;
 use crate::publish::PublishError;
 use crate::roots;
@@ -122,6 +123,7 @@ pub(super) async fn run(
         orders,
         started,
         frozen_for: Duration::ZERO,
+        metered: shop.meter.as_ref().and_then(Meter::read),
         scratch: None,
         group: None,
         usage: Usage::default(),
@@ -184,6 +186,8 @@ struct Attempt<'a> {
     started: Instant,
     /// How long it has stood still; its time does not run meanwhile.
     frozen_for: Duration,
+    /// What the machine had taken when it began.
+    metered: Option<Reading>,
     scratch: Option<Scratch>,
     group: Option<Group>,
     /// What is known apart from the group.
@@ -360,6 +364,10 @@ impl<'a> Attempt<'a> {
             usage.cpu_ms = counted.cpu_us / 1000;
             usage.peak_memory_bytes = counted.peak_memory_bytes.or(usage.peak_memory_bytes);
         }
+        let now = self.shop.meter.as_ref().and_then(Meter::read);
+        usage.energy_joules = now
+            .zip(self.metered)
+            .and_then(|(now, before)| now.joules_since(&before, Duration::from_millis(usage.cpu_ms).as_secs_f64()));
         usage
     }
 

@@ -6,6 +6,7 @@ mod confinement;
 mod devices;
 mod encodes;
 mod endings;
+mod energy;
 mod freeze;
 mod limits;
 mod options;

@@ -175,3 +175,31 @@ async fn what_was_handed_back_waits_in_the_twin_unless_a_worker_is_there_that_pa
     assert_eq!(scene.column(id, "returned").await.as_deref(), Some("false"));
     dispatcher.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_costs_what_was_asked_when_it_ended_whatever_is_asked_later() {
+    let scene = Scene::new().await;
+    let worker = Worker::new(&scene, "w");
+    let used = Usage { wall_ms: 1000, cpu_ms: 7_200_000, energy_joules: Some(3_600_000.0), ..Usage::default() };
+    let mut jobs = Vec::new();
+    for prices in [&["--price-core-hour", "0.5", "--price-kwh", "0.25"][..], &["--price-core-hour", "4"], &[]] {
+        // This worker has no heartbeat, and whatever the machine does meanwhile it is to keep its lease.
+        let dispatcher = scene.dispatcher(&[&["--lease-secs", "300"], prices].concat()).await;
+        let (id, body) = job();
+        let grant = worker.run(&delivery(Some(id), &body)).await;
+        assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);
+        for _ in 0..2 {
+            let finished = Outcome::Finished { manifest: None };
+            scene.report_used(&worker, &grant, finished, Some(used.clone())).await;
+        }
+        scene.until_column(id, "state", "completed").await;
+        jobs.push(id);
+        dispatcher.stop().await;
+    }
+    let mut costs = Vec::new();
+    for id in jobs {
+        let sql = "SELECT concat(cost, ' ', currency, ' ', usage ->> 'energy_joules') FROM attempt WHERE job = $1";
+        costs.push(scene.sql.query_one(sql, &[&id.0]).await.unwrap().get::<_, String>(0));
+    }
+    assert_eq!(costs, ["1.25 EUR 3600000.0", "8 EUR 3600000.0", "  3600000.0"]);
+}

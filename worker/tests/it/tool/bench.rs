@@ -47,6 +47,11 @@ pub fn ffmpeg(arguments: &[&str]) {
 pub enum Ledger {
     Grants,
     Refuses,
+    /// Grants, when the energy counter in this file has gone on to so many microjoules.
+    Counts {
+        counter: PathBuf,
+        uj: u64,
+    },
 }
 
 impl Consent for Ledger {
@@ -54,6 +59,10 @@ impl Consent for Ledger {
         Box::pin(std::future::ready(match self {
             Ledger::Grants => CommitReply::Granted,
             Ledger::Refuses => CommitReply::Refused { reason: "a test".to_owned() },
+            Ledger::Counts { counter, uj } => {
+                std::fs::write(counter, uj.to_string()).unwrap();
+                CommitReply::Granted
+            }
         }))
     }
 }
