@@ -247,7 +247,7 @@ async fn copies_audio_alone_and_pictures_are_made() {
         let probe = &manifest.artifacts[0].probe;
         assert_eq!((probe.audio.as_ref().unwrap().codec.as_str(), probe.video.is_none()), (codec, true), "{output}");
     }
-    for (output, codec) in [("one.jpg", "mjpeg"), ("one.png", "png")] {
+    for (output, codec) in [("one.jpg", "mjpeg"), ("one.png", "png"), ("one.webp", "webp")] {
         let mut spec = job(&bench, "thumbnail", &input, output);
         spec.parameters.start = Some(1.2);
         spec.parameters.resolution = Some(Resolution::new(160, 160).unwrap());
