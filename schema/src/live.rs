@@ -255,6 +255,13 @@ impl LiveAddress {
         }
     }
 
+    /// The address of a playlist as the worker's proxy is asked for it, which speaks TLS itself where that is called for.
+    #[must_use]
+    pub fn in_clear(&self) -> String {
+        let query = self.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+        format!("http://{}:{}{}{query}", bracketed(&self.host), self.port, self.path)
+    }
+
     /// What an RTMP server is told that it was called by: its name, whatever address it was reached at.
     #[must_use]
     pub fn rtmp_server(&self) -> Option<String> {

@@ -17,6 +17,7 @@ pub mod upload;
 pub mod web;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ use web::WebOrigin;
 const FIRST_WORD: Duration = Duration::from_secs(5);
 /// For a connection to a store.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Silence of a web server of a live source after which a request is given up.
+const LIVE_SILENCE: Duration = Duration::from_secs(30);
 /// The largest manifest that is read, in bytes.
 const MANIFEST_BYTES: u64 = 16 << 20;
 
@@ -49,6 +52,33 @@ pub struct Stores {
     allowed: Arc<[Cidr]>,
     /// Absent where none can be made, as on a machine without CA certificates: then only files are served.
     http: Option<reqwest::Client>,
+    live_ca: Option<LiveCa>,
+}
+
+/// Certificates that live servers over TLS are held against, instead of those that the system trusts.
+#[derive(Debug)]
+struct LiveCa {
+    file: PathBuf,
+    certificates: Vec<reqwest::Certificate>,
+}
+
+impl LiveCa {
+    /// The path becomes a part of the tool's options, so it has no letter that means something there.
+    fn read(file: &Path) -> Result<LiveCa, StoresError> {
+        let fail = |message: &str| StoresError::Certificates { path: file.to_owned(), message: message.to_owned() };
+        let file = std::fs::canonicalize(file).map_err(|source| StoresError::Read { path: file.to_owned(), source })?;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        if !file.to_str().is_some_and(|path| path.chars().all(is_plain)) {
+            return Err(fail("its path must have only letters, digits and / . _ -"));
+        }
+        let pem = std::fs::read(&file).map_err(|source| StoresError::Read { path: file.clone(), source })?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+            .map_err(|error| fail(&format!("no PEM certificates: {error}")))?;
+        if certificates.is_empty() {
+            return Err(fail("there is no PEM certificate in it"));
+        }
+        Ok(LiveCa { file, certificates })
+    }
 }
 
 impl Stores {
@@ -73,7 +103,8 @@ impl Stores {
                 "no HTTP client can be made, so only files are served: install the CA certificates (ca-certificates)"
             );
         }
-        Ok(Stores { profiles, allowed: settings.fetch_allow.clone().into(), http: http.ok() })
+        let live_ca = settings.live_ca_file.as_deref().map(LiveCa::read).transpose()?;
+        Ok(Stores { profiles, allowed: settings.fetch_allow.clone().into(), http: http.ok(), live_ca })
     }
 
     /// What this worker serves besides files, as [`Location::is_served_by`] understands it.
@@ -139,6 +170,25 @@ impl Stores {
     /// When it has none, or one that may not be gone to.
     pub async fn reach(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Trouble> {
         web::judged(host, port, &self.allowed).await
+    }
+
+    /// A client for a web server that a live source leads to, at addresses that were judged.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub fn live_client(&self, host: &str, addresses: &[SocketAddr]) -> Result<reqwest::Client, Trouble> {
+        let mut builder = web::client(host, addresses).read_timeout(LIVE_SILENCE);
+        if let Some(ca) = &self.live_ca {
+            builder = builder.tls_certs_only(ca.certificates.iter().cloned());
+        }
+        let made = builder.build();
+        made.map_err(|error| Trouble::lasting(Cause::Platform, "an HTTP client cannot be made").because(&error))
+    }
+
+    /// The certificates that live servers are held against, where they are not the system's.
+    #[must_use]
+    pub fn live_ca_file(&self) -> Option<&Path> {
+        self.live_ca.as_ref().map(|ca| ca.file.as_path())
     }
 
     /// The address ranges that may be gone to besides public ones.

@@ -63,6 +63,8 @@ const CREDENTIALS: [&str; 9] = [
 pub enum StoresError {
     #[error("read {}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("the certificates in {}: {message}", path.display())]
+    Certificates { path: PathBuf, message: String },
     #[error("{} is no table of profiles: {message}", path.display())]
     Parse { path: PathBuf, message: String },
     #[error("profile `{profile}`: {message}")]

@@ -14,6 +14,9 @@ pub struct StoreArgs {
     /// `10.0.0.0/8,fd00::/8`.
     #[arg(long, env = "FFPOOL_FETCH_ALLOW", value_name = "RANGES", value_delimiter = ',')]
     pub fetch_allow: Vec<Cidr>,
+    /// Certificates, as PEM, that live servers over TLS must descend from, instead of those that the system trusts.
+    #[arg(long, env = "FFPOOL_LIVE_CA_FILE", value_name = "FILE")]
+    pub live_ca_file: Option<PathBuf>,
     /// A TOML file with the profiles of object stores, one table each; it holds credentials. See docs/storage.md.
     #[arg(long, env = "FFPOOL_STORES", value_name = "FILE")]
     pub stores: Option<PathBuf>,

@@ -91,18 +91,23 @@ impl WebOrigin {
             return Ok(client.clone());
         }
         let addresses = judged(host, port, &self.allowed).await?;
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(CONNECT)
-            .user_agent(concat!("ffpool/", env!("CARGO_PKG_VERSION")))
-            .resolve_to_addrs(host, &addresses)
+        let client = client(host, &addresses)
             .build()
             .map_err(|error| Trouble::lasting(Cause::Platform, "an HTTP client cannot be made").because(&error))?;
         self.clients.insert(key, client.clone());
         Ok(client)
     }
+}
+
+/// A client for a host at addresses that were judged. It follows nothing by itself.
+pub(super) fn client(host: &str, addresses: &[SocketAddr]) -> reqwest::ClientBuilder {
+    Client::builder()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(CONNECT)
+        .user_agent(concat!("ffpool/", env!("CARGO_PKG_VERSION")))
+        .resolve_to_addrs(host, addresses)
 }
 
 /// Every address of a host, all of which may be gone to.

@@ -2,6 +2,7 @@
 
 mod handover;
 pub mod sources;
+mod tls;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -49,6 +49,7 @@ pub(super) fn arguments(
         presentation: live.presentation.as_ref().map(|_| (Path::new("live-1.mpd"), "segment")),
         is_continued: false,
         is_heir: false,
+        ca_file: None,
         silence_secs: silence_secs(spec.resource_limits.stall_sec.unwrap_or(usual_stall)),
         secs: encode.duration_secs,
     };

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use ffpool_schema::encode::{Encode, Encoder, Source};
 use ffpool_schema::failure::{Cause, Failure};
-use ffpool_schema::live::{Live, LiveAddress, SourceEnd};
+use ffpool_schema::live::{Live, LiveAddress, Protocol, SourceEnd};
 use ffpool_schema::location::Use;
 use ffpool_schema::message::{Grant, LiveGap, LiveReport, Manifest, Phase, SourceIdentity};
 use ffpool_schema::metrics as names;
@@ -150,7 +150,11 @@ impl Attempt<'_> {
         let growing = self.growing(live, encode, user)?;
         let is_web = matches!(&media, Media::Live(source) if source.protocol.is_web());
         let egress = if is_web {
-            let open = Egress::open(self.shop.clone()).await;
+            let secure = match &media {
+                Media::Live(source) if source.protocol == Protocol::HlsTls => Some((source.host.clone(), source.port)),
+                Media::Live(_) | Media::File(_) | Media::Generated => None,
+            };
+            let open = Egress::open(self.shop.clone(), secure).await;
             Some(open.map_err(|error| End::failure(Cause::Platform, format!("no proxy can be made: {error}")))?)
         } else {
             None

@@ -9,13 +9,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ffpool_schema::failure::{Cause, Failure};
-use ffpool_schema::live::{Live, LiveAddress};
+use ffpool_schema::live::{Live, LiveAddress, Protocol};
 use ffpool_schema::message::{LiveProgress, Phase, Progress};
 use ffpool_schema::metrics as names;
 use ffpool_schema::plan::live::{LiveRequest, LiveSource, live_arguments, silence_secs};
 use tokio::sync::watch;
 
 use super::super::{Attempt, End, blocking};
+use super::egress::Egress;
 use super::growing::Growing;
 use super::handover::{self, Handing, Succession};
 use super::record::piece_name;
@@ -212,6 +213,7 @@ impl Attempt<'_> {
             presentation: stem.as_deref().map(|stem| (Path::new(&presentation), stem)),
             is_continued,
             is_heir: broadcast.succession != Succession::Owns,
+            ca_file: self.shop.stores.live_ca_file(),
             silence_secs: silence_secs(self.stall_after(is_live).as_secs()),
             // Later runs have an end on the clock.
             secs: broadcast.encode.duration_secs.filter(|_| !is_live || broadcast.timeline.began().is_none()),
@@ -332,10 +334,21 @@ impl Attempt<'_> {
             return Ok(RunEnd::Lost(failure));
         }
         self.ended_outside(finished, "ffmpeg")?;
+        // What the proxy was told the tool heard only as a refusal.
+        if let Some(trouble) = broadcast.egress.as_ref().and_then(Egress::trouble).filter(|_| !had_media) {
+            return if trouble.cause == Cause::Policy { Err(trouble.into()) } else { Ok(RunEnd::Lost(trouble.into())) };
+        }
         let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
         let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
         if finished.is_success() && oom_kills == 0 {
             return Ok(self.well_ended(broadcast, had_media, was_slow, &finished.log));
+        }
+        let is_rtmps = matches!(&broadcast.media, Media::Live(source) if source.protocol == Protocol::Rtmps);
+        // No sink is dialled before the source is open.
+        if let Some(line) = finished.log.iter().find(|line| is_rtmps && !had_media && is_of_a_certificate(line)) {
+            let mut failure = Failure::new(Cause::Tls, "the source's TLS is not accepted");
+            failure.evidence = Some(self.reporter.clean(line));
+            return Ok(RunEnd::Lost(failure));
         }
         let log: Vec<String> = finished.log.iter().filter(|line| !is_of_a_sink(line)).cloned().collect();
         let mut failure = classify::classify("ffmpeg", exit, &log);
@@ -379,6 +392,11 @@ fn is_of_a_sink(line: &str) -> bool {
     ["[fifo @", "[tcp @", "[tls @", "[rtmp @", "[rtmps @", "[flv @", "[libsrt @", "[srt @"]
         .iter()
         .any(|context| line.starts_with(context))
+}
+
+/// Whether a line says that a certificate is not accepted. FFmpeg says it in other words with each library of TLS.
+fn is_of_a_certificate(line: &str) -> bool {
+    line.starts_with("[tls @") && line.to_ascii_lowercase().contains("certificate")
 }
 
 /// Whether a failure is none of the source's: the same would come again.
