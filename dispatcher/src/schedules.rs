@@ -102,7 +102,10 @@ async fn advance(ledger: &Ledger, one: &Due) -> Result<(), Unavailable> {
         run(RunOutcome::Skipped, None, Some(format!("job {still} has not ended")))
     } else {
         let id = id_for(one, decision.due);
-        ledger.note_making(one, decision.due).await?;
+        if !ledger.note_making(one, decision.due).await? {
+            debug!(schedule = one.name, "somebody else has moved the schedule on");
+            return Ok(());
+        }
         match make(ledger, one, &recurrence, id, decision.due).await? {
             Ok(()) => run(RunOutcome::Submitted, Some(id), None),
             Err(reason) => {

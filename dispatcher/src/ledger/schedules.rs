@@ -317,17 +317,17 @@ impl Ledger {
         .await
     }
 
-    /// Notes for which due time a job is about to be recorded, if the schedule still stands where it stood.
+    /// Notes for which due time a job is about to be recorded. `false`: the schedule stands elsewhere by now, and nothing may
+    /// be recorded for it.
     ///
     /// # Errors
     /// When Postgres does not take it; then nothing may be recorded.
-    pub async fn note_making(&self, of: &Due, due: Timestamp) -> Result<(), Unavailable> {
+    pub async fn note_making(&self, of: &Due, due: Timestamp) -> Result<bool, Unavailable> {
         self.bounded(async {
             let client = self.inner.writers.get().await?;
             let statement =
                 client.prepare_cached("UPDATE schedule SET making = $3 WHERE id = $1 AND next_due = $2").await?;
-            client.execute(&statement, &[&of.id, &of.due, &due]).await?;
-            Ok(())
+            Ok(client.execute(&statement, &[&of.id, &of.due, &due]).await? == 1)
         })
         .await
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::shape::is_deep;
 use super::together::Refused;
-use super::{Plan, Purpose, Request};
+use super::{Plan, Purpose, Request, Schedule};
 use crate::encode::{Encoder, RateControl, Treatment};
 
 /// Decoding, in megapixels a second and core.
@@ -20,6 +20,8 @@ const AUDIO_SPEED: f64 = 60.0;
 const PICTURE_BYTES: f64 = 0.4;
 /// Frames of the source that are in memory while pictures are taken of it.
 const PICTURE_FRAMES: f64 = 16.0;
+/// Sheets that are in memory while they are laid out and encoded.
+const SHEET_COPIES: f64 = 3.0;
 /// What the tool takes before its first frame, in MiB.
 const BASE_MB: f64 = 60.0;
 
@@ -48,8 +50,8 @@ pub fn estimate(request: &Request<'_>, plan: &Plan, cores: u32) -> Estimate {
     let pictures = plan.expected.pictures.as_ref();
     let secs = plan.expected.duration_secs.or(is_picture.then_some(0.0)).or(pictures.and_then(|set| set.secs));
     let megapixels = secs.map(|secs| pixels * rate * secs / 1e6);
-    if let Some(most) = pictures.map(|set| set.most) {
-        return of_pictures(request, plan, cores, secs, most);
+    if let Some(set) = pictures {
+        return of_pictures(request, plan, cores, secs, set);
     }
     let wall_secs = secs.zip(megapixels).map(|(secs, total)| wall(request, plan, cores, secs, total, &mut basis));
     let size_bytes = secs.map(|secs| size(request, plan, pixels, pixels * rate, secs, &mut basis));
@@ -93,16 +95,19 @@ pub fn together(requests: &[Request<'_>], cores: u32) -> Result<Estimate, Refuse
 }
 
 /// A set of pictures: the whole source is decoded, and what is made of it is little.
-fn of_pictures(request: &Request<'_>, plan: &Plan, cores: u32, secs: Option<f64>, most: Option<u64>) -> Estimate {
+fn of_pictures(request: &Request<'_>, plan: &Plan, cores: u32, secs: Option<f64>, set: &Schedule) -> Estimate {
     let source = request.source.and_then(|(_, probed)| probed.probe.video.as_ref());
     let seen = source.map_or(frame_pixels(plan), |video| f64::from(video.width) * f64::from(video.height));
     let speed = DECODE_SPEED * f64::from(cores.max(1)).powf(0.9);
+    let most = set.most.filter(|_| set.secs.is_some());
     let size_bytes = most.map(|most| (most as f64 * frame_pixels(plan) * PICTURE_BYTES) as u64);
-    let memory_mb = (BASE_MB + PICTURE_FRAMES * seen * 1.5 / 1e6) as u64;
+    // A sheet is laid out, encoded, and decoded again, in four bytes a pixel at most.
+    let sheet = set.grid.map_or(0.0, |grid| f64::from(grid.columns) * f64::from(grid.rows) * frame_pixels(plan));
+    let memory_mb = (BASE_MB + (PICTURE_FRAMES * seen * 1.5 + SHEET_COPIES * sheet * 4.0) / 1e6) as u64;
     let basis = vec![
         format!("time: the source decoded at {DECODE_SPEED} megapixels a second and core, then 0.5 s for the rest"),
         format!("size: {PICTURE_BYTES} bytes for a pixel of every picture"),
-        format!("memory: {BASE_MB} MiB and {PICTURE_FRAMES} frames of the source"),
+        format!("memory: {BASE_MB} MiB, {PICTURE_FRAMES} frames of the source and {SHEET_COPIES} sheets"),
     ];
     Estimate {
         wall_secs: secs.map(|secs| seen * source_fps(request) * secs / 1e6 / speed + 0.5),

@@ -32,7 +32,7 @@ pub struct Schedule {
     pub secs: Option<f64>,
     /// The fewest pictures that there must be, for a source whose frames are nowhere further apart than a share.
     pub least: Option<u64>,
-    /// The most that there can be.
+    /// The most that there can be, or that are made of a source that does not say how long it is.
     pub most: Option<u64>,
     /// What the files are.
     pub format: PictureFormat,
@@ -81,7 +81,16 @@ impl Schedule {
             return Err(Refusal::job("every_sec", "out_of_range", message));
         }
         let least = secs.map(|secs| shares(secs - unsure - EARLY_SECS));
+        let most = most.or(Some(u64::from(Pictures::MOST)));
         Ok(Schedule { every_secs, secs, least, most, format: PictureFormat::Jpg, grid: None })
+    }
+
+    /// The same of a source whose last frame is shown from this second of the output on, however long it stays: shares after
+    /// it have no picture.
+    #[must_use]
+    pub fn with_last_frame(self, shown_secs: f64) -> Schedule {
+        let begun = ((shown_secs + EARLY_SECS - ROUNDING_SECS) / self.every_secs).floor().max(0.0) as u64 + 1;
+        Schedule { least: self.least.map(|least| least.min(begun)), ..self }
     }
 
     /// The filter that lets these frames through, counted from this second of what is read.
@@ -231,7 +240,7 @@ mod tests {
         assert!((schedule(Pace::Count(7), 10.0).every_secs - 10.0 / 7.0).abs() < 1e-12);
         assert_eq!(counts(Pace::Count(3), 9.943), (3, 3));
         let open = Schedule::new(Pace::Every(5.0), None, 0.04).unwrap();
-        assert_eq!((open.least, open.most, open.end_secs(5.0)), (None, None, 10.0));
+        assert_eq!((open.least, open.most, open.end_secs(5.0)), (None, Some(u64::from(Pictures::MOST)), 10.0));
     }
 
     #[test]
@@ -267,6 +276,15 @@ mod tests {
             let fault = wish.fault(times).unwrap_or_else(|| panic!("{times:?} passes"));
             assert!(fault.contains(what.trim_start_matches("the ")), "{what}: {fault}");
         }
+    }
+
+    #[test]
+    fn shares_after_the_last_frame_need_no_picture() {
+        let wish = schedule(Pace::Every(1.0), 10.0);
+        assert_eq!(wish.with_last_frame(5.96).least, Some(6));
+        assert_eq!(wish.with_last_frame(6.0).least, Some(7));
+        assert_eq!(wish.with_last_frame(12.0).least, wish.least);
+        assert!(wish.fault(&[0.0, 1.0]).is_some() && wish.with_last_frame(1.0).fault(&[0.0, 1.0]).is_none());
     }
 
     #[test]

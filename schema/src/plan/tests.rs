@@ -461,6 +461,11 @@ fn pictures_are_taken_with_their_times_and_laid_out_in_a_second_run() {
         has(&arguments, part);
     }
     assert!(!arguments.contains("-frames:v"), "{arguments}");
+    let mut unsaid = probed();
+    unsaid.probe.duration_secs = None;
+    unsaid.probe.video.as_mut().unwrap().duration_secs = None;
+    let files = ladder::files(&ladder::outputs(&wish, Some(&unsaid)).unwrap().list);
+    has(&planned(&files[0].encode, Encoder::Libx264, Some(&unsaid)).0, "-frames:v 10001");
     assert_eq!((schedule.secs, schedule.most, schedule.files(16)), (Some(8.0), Some(16), 2));
     has(&sheets, "-vf tile=4x3:color=black,format=yuvj420p -c:v mjpeg -q:v 2 -fps_mode passthrough");
     assert!(sheets.ends_with(" -f image2 -start_number 1 -y d/%05d.jpg "), "{sheets}");

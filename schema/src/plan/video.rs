@@ -4,9 +4,9 @@
 
 use super::arguments::Arguments;
 use super::shape::Shape;
-use super::{Request, pictures, rate, speed};
+use super::{Request, expected, pictures, rate, speed};
 use crate::device::{Device, Family};
-use crate::encode::{Encoder, VideoEncode};
+use crate::encode::{Encoder, Pictures, VideoEncode};
 use crate::probe::Mastering;
 
 /// Time between key frames where the job does not say.
@@ -108,6 +108,10 @@ pub(super) fn picture(request: &Request<'_>, arguments: &mut Arguments) {
     if request.encode.pictures.is_some() {
         // Their own times, as exact as a track can tell them.
         arguments.all(["-fps_mode", "passthrough", "-enc_time_base", "1/1000"]);
+        if matches!(expected::pictured_secs(request), Ok(None)) {
+            // A source that does not say how long it is ends here, and is told that it has too many.
+            arguments.pair("-frames:v", Pictures::MOST + 1);
+        }
     }
     arguments.pair("-threads", request.threads);
 }

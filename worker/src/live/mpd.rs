@@ -20,6 +20,9 @@ const DELAY_SECS: u32 = 12;
 const MOST_TRACKS: u32 = 16;
 const MOST_SEGMENTS: u64 = 10_000;
 const MOST_LETTERS: usize = 100;
+/// The last number of a segment and the last second of a period that are taken for true.
+const MOST_NUMBER: u64 = 1_000_000_000;
+const MOST_SECS: u64 = 1_000_000_000;
 
 /// What a stream is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,19 +182,22 @@ pub fn read(text: &str) -> Option<Told> {
                 let track = period.tracks.last_mut()?;
                 track.timescale = whole("timescale").filter(|scale| *scale > 0)?;
                 track.first = whole("startNumber").unwrap_or(1);
+                if track.first > MOST_NUMBER {
+                    return None;
+                }
                 repeated_from = Some(0);
             }
             "S" => {
-                let segments = &mut told.periods.last_mut()?.tracks.last_mut()?.segments;
+                let track = told.periods.last_mut()?.tracks.last_mut()?;
                 let ticks = whole("d")?;
                 let again = attribute(attributes, "r").map_or(Some(0), |value| value.parse::<u64>().ok())?;
                 let mut time = whole("t").or(repeated_from)?;
-                if again.saturating_add(segments.len() as u64) > MOST_SEGMENTS {
+                if again.saturating_add(track.segments.len() as u64) > MOST_SEGMENTS {
                     return None;
                 }
                 for _ in 0..=again {
-                    segments.push(Segment { time, ticks });
-                    time = time.checked_add(ticks)?;
+                    track.segments.push(Segment { time, ticks });
+                    time = time.checked_add(ticks).filter(|end| end / track.timescale <= MOST_SECS)?;
                 }
                 repeated_from = Some(time);
             }

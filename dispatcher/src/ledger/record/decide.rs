@@ -179,8 +179,10 @@ fn unreadable(record: &Record) -> Option<String> {
 /// of one whose chunks together are too much for a transaction.
 fn unsplittable(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening> {
     let Input::Split { attempt } = input else { return None };
-    let body_bytes = record.spec.as_ref().map_or(0, String::len);
-    let failure = match (whole(record), chunk::too_large(body_bytes, evidence.pieces.len())) {
+    let whole = whole(record);
+    // As the worker measures it, which splits nothing that is too large: Postgres spells it with blanks.
+    let body_bytes = whole.as_ref().and_then(|spec| serde_json::to_vec(spec).ok()).map_or(0, |body| body.len());
+    let failure = match (whole, chunk::too_large(body_bytes, evidence.pieces.len())) {
         (Some(_), None) => return None,
         (None, _) => Failure::new(Cause::Platform, "the ledger cannot read the job that was split into chunks"),
         (Some(_), Some(why)) => {

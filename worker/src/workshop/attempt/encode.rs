@@ -25,7 +25,7 @@ use crate::tool::{Answer, ToolUser};
 use crate::verify;
 
 /// How much less than its header says a whole source may hold, in seconds: a frame at the slowest usual rate.
-const SOURCE_TOLERANCE_SECS: f64 = 0.2;
+pub(super) const SOURCE_TOLERANCE_SECS: f64 = 0.2;
 
 /// What an encode made.
 pub(super) struct Made {

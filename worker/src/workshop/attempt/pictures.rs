@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use ffpool_schema::encode::Pictures;
 use ffpool_schema::failure::Cause;
 use ffpool_schema::message::{Phase, PicturesProof, Probe, VideoProbe};
 use ffpool_schema::plan::ladder::Output;
@@ -16,7 +17,7 @@ use ffpool_schema::plan::{self, Request, Schedule, pictures};
 use ffpool_schema::probe::Probed;
 use ffpool_schema::track::{self, Area, Cue, picture_size};
 
-use super::encode::{Proven, as_verify, refused_for, unproven};
+use super::encode::{Proven, SOURCE_TOLERANCE_SECS, as_verify, refused_for, unproven};
 use super::report::Part;
 use super::{Attempt, End};
 use crate::publish::{Contents, Whose, directory_name};
@@ -35,6 +36,30 @@ impl Listener for Times {
     fn output(&mut self, line: &str) -> bool {
         let time = line.split('|').find_map(|field| field.strip_prefix("pts_time="));
         self.0.extend(time.and_then(|text| text.parse::<f64>().ok()));
+        true
+    }
+
+    fn log(&mut self, _: &str) {}
+}
+
+/// When the last frame of a stream is shown and until when, by the clock of its file.
+struct LastFrame {
+    /// As a line of the prober names the stream.
+    stream: String,
+    shown: Option<f64>,
+    ends: f64,
+}
+
+impl Listener for LastFrame {
+    fn output(&mut self, line: &str) -> bool {
+        let seconds = |name: &str| {
+            let text = line.split('|').find_map(|field| field.strip_prefix(name));
+            text.and_then(|text| text.parse::<f64>().ok()).filter(|secs| secs.is_finite())
+        };
+        if let Some(time) = seconds("pts_time=").filter(|_| line.split('|').any(|field| field == self.stream)) {
+            self.shown = Some(self.shown.map_or(time, |shown| shown.max(time)));
+            self.ends = self.ends.max(time + seconds("duration_time=").unwrap_or(0.0));
+        }
         true
     }
 
@@ -148,9 +173,7 @@ impl Attempt<'_> {
         let mut times = Times::default();
         self.run_ffprobe(&plan::packet_arguments(&name), user, &mut times).await.map_err(as_verify)?;
         let Times(times) = times;
-        if let Some(fault) = schedule.fault(&times) {
-            return Err(unproven(fault));
-        }
+        self.hold_against(&schedule, &times, output, source, user).await?;
         if file.proof.frames != Some(times.len() as u64) {
             let frames = file.proof.frames.unwrap_or(0);
             return Err(unproven(format!("{frames} of {} pictures can be decoded", times.len())));
@@ -192,6 +215,37 @@ impl Attempt<'_> {
             names,
         };
         Ok((proven, arguments))
+    }
+
+    /// Holds pictures of these times against their schedule and, where there are too few, against the source's last frame.
+    async fn hold_against(
+        &mut self,
+        schedule: &Schedule,
+        times: &[f64],
+        output: &Output,
+        source: Option<(&Path, &Probed)>,
+        user: ToolUser,
+    ) -> Result<(), End> {
+        if schedule.secs.is_none() && times.len() > Pictures::MOST as usize {
+            let message = format!(
+                "the source, which does not say how long it is, has more than {} pictures, one every {} s: choose a longer `every_sec`",
+                Pictures::MOST,
+                schedule.every_secs
+            );
+            return Err(End::failure(Cause::ConfigBad, message));
+        }
+        let Some(fault) = schedule.fault(times) else { return Ok(()) };
+        let too_few = || unproven(fault);
+        let Some((path, probed)) = source else { return Err(too_few()) };
+        let number = probed.streams.iter().position(|(kind, _)| kind == "video");
+        let mut last = LastFrame { stream: format!("stream_index={}", number.unwrap_or(0)), shown: None, ends: 0.0 };
+        self.run_ffprobe(&plan::packet_arguments(path), user, &mut last).await?;
+        // A source that says more than it holds is cut off.
+        let is_whole = probed.video_end.is_some_and(|claimed| claimed - last.ends <= SOURCE_TOLERANCE_SECS);
+        let Some(shown) = last.shown.filter(|_| is_whole) else { return Err(too_few()) };
+        let encode = output.renditions.first().map_or(&output.encode, |rendition| &rendition.encode);
+        let shown = shown - probed.start_secs.unwrap_or(0.0) - encode.start_secs.unwrap_or(0.0);
+        schedule.with_last_frame(shown).fault(times).map_or(Ok(()), |fault| Err(unproven(fault)))
     }
 
     /// The schedule by which the pictures were taken.

@@ -176,6 +176,18 @@ async fn a_part_a_gap_and_a_source_that_is_cut_off() {
     assert_eq!(starts, [0, 520, 2200, 2520, 3000, 3520]);
     assert_eq!(manifest(&ended).artifacts[0].pictures.as_ref().unwrap().count, 6);
 
+    // The last frame stays for three seconds: no share after it has a picture.
+    let (still, stays) =
+        (bench.media("still.mp4").display().to_string(), bench.media("stays.mp4").display().to_string());
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=25:duration=1", "-c:v", "libx264", "-bf", "0", &still]);
+    let lasts = "setts=pts=PTS:dts=DTS:duration=if(eq(N\\,24)\\,3/TB\\,DURATION)";
+    ffmpeg(&["-i", &still, "-c", "copy", "-bsf:v", lasts, &stays]);
+    spec.input = Some(stays);
+    let ended = bench.run_spec(&spec).await;
+    assert_eq!(manifest(&ended).artifacts[0].pictures.as_ref().unwrap().count, 2);
+    let shown: Vec<(u64, u64)> = cues(&bench, "part.vtt").iter().map(|cue| (cue.from_ms, cue.to_ms)).collect();
+    assert_eq!(shown, [(0, 520), (520, 3960)]);
+
     // Its head says four seconds, and it holds less.
     let whole = std::fs::read(bench.media("source.mkv")).unwrap();
     let cut = bench.media("cut.mkv");
