@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use ffpool_schema::encode::Encode;
-use ffpool_schema::job::JobSpec;
+use ffpool_schema::job::{Engine, JobSpec};
 use ffpool_schema::message::{Probe, Proof};
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario;
@@ -138,7 +138,10 @@ impl Place {
         if case.megapixels(args.seconds) > args.most_megapixels {
             return Verdict::LeftOut;
         }
-        let key = serde_json::to_string(&encode).unwrap_or_default();
+        let key = match spec.engine {
+            Engine::Gstreamer => format!("gstreamer {}", serde_json::to_string(&encode).unwrap_or_default()),
+            Engine::Auto | Engine::Ffmpeg | Engine::Noop => serde_json::to_string(&encode).unwrap_or_default(),
+        };
         if let Some(came) = made.get(&key) {
             return verdict(&case.wishes, came, None);
         }

@@ -301,6 +301,8 @@ impl Pool {
             ("FFPOOL_SCRATCH".to_owned(), scratch.display().to_string()),
             ("FFPOOL_METRICS_ADDR".to_owned(), metrics.to_string()),
             ("FFPOOL_WORKER_ID".to_owned(), self.worker_id(number)),
+            // Nothing here asks for it, and each start would look through its plugins.
+            ("FFPOOL_GSTREAMER".to_owned(), "off".to_owned()),
         ]);
         variables.extend(self.settings.workers[number].clone());
         self.spawn("ffpool-worker", &name, metrics, &variables)

@@ -39,6 +39,7 @@ impl Workbench {
         let worker = format!("{name}-{}", Uuid::new_v4().simple()).parse()?;
         let mut settings = WorkshopSettings::new(worker, vec![media], dir.path().join("scratch"));
         settings.ffmpeg = ffmpeg.to_owned();
+        settings.gstreamer = Some("gst-launch-1.0".into());
         let workshop = Workshop::open(settings).await?;
         let tool = ffpool_worker::encoders::version(ffmpeg).await?;
         Ok(Workbench { workshop, dir, tool })

@@ -17,6 +17,7 @@ pub mod cost;
 pub mod device;
 pub mod encode;
 pub mod failure;
+pub mod gstreamer;
 pub mod id;
 pub mod job;
 pub mod lifecycle;

@@ -11,14 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceState;
 use crate::encode::Encode;
+use crate::gstreamer::Installation;
 use crate::id::{Incarnation, JobId, WorkerId};
 use crate::job::{JobSpec, Queue};
 use crate::topology::WorkQueue;
 
 pub use report::{
-    Artifact, ArtifactFile, AudioProbe, ChunkProof, CrfSearch, CrfTrial, Event, LiveGap, LiveReport, LiveSink,
-    Manifest, Outcome, PicturesProof, Probe, Proof, PsnrScores, Quality, RenditionProof, SourceIdentity, StreamProof,
-    Usage, VideoProbe, VmafScores,
+    Artifact, ArtifactFile, AudioProbe, ChunkProof, CrfSearch, CrfTrial, EngineChoice, Event, LiveGap, LiveReport,
+    LiveSink, Manifest, Outcome, PicturesProof, Probe, Proof, PsnrScores, Quality, RenditionProof, SourceIdentity,
+    StreamProof, Usage, VideoProbe, VmafScores,
 };
 pub use signal::{
     Capacity, Heartbeat, JobAnswer, JobCommand, LiveProgress, LogLine, Phase, Progress, RunningAttempt, TakeOver,
@@ -104,6 +105,9 @@ pub struct Ability {
     /// Its devices that encode.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceState>,
+    /// GStreamer, where it works. What it encodes is among the features.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gstreamer: Option<Installation>,
 }
 
 impl Ability {

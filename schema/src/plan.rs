@@ -42,9 +42,11 @@ pub use filters::planar;
 pub use loudness::Measured;
 pub use pictures::Schedule;
 use shape::Shape;
+pub(crate) use speed::vpx_speed;
 use streams::{Chosen, Inputs};
 pub use trial::{
-    decode_arguments, packet_arguments, presentation_decode_arguments, presentation_packet_arguments, trial_arguments,
+    decode_arguments, packet_arguments, presentation_decode_arguments, presentation_packet_arguments,
+    source_decode_arguments, trial_arguments,
 };
 
 /// Seconds of the source that are decoded and thrown away before a start in the middle: a seek by key frame alone is not

@@ -4,6 +4,7 @@
 //! cannot do is a fault with a reason, never something else that runs instead.
 
 pub mod containers;
+mod engine;
 mod hardware;
 mod live;
 pub mod outputs;
@@ -15,7 +16,7 @@ use crate::callback;
 use crate::chunk::{self, Piece};
 use crate::encode::{
     AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fit, Fps, Grid, Ladder, Loudness,
-    Metric, OutputMode, PixelFormat, RateControl, Resolution, SegmentType, Segments, Source, Treatment, VideoCodec,
+    OutputMode, PixelFormat, RateControl, Resolution, SegmentType, Segments, Source, Treatment, VideoCodec,
     VideoEncode,
 };
 use crate::job::{Checkpoint, Engine, HardwarePolicy, JobSpec, Parameters, ResourceLimits};
@@ -23,6 +24,7 @@ use crate::location::{Location, Use};
 use crate::message::Ability;
 use crate::parse::Fault;
 
+pub use engine::{choose_engine, why_ffmpeg};
 pub use live::is_live;
 
 /// Length of a generated source that does not say, in seconds.
@@ -172,17 +174,19 @@ impl Scenario {
 /// Adds everything that is wrong with a job whose fields are well formed.
 pub fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
     if live::is_live(spec) {
-        return live::check(spec, faults);
+        live::check(spec, faults);
+    } else {
+        live::none_of_it(spec, faults);
+        check_ordinary(spec, faults);
     }
-    live::none_of_it(spec, faults);
-    check_ordinary(spec, faults);
+    engine::check(spec, faults);
 }
 
 /// The same for a job whose outputs are files.
 fn check_ordinary(spec: &JobSpec, faults: &mut Vec<Fault>) {
     let mut checks = Checks { faults };
     checks.limits(spec);
-    checks.unsupported(spec);
+    checks.output_mode(spec);
     checks.labels(spec);
     checks.parents(spec);
     checks.faults.extend(spec.callback_url.as_deref().and_then(callback::check_url));
@@ -225,14 +229,6 @@ impl Checks<'_> {
         self.range("max_retries", Some(spec.max_retries), 0, 100, "retries");
     }
 
-    /// What the contract names and this version does not do: said, not ignored.
-    fn unsupported(&mut self, spec: &JobSpec) {
-        self.output_mode(spec);
-        if spec.engine == Engine::Gstreamer {
-            self.fault("engine", "unsupported", "`gstreamer` is not supported; use `auto` or `ffmpeg`");
-        }
-    }
-
     fn output_mode(&mut self, spec: &JobSpec) {
         match spec.parameters.output_mode {
             None | Some(OutputMode::File) => {}
@@ -253,6 +249,7 @@ impl Checks<'_> {
         }
         let why = match encode_of(spec) {
             Some(_) if live::is_live(spec) => Some("its source is live"),
+            Some(_) if spec.engine == Engine::Gstreamer => Some("GStreamer's engine makes none"),
             Some(encode) => chunk::unfit(&encode),
             None => (spec.engine == Engine::Noop).then_some("its engine encodes nothing"),
         };
@@ -727,13 +724,7 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
             need("engine", "no worker here runs `noop` jobs: start one with them allowed".to_owned())
         }
         None => faults.extend(lacks_store(spec, ability)),
-        Some(encode) => {
-            faults.extend(lacks(spec, encode, ability));
-            for (index, (output, other)) in spec.outputs.iter().zip(&encode.others).enumerate() {
-                let lacks = lacks(&spec.of_output(output), other, ability).into_iter();
-                faults.extend(lacks.map(|fault| outputs::fault_of(index, output, fault)));
-            }
-        }
+        Some(encode) => faults.extend(choose_engine(spec, encode, ability).err().into_iter().flatten()),
     }
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
@@ -743,29 +734,6 @@ fn lacks_store(spec: &JobSpec, ability: &Ability) -> Option<Fault> {
     let location = Location::parse(spec.output.as_deref()?, Use::Output).ok()?;
     let message = || format!("no worker here serves {location}");
     (!location.is_served_by(&ability.stores)).then(|| Fault::new("output", "no_worker_fits", message()))
-}
-
-/// What a worker lacks for one output.
-fn lacks(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    faults.extend(lacks_store(spec, ability));
-    let mut need = |path: &str, message: String| faults.push(Fault::new(path, "no_worker_fits", message));
-    if encode.video.treatment == Treatment::Encode
-        && let Some(message) = lacks_encoder(spec, encode, ability)
-    {
-        need("parameters.codec", message);
-    }
-    for feature in encode.needs().into_iter().filter(|feature| !ability.has(feature)) {
-        let path = if feature == Encode::OUTPUTS_FEATURE { "outputs" } else { "parameters" };
-        match Metric::ALL.iter().find(|metric| metric.filter() == feature) {
-            Some(metric) => need(
-                "parameters.quality",
-                format!("no worker here can measure {metric}: FFmpeg there has no filter `{feature}`"),
-            ),
-            None => need(path, format!("no worker here can do what this needs: `{feature}`")),
-        }
-    }
-    faults
 }
 
 fn lacks_encoder(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Option<String> {

@@ -126,6 +126,7 @@ fn a_worker_must_serve_every_output_and_know_of_several() {
         stores: Vec::new(),
         features: Vec::new(),
         devices: Vec::new(),
+        gstreamer: None,
     };
     let lacks = fits(&spec, Some(&encode), &ability).unwrap_err();
     let paths: Vec<&str> = lacks.iter().map(|fault| fault.path.as_str()).collect();
@@ -135,6 +136,7 @@ fn a_worker_must_serve_every_output_and_know_of_several() {
         stores: vec!["gs".into()],
         features: vec!["outputs".into()],
         devices: Vec::new(),
+        gstreamer: None,
         ..ability
     };
     assert_eq!(fits(&spec, Some(&encode), &able), Ok(()));

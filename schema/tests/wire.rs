@@ -7,14 +7,15 @@ use ffpool_schema::chunk::{Cut, Micros, Piece, Span};
 use ffpool_schema::device::DeviceState;
 use ffpool_schema::encode::{Metric, PictureFormat};
 use ffpool_schema::failure::{Cause, Failure};
+use ffpool_schema::gstreamer::Installation;
 use ffpool_schema::id::{Incarnation, JobId};
-use ffpool_schema::job::{JobSpec, Pool, Priority, Queue};
+use ffpool_schema::job::{Engine, JobSpec, Pool, Priority, Queue};
 use ffpool_schema::message::{
     Ability, Artifact, ArtifactFile, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest,
-    CrfSearch, CrfTrial, DeliveredJob, DropReason, Event, Grant, Heartbeat, HoldScope, JobAnswer, JobCommand, LiveGap,
-    LiveProgress, LiveReport, LiveSink, LogLine, Manifest, Outcome, Phase, PicturesProof, Probe, Progress, Proof,
-    PsnrScores, Quality, RenditionProof, RunningAttempt, Sender, SourceIdentity, StreamProof, TakeOver, TakeRequest,
-    Usage, VideoProbe, VmafScores, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
+    CrfSearch, CrfTrial, DeliveredJob, DropReason, EngineChoice, Event, Grant, Heartbeat, HoldScope, JobAnswer,
+    JobCommand, LiveGap, LiveProgress, LiveReport, LiveSink, LogLine, Manifest, Outcome, Phase, PicturesProof, Probe,
+    Progress, Proof, PsnrScores, Quality, RenditionProof, RunningAttempt, Sender, SourceIdentity, StreamProof,
+    TakeOver, TakeRequest, Usage, VideoProbe, VmafScores, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
 };
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario::resolve;
@@ -58,6 +59,7 @@ fn ability() -> Ability {
         stores: Vec::new(),
         features: Vec::new(),
         devices: Vec::new(),
+        gstreamer: None,
     }
 }
 
@@ -180,6 +182,10 @@ fn a_whole_encode() {
     let spec = parse(&Received { body: body.as_bytes(), ..Received::default() }).unwrap();
     golden("job_whole", &spec);
     golden("encode_whole", &resolve(&spec).unwrap().unwrap());
+    let there = Installation { version: "gst-launch-1.0 version 1.22.0".into(), missing: vec!["x265enc".into()] };
+    golden("ability_with_gstreamer", &Ability { gstreamer: Some(there), ..ability() });
+    let choice = EngineChoice { engine: Engine::Gstreamer, reason: "the job names it".into() };
+    golden("engine_choice", &choice);
     golden("ability_with_features", &Ability { features: vec!["encodes-2".into(), "zscale".into()], ..ability() });
     let stream = StreamProof {
         kind: "video".into(),
@@ -314,6 +320,8 @@ fn events() {
         prober: None,
         device: None,
         fallback: None,
+        engine: None,
+        checker: None,
         artifacts: vec![Artifact {
             name: None,
             files: Vec::new(),

@@ -285,6 +285,8 @@ mod tests {
             live: None,
             device: None,
             fallback: None,
+            engine: None,
+            checker: None,
             usage: Usage::default(),
         };
         fs::write(manifest_path(&path), serde_json::to_vec(&manifest).unwrap()).unwrap();

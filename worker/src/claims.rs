@@ -186,6 +186,7 @@ mod tests {
             stores: Vec::new(),
             features: Vec::new(),
             devices: Vec::new(),
+            gstreamer: None,
         }
     }
 

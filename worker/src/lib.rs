@@ -18,6 +18,7 @@ pub mod devices;
 pub mod drain;
 pub mod encoders;
 pub mod events;
+pub mod gstreamer;
 pub mod heartbeat;
 mod http;
 pub mod ledger;

@@ -442,6 +442,8 @@ mod tests {
             prober: None,
             device: None,
             fallback: None,
+            engine: None,
+            checker: None,
             source_probe: None,
             chunks: Vec::new(),
             artifacts: vec![Artifact {

@@ -1,7 +1,7 @@
 //! The worker's settings, as flags, `FFPOOL_*` variables or keys of the settings file.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -86,6 +86,9 @@ pub struct Settings {
     /// The ffprobe program, by path or by a name on PATH.
     #[arg(long, env = "FFPOOL_FFPROBE", value_name = "PROGRAM", default_value = "ffprobe")]
     pub ffprobe: PathBuf,
+    /// The gst-launch-1.0 program, by path or by a name on PATH. `off`: jobs of the GStreamer engine are not taken.
+    #[arg(long, env = "FFPOOL_GSTREAMER", value_name = "PROGRAM", default_value = "gst-launch-1.0")]
+    pub gstreamer: PathBuf,
     /// Devices that encode and how many encodes each may run at a time, with commas: `nvenc:0=3,vaapi:128=2`. Default: those that
     /// this machine has, with 8 each.
     #[arg(long, env = "FFPOOL_DEVICES", value_name = "DEVICES", value_delimiter = ',')]
@@ -193,6 +196,7 @@ impl Settings {
             scratch: self.scratch.clone(),
             ffmpeg: self.ffmpeg.clone(),
             ffprobe: self.ffprobe.clone(),
+            gstreamer: (self.gstreamer != Path::new("off")).then(|| self.gstreamer.clone()),
             allow_noop: self.allow_noop,
             workload: match self.workload {
                 WorkloadArg::Cpu => Workload::Cpu,

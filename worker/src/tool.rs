@@ -487,6 +487,9 @@ fn confined(invocation: &Invocation<'_>) -> io::Result<Command> {
         .env("AV_LOG_FORCE_NOCOLOR", "1")
         // One encoder talks past FFmpeg's log: errors only.
         .env("SVT_LOG", "1")
+        // GStreamer takes the list of plugins that the worker has made, and looks for no others.
+        .env("GST_REGISTRY", crate::gstreamer::REGISTRY)
+        .env("GST_REGISTRY_UPDATE", "no")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

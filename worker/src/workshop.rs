@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Devices};
 use crate::encoders::{self, EncodersError};
+use crate::gstreamer::Gstreamer;
 use crate::machine::energy::{self, Meter};
 use crate::machine::group::{self, GroupLimits, Groups};
 pub use crate::machine::room::Workload;
@@ -50,6 +51,8 @@ pub struct WorkshopSettings {
     pub ffmpeg: PathBuf,
     /// The ffprobe program, by path or by a name on `PATH`.
     pub ffprobe: PathBuf,
+    /// The gst-launch-1.0 program, by path or by a name on `PATH`. `None`: GStreamer is not offered.
+    pub gstreamer: Option<PathBuf>,
     /// Whether the `noop` engine runs.
     pub allow_noop: bool,
     /// What the jobs are bound by.
@@ -96,6 +99,7 @@ impl WorkshopSettings {
             scratch,
             ffmpeg: "ffmpeg".into(),
             ffprobe: "ffprobe".into(),
+            gstreamer: None,
             allow_noop: false,
             workload: Workload::Cpu,
             oversubscription: 1.0,
@@ -263,6 +267,8 @@ struct Shop {
     encoders: Vec<Encoder>,
     /// Hardware encoders, and the devices that they run on.
     devices: Devices,
+    /// GStreamer, where it works.
+    gstreamer: Option<Gstreamer>,
     /// What else can be done here.
     features: Vec<String>,
     /// What this machine's processors take; `None`: it cannot be read.
@@ -325,8 +331,14 @@ impl Workshop {
             .map_err(|error| OpenError::ToolBroken { path: ffprobe.clone(), message: error.to_string() })?;
         let built_in = encoders::listed(&ffmpeg).await?;
         let encoders = encoders::working(&ffmpeg, user, &built_in).await?;
+        let gstreamer = match &settings.gstreamer {
+            Some(program) => Gstreamer::open(program, &scratch).await,
+            None => None,
+        };
         let devices = Devices::open(&ffmpeg, user, &built_in, settings.devices.clone()).await;
-        let features = encoders::features(&ffmpeg).await?;
+        let mut features = encoders::features(&ffmpeg).await?;
+        let by_gstreamer = gstreamer.iter().flat_map(|gstreamer| &gstreamer.features);
+        features.extend(by_gstreamer.map(|feature| (*feature).to_owned()));
         let room = Room::read(Path::new("/"), &scratch).map_err(OpenError::Limits)?;
         let meter = Meter::open(&settings.powercap, Path::new(energy::STAT));
         if let Err(why) = &meter {
@@ -346,6 +358,7 @@ impl Workshop {
                 launcher,
                 encoders,
                 devices,
+                gstreamer,
                 features,
                 meter: meter.ok(),
                 notes,
@@ -359,18 +372,7 @@ impl Workshop {
     /// What this worker can run with nothing else running.
     #[must_use]
     pub fn ability(&self) -> Ability {
-        let room = self.shop.room();
-        Ability {
-            cpu_percent: room.cpu_percent,
-            memory_mb: room.memory_mb,
-            disk_mb: room.disk_mb,
-            encoders: self.shop.encoders().iter().map(|encoder| encoder.as_str().to_owned()).collect(),
-            noop: self.shop.settings.allow_noop,
-            cgroups: self.shop.groups.is_ok(),
-            features: self.shop.features.clone(),
-            stores: self.shop.stores.served(),
-            devices: self.shop.devices.states(),
-        }
+        self.shop.ability()
     }
 
     /// Room of this worker as its limits are now; `used` is 0.
@@ -436,6 +438,23 @@ impl Shop {
             }
         }
         cached.1.clone()
+    }
+
+    /// What this worker can run with nothing else running.
+    fn ability(&self) -> Ability {
+        let room = self.room();
+        Ability {
+            cpu_percent: room.cpu_percent,
+            memory_mb: room.memory_mb,
+            disk_mb: room.disk_mb,
+            encoders: self.encoders().iter().map(|encoder| encoder.as_str().to_owned()).collect(),
+            noop: self.settings.allow_noop,
+            cgroups: self.groups.is_ok(),
+            features: self.features.clone(),
+            stores: self.stores.served(),
+            devices: self.devices.states(),
+            gstreamer: self.gstreamer.as_ref().map(|gstreamer| gstreamer.installation.clone()),
+        }
     }
 
     /// Every encoder that works now, in the schema's order.

@@ -454,6 +454,7 @@ mod tests {
                 stores: Vec::new(),
                 features: Vec::new(),
                 devices: Vec::new(),
+                gstreamer: None,
             },
             running: Vec::new(),
             first_seen: at(0),

@@ -12,7 +12,7 @@ fn small_jobs_of_the_matrix_are_as_asked_and_the_others_refused_for_a_reason() {
     });
     assert!(report.is_clean(), "{report}");
     let [made, refused, left_out, _] = report.counts();
-    assert!(made >= 35 && refused >= 5 && left_out > 0, "{report}");
+    assert!(made >= 35 && refused >= 4 && left_out > 0, "{report}");
     for (case, verdict) in &report.rows {
         let Verdict::Refused { faults } = verdict else { continue };
         for fault in faults {

@@ -3,6 +3,7 @@
 use ffpool::Client;
 use ffpool_schema::api::{Accepted, PauseRequest, QueueView, WorkerView};
 use ffpool_schema::device::DeviceState;
+use ffpool_schema::gstreamer::Installation;
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::message::WorkerState;
 use jiff::Timestamp;
@@ -91,6 +92,7 @@ fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
             ),
         ),
         ("encoders", ability.encoders.join(" ")),
+        ("gstreamer", ability.gstreamer.as_ref().map(|there| gstreamer(there, &ability.features)).unwrap_or_default()),
         ("devices", ability.devices.iter().map(device).collect::<Vec<_>>().join("; ")),
         ("stores", ability.stores.join(" ")),
         (
@@ -106,6 +108,13 @@ fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
         ("first heard", format!("{} ({})", format::clock(worker.first_seen), format::ago(worker.first_seen, now))),
         ("last heard", format!("{} ({})", format::clock(worker.last_seen), format::ago(worker.last_seen, now))),
     ])
+}
+
+/// What GStreamer encodes, and what it lacks.
+fn gstreamer(there: &Installation, features: &[String]) -> String {
+    let encodes: Vec<&str> = features.iter().filter_map(|feature| feature.strip_prefix("gstreamer-")).collect();
+    let lacks = if there.missing.is_empty() { String::new() } else { format!("; lacks {}", there.missing.join(" ")) };
+    format!("{}: {}{lacks}", there.version, encodes.join(" "))
 }
 
 /// A device, what it runs, and what rests on it.
@@ -243,6 +252,7 @@ pub(crate) mod tests {
                 stores: Vec::new(),
                 features: Vec::new(),
                 devices: Vec::new(),
+                gstreamer: None,
             },
             running: Vec::new(),
             first_seen: Timestamp::from_second(900).unwrap(),

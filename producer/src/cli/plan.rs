@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing is written and nothing is sent; the arguments are made by the same function as a worker's.
 
+mod gstreamer;
 mod live;
 
 use std::ffi::OsString;
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 use ffpool_schema::encode::{Encode, Encoder, Metric, PictureFormat, Source, Treatment};
 use ffpool_schema::failure::Cause;
-use ffpool_schema::job::JobSpec;
+use ffpool_schema::gstreamer::twin;
+use ffpool_schema::job::{Engine, JobSpec};
+use ffpool_schema::message::EngineChoice;
 use ffpool_schema::plan::estimate::{self, Estimate};
 use ffpool_schema::plan::ladder::{self, Output, Outputs};
 use ffpool_schema::plan::package::{Layout, Rendition, package_arguments};
@@ -35,6 +38,8 @@ const TOOL: Duration = Duration::from_secs(60);
 struct View {
     /// The typed encode.
     encode: Encode,
+    /// The engine that a worker with all that the job needs would take, and why.
+    engine: EngineChoice,
     /// What is made, in the order of the job.
     outputs: Vec<Made>,
     /// The runs, in order. Empty where the source cannot be looked at from here.
@@ -62,7 +67,15 @@ struct Made {
 #[derive(Serialize)]
 struct Run {
     purpose: &'static str,
+    tool: &'static str,
     arguments: Vec<String>,
+}
+
+impl Run {
+    fn of(purpose: &'static str, tool: &'static str, arguments: &[OsString]) -> Run {
+        let arguments = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        Run { purpose, tool, arguments }
+    }
 }
 
 /// What FFmpeg on this machine can do.
@@ -78,14 +91,15 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
         return Err(Trouble::usage("a `noop` job runs nothing: there is nothing to plan"));
     };
     let mut notes = Vec::new();
+    let engine = engine(&spec, &encode, &mut notes);
     let tools = tools(&args, &encode, &mut notes).await;
     if let Some(wish) = &encode.live {
         notes.extend(live::notes(&encode, wish));
         let encoder = chosen(&encode, &tools, &args)?;
         let arguments = live::arguments(&spec, &encode, wish, encoder, threads(&spec));
-        let runs = vec![Run { purpose: "live", arguments }];
+        let runs = vec![Run { purpose: "live", tool: "ffmpeg", arguments }];
         let (outputs, warnings) = (Vec::new(), Vec::new());
-        let view = View { encode: encode.shown(), outputs, runs, estimate: None, warnings, notes };
+        let view = View { encode: encode.shown(), engine, outputs, runs, estimate: None, warnings, notes };
         context.format.print(&view, |view| people(view, args.explain));
         return Ok(Exit::Success);
     }
@@ -109,15 +123,21 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
     };
     let presentations: Vec<Output> = list;
     let list = ladder::files(&presentations);
-    let encoders = list.iter().map(|output| chosen(&output.encode, &tools, &args)).collect::<Result<Vec<_>, _>>()?;
+    let is_gstreamer = engine.engine == Engine::Gstreamer;
+    let encoder = |output: &Output| match is_gstreamer {
+        true => Ok(twin(output.encode.video.codec)),
+        false => chosen(&output.encode, &tools, &args),
+    };
+    let encoders = list.iter().map(encoder).collect::<Result<Vec<_>, _>>()?;
     let made = |(output, encoder): (&Output, &Option<Encoder>)| Made {
         name: output.name.clone(),
         address: output.encode.output.clone(),
-        encoder: encoder.map(Encoder::as_str),
+        encoder: if is_gstreamer { gstreamer::encoder(&output.encode) } else { encoder.map(Encoder::as_str) },
         expected: None,
     };
     let outputs = list.iter().zip(&encoders).map(made).collect();
-    let view = View { encode: encode.shown(), outputs, runs: Vec::new(), estimate: None, warnings: Vec::new(), notes };
+    let (runs, warnings) = (Vec::new(), Vec::new());
+    let view = View { encode: encode.shown(), engine, outputs, runs, estimate: None, warnings, notes };
     let view = match &source {
         Found::Unseen => view,
         Found::Generated => planned(view, &spec, &list, &encoders, None, &tools)?,
@@ -131,7 +151,6 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
 
 /// The runs that cut presentations into segments and lay pictures out, where it is known of what.
 fn cuts(outputs: &[Output], files: &[Output], view: &View, threads: u32) -> Vec<Run> {
-    let words = |arguments: Vec<OsString>| arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let names: Vec<PathBuf> = files.iter().enumerate().map(|(place, file)| file.file_name(place)).collect();
     let mut runs = Vec::new();
     let mut first = 0;
@@ -141,7 +160,7 @@ fn cuts(outputs: &[Output], files: &[Output], view: &View, threads: u32) -> Vec<
         if let Some(schedule) = expected.and_then(|expected| expected.pictures.as_ref()) {
             // As below, with the job and the attempt in the name.
             let arguments = pictures::lay_out_arguments(schedule, &names[first], "pictures", threads);
-            runs.push(Run { purpose: "lay out pictures", arguments: words(arguments) });
+            runs.push(Run::of("lay out pictures", "ffmpeg", &arguments));
             first += 1;
             continue;
         }
@@ -153,12 +172,26 @@ fn cuts(outputs: &[Output], files: &[Output], view: &View, threads: u32) -> Vec<
             let top = PathBuf::from(format!("presentation-{place}.{}", output.encode.container.extension()));
             // A worker puts the job and the attempt into the name.
             let layout = Layout { top: &top, segments: "segments" };
-            let arguments = words(package_arguments(output, &renditions, layout));
-            runs.push(Run { purpose: "cut into segments", arguments });
+            let arguments = package_arguments(output, &renditions, layout);
+            runs.push(Run::of("cut into segments", "ffmpeg", &arguments));
         }
         first += count.max(1);
     }
     runs
+}
+
+/// The engine that encodes where a worker has what the job needs.
+fn engine(spec: &JobSpec, encode: &Encode, notes: &mut Vec<String>) -> EngineChoice {
+    let engine = match spec.engine {
+        Engine::Gstreamer => Engine::Gstreamer,
+        Engine::Auto | Engine::Ffmpeg | Engine::Noop => Engine::Ffmpeg,
+    };
+    let reason = scenario::why_ffmpeg(spec.engine).to_owned();
+    notes.push(format!("{} encodes: {reason}", engine.as_str()));
+    if engine == Engine::Gstreamer {
+        notes.push(gstreamer::needs(encode));
+    }
+    EngineChoice { engine, reason }
 }
 
 /// `number`: which of the job's outputs asks for it.
@@ -261,9 +294,13 @@ fn planned<'a>(
             estimate.memory_mb
         ));
     }
-    let words = |step: &plan::Step| step.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let run = |shared: &Shared| Run { purpose: shared.step.purpose.as_str(), arguments: words(&shared.step) };
+    let run = |shared: &Shared| Run::of(shared.step.purpose.as_str(), "ffmpeg", &shared.step.arguments);
     let mut runs: Vec<Run> = steps.iter().map(run).collect();
+    if view.engine.engine == Engine::Gstreamer {
+        let by_gstreamer = requests.iter().map(|request| gstreamer::runs(request, source.map(|(path, _)| path)));
+        let by_gstreamer: Result<Vec<_>, Refusal> = by_gstreamer.collect();
+        runs = by_gstreamer.map_err(|refusal| refused(spec, 0, refusal))?.into_iter().flatten().collect();
+    }
     for (request, output) in requests.iter().zip(list) {
         for note in quality_notes(request.encode) {
             if !notes.contains(&note) {
@@ -283,8 +320,7 @@ fn measurement(request: &Request<'_>) -> Result<Option<Run>, Refusal> {
     let Some(wish) = &request.encode.quality else { return Ok(None) };
     let comparison = Comparison::of(request)?;
     let arguments = quality::quality_arguments(request, &comparison, &wish.metrics, 1, false)?;
-    let arguments = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    Ok(Some(Run { purpose: "measure quality", arguments }))
+    Ok(Some(Run::of("measure quality", "ffmpeg", &arguments)))
 }
 
 /// What is measured, sought and demanded, in words.
@@ -375,7 +411,7 @@ async fn ask(mut command: Command, program: &str) -> Result<String, String> {
 fn people(view: &View, explain: bool) -> String {
     let mut text = String::new();
     for (number, run) in view.runs.iter().enumerate() {
-        text += &format!("run {}: {}\n  ffmpeg {}\n", number + 1, run.purpose, run.arguments.join(" "));
+        text += &format!("run {}: {}\n  {} {}\n", number + 1, run.purpose, run.tool, run.arguments.join(" "));
     }
     let mut rows = Vec::new();
     for made in &view.outputs {

@@ -325,6 +325,8 @@ pub(crate) mod tests {
             prober: None,
             device: None,
             fallback: None,
+            engine: None,
+            checker: None,
             source_probe: None,
             chunks: Vec::new(),
             artifacts: vec![Artifact {

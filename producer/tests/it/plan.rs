@@ -117,6 +117,36 @@ fn what_would_be_refused_is_refused_with_every_reason() {
 }
 
 #[test]
+fn a_plan_names_the_engine_and_why_and_shows_its_pipeline() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in.mkv");
+    clip(&input);
+    let job = |engine: &str, parameters: Value| {
+        json!({"scenario": "240p30-h264", "input": input, "output": "/m/out.mp4", "engine": engine,
+               "parameters": parameters})
+    };
+    let file = write(dir.path(), &job("auto", json!({})));
+    let said = stdout(&run(0, &mut ffpool(&["plan", &file, "--explain"])));
+    assert!(said.contains("- ffmpeg encodes: `auto` takes ffmpeg wherever"), "{said}");
+    let file = write(dir.path(), &job("gstreamer", json!({})));
+    let said = stdout(&run(0, &mut ffpool(&["plan", &file, "--explain"])));
+    for part in [
+        "run 1: read the source to its end\n  ffmpeg -nostdin",
+        "run 2: encode\n  gst-launch-1.0 --no-fault filesrc location=source ! matroskademux name=demux",
+        "h264 by x264enc, 426x240",
+        "- gstreamer encodes: the job names it",
+        "- a worker must have GStreamer with x264enc (gstreamer1.0-plugins-ugly)",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    let view = json(&run(0, &mut ffpool(&["plan", &file, "--output", "json"])));
+    assert_eq!((&view["engine"]["engine"], &view["runs"][1]["tool"]), (&json!("gstreamer"), &json!("gst-launch-1.0")));
+    let file = write(dir.path(), &job("gstreamer", json!({"crop": "160x90+0+0"})));
+    let said = stderr(&run(4, &mut ffpool(&["plan", &file])));
+    assert!(said.contains("parameters.crop") && said.contains("use `engine: ffmpeg`"), "{said}");
+}
+
+#[test]
 fn a_source_that_is_elsewhere_leaves_the_plan_open_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let file =

@@ -12,6 +12,7 @@ use crate::chunk::Piece;
 use crate::encode::{Metric, PictureFormat};
 use crate::failure::{Cause, Failure};
 use crate::id::{JobId, WorkerId};
+use crate::job::Engine;
 use crate::parse::Fault;
 
 /// Worker to ledger, durable ([`crate::topology::EVENTS_EXCHANGE`]): how an attempt ended.
@@ -130,6 +131,12 @@ pub struct Manifest {
     /// Argument lists of the runs before it: measurements, first passes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Vec<String>>,
+    /// What the tool says of its version that read source and output to their ends, where another encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checker: Option<String>,
+    /// The engine that encoded, and why it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineChoice>,
     /// The device that encoded, such as `nvenc:0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -207,6 +214,15 @@ pub struct ChunkProof {
     pub frames: u64,
     /// Hex sha256 of the file.
     pub sha256: String,
+}
+
+/// An engine, and why it was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EngineChoice {
+    /// The engine.
+    pub engine: Engine,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// A file a job produced.

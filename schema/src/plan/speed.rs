@@ -64,7 +64,8 @@ pub(super) fn speed(
     }
 }
 
-fn vpx_speed(preset: Option<&str>) -> u8 {
+/// libvpx's speed for a preset.
+pub(crate) fn vpx_speed(preset: Option<&str>) -> u8 {
     match preset {
         Some("placebo" | "veryslow") => 0,
         Some("slower" | "slow") => 1,

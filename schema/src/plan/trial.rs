@@ -50,6 +50,22 @@ pub fn decode_arguments(file: &Path, expected: &Expected, threads: u32) -> Vec<O
     arguments.list
 }
 
+/// Arguments of a full decode of what is taken of a source, every error fatal: its video, and these audio streams.
+#[must_use]
+pub fn source_decode_arguments(file: &Path, audio: usize, threads: u32) -> Vec<OsString> {
+    let mut arguments = Arguments::default();
+    arguments.all(COMMON);
+    arguments.pair("-threads", threads);
+    arguments.all(READ_ONLY_FILES);
+    arguments.list.extend(["-i".into(), file_argument(file)]);
+    arguments.all(["-map", "0:V:0"]);
+    for number in 0..audio {
+        arguments.pair("-map", format!("0:a:{number}"));
+    }
+    arguments.all(["-fps_mode", "passthrough", "-f", "null", "-"]);
+    arguments.list
+}
+
 /// ffprobe's arguments for one line for each packet: its stream, its times, its size.
 #[must_use]
 pub fn packet_arguments(file: &Path) -> Vec<OsString> {

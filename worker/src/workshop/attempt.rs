@@ -7,6 +7,7 @@ mod chunks;
 mod device;
 mod encode;
 mod ends;
+mod gstreamer;
 mod live;
 mod package;
 mod pictures;
@@ -25,7 +26,9 @@ use ffpool_schema::encode::Encode;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::Engine;
 use ffpool_schema::live::hide;
-use ffpool_schema::message::{Artifact, CommitReply, Grant, Manifest, Outcome, Phase, Probe, SourceIdentity, Usage};
+use ffpool_schema::message::{
+    Artifact, CommitReply, EngineChoice, Grant, Manifest, Outcome, Phase, Probe, SourceIdentity, Usage,
+};
 use ffpool_schema::parse::Fault;
 use ffpool_schema::plan::ladder::{self, Outputs};
 use jiff::Timestamp;
@@ -127,6 +130,7 @@ pub(super) async fn run(
         scratch: None,
         group: None,
         usage: Usage::default(),
+        engine: None,
     };
     let outcome = match attempt.carry_out(consent.as_ref()).await {
         Ok(manifest) => Some(Outcome::Finished { manifest: manifest.map(Box::new) }),
@@ -192,12 +196,20 @@ struct Attempt<'a> {
     group: Option<Group>,
     /// What is known apart from the group.
     usage: Usage,
+    /// What encodes, once it is chosen.
+    engine: Option<EngineChoice>,
 }
 
 impl<'a> Attempt<'a> {
     /// Answers with the manifest of what is published; `None` for a chunk that is not needed as it was asked for.
     async fn carry_out(&mut self, consent: &dyn Consent) -> Result<Option<Manifest>, End> {
         let encode = self.encode()?;
+        let engine = self.choose_engine(encode)?;
+        let is_gstreamer = engine.engine == Engine::Gstreamer;
+        if is_gstreamer {
+            self.reporter.log(&format!("[ffpool] gstreamer encodes: {}", engine.reason));
+        }
+        self.engine = Some(engine);
         self.reporter.phase(Phase::Prepare, None);
         if let Some(live) = &encode.live {
             return self.carry_out_live(encode, live, consent).await.map(Some);
@@ -231,7 +243,7 @@ impl<'a> Attempt<'a> {
             }
             (None, _) => {}
         }
-        let parts = self.parts(encode, &outputs, source.as_ref(), user).await?;
+        let parts = if is_gstreamer { None } else { self.parts(encode, &outputs, source.as_ref(), user).await? };
         let read = source.as_ref().map(|(path, probed, _)| (path.as_path(), probed));
         let Outputs { list, reasons } = ladder::outputs(encode, read.map(|(_, probed)| probed))
             .map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))?;
@@ -240,6 +252,7 @@ impl<'a> Attempt<'a> {
         }
         let made = match (&parts, read) {
             (Some(parts), Some(read)) => self.stitch(&list, read, user, parts).await,
+            (None, _) | (_, None) if is_gstreamer => self.make_by_gstreamer(&list, read, user).await,
             (None, _) | (_, None) => self.make(&list, read, user, Recipe::Whole).await,
         };
         let made = match &source {
@@ -262,12 +275,6 @@ impl<'a> Attempt<'a> {
     }
 
     fn encode(&self) -> Result<&'a Encode, End> {
-        match self.grant.spec.engine {
-            Engine::Auto | Engine::Ffmpeg | Engine::Noop => {}
-            Engine::Gstreamer => {
-                return Err(End::rejected("engine", "unsupported", "gstreamer is not available in this worker"));
-            }
-        }
         let missing = || End::failure(Cause::Platform, "the ledger granted the attempt without its encode");
         self.grant.encode.as_ref().ok_or_else(missing)
     }
@@ -323,7 +330,12 @@ impl<'a> Attempt<'a> {
         });
         let artifacts = artifacts.collect();
         let bare = self.bare_manifest(&made.arguments, &made.steps, source);
-        Manifest { artifacts, chunks: made.chunks, device: made.device, fallback: made.fallback, ..bare }
+        let (tool, checker) = match made.tool {
+            Some(tool) => (tool, Some(bare.tool)),
+            None => (bare.tool, None),
+        };
+        let Made { chunks, device, fallback, .. } = made;
+        Manifest { artifacts, chunks, device, fallback, tool, checker, ..bare }
     }
 
     /// The same of what is no file.
@@ -345,6 +357,8 @@ impl<'a> Attempt<'a> {
             arguments: words(arguments),
             steps: steps.iter().map(|step| words(step)).collect(),
             prober: Some(self.shop.prober_version.clone()),
+            checker: None,
+            engine: self.engine.clone(),
             device: None,
             fallback: None,
             source_probe,

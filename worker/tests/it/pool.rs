@@ -289,6 +289,8 @@ impl Pool {
             "--allow-noop".into(),
             "--drain-secs=0".into(),
             "--eviction=off".into(),
+            // A look through its plugins at each start.
+            "--gstreamer=off".into(),
         ];
         flags.extend(more.iter().map(ToString::to_string));
         flags

@@ -8,6 +8,7 @@ mod encodes;
 mod endings;
 mod energy;
 mod freeze;
+mod gstreamer;
 mod limits;
 mod options;
 mod outputs;

@@ -41,6 +41,8 @@ pub(super) struct Made {
     pub(super) fallback: Option<String>,
     /// The chunks it was put together from.
     pub(super) chunks: Vec<ChunkProof>,
+    /// What its tool says of its version, where it is not FFmpeg.
+    pub(super) tool: Option<String>,
 }
 
 impl Made {
@@ -202,7 +204,7 @@ impl Attempt<'_> {
         }
         let mut steps: Vec<Vec<OsString>> = plan.steps.into_iter().map(|shared| shared.step.arguments).collect();
         let arguments = steps.pop().unwrap_or_default();
-        Ok(Made { arguments, steps, outputs: proven, device: None, fallback: None, chunks: Vec::new() })
+        Ok(Made { arguments, steps, outputs: proven, device: None, fallback: None, chunks: Vec::new(), tool: None })
     }
 
     /// Runs every step of the plan that requests make together.
@@ -246,7 +248,7 @@ impl Attempt<'_> {
 
     /// Whose fault it is that an output is too short: a source that holds less than its header says gives one without
     /// any error of the tool's.
-    async fn blame(&mut self, end: End, source: Option<(&Path, &Probed)>, user: ToolUser) -> End {
+    pub(super) async fn blame(&mut self, end: End, source: Option<(&Path, &Probed)>, user: ToolUser) -> End {
         let is_unproven = matches!(&end, End::Report(outcome)
             if matches!(&**outcome, Outcome::Failed { failure } if failure.cause == Cause::VerifyFailed));
         let Some((path, probed)) = source.filter(|_| is_unproven) else { return end };
@@ -278,7 +280,7 @@ impl Attempt<'_> {
         threads: u32,
     ) -> Result<(Probed, Proof), End> {
         if !file.is_file() {
-            return Err(unproven("ffmpeg reported success and wrote no file".to_owned()));
+            return Err(unproven("the tool reported success and wrote no file".to_owned()));
         }
         // Whatever the tools say against the file, the one that made it said that all went well.
         let mut answer = Answer::default();

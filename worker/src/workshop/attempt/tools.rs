@@ -68,11 +68,7 @@ impl Attempt<'_> {
         duration_secs: Option<f64>,
         part: Part,
     ) -> Result<Ran, End> {
-        let usual = match self.grant.spec.queue {
-            Queue::Live => self.shop.settings.live_stall_after,
-            Queue::Default | Queue::Batch => self.shop.settings.stall_after,
-        };
-        let stall_after = self.grant.spec.resource_limits.stall_sec.map_or(usual, Duration::from_secs);
+        let stall_after = self.silence_bound();
         self.stand_still().await;
         let mut follower = Follower {
             reporter: &self.reporter,
@@ -128,6 +124,15 @@ impl Attempt<'_> {
         let limits = &self.grant.spec.resource_limits;
         let is_live = self.grant.encode.as_ref().is_some_and(|encode| encode.live.is_some());
         if is_live { limits.timeout_sec.unwrap_or(Live::TIMEOUT_SEC) } else { limits.timeout_sec() }
+    }
+
+    /// Silence after which a tool has stalled.
+    pub(super) fn silence_bound(&self) -> Duration {
+        let usual = match self.grant.spec.queue {
+            Queue::Live => self.shop.settings.live_stall_after,
+            Queue::Default | Queue::Batch => self.shop.settings.stall_after,
+        };
+        self.grant.spec.resource_limits.stall_sec.map_or(usual, Duration::from_secs)
     }
 
     /// Starts nothing while the attempt is frozen, unless it is told to end.

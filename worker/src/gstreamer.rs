@@ -1,0 +1,152 @@
+//! GStreamer on this worker: whether it is there, what of it works, and what it says while it runs.
+//!
+//! Invariant: a feature that is offered has encoded a moment here; an element that is not there is named, with the package
+//! that brings it.
+
+mod classify;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use ffpool_schema::gstreamer::{self, ELEMENTS, Installation};
+use tokio::process::Command;
+use tracing::{info, warn};
+
+use crate::encoders;
+
+pub use classify::classify;
+
+/// GStreamer's list of its plugins, in a worker's scratch and by a link in each attempt's. Without it every run would look
+/// through all plugins first.
+pub const REGISTRY: &str = "gstreamer.registry";
+/// How long the first look through all plugins, or a trial, may take.
+const TRIAL: Duration = Duration::from_secs(60);
+
+/// GStreamer, where it works.
+#[derive(Debug, Clone)]
+pub struct Gstreamer {
+    /// `gst-launch-1.0`.
+    pub program: PathBuf,
+    /// What is told of it.
+    pub installation: Installation,
+    /// What it encodes.
+    pub features: Vec<&'static str>,
+    /// Its list of plugins, which anybody may read.
+    pub registry: PathBuf,
+}
+
+impl Gstreamer {
+    /// Looks for it and tries every encoder. `None`: it is not there, or nothing works.
+    pub async fn open(program: &Path, scratch: &Path) -> Option<Gstreamer> {
+        let Some(program) = encoders::find_program(program) else {
+            info!(program = %program.display(), "no GStreamer here: install gstreamer1.0-tools and its plugins to offer it");
+            return None;
+        };
+        let registry = scratch.join(REGISTRY);
+        let Some(version) = run(&program, &registry, &["--version"]).await else {
+            warn!(program = %program.display(), "GStreamer does not run here: it is not offered");
+            return None;
+        };
+        let version = version.lines().next().unwrap_or_default().to_owned();
+        let missing = missing(&program, &registry).await;
+        let features = features(&program, &registry).await;
+        // It is made for its maker alone.
+        let opened = std::fs::set_permissions(&registry, std::fs::Permissions::from_mode(0o644));
+        if let Err(error) = opened {
+            warn!(registry = %registry.display(), %error, "GStreamer's list of plugins cannot be shared: it is not offered");
+            return None;
+        }
+        if features.is_empty() {
+            warn!(%version, "no encoder of GStreamer works here: it is not offered");
+            return None;
+        }
+        Some(Gstreamer { program, installation: Installation { version, missing }, features, registry })
+    }
+}
+
+/// The elements that pipelines may need and that are not there.
+async fn missing(program: &Path, registry: &Path) -> Vec<String> {
+    // It comes with the other, in the same package.
+    let beside = program.with_file_name("gst-inspect-1.0");
+    let inspect = if beside.is_file() { Some(beside) } else { encoders::find_program(Path::new("gst-inspect-1.0")) };
+    let listed = match inspect {
+        Some(inspect) => run(&inspect, registry, &[]).await,
+        None => None,
+    };
+    let Some(listed) = listed else {
+        warn!("gst-inspect-1.0 does not list GStreamer's elements: those that are missing are not known");
+        return Vec::new();
+    };
+    let there = elements(&listed);
+    let missing = ELEMENTS.iter().filter(|(element, _)| !there.contains(element));
+    let missing: Vec<String> = missing
+        .map(|(element, package)| {
+            info!(element, package, "GStreamer lacks an element here: jobs that need it are not taken");
+            (*element).to_owned()
+        })
+        .collect();
+    missing
+}
+
+/// The elements in a list such as `x264:  x264enc: x264 H.264 Encoder`.
+fn elements(listed: &str) -> Vec<&str> {
+    listed.lines().filter_map(|line| Some(line.split_once(":  ")?.1.split_once(": ")?.0)).collect()
+}
+
+/// The features of the encoders that work.
+async fn features(program: &Path, registry: &Path) -> Vec<&'static str> {
+    let trials = gstreamer::trials();
+    let all: Vec<&str> = trials.iter().flat_map(|(_, words)| words.iter().copied()).collect();
+    if run(program, registry, &all).await.is_some() {
+        return trials.iter().map(|(feature, _)| *feature).collect();
+    }
+    let mut features = Vec::new();
+    for (feature, words) in &trials {
+        match run(program, registry, words).await {
+            Some(_) => features.push(*feature),
+            None => info!(feature, "an encoder of GStreamer does not work here"),
+        }
+    }
+    features
+}
+
+/// What it says, where it ends well.
+async fn run(program: &Path, registry: &Path, words: &[&str]) -> Option<String> {
+    let output = Command::new(program)
+        .args(words)
+        .env("GST_REGISTRY", registry)
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(TRIAL, output).await.ok()?.ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Seconds of media that have gone by, from a line such as `progress (00:00:01): 3 / 10 seconds (30.0 %)`.
+#[must_use]
+pub fn progress_secs(line: &str) -> Option<i64> {
+    let rest = line.strip_prefix(gstreamer::PROGRESS)?.split_once("): ")?.1;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_read_with_and_without_a_length() {
+        assert_eq!(progress_secs("progress (00:00:01): 3 / 10 seconds (30.0 %)"), Some(3));
+        assert_eq!(progress_secs("progress (00:00:02): 7 seconds"), Some(7));
+        assert_eq!(progress_secs("Setting pipeline to PLAYING ..."), None);
+    }
+
+    #[test]
+    fn elements_are_found_in_the_list() {
+        let listed =
+            "x264:  x264enc: x264 H.264 Encoder\ntypefindfunctions: video/x-h264: h264\n\nTotal count: 2 plugins\n";
+        assert_eq!(elements(listed), ["x264enc"]);
+    }
+}

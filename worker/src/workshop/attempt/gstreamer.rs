@@ -1,0 +1,178 @@
+//! An encode by GStreamer within one attempt: FFmpeg reads the source to its end, the pipeline encodes it, and the output
+//! stands the same proof as FFmpeg's own.
+//!
+//! Invariant: the pipeline reads and writes fixed names in the attempt's scratch. No picture of a damaged source is passed on:
+//! GStreamer's decoders hide damage and the pipeline ends well, so the source is decoded with every error fatal before it.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use ffpool_schema::encode::Encode;
+use ffpool_schema::failure::Cause;
+use ffpool_schema::gstreamer::{self, Pipeline};
+use ffpool_schema::job::Engine;
+use ffpool_schema::message::{EngineChoice, Outcome, Phase, Progress};
+use ffpool_schema::plan::ladder::Output;
+use ffpool_schema::plan::{self, Request};
+use ffpool_schema::probe::Probed;
+use ffpool_schema::scenario;
+use tokio::time::Instant;
+
+use super::encode::{Made, Proven, refused};
+use super::report::{Part, Reporter};
+use super::{Attempt, End, NEARLY};
+use crate::classify::Exit;
+use crate::gstreamer::{REGISTRY, classify, progress_secs};
+use crate::progress::{Block, Meter};
+use crate::tool::{self, Listener, ToolUser};
+
+/// The part of the work that reading the source is.
+const READING: Part = Part { before: 0.0, share: 0.15 };
+/// The part that the pipeline is.
+const ENCODING: Part = Part { before: 0.15, share: 0.85 };
+
+impl Attempt<'_> {
+    /// Which engine encodes. Where FFmpeg lacks something it says so itself, by a cause that tells more.
+    pub(super) fn choose_engine(&self, encode: &Encode) -> Result<EngineChoice, End> {
+        let spec = &self.grant.spec;
+        match scenario::choose_engine(spec, encode, &self.shop.ability()) {
+            Ok(choice) => Ok(choice),
+            Err(faults) if spec.engine == Engine::Gstreamer => Err(End::Report(Box::new(Outcome::Rejected { faults }))),
+            Err(_) => {
+                let reason = scenario::why_ffmpeg(spec.engine).to_owned();
+                Ok(EngineChoice { engine: Engine::Ffmpeg, reason })
+            }
+        }
+    }
+
+    /// Makes the only output of a job.
+    pub(super) async fn make_by_gstreamer(
+        &mut self,
+        outputs: &[Output],
+        source: Option<(&Path, &Probed)>,
+        user: ToolUser,
+    ) -> Result<Made, End> {
+        let [Output { encode, name: told, .. }] = outputs else {
+            let message = "more than one output: GStreamer's engine does not do it, use `engine: ffmpeg`";
+            return Err(End::rejected("outputs", "unsupported", message));
+        };
+        let name = outputs[0].file_name(0);
+        let shop = self.shop.clone();
+        let threads = shop.threads(&self.grant.spec);
+        let request = Request {
+            encode,
+            encoder: gstreamer::twin(encode.video.codec),
+            device: None,
+            source,
+            output: &name,
+            number: 0,
+            threads,
+            features: &shop.features,
+            loudness: None,
+        };
+        let planned = plan::plan(&request).map_err(refused)?;
+        let pipeline = gstreamer::pipeline(&request, &planned).map_err(refused)?;
+        self.has_elements(&pipeline)?;
+        let (arguments, expected) = (pipeline.arguments(), planned.expected);
+        let duration = expected.duration_secs;
+        let mut steps = Vec::new();
+        if let Some((path, _)) = source {
+            let reading = plan::source_decode_arguments(path, expected.audio.len(), threads);
+            self.run_ffmpeg(&reading, user, Phase::Prepare, duration, READING).await?;
+            steps.push(reading);
+        }
+        self.run_pipeline(&arguments, source.map(|(path, _)| path), duration, user).await?;
+        self.reporter.phase(Phase::Verify, Some(NEARLY));
+        let file = self.scratch_path().join(&name);
+        let (probed, proof) = match self.verify(&file, &name, &expected, user, threads).await {
+            Err(end) => return Err(self.blame(end, source, user).await),
+            Ok(verified) => verified,
+        };
+        let quality = self.measure(request, proof.frames, None, user).await?;
+        let (names, renditions) = (Vec::new(), Vec::new());
+        let proven = Proven { name: told.clone(), file, probed, proof, quality, names, renditions, pictures: None };
+        let tool = shop.gstreamer.as_ref().map(|gstreamer| gstreamer.installation.version.clone());
+        let made =
+            Made { arguments, steps, outputs: vec![proven], device: None, fallback: None, chunks: Vec::new(), tool };
+        Ok(made)
+    }
+
+    /// What reads a source is known only when the source is.
+    fn has_elements(&self, pipeline: &Pipeline) -> Result<(), End> {
+        let Some(there) = &self.shop.gstreamer else {
+            return Err(End::failure(Cause::Platform, "this worker has no GStreamer that works"));
+        };
+        let missing = pipeline.elements().iter().find(|element| there.installation.lacks(element));
+        match missing {
+            Some(element) => {
+                let message = format!("{}, or use `engine: ffmpeg`", gstreamer::missing(element));
+                Err(End::rejected("engine", "unsupported", &message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn run_pipeline(
+        &mut self,
+        arguments: &[OsString],
+        source: Option<&Path>,
+        duration_secs: Option<f64>,
+        user: ToolUser,
+    ) -> Result<(), End> {
+        let shop = self.shop.clone();
+        let missing = || End::failure(Cause::Platform, "this worker has no GStreamer that works");
+        let there = shop.gstreamer.as_ref().ok_or_else(missing)?;
+        let fail = |error: std::io::Error| End::failure(Cause::Platform, format!("scratch cannot be filled: {error}"));
+        std::fs::hard_link(&there.registry, self.scratch_path().join(REGISTRY)).map_err(fail)?;
+        if let Some(source) = source {
+            std::os::unix::fs::symlink(source, self.scratch_path().join(gstreamer::SOURCE)).map_err(fail)?;
+        }
+        self.stand_still().await;
+        let meter = Meter::new(duration_secs);
+        let mut follower = Follower { reporter: &self.reporter, started: Instant::now(), meter };
+        let invocation = self.invocation(&there.program, arguments, user);
+        let watch = self.watch(Some(self.silence_bound()));
+        let finished = tool::run(&shop.launcher, invocation, watch, &mut follower).await;
+        let finished = self.account(finished, "gst-launch-1.0")?;
+        let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
+        if finished.is_success() && oom_kills == 0 {
+            return Ok(());
+        }
+        let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
+        Err(End::failed(classify(exit, &finished.log)))
+    }
+}
+
+/// Follows a pipeline.
+struct Follower<'a, 'r> {
+    reporter: &'r Reporter<'a>,
+    started: Instant,
+    meter: Meter,
+}
+
+impl Listener for Follower<'_, '_> {
+    fn output(&mut self, line: &str) -> bool {
+        let Some(secs) = progress_secs(line) else {
+            if line.starts_with("WARNING") {
+                self.reporter.log(line);
+            }
+            return false;
+        };
+        let block = Block { out_time_us: Some(secs.saturating_mul(1_000_000)), ..Block::default() };
+        let estimate = self.meter.observe(&block, self.started.elapsed());
+        let blank = self.reporter.blank(Phase::Encode);
+        self.reporter.send(Progress {
+            percent: estimate.percent.map(|percent| ENCODING.of_whole(percent)),
+            speed: estimate.speed,
+            out_time_us: block.out_time_us,
+            eta_secs: estimate.eta_secs,
+            ..blank
+        });
+        // It says so only as a frame goes by; whole seconds may take long.
+        true
+    }
+
+    fn log(&mut self, line: &str) {
+        self.reporter.log(line);
+    }
+}
