@@ -234,11 +234,12 @@ impl Desk {
                 let reason = Some(format!("waits for a device that failed and rests: {needs}"));
                 (Input::Unfit, Evidence { reason, ..Evidence::default() })
             }
-            (Some(false), Unfit::Reject) => {
+            // A worker that knew how to make it has split the job: it comes back, or the job is split anew.
+            (Some(false), Unfit::Reject) if spec.piece.is_none() => {
                 let reason = Some(format!("no worker fits: {needs}"));
                 (Input::NeverFits, Evidence { reason, faults: lacks, ..Evidence::default() })
             }
-            (Some(false), Unfit::Wait) => {
+            (Some(false), Unfit::Reject | Unfit::Wait) => {
                 let reason = Some(format!("waits for a worker that fits: {needs}"));
                 (Input::Unfit, Evidence { reason, ..Evidence::default() })
             }
@@ -346,6 +347,7 @@ impl Desk {
                 alone: lessons.alone,
                 traceparent: telemetry::traceparent(&Span::current(), decided.traceparent.as_deref()),
                 splits: Some(decided.splits),
+                sound_apart: true,
             })),
             // Recorded by another version of this program, which knew what this one does not. Its next claim waits for one
             // that knows.

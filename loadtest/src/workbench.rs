@@ -78,6 +78,7 @@ impl Workbench {
             alone: false,
             traceparent: None,
             splits: None,
+            sound_apart: false,
         };
         let (progress, _progress) = watch::channel(None);
         let (log, mut lines) = mpsc::channel(LOG_LINES);

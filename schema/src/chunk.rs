@@ -236,6 +236,11 @@ pub enum Span {
     },
 }
 
+impl Cut {
+    /// All of a source.
+    pub const NONE: Cut = Cut { seek: None, span: Span::Time { from: None, to: None }, frames: None };
+}
+
 impl Cuts {
     /// Whether these can be cuts: seams in order, inside the source, at times that can be counted with. They are read from
     /// where others may write.
@@ -313,11 +318,22 @@ pub struct Piece {
     pub key: String,
     /// Where the source is cut.
     pub cut: Cut,
+    /// Whether it is all the sound of the source instead of a stretch of its picture. Only where the grant allows it, see
+    /// [`crate::message::Grant::sound_apart`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_sound: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Piece {
     /// The feature of a worker that makes chunks.
     pub const FEATURE: &'static str = "chunks-1";
+    /// The feature of a worker that makes the sound apart from them.
+    pub const SOUND_FEATURE: &'static str = "chunks-sound-1";
 
     /// The id of the job that makes it, the same whenever it is asked for the same attempt of the job that was split.
     #[must_use]
@@ -524,7 +540,8 @@ mod tests {
             number,
             total: 9,
             key: "k".to_owned(),
-            cut: Cut { seek: None, span: Span::Time { from: None, to: None }, frames: None },
+            cut: Cut::NONE,
+            is_sound: false,
         };
         assert_eq!(piece(1).id(1), piece(1).id(1));
         assert_ne!(piece(1).id(1), piece(2).id(1));

@@ -212,6 +212,9 @@ pub struct Grant {
     /// How often the job was split into chunks since it was last sent round. Absent: the ledger does not split jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub splits: Option<u32>,
+    /// Whether a split may name the sound as a chunk of its own, see [`crate::chunk::Piece::is_sound`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sound_apart: bool,
 }
 
 /// Why a delivery is dropped.

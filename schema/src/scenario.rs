@@ -719,6 +719,9 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
     if (spec.piece.is_some() || spec.checkpoint == Checkpoint::Require) && !ability.has(Piece::FEATURE) {
         need("checkpoint", "no worker here makes chunks".to_owned());
     }
+    if spec.piece.as_ref().is_some_and(|piece| piece.is_sound) && !ability.has(Piece::SOUND_FEATURE) {
+        need("checkpoint", "no worker here makes the sound apart from chunks".to_owned());
+    }
     match encode {
         None if !ability.noop => {
             need("engine", "no worker here runs `noop` jobs: start one with them allowed".to_owned())

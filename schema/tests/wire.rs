@@ -107,7 +107,7 @@ fn event(outcome: Outcome) -> Event {
 fn piece() -> Piece {
     let span = Span::Time { from: Some(Micros(29_500_000)), to: None };
     let cut = Cut { seek: Some(Micros(26_000_000)), span, frames: Some(750) };
-    Piece { of: job(), number: 1, total: 2, key: "5e".repeat(32), cut }
+    Piece { of: job(), number: 1, total: 2, key: "5e".repeat(32), cut, is_sound: false }
 }
 
 #[test]
@@ -124,6 +124,7 @@ fn a_job_that_makes_a_chunk_and_one_that_may_be_split() {
         alone: false,
         traceparent: None,
         splits: Some(1),
+        sound_apart: false,
     };
     golden("claim_run_chunk", &ClaimReply::Run(Box::new(grant)));
 }
@@ -158,8 +159,17 @@ fn a_claim_and_its_answers() {
     );
     let spec = JobSpec::new("480p30-h264");
     let encode = resolve(&spec).unwrap();
-    let grant =
-        Grant { job: job(), attempt: 2, lease_ms: 5000, spec, encode, alone: false, traceparent: None, splits: None };
+    let grant = Grant {
+        job: job(),
+        attempt: 2,
+        lease_ms: 5000,
+        spec,
+        encode,
+        alone: false,
+        traceparent: None,
+        splits: None,
+        sound_apart: false,
+    };
     golden("claim_run", &ClaimReply::Run(Box::new(grant)));
     golden("claim_drop", &ClaimReply::Drop { job: Some(job()), reason: DropReason::OwnerAlive });
     golden("take", &TakeRequest { from: from(), job: job(), queue: Queue::Batch, ability: ability(), idle: true });

@@ -294,6 +294,13 @@ fn a_client_cannot_pose_as_the_ledger_that_makes_chunks() {
     assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_err());
     let ability = Ability { features: vec![Piece::FEATURE.to_owned()], ..ability };
     assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_ok());
+    // The sound apart is for workers that know of it.
+    wish["piece"]["is_sound"] = json!(true);
+    let body = serde_json::to_vec(&wish).unwrap();
+    let spec = parse::piece(&Received { body: &body, ..Received::default() }).unwrap();
+    assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_err());
+    let ability = Ability { features: [Piece::FEATURE, Piece::SOUND_FEATURE].map(str::to_owned).into(), ..ability };
+    assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_ok());
 }
 
 #[test]

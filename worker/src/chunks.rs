@@ -96,14 +96,14 @@ impl Chunks {
         self.directory.join(format!("{key}.mp4"))
     }
 
-    /// The manifest of a chunk that is there.
+    /// The manifest of a chunk that is there; `may_be_sound`: it need not have frames.
     #[must_use]
-    pub fn find(&self, key: &str) -> Option<Manifest> {
+    pub fn find(&self, key: &str, may_be_sound: bool) -> Option<Manifest> {
         let path = self.path(key);
         let size = path.symlink_metadata().ok().filter(fs::Metadata::is_file)?.len();
         let manifest = publish::read_manifest(&path)?;
         let artifact = manifest.artifacts.first()?;
-        (artifact.size_bytes == size && frames(&manifest).is_some()).then_some(manifest)
+        (artifact.size_bytes == size && (may_be_sound || frames(&manifest).is_some())).then_some(manifest)
     }
 
     /// Whether a chunk is what its manifest says, byte by byte. One that is not is deleted.
@@ -301,13 +301,13 @@ mod tests {
         put(&chunks, "a", "abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         put(&chunks, "b", "abd", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         fs::write(chunks.path("c"), "half").unwrap();
-        assert!(chunks.find("c").is_none() && chunks.find("d").is_none());
-        let [a, b] = ["a", "b"].map(|key| chunks.find(key).unwrap());
+        assert!(chunks.find("c", false).is_none() && chunks.find("d", false).is_none());
+        let [a, b] = ["a", "b"].map(|key| chunks.find(key, false).unwrap());
         assert!(chunks.is_sound("a", &a, &|| false).unwrap());
         assert!(!chunks.is_sound("b", &b, &|| false).unwrap());
-        assert!(chunks.find("b").is_none() && !chunks.path("b").exists(), "it is to be made again");
+        assert!(chunks.find("b", false).is_none() && !chunks.path("b").exists(), "it is to be made again");
         fs::write(chunks.path("a"), "abcd").unwrap();
-        assert!(chunks.find("a").is_none());
+        assert!(chunks.find("a", false).is_none());
     }
 
     #[test]
@@ -335,13 +335,13 @@ mod tests {
             put(&chunks, key, "abc", "");
         }
         chunks.forget(["a"]);
-        assert!(chunks.find("b").is_some() && chunks.cuts().is_some(), "another encode of the source goes on");
+        assert!(chunks.find("b", false).is_some() && chunks.cuts().is_some(), "another encode of the source goes on");
         let other = Chunks::open(None, &output, &"cd".repeat(16)).unwrap();
         other.sweep_beside(Duration::from_secs(3600));
-        assert!(chunks.find("b").is_some());
+        assert!(chunks.find("b", false).is_some());
         fs::create_dir(directory.path().join(BESIDE).join("mine")).unwrap();
         other.sweep_beside(Duration::ZERO);
-        assert!(chunks.find("b").is_none() && other.directory.exists());
+        assert!(chunks.find("b", false).is_none() && other.directory.exists());
         fs::remove_dir(directory.path().join(BESIDE).join("mine")).unwrap();
         other.forget([]);
         assert!(!directory.path().join(BESIDE).exists());

@@ -163,6 +163,7 @@ fn provisional(delivery: &DeliveredJob, number: Option<&str>, ability: &Ability,
         traceparent: delivery.traceparent.clone(),
         // Only a ledger that answers can split a job.
         splits: None,
+        sound_apart: false,
     })
 }
 

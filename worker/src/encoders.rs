@@ -114,8 +114,10 @@ pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
     let live = live_features(ffmpeg).await?;
     let segments = Encode::SEGMENTS_FEATURE;
     let pictures = Encode::PICTURES_FEATURE;
-    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, segments, pictures, Encode::CHOOSES_DEVICE, Piece::FEATURE]
+    let chunks = [Piece::FEATURE, Piece::SOUND_FEATURE];
+    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, segments, pictures, Encode::CHOOSES_DEVICE]
         .into_iter()
+        .chain(chunks)
         .chain(filters)
         .chain(webp)
         .map(str::to_owned)

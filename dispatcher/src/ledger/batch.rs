@@ -496,7 +496,7 @@ fn read_record(row: &Row) -> Result<Record, Error> {
         fell_back: row.try_get("fell_back")?,
         chunks: row.try_get::<_, Option<i32>>("chunks")?.map(natural),
         splits: natural(row.try_get("splits")?),
-        is_part: row.try_get("is_part")?,
+        in_chunks: row.try_get("in_chunks")?,
         age_secs: row.try_get("age_secs")?,
         run_secs: row.try_get("run_secs")?,
         writes: Writes::default(),
@@ -537,7 +537,7 @@ macro_rules! record_columns {
     ($spec:literal) => {
         concat!(
             "id, number, state, queue, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
-             last_cause, paused, finishing, chunks, splits, part_of IS NOT NULL AS is_part, wants_worker, offered_worker, offered_incarnation, custody, tapped, reason, raised_memory_mb, fell_back, ",
+             last_cause, paused, finishing, chunks, splits, (part_of IS NOT NULL OR splits > 0) AS in_chunks, wants_worker, offered_worker, offered_incarnation, custody, tapped, reason, raised_memory_mb, fell_back, ",
             $spec,
             " AS spec, traceparent, \
              coalesce(lease_until < now(), false) AS lease_is_over, coalesce(publish_due <= now(), false) AS is_due, \

@@ -46,6 +46,6 @@ impl Ledger {
     }
 }
 
-const WANTED: &str = "SELECT id, spec::text, losses, part_of IS NOT NULL FROM job \
+const WANTED: &str = "SELECT id, spec::text, losses, part_of IS NOT NULL OR splits > 0 FROM job \
      WHERE wants_worker AND state = 'delayed' AND offered_worker IS NULL AND NOT paused AND spec IS NOT NULL \
      ORDER BY publish_due, number LIMIT $1";

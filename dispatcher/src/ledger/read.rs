@@ -227,7 +227,7 @@ impl Ledger {
             Ok(Circumstances {
                 missing,
                 losses,
-                is_alone: is_alone(losses, row.try_get("is_part")?),
+                is_alone: is_alone(losses, row.try_get("in_chunks")?),
                 raised_memory_mb: row.try_get("raised_memory_mb")?,
                 fell_back: row.try_get("fell_back")?,
                 is_offered: row.try_get("is_offered")?,
@@ -401,7 +401,7 @@ const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM depe
      WHERE dependency.child = $1 AND job.state IS DISTINCT FROM 'completed' \
            AND job.part_of IS DISTINCT FROM dependency.child ORDER BY job.number LIMIT $2";
 
-const LESSONS: &str = "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered, part_of IS NOT NULL AS is_part FROM job WHERE id = $1";
+const LESSONS: &str = "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered, (part_of IS NOT NULL OR splits > 0) AS in_chunks FROM job WHERE id = $1";
 
 const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage, cost, currency FROM attempt \
      WHERE job = $1 ORDER BY attempt DESC LIMIT $2";

@@ -33,13 +33,13 @@ pub(super) const PLACEMENT_PAUSE_MS: i64 = 2_000;
 pub(super) const OFFER_MS: i64 = 10_000;
 /// A job that has lost so many workers runs alone from then on: it may be what kills them.
 const ALONE_AFTER: u32 = 2;
-/// How many times the lost workers of a job a chunk may cost: an encode in chunks is to outlast machines that are taken away all
-/// the time, and one chunk that is unlucky would end it.
+/// How many times the lost workers of a job a chunk may cost, and the whole that is put together from chunks: an encode in chunks
+/// is to outlast machines that are taken away all the time, and one that is unlucky would end it.
 pub(super) const LOSSES_OF_CHUNKS: u32 = 4;
 
 /// Whether a job that has lost so many workers runs alone.
-pub(super) fn is_alone(losses: u32, is_part: bool) -> bool {
-    losses >= if is_part { ALONE_AFTER * LOSSES_OF_CHUNKS } else { ALONE_AFTER }
+pub(super) fn is_alone(losses: u32, in_chunks: bool) -> bool {
+    losses >= if in_chunks { ALONE_AFTER * LOSSES_OF_CHUNKS } else { ALONE_AFTER }
 }
 
 /// What decisions depend on besides the job.
@@ -186,8 +186,8 @@ pub(super) struct Record {
     /// Chunks that it was split into, if it was.
     pub(super) chunks: Option<u32>,
     pub(super) splits: u32,
-    /// Whether it makes a chunk of another job.
-    pub(super) is_part: bool,
+    /// Whether it makes a chunk of another job, or is put together from its own.
+    pub(super) in_chunks: bool,
     pub(super) age_secs: f64,
     pub(super) run_secs: Option<f64>,
     pub(super) writes: Writes,

@@ -210,7 +210,7 @@ pub struct ChunkProof {
     pub job: JobId,
     /// Who made it.
     pub worker: WorkerId,
-    /// Frames that decoded, every error fatal.
+    /// Frames that decoded, every error fatal. 0: it is the sound.
     pub frames: u64,
     /// Hex sha256 of the file.
     pub sha256: String,

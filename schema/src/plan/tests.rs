@@ -769,7 +769,7 @@ fn the_whole_is_put_together_from_its_chunks_and_the_source_s_sound() {
     let wish = encode(file(), Container::Mp4);
     let (source, all) = (probed(), features());
     let request = request(&wish, Encoder::Libx265, Some(&source), &all);
-    let plan = stitch(&request, Path::new("chunks.txt"), 0.08).unwrap();
+    let plan = stitch(&request, Path::new("chunks.txt"), 0.08, None).unwrap();
     let arguments = text(plan.arguments());
     for part in [
         "-i file:/media/-y.mp4 -itsoffset 0.080000 -protocol_whitelist file,crypto,data -format_whitelist concat,mov -f concat -i file:chunks.txt -map 1:v:0 -c:v copy",
@@ -790,8 +790,44 @@ fn the_whole_is_put_together_from_its_chunks_and_the_source_s_sound() {
     ts.starts = vec![Some(1.5), Some(1.48), Some(1.4)];
     let request = Request { source: Some((Path::new("/media/-y.mp4"), &ts)), ..request };
     assert_eq!(zero(&request), Ok(Micros(1_480_000)));
-    let plan = stitch(&request, Path::new("chunks.txt"), 0.0).unwrap();
+    let plan = stitch(&request, Path::new("chunks.txt"), 0.0, None).unwrap();
     has(&text(plan.arguments()), "file:out.mp4 -map 0:V:0 -c copy -f null -");
+}
+
+#[test]
+fn the_sound_is_made_apart_where_that_changes_no_sample() {
+    let (mut wish, source, all) = (encode(file(), Container::Mp4), probed(), features());
+    let alone = sound_alone(&wish, &source).unwrap();
+    let of_sound = Request { encoder: None, ..request(&alone, Encoder::Libx264, Some(&source), &all) };
+    let plan = super::sound(&of_sound).unwrap();
+    let arguments = text(plan.arguments());
+    has(&arguments, "-map 0:a:0 -c:a aac");
+    has(&arguments, "-movie_timescale 1000000");
+    assert!(!arguments.contains("libx264") && plan.expected.video.is_none(), "{arguments}");
+    let key = |wish: &Encode| {
+        let alone = sound_alone(wish, &source).unwrap();
+        sound_key(&Request { encode: &alone, ..of_sound }, "file, 5 bytes", "ffmpeg 5.1").unwrap()
+    };
+    let before = key(&wish);
+    wish.video.rate = RateControl::Crf { crf: 40, maxrate: None, bufsize: None };
+    assert_eq!(key(&wish), before, "the picture is not in it");
+    wish.audio.bitrate = Bitrate(96_000);
+    assert_ne!(key(&wish), before);
+
+    let whole = request(&wish, Encoder::Libx264, Some(&source), &all);
+    let apart = Sound { file: Path::new("sound.mp4"), start_secs: 0.17 };
+    let arguments = text(stitch(&whole, Path::new("chunks.txt"), 0.0, Some(apart)).unwrap().arguments());
+    has(&arguments, "-itsoffset 0.170000 -protocol_whitelist file,crypto,data -format_whitelist mov -i file:sound.mp4");
+    has(&arguments, "-map 2:a:0 -map_metadata:s:a:0 0:s:a:0 -c:a copy");
+    assert!(!arguments.contains("-c:a aac"), "{arguments}");
+
+    for container in [Container::Mkv, Container::Ts] {
+        wish.container = container;
+        assert_eq!(sound_alone(&wish, &source), None);
+    }
+    wish.container = Container::Mp4;
+    wish.audio.codec = AudioChoice::Opus;
+    assert_eq!(sound_alone(&wish, &source), None);
 }
 
 #[test]

@@ -139,6 +139,7 @@ impl Dispatcher {
             alone,
             traceparent: None,
             splits: None,
+            sound_apart: false,
         };
         Some(ClaimReply::Run(Box::new(grant)))
     }
@@ -169,6 +170,7 @@ fn grant(request: &ClaimRequest, attempt: u32) -> Grant {
         alone: false,
         traceparent: None,
         splits: None,
+        sound_apart: false,
     }
 }
 

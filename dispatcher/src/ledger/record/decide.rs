@@ -27,7 +27,7 @@ pub(in crate::ledger) fn decide(
     plan: &mut Plan,
 ) -> Verdict {
     let mut input = happening.input.clone();
-    record.facts.loss_limit = policy.loss_limit * if record.is_part { LOSSES_OF_CHUNKS } else { 1 };
+    record.facts.loss_limit = policy.loss_limit * if record.in_chunks { LOSSES_OF_CHUNKS } else { 1 };
     match &happening.only_if {
         OnlyIf::Always => {}
         OnlyIf::LeaseIsOver if record.lease_is_over => {}
@@ -84,7 +84,7 @@ pub(in crate::ledger) fn decide(
         lessons: Lessons {
             raised_memory_mb: record.raised_memory_mb,
             fell_back: record.fell_back,
-            alone: is_alone(record.facts.losses, record.is_part),
+            alone: is_alone(record.facts.losses, record.in_chunks),
         },
         splits: record.splits,
     }))
@@ -149,7 +149,7 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
         Some(what) => {
             format!("recorded by a version of the dispatcher that knows more: waits for one that can read it: {what}")
         }
-        None if evidence.busy && is_alone(losses, record.is_part) => {
+        None if evidence.busy && is_alone(losses, record.in_chunks) => {
             format!("{losses} workers were lost while they ran it: waits for one that runs nothing else")
         }
         None => return None,
@@ -458,7 +458,7 @@ mod tests {
             fell_back: false,
             chunks: None,
             splits: 0,
-            is_part: false,
+            in_chunks: false,
             age_secs: 1.0,
             run_secs: None,
             writes: Writes::default(),
@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn a_chunk_outlasts_more_lost_workers_than_a_job() {
-        let (mut record, mut plan) = (Record { is_part: true, ..queued() }, Plan::default());
+        let (mut record, mut plan) = (Record { in_chunks: true, ..queued() }, Plan::default());
         let most = policy().loss_limit * LOSSES_OF_CHUNKS;
         for attempt in 1..=most {
             assert_eq!(record.facts.state, State::Queued, "before attempt {attempt}");

@@ -14,7 +14,7 @@ fn pieces(of: JobId, numbers: &[u32], total: u32) -> Vec<Piece> {
     let piece = |number: &u32| {
         let span = Span::Time { from: None, to: Some(Micros(i64::from(*number) * 1_000_000)) };
         let cut = Cut { seek: None, span, frames: Some(100 + u64::from(*number)) };
-        Piece { of, number: *number, total, key: format!("key-{number}"), cut }
+        Piece { of, number: *number, total, key: format!("key-{number}"), cut, is_sound: false }
     };
     numbers.iter().map(piece).collect()
 }
@@ -85,8 +85,10 @@ async fn a_job_that_is_split_waits_for_its_chunks_and_goes_first_when_they_are_m
         finish(&scene, &worker, piece).await;
     }
     scene.until_column(id, "state = 'queued' AND returned AND published_at IS NOT NULL", "true").await;
+    // What is put together from chunks loses little with a worker: it is not suspected as soon as others.
+    scene.sql.execute("UPDATE job SET losses = 2 WHERE id = $1", &[&id.0]).await.unwrap();
     let last = worker.run(&delivery(Some(id), &body)).await;
-    assert_eq!((last.attempt, last.splits), (2, Some(1)));
+    assert_eq!((last.attempt, last.splits, last.alone), (2, Some(1), false));
     assert_eq!(worker.ask(subjects::COMMIT, &last).await, CommitReply::Granted);
     scene.report(&worker, &last, Outcome::Finished { manifest: None }).await;
     scene.until_column(id, "state", "completed").await;
@@ -243,5 +245,37 @@ async fn a_job_that_only_a_later_version_can_read_waits_for_it() {
     edit("spec::jsonb - 'novel'").await;
     scene.until_column(id, "state", "queued").await;
     assert_eq!(worker.run(&delivery(Some(id), &body)).await.attempt, 1, "nobody has begun it before");
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_that_no_worker_knows_waits_for_one_and_does_not_end_the_job() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&["--unfit", "reject"]).await;
+    let worker = Worker::new(&scene, "w");
+    let (id, body) = job();
+    scene.publish("jobs.default", "medium", Some(id), &body).await;
+    scene.until_column(id, "state", "queued").await;
+    let grant = worker.run(&delivery(Some(id), &body)).await;
+    assert!(grant.sound_apart);
+    let mut sound = pieces(id, &[4], 5);
+    sound[0].is_sound = true;
+    let piece = sound[0].id(grant.attempt);
+    scene.report(&worker, &grant, Outcome::Split { pieces: sound }).await;
+    scene.until_column(id, "state", "blocked").await;
+    // At first the dispatcher has not heard of all workers, and thinks that another may fit.
+    let end = Instant::now() + BOUND;
+    loop {
+        scene.until_column(piece, "state", "queued").await;
+        let reply = worker.claim(&delivery(Some(piece), &body_of(&scene, piece).await)).await;
+        assert!(matches!(reply, ClaimReply::Drop { reason: DropReason::Unfit, .. }), "{reply:?}");
+        let reason = scene.column(piece, "reason").await.unwrap();
+        assert!(reason.contains("sound apart"), "{reason}");
+        if reason.starts_with("waits for a worker that fits") {
+            break;
+        }
+        assert!(Instant::now() < end, "{reason}");
+    }
+    assert_eq!(scene.column(id, "state").await.as_deref(), Some("blocked"));
     dispatcher.stop().await;
 }

@@ -28,12 +28,16 @@ use crate::tool::{Listener, ToolUser};
 const SPLITS_MAX: u32 = 8;
 /// The list of chunks, by name: the tools run in the scratch.
 const LIST: &str = "chunks.txt";
+/// The sound, by name.
+const SOUND: &str = "sound.mp4";
 
 /// What there is to put together.
 pub(super) struct Parts {
     store: Chunks,
     /// Key and manifest of each chunk, in their order.
     chunks: Vec<(String, Manifest)>,
+    /// The same of the sound, where it was made apart.
+    sound: Option<(String, Manifest)>,
     offset_secs: f64,
 }
 
@@ -146,31 +150,56 @@ impl Attempt<'_> {
         if let Some(why) = chunk::too_large(body_bytes, cut.len()) {
             return Err(Why::Because(why));
         }
-        let alone = chunk::of(encode);
-        let request = self.request(&alone, source, features)?;
-        let total = u32::try_from(cut.len()).unwrap_or(u32::MAX);
-        let key = |cut: &Cut| {
-            plan::chunk_key(&request, cut, &named, &self.shop.tool_version)
-                .map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))
-        };
-        let pieces = cut
-            .into_iter()
-            .zip(0..)
-            .map(|(cut, number)| Ok(Piece { of: self.grant.job, number, total, key: key(&cut)?, cut }));
+        let sound = plan::sound_alone(encode, probed).filter(|_| self.grant.sound_apart);
+        let total = u32::try_from(cut.len() + usize::from(sound.is_some())).unwrap_or(u32::MAX);
+        let taken = cut.into_iter().map(|cut| (cut, false)).chain(sound.map(|_| (Cut::NONE, true)));
+        let pieces = taken.zip(0..).map(|((cut, is_sound), number)| {
+            let key = self.piece_key(is_sound, &cut, encode, (path, probed), &named)?;
+            Ok(Piece { of: self.grant.job, number, total, key, cut, is_sound })
+        });
         let pieces = pieces.collect::<Result<Vec<Piece>, End>>()?;
         let offset_secs = cuts.offset_secs(encode.video.fps, zero);
-        let chunks = self.find_all(&store, pieces).await?;
-        Ok(Parts { store, chunks, offset_secs })
+        let (sound, chunks): (Vec<_>, Vec<_>) =
+            self.find_all(&store, pieces).await?.into_iter().partition(|(piece, _)| piece.is_sound);
+        let found = |(piece, manifest): (Piece, Manifest)| (piece.key, manifest);
+        Ok(Parts {
+            store,
+            chunks: chunks.into_iter().map(found).collect(),
+            sound: sound.into_iter().map(found).next(),
+            offset_secs,
+        })
+    }
+
+    /// What a piece is called here, the sound or this stretch of the picture.
+    fn piece_key(
+        &self,
+        is_sound: bool,
+        cut: &Cut,
+        encode: &Encode,
+        (path, probed): (&Path, &Probed),
+        named: &str,
+    ) -> Result<String, End> {
+        let (features, tool) = (&self.shop.features, &self.shop.tool_version);
+        let source = Some((path, probed));
+        let key = if is_sound {
+            // Nothing is named where this version would not make it.
+            let Some(alone) = plan::sound_alone(encode, probed) else { return Ok(String::new()) };
+            plan::sound_key(&self.request(&alone, source, features)?, named, tool)
+        } else {
+            let alone = chunk::of(encode);
+            plan::chunk_key(&self.request(&alone, source, features)?, cut, named, tool)
+        };
+        key.map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))
     }
 
     /// Every chunk, sound. Where some are missing, these are what the attempt reports.
-    async fn find_all(&self, store: &Chunks, pieces: Vec<Piece>) -> Result<Vec<(String, Manifest)>, End> {
+    async fn find_all(&self, store: &Chunks, pieces: Vec<Piece>) -> Result<Vec<(Piece, Manifest)>, End> {
         let (chunks, stop) = (store.clone(), self.orders.stop.clone());
         let looked = move || {
             let mut found = Vec::new();
             let mut missing = Vec::new();
             for piece in pieces {
-                match chunks.find(&piece.key) {
+                match chunks.find(&piece.key, piece.is_sound) {
                     Some(manifest) => found.push((piece, manifest)),
                     None => missing.push(piece),
                 }
@@ -187,7 +216,7 @@ impl Attempt<'_> {
         };
         let (found, missing) = blocking(looked).await?.map_err(|error| self.unstaged(&error))?;
         if missing.is_empty() {
-            return Ok(found.into_iter().map(|(piece, manifest)| (piece.key, manifest)).collect());
+            return Ok(found);
         }
         let total = found.len() + missing.len();
         self.reporter.log(&format!("[ffpool] made in {total} chunks, of which {} are missing", missing.len()));
@@ -237,12 +266,8 @@ impl Attempt<'_> {
             Why::End(end) => end,
             Why::Because(why) => End::failure(Cause::ConfigBad, why),
         })?;
-        let alone = chunk::of(encode);
         let source = Some((path.as_path(), probed));
-        let features = &self.shop.clone().features;
-        let request = self.request(&alone, source, features)?;
-        let key = plan::chunk_key(&request, &piece.cut, &named, &self.shop.tool_version)
-            .map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))?;
+        let key = self.piece_key(piece.is_sound, &piece.cut, encode, (path, probed), &named)?;
         let moot = if key != piece.key {
             // The job is split anew for what is missing then, by whoever puts it together.
             Some("the source, the tool or the encoders here are not those for which the job was split".to_owned())
@@ -254,11 +279,15 @@ impl Attempt<'_> {
             ask(&self.orders, consent).await?;
             return Ok(None);
         }
-        if let Some(there) = store.find(&key) {
+        if let Some(there) = store.find(&key, piece.is_sound) {
             ask(&self.orders, consent).await?;
             return Ok(Some(there));
         }
         let recipe = Recipe::Chunk { cut: &piece.cut, secs: length(&piece.cut, encode, probed) };
+        let (alone, recipe) = match plan::sound_alone(encode, probed).filter(|_| piece.is_sound) {
+            Some(sound) => (sound, Recipe::Sound),
+            None => (chunk::of(encode), recipe),
+        };
         let made = self.make(&[only(alone)], source, user, recipe).await;
         let made = unchanged(made, path, identity)?;
         if piece.cut.frames.is_some_and(|frames| made.frames() != Some(frames)) {
@@ -307,7 +336,16 @@ impl Attempt<'_> {
         parts: &Parts,
     ) -> Result<Made, End> {
         let list = self.lay_out(parts, user)?;
-        let recipe = Recipe::Stitch { list: &list, offset_secs: parts.offset_secs };
+        let sound = match &parts.sound {
+            Some((key, _)) => {
+                self.lay_out_one(&parts.store.path(key), SOUND, user)?;
+                Some(self.probe(Path::new(SOUND), user).await?)
+            }
+            None => None,
+        };
+        let start_secs = |sound: &Probed| sound.start_secs.unwrap_or(0.0);
+        let sound = sound.map(|sound| plan::Sound { file: Path::new(SOUND), start_secs: start_secs(&sound) });
+        let recipe = Recipe::Stitch { list: &list, offset_secs: parts.offset_secs, sound };
         let total: u64 = parts.chunks.iter().filter_map(|(_, manifest)| chunks::frames(manifest)).sum();
         let made = self.make(outputs, Some((path, probed)), user, recipe).await;
         let made = made.and_then(|made| match made.frames() {
@@ -323,7 +361,7 @@ impl Attempt<'_> {
                 return Err(End::failure(Cause::IoTransient, why));
             }
         };
-        let proofs = parts.chunks.iter().map(|(key, manifest)| ChunkProof {
+        let proofs = parts.all().map(|(key, manifest)| ChunkProof {
             key: key.clone(),
             job: manifest.job,
             worker: manifest.worker.clone(),
@@ -339,8 +377,8 @@ impl Attempt<'_> {
 
     /// Whether the chunks still lie where they were found.
     async fn are_there(&self, parts: &Parts) -> Result<bool, End> {
-        let (store, chunks) = (parts.store.clone(), parts.chunks.clone());
-        blocking(move || chunks.iter().all(|(key, _)| store.find(key).is_some())).await
+        let (store, keys) = (parts.store.clone(), parts.all().map(|(key, _)| key.clone()).collect::<Vec<_>>());
+        blocking(move || keys.iter().all(|key| store.find(key, true).is_some())).await
     }
 
     /// A whole that does not stand the test although each of its chunks does: the next attempt encodes it whole.
@@ -368,34 +406,36 @@ impl Attempt<'_> {
 
     /// Has the chunks where the tool can read them, and the list of them.
     fn lay_out(&self, parts: &Parts, user: ToolUser) -> Result<PathBuf, End> {
-        let failed = |error: std::io::Error| {
-            End::failure(roots::io_cause(&error), format!("the chunks cannot be laid out: {error}"))
-        };
         let mut names = Vec::with_capacity(parts.chunks.len());
         for (number, (key, manifest)) in parts.chunks.iter().enumerate() {
-            let (name, from) = (format!("chunk{number:05}.mp4"), parts.store.path(key));
-            let to = self.scratch_path().join(&name);
-            let can_read = match user {
-                ToolUser::Own => true,
-                ToolUser::Switch { uid, gid } => roots::is_readable_by(&from, uid, gid),
-            };
-            if can_read {
-                std::os::unix::fs::symlink(&from, &to).map_err(failed)?;
-            } else {
-                let copied = std::fs::File::open(&from)
-                    .and_then(|mut chunk| std::io::copy(&mut chunk, &mut self.create_in_scratch(name.as_ref())?));
-                copied.map_err(failed)?;
-            }
+            let name = format!("chunk{number:05}.mp4");
+            self.lay_out_one(&parts.store.path(key), &name, user)?;
             names.push((name, chunks::frames(manifest).unwrap_or(0)));
         }
         let list = plan::chunk_list(names.iter().map(|(name, frames)| (name.as_str(), *frames)), parts.fps());
-        self.create_in_scratch(LIST.as_ref()).and_then(|mut file| file.write_all(list.as_bytes())).map_err(failed)?;
+        let written = self.create_in_scratch(LIST.as_ref()).and_then(|mut file| file.write_all(list.as_bytes()));
+        written.map_err(|error| not_laid_out(&error))?;
         Ok(PathBuf::from(LIST))
+    }
+
+    fn lay_out_one(&self, from: &Path, name: &str, user: ToolUser) -> Result<(), End> {
+        let can_read = match user {
+            ToolUser::Own => true,
+            ToolUser::Switch { uid, gid } => roots::is_readable_by(from, uid, gid),
+        };
+        let laid_out = if can_read {
+            std::os::unix::fs::symlink(from, self.scratch_path().join(name))
+        } else {
+            std::fs::File::open(from)
+                .and_then(|mut chunk| std::io::copy(&mut chunk, &mut self.create_in_scratch(name.as_ref())?))
+                .map(drop)
+        };
+        laid_out.map_err(|error| not_laid_out(&error))
     }
 
     /// Deletes the chunks of a whole that is published.
     pub(super) async fn forget_parts(&self, parts: Parts) {
-        let forgotten = blocking(move || parts.store.forget(parts.chunks.iter().map(|(key, _)| key.as_str()))).await;
+        let forgotten = blocking(move || parts.store.forget(parts.all().map(|(key, _)| key.as_str()))).await;
         if forgotten.is_err() {
             tracing::warn!(job = %self.grant.job, "the chunks of a published job stay until they are old");
         }
@@ -403,6 +443,11 @@ impl Attempt<'_> {
 }
 
 impl Parts {
+    /// Every chunk, then the sound.
+    fn all(&self) -> impl Iterator<Item = &(String, Manifest)> {
+        self.chunks.iter().chain(&self.sound)
+    }
+
     /// Frames per second of the chunks, by the one that has most of them.
     fn fps(&self) -> f64 {
         let longest = self.chunks.iter().max_by_key(|(_, manifest)| chunks::frames(manifest));
@@ -440,4 +485,8 @@ fn length(cut: &Cut, encode: &Encode, probed: &Probed) -> Option<f64> {
 
 fn unkept(error: &std::io::Error) -> End {
     End::failure(roots::io_cause(error), format!("the chunks cannot be kept: {error}"))
+}
+
+fn not_laid_out(error: &std::io::Error) -> End {
+    End::failure(roots::io_cause(error), format!("the chunks cannot be laid out: {error}"))
 }

@@ -63,12 +63,16 @@ pub(super) enum Recipe<'a> {
         /// Its length, where it is known before.
         secs: Option<f64>,
     },
+    /// The sound of the only output.
+    Sound,
     /// The only output from its chunks.
     Stitch {
         /// The list of chunks.
         list: &'a Path,
         /// When the first frame is shown.
         offset_secs: f64,
+        /// The sound, where it was made apart.
+        sound: Option<plan::Sound<'a>>,
     },
 }
 
@@ -76,8 +80,13 @@ impl Recipe<'_> {
     fn plan(&self, requests: &[Request<'_>]) -> Result<Together, Refused> {
         let plan = match (self, requests) {
             (Recipe::Chunk { cut, .. }, [request]) => plan::chunk(request, cut),
-            (Recipe::Stitch { list, offset_secs }, [request]) => plan::stitch(request, list, *offset_secs),
-            (Recipe::Whole | Recipe::Chunk { .. } | Recipe::Stitch { .. }, _) => return together(requests),
+            (Recipe::Sound, [request]) => plan::sound(request),
+            (Recipe::Stitch { list, offset_secs, sound }, [request]) => {
+                plan::stitch(request, list, *offset_secs, *sound)
+            }
+            (Recipe::Whole | Recipe::Chunk { .. } | Recipe::Sound | Recipe::Stitch { .. }, _) => {
+                return together(requests);
+            }
         };
         let plan = plan.map_err(|refusal| Refused { output: 0, refusal })?;
         let steps = plan.steps.into_iter().map(|step| Shared { step, outputs: vec![0] });
@@ -87,7 +96,7 @@ impl Recipe<'_> {
     /// Its part of the job: most of the work on a whole from chunks is done before.
     fn part(&self) -> Part {
         match self {
-            Recipe::Whole | Recipe::Chunk { .. } => Part::WHOLE,
+            Recipe::Whole | Recipe::Chunk { .. } | Recipe::Sound => Part::WHOLE,
             Recipe::Stitch { .. } => Part { before: 0.95, share: 0.05 },
         }
     }
@@ -187,7 +196,7 @@ impl Attempt<'_> {
         }
         let requests: Vec<Request<'_>> =
             sought.iter().map(|(encode, request, _)| Request { encode, ..*request }).collect();
-        let plan = self.carry_out_plan(outputs, requests.clone(), user, recipe).await?;
+        let plan = self.carry_out_plan(outputs, requests.clone(), source, user, recipe).await?;
         self.reporter.phase(Phase::Verify, Some(NEARLY));
         let mut proven = Vec::new();
         for (place, (Output { number, name, .. }, expected)) in outputs.iter().zip(&plan.expected).enumerate() {
@@ -212,6 +221,7 @@ impl Attempt<'_> {
         &mut self,
         outputs: &[Output],
         mut requests: Vec<Request<'_>>,
+        source: Option<(&Path, &Probed)>,
         user: ToolUser,
         recipe: Recipe<'_>,
     ) -> Result<Together, End> {
@@ -223,6 +233,7 @@ impl Attempt<'_> {
         let total: f64 = weights.iter().sum();
         let duration = match recipe {
             Recipe::Chunk { secs, .. } => secs,
+            Recipe::Sound => source.and_then(|(_, probed)| probed.probe.duration_secs),
             Recipe::Whole | Recipe::Stitch { .. } => plan.duration_secs(),
         };
         let whole = recipe.part();

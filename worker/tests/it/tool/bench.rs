@@ -152,6 +152,7 @@ impl Bench {
             encode: scenario::resolve(spec).unwrap_or_else(|faults| panic!("the test's job is not valid: {faults:?}")),
             traceparent: None,
             splits: None,
+            sound_apart: false,
         }
     }
 
