@@ -162,6 +162,9 @@ fn millis(time: Duration) -> i64 {
 // A frozen job that nobody has paused may make room for a live one: only for a while after a resumption is it told.
 const UNHEEDED: &str = "SELECT id, attempt, CASE WHEN state = 'cancelling' THEN 'cancel' \
                                                  WHEN paused AND frozen_since IS NULL THEN 'pause' \
+                                                 WHEN NOT paused AND frozen_since IS NOT NULL \
+                                                      AND EXISTS (SELECT FROM event WHERE event.job = job.id AND event.kind = 'resume' \
+                                                                  AND event.at > now() - interval '30 seconds') THEN 'resume' \
                                                  WHEN finishing AND consent IS DISTINCT FROM attempt THEN 'finish' \
                                                  ELSE 'resume' END FROM job \
      WHERE state IN ('running', 'cancelling') \

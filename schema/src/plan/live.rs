@@ -33,7 +33,7 @@ const SINK_QUEUE: u32 = 600;
 /// Seconds between two tries of a sink.
 const SINK_PAUSE: &str = "1";
 /// The same where it is to be taken from another attempt: for so long nobody feeds it.
-const HEIR_PAUSE: &str = "0.1";
+const HEIR_PAUSE: &str = "0.25";
 
 /// The pieces of a recording, as the join names them.
 #[derive(Debug, Clone, Copy, PartialEq)]

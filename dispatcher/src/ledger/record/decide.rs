@@ -314,6 +314,8 @@ fn count(record: &mut Record, input: &Input, change: &Change, plan: &mut Plan) {
         facts.failures = 0;
         facts.losses = 0;
         facts.last_cause = None;
+        // A replica of an older version ends a job without it.
+        facts.finishing = false;
     }
 }
 

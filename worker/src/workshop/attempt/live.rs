@@ -245,6 +245,7 @@ impl Attempt<'_> {
     /// Waits before the next run. Answers whether the job's time is over meanwhile.
     async fn wait_for_source(&self, broadcast: &Broadcast<'_>, pause: Duration) -> Result<bool, End> {
         let (mut stop, mut finish) = (self.orders.stop.clone(), self.orders.finish.clone());
+        let has_something = !broadcast.live.record || broadcast.timeline.began().is_some();
         let over = async {
             match self.left(broadcast) {
                 Some(left) => tokio::time::sleep(left).await,
@@ -255,7 +256,7 @@ impl Attempt<'_> {
             biased;
             order = crate::store::fetch::stopped(&mut stop) => Err(order.into()),
             () = over => Ok(true),
-            Ok(_) = finish.wait_for(|is_wanted| *is_wanted) => Ok(true),
+            Ok(_) = finish.wait_for(|is_wanted| *is_wanted), if has_something => Ok(true),
             () = tokio::time::sleep(pause) => Ok(false),
         }
     }

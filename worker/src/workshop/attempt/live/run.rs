@@ -262,7 +262,8 @@ impl Attempt<'_> {
     }
 
     fn why_over(&self, heard: &Heard<'_>, limits: &Limits) -> Option<Over> {
-        if *self.orders.finish.borrow() {
+        // What has nothing yet cannot end with what it has: an attempt that follows another is told at once.
+        if *self.orders.finish.borrow() && (!limits.record || heard.timeline.began().is_some()) {
             return Some(Over::Wish);
         }
         let has_media = heard.has_media();
