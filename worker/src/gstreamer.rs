@@ -15,14 +15,17 @@ use tokio::process::Command;
 use tracing::{info, warn};
 
 use crate::encoders;
+use crate::tool::ToolUser;
 
 pub use classify::classify;
 
 /// GStreamer's list of its plugins, in a worker's scratch and by a link in each attempt's. Without it every run would look
 /// through all plugins first.
 pub const REGISTRY: &str = "gstreamer.registry";
-/// How long the first look through all plugins, or a trial, may take.
-const TRIAL: Duration = Duration::from_secs(60);
+/// How long all of it may take, the first look through all plugins with it: a worker starts without a GStreamer that hangs.
+const OPENING: Duration = Duration::from_secs(120);
+/// How long a trial may take.
+const TRIAL: Duration = Duration::from_secs(30);
 
 /// GStreamer, where it works.
 #[derive(Debug, Clone)]
@@ -38,26 +41,36 @@ pub struct Gstreamer {
 }
 
 impl Gstreamer {
-    /// Looks for it and tries every encoder. `None`: it is not there, or nothing works.
-    pub async fn open(program: &Path, scratch: &Path) -> Option<Gstreamer> {
+    /// Looks for it and tries every encoder as the user as whom jobs run. `None`: it is not there, or nothing works.
+    pub async fn open(program: &Path, scratch: &Path, user: ToolUser) -> Option<Gstreamer> {
+        match tokio::time::timeout(OPENING, Gstreamer::look(program, scratch, user)).await {
+            Ok(found) => found,
+            Err(_) => {
+                warn!(program = %program.display(), within = ?OPENING, "GStreamer hangs here: it is not offered");
+                None
+            }
+        }
+    }
+
+    async fn look(program: &Path, scratch: &Path, user: ToolUser) -> Option<Gstreamer> {
         let Some(program) = encoders::find_program(program) else {
             info!(program = %program.display(), "no GStreamer here: install gstreamer1.0-tools and its plugins to offer it");
             return None;
         };
         let registry = scratch.join(REGISTRY);
-        let Some(version) = run(&program, &registry, &["--version"]).await else {
+        let Some(version) = run(&program, &registry, ToolUser::Own, OPENING, &["--version"]).await else {
             warn!(program = %program.display(), "GStreamer does not run here: it is not offered");
             return None;
         };
         let version = version.lines().next().unwrap_or_default().to_owned();
         let missing = missing(&program, &registry).await;
-        let features = features(&program, &registry).await;
         // It is made for its maker alone.
         let opened = std::fs::set_permissions(&registry, std::fs::Permissions::from_mode(0o644));
         if let Err(error) = opened {
             warn!(registry = %registry.display(), %error, "GStreamer's list of plugins cannot be shared: it is not offered");
             return None;
         }
+        let features = features(&program, &registry, user).await;
         if features.is_empty() {
             warn!(%version, "no encoder of GStreamer works here: it is not offered");
             return None;
@@ -72,7 +85,7 @@ async fn missing(program: &Path, registry: &Path) -> Vec<String> {
     let beside = program.with_file_name("gst-inspect-1.0");
     let inspect = if beside.is_file() { Some(beside) } else { encoders::find_program(Path::new("gst-inspect-1.0")) };
     let listed = match inspect {
-        Some(inspect) => run(&inspect, registry, &[]).await,
+        Some(inspect) => run(&inspect, registry, ToolUser::Own, OPENING, &[]).await,
         None => None,
     };
     let Some(listed) = listed else {
@@ -96,15 +109,15 @@ fn elements(listed: &str) -> Vec<&str> {
 }
 
 /// The features of the encoders that work.
-async fn features(program: &Path, registry: &Path) -> Vec<&'static str> {
+async fn features(program: &Path, registry: &Path, user: ToolUser) -> Vec<&'static str> {
     let trials = gstreamer::trials();
     let all: Vec<&str> = trials.iter().flat_map(|(_, words)| words.iter().copied()).collect();
-    if run(program, registry, &all).await.is_some() {
+    if run(program, registry, user, TRIAL, &all).await.is_some() {
         return trials.iter().map(|(feature, _)| *feature).collect();
     }
     let mut features = Vec::new();
     for (feature, words) in &trials {
-        match run(program, registry, words).await {
+        match run(program, registry, user, TRIAL, words).await {
             Some(_) => features.push(*feature),
             None => info!(feature, "an encoder of GStreamer does not work here"),
         }
@@ -113,15 +126,22 @@ async fn features(program: &Path, registry: &Path) -> Vec<&'static str> {
 }
 
 /// What it says, where it ends well.
-async fn run(program: &Path, registry: &Path, words: &[&str]) -> Option<String> {
-    let output = Command::new(program)
+async fn run(program: &Path, registry: &Path, user: ToolUser, within: Duration, words: &[&str]) -> Option<String> {
+    let mut command = Command::new(program);
+    command
         .args(words)
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .env("GST_REGISTRY", registry)
         .env("LC_ALL", "C.UTF-8")
+        .current_dir("/")
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(TRIAL, output).await.ok()?.ok()?;
+        .kill_on_drop(true);
+    if let ToolUser::Switch { uid, gid } = user {
+        // What root may open proves nothing for the user as whom jobs run.
+        command.gid(gid).uid(uid);
+    }
+    let output = tokio::time::timeout(within, command.output()).await.ok()?.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

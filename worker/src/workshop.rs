@@ -332,7 +332,7 @@ impl Workshop {
         let built_in = encoders::listed(&ffmpeg).await?;
         let encoders = encoders::working(&ffmpeg, user, &built_in).await?;
         let gstreamer = match &settings.gstreamer {
-            Some(program) => Gstreamer::open(program, &scratch).await,
+            Some(program) => Gstreamer::open(program, &scratch, user).await,
             None => None,
         };
         let devices = Devices::open(&ffmpeg, user, &built_in, settings.devices.clone()).await;

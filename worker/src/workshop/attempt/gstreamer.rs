@@ -13,7 +13,7 @@ use ffpool_schema::gstreamer::{self, Pipeline};
 use ffpool_schema::job::Engine;
 use ffpool_schema::message::{EngineChoice, Outcome, Phase, Progress};
 use ffpool_schema::plan::ladder::Output;
-use ffpool_schema::plan::{self, Request};
+use ffpool_schema::plan::{self, Refusal, Request};
 use ffpool_schema::probe::Probed;
 use ffpool_schema::scenario;
 use tokio::time::Instant;
@@ -71,7 +71,7 @@ impl Attempt<'_> {
             loudness: None,
         };
         let planned = plan::plan(&request).map_err(refused)?;
-        let pipeline = gstreamer::pipeline(&request, &planned).map_err(refused)?;
+        let pipeline = gstreamer::pipeline(&request, &planned).map_err(|refusal| self.refused_by_gstreamer(refusal))?;
         self.has_elements(&pipeline)?;
         let (arguments, expected) = (pipeline.arguments(), planned.expected);
         let duration = expected.duration_secs;
@@ -97,7 +97,18 @@ impl Attempt<'_> {
         Ok(made)
     }
 
-    /// What reads a source is known only when the source is.
+    /// What GStreamer does not make of this source. A job that leaves the choice fails here and not for good: on a worker
+    /// whose FFmpeg has what this one's lacks it would run.
+    fn refused_by_gstreamer(&self, refusal: Refusal) -> End {
+        match refusal {
+            Refusal::Job(fault) if self.grant.spec.engine == Engine::Auto => {
+                End::failure(Cause::Platform, format!("FFmpeg lacks an encoder on this worker, and {}", fault.message))
+            }
+            refusal @ (Refusal::Input(_) | Refusal::Job(_)) => refused(refusal),
+        }
+    }
+
+    /// What reads a source is known only when the source is. Another worker may have what is missing here.
     fn has_elements(&self, pipeline: &Pipeline) -> Result<(), End> {
         let Some(there) = &self.shop.gstreamer else {
             return Err(End::failure(Cause::Platform, "this worker has no GStreamer that works"));
@@ -106,7 +117,7 @@ impl Attempt<'_> {
         match missing {
             Some(element) => {
                 let message = format!("{}, or use `engine: ffmpeg`", gstreamer::missing(element));
-                Err(End::rejected("engine", "unsupported", &message))
+                Err(End::failure(Cause::Platform, message))
             }
             None => Ok(()),
         }
