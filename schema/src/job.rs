@@ -633,13 +633,18 @@ impl JobSpec {
         }
     }
 
-    /// One of its `outputs` as a job of its own: the same source, and the same part of it unless it names another.
+    /// One of its `outputs` as a job of its own: the same source, and the same part of it unless it names another. One
+    /// picture is of the beginning of that part.
     #[must_use]
     pub fn of_output(&self, output: &ExtraOutput) -> JobSpec {
         let mut parameters = output.parameters.clone();
         if [parameters.start, parameters.end, parameters.duration] == [None; 3] {
             let Parameters { start, end, duration, .. } = self.parameters;
-            parameters = Parameters { start, end, duration, ..parameters };
+            parameters = if self.input.is_some() && makes_one_picture(&output.scenario) {
+                Parameters { start, ..parameters }
+            } else {
+                Parameters { start, end, duration, ..parameters }
+            };
         }
         JobSpec {
             scenario: output.scenario.clone(),
@@ -664,4 +669,9 @@ impl JobSpec {
     pub fn work_queue(&self) -> crate::topology::WorkQueue {
         crate::topology::WorkQueue { queue: self.queue, priority: self.priority, pool: self.pool.clone() }
     }
+}
+
+fn makes_one_picture(scenario: &str) -> bool {
+    let found = crate::scenario::Scenario::find(scenario);
+    found.is_some_and(|found| found.codec == crate::encode::CodecChoice::Picture && found.set.is_none())
 }

@@ -20,10 +20,12 @@ fn each_output_is_what_it_alone_asks_for() {
         "outputs": [
             {"url": "s3://media/b.mp4", "scenario": "720p30-h264", "parameters": {"encoder": "libx265", "bitrate": "2500k"}},
             {"url": "/m/c.jpg", "scenario": "thumbnail", "parameters": {"start": 7}},
+            {"url": "/m/d.jpg", "scenario": "thumbnail"},
         ],
     }))
     .unwrap();
-    let [second, third] = &encode.others[..] else { panic!("{encode:?}") };
+    let [second, third, fourth] = &encode.others[..] else { panic!("{encode:?}") };
+    assert_eq!((fourth.start_secs, fourth.duration_secs), (Some(5.0), None), "where the part begins");
     assert_eq!((second.output.as_deref(), third.container), (Some("s3://media/b.mp4"), Container::Jpg));
     assert_eq!(second.video.encoder.map(|encoder| encoder.to_string()).as_deref(), Some("libx265"));
     assert_eq!((&second.video.preset, second.video.size.unwrap().height), (&None, 720), "nothing of the job's own");
