@@ -362,7 +362,7 @@ pub struct Parameters {
     /// Size of the rate-control buffer, in bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bufsize: Option<Bitrate>,
-    /// Constant quality: 0 (best) to 51, or to 63 for VP9 and AV1. Not together with `bitrate`.
+    /// Constant quality: 0 (best) to 51, or to 63 for VP8, VP9 and AV1. Not together with `bitrate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crf: Option<u8>,
     /// The encoder's speed preset, such as `fast`.
@@ -546,10 +546,12 @@ pub struct JobSpec {
     /// The kind of worker. It must agree with the routing key.
     #[serde(default)]
     pub pool: Pool,
-    /// The source: a `file://` URL or an absolute path under a worker's media roots. Absent: a test source is generated.
+    /// The source: an absolute path under a worker's media roots, or an address by `file`, `http(s)`, `s3`, `gs`, `az`, or of a live
+    /// source by `rtmp(s)`, `srt`. Absent: a test source is generated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// The destination: a `file://` URL or an absolute path under a worker's media roots. Absent: `<first media root>/ffpool/<job id>.<container>`.
+    /// The destination: an absolute path under a worker's media roots, or an address by `file`, `s3`, `gs`, `az`, or of a live sink
+    /// by `rtmp(s)`, `srt`. Absent: `<first media root>/ffpool/<job id>.<container>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// More outputs of the same source, besides the job's own. All are made in one decode and published together.

@@ -90,7 +90,7 @@ pub struct Settings {
     #[arg(long, env = "FFPOOL_GSTREAMER", value_name = "PROGRAM", default_value = "gst-launch-1.0")]
     pub gstreamer: PathBuf,
     /// Devices that encode and how many encodes each may run at a time, with commas: `nvenc:0=3,vaapi:128=2`. Default: those that
-    /// this machine has, with 8 each.
+    /// this machine has, with 8 each (VideoToolbox: 4).
     #[arg(long, env = "FFPOOL_DEVICES", value_name = "DEVICES", value_delimiter = ',')]
     pub devices: Option<Vec<DeviceLimit>>,
     /// Seconds between two trials of a device that does nothing.
