@@ -11,7 +11,7 @@ use super::shape::Shape;
 use super::streams::{self, Chosen};
 use super::{Arguments, Expected, Plan, Purpose, Refusal, Request, Step, Whole, audio, expected, filters, head, video};
 use crate::chunk::{Cut, Micros};
-use crate::encode::{AudioChoice, Container, Encode, SubtitleMode, Treatment};
+use crate::encode::{AudioChoice, Container, Encode, Keep, SubtitleMode, Treatment};
 use crate::message::hex;
 use crate::probe::Probed;
 
@@ -205,7 +205,7 @@ pub fn stitch(
     }
     arguments.all(["-map", "1:v:0", "-c:v", "copy"]);
     if sound.is_some() {
-        take_sound(&whole.chosen, &mut arguments);
+        take_sound(&whole.chosen, request.encode.metadata, &mut arguments);
     } else {
         audio::audio(request, &whole.chosen, &whole.expected, &input, &mut arguments)?;
     }
@@ -216,16 +216,22 @@ pub fn stitch(
     Ok(Plan { steps, expected: whole.expected })
 }
 
-/// Takes the sound as it is, with the languages and titles that the source has for it. Who names those of one stream names
-/// them of all.
-fn take_sound(chosen: &Chosen, arguments: &mut Arguments) {
+/// Takes the sound as it is, with the languages and titles that the source has for it where they are kept. Who names those
+/// of one stream names them of all.
+fn take_sound(chosen: &Chosen, metadata: Keep, arguments: &mut Arguments) {
+    let is_kept = metadata == Keep::Keep;
     for (to, from) in chosen.audio.iter().enumerate() {
         arguments.pair("-map", format!("2:a:{to}"));
-        arguments.pair(&format!("-map_metadata:s:a:{to}"), format!("0:s:a:{from}"));
+        if is_kept {
+            arguments.pair(&format!("-map_metadata:s:a:{to}"), format!("0:s:a:{from}"));
+        }
     }
-    arguments.all(["-c:a", "copy", "-map_metadata:s:v:0", "1:s:v:0"]);
-    for (to, from) in chosen.subtitles.iter().enumerate() {
-        arguments.pair(&format!("-map_metadata:s:s:{to}"), format!("0:s:s:{from}"));
+    arguments.all(["-c:a", "copy"]);
+    if is_kept {
+        arguments.all(["-map_metadata:s:v:0", "1:s:v:0"]);
+        for (to, from) in chosen.subtitles.iter().enumerate() {
+            arguments.pair(&format!("-map_metadata:s:s:{to}"), format!("0:s:s:{from}"));
+        }
     }
 }
 

@@ -820,6 +820,12 @@ fn the_sound_is_made_apart_where_that_changes_no_sample() {
     has(&arguments, "-itsoffset 0.170000 -protocol_whitelist file,crypto,data -format_whitelist mov -i file:sound.mp4");
     has(&arguments, "-map 2:a:0 -map_metadata:s:a:0 0:s:a:0 -c:a copy");
     assert!(!arguments.contains("-c:a aac"), "{arguments}");
+    let bare = Encode { metadata: Keep::Drop, ..wish.clone() };
+    let whole = request(&bare, Encoder::Libx264, Some(&source), &all);
+    let apart = Sound { file: Path::new("sound.mp4"), start_secs: 0.17 };
+    let arguments = text(stitch(&whole, Path::new("chunks.txt"), 0.0, Some(apart)).unwrap().arguments());
+    has(&arguments, "-map 2:a:0 -c:a copy");
+    assert!(!arguments.contains("-map_metadata:s"), "no tag of a stream is taken: {arguments}");
 
     for container in [Container::Mkv, Container::Ts] {
         wish.container = container;

@@ -7,6 +7,7 @@ use ffpool_schema::chunk;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::{Change, End, Input, Placing, Publish, Refusal, Stale, State, Step, step};
+use ffpool_schema::parse::Fault;
 use ffpool_schema::scenario;
 
 use super::super::families::Relative;
@@ -169,9 +170,11 @@ fn unreadable(record: &Record) -> Option<String> {
     match serde_json::from_str::<JobSpec>(text) {
         // Serde names every field that it would know.
         Err(error) => error.to_string().split(", expected").next().map(str::to_owned),
-        Ok(spec) => scenario::resolve(&spec)
-            .err()
-            .map(|faults| faults.first().map_or_else(String::new, |fault| fault.message.clone())),
+        // What is no more valid by this version's rules is no matter of another version: it is rejected with its faults.
+        Ok(spec) => scenario::resolve(&spec).err().and_then(|faults| {
+            let is_unknown = |fault: &&Fault| fault.code.starts_with("unknown") || fault.code == "unsupported";
+            faults.iter().find(is_unknown).map(|fault| fault.message.clone())
+        }),
     }
 }
 

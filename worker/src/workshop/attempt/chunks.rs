@@ -147,11 +147,12 @@ impl Attempt<'_> {
             .map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))?;
         let cut = cuts.chunks(encode.video.fps, zero)?;
         let body_bytes = serde_json::to_vec(&self.grant.spec).map_or(usize::MAX, |body| body.len());
-        if let Some(why) = chunk::too_large(body_bytes, cut.len()) {
+        let sound = plan::sound_alone(encode, probed).filter(|_| self.grant.sound_apart);
+        let count = cut.len() + usize::from(sound.is_some());
+        if let Some(why) = chunk::too_large(body_bytes, count) {
             return Err(Why::Because(why));
         }
-        let sound = plan::sound_alone(encode, probed).filter(|_| self.grant.sound_apart);
-        let total = u32::try_from(cut.len() + usize::from(sound.is_some())).unwrap_or(u32::MAX);
+        let total = u32::try_from(count).unwrap_or(u32::MAX);
         let taken = cut.into_iter().map(|cut| (cut, false)).chain(sound.map(|_| (Cut::NONE, true)));
         let pieces = taken.zip(0..).map(|((cut, is_sound), number)| {
             let key = self.piece_key(is_sound, &cut, encode, (path, probed), &named)?;
@@ -335,19 +336,8 @@ impl Attempt<'_> {
         user: ToolUser,
         parts: &Parts,
     ) -> Result<Made, End> {
-        let list = self.lay_out(parts, user)?;
-        let sound = match &parts.sound {
-            Some((key, _)) => {
-                self.lay_out_one(&parts.store.path(key), SOUND, user)?;
-                Some(self.probe(Path::new(SOUND), user).await?)
-            }
-            None => None,
-        };
-        let start_secs = |sound: &Probed| sound.start_secs.unwrap_or(0.0);
-        let sound = sound.map(|sound| plan::Sound { file: Path::new(SOUND), start_secs: start_secs(&sound) });
-        let recipe = Recipe::Stitch { list: &list, offset_secs: parts.offset_secs, sound };
         let total: u64 = parts.chunks.iter().filter_map(|(_, manifest)| chunks::frames(manifest)).sum();
-        let made = self.make(outputs, Some((path, probed)), user, recipe).await;
+        let made = self.put_together(outputs, (path, probed), user, parts).await;
         let made = made.and_then(|made| match made.frames() {
             Some(frames) if frames == total => Ok(made),
             frames => Err(unproven(format!("it has {} frames, its chunks have {total}", frames.unwrap_or(0)))),
@@ -373,6 +363,26 @@ impl Attempt<'_> {
         let example = parts.chunks.first().map(|(_, manifest)| &manifest.arguments);
         made.steps.extend(example.map(|words| words.iter().map(Into::into).collect()));
         Ok(made)
+    }
+
+    async fn put_together(
+        &mut self,
+        outputs: &[Output],
+        source: (&Path, &Probed),
+        user: ToolUser,
+        parts: &Parts,
+    ) -> Result<Made, End> {
+        let list = self.lay_out(parts, user)?;
+        let sound = match &parts.sound {
+            Some((key, _)) => {
+                self.lay_out_one(&parts.store.path(key), SOUND, user)?;
+                let start_secs = self.probe(Path::new(SOUND), user).await?.start_secs.unwrap_or(0.0);
+                Some(plan::Sound { file: Path::new(SOUND), start_secs })
+            }
+            None => None,
+        };
+        let recipe = Recipe::Stitch { list: &list, offset_secs: parts.offset_secs, sound };
+        self.make(outputs, Some(source), user, recipe).await
     }
 
     /// Whether the chunks still lie where they were found.

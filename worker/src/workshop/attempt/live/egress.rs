@@ -1,9 +1,10 @@
 //! The way of a live attempt to web servers: a proxy on the loopback that goes only where a worker may.
 //!
 //! Invariant: a connection is made only to an address that was judged for this request, whatever a playlist or a
-//! redirect names; one request is served for each connection, and all end with the attempt. The tool speaks plain HTTP to the
-//! proxy and nothing else: FFmpeg needs its own `httpproxy://` for `https` through a proxy, and a playlist could name that. So the
-//! proxy speaks TLS itself, to the hosts that were named with `https`, and playlists come in with such addresses in clear.
+//! redirect names; one request is served for each connection, which ends with its client, and all end with the attempt. The tool
+//! speaks plain HTTP to the proxy and nothing else: FFmpeg needs its own `httpproxy://` for `https` through a proxy, and a playlist
+//! could name that. So the proxy speaks TLS itself, to the hosts that were named with `https`, and playlists and redirects come in
+//! with such addresses in clear. What came by TLS leads to nothing without it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,19 +13,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Response, header};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
+
+use ffpool_schema::failure::Cause;
 
 use crate::store::trouble::Trouble;
 use crate::workshop::Shop;
 
 /// The longest head of a request.
 const HEAD_BYTES: usize = 16 * 1024;
-/// For the head of a request, and for a connection.
+/// For the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For a whole playlist.
+const PLAYLIST_PATIENCE: Duration = Duration::from_secs(30);
 /// Connections at a time. A playlist has a few streams.
 const MOST: usize = 32;
 /// Hosts that are known to be spoken to by TLS. A playlist has a few.
@@ -92,7 +98,8 @@ async fn serve(listener: TcpListener, way: Arc<Way>) {
         let way = way.clone();
         connections.spawn(async move {
             let _permit = permit;
-            if let Err(error) = pass(client, &way).await {
+            let (reader, writer) = client.into_split();
+            if let Err(error) = pass(reader, writer, &way).await {
                 tracing::debug!(%error, "a request of a live attempt came to nothing");
             }
         });
@@ -106,17 +113,28 @@ struct Wanted {
     host: String,
     port: u16,
     path: String,
-    /// What is sent on to the host.
-    head: String,
     /// The part of it that is wanted.
     range: Option<String>,
 }
 
-async fn pass(mut client: TcpStream, way: &Way) -> io::Result<()> {
-    let (head, rest) = timeout(PATIENCE, read_head(&mut client)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+async fn pass(mut reader: OwnedReadHalf, mut client: OwnedWriteHalf, way: &Way) -> io::Result<()> {
+    let head = timeout(PATIENCE, read_head(&mut reader)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let Some(wanted) = wanted(&head) else {
         return client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
     };
+    tokio::select! {
+        served = fetch(client, way, &wanted) => served,
+        // Whoever asked has given up: a server that is silent would hold the place for ever.
+        () = is_gone(reader) => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+/// Until a client that has asked ends its connection.
+async fn is_gone(mut reader: OwnedReadHalf) {
+    let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
+}
+
+async fn fetch(mut client: OwnedWriteHalf, way: &Way, wanted: &Wanted) -> io::Result<()> {
     let addresses = match way.shop.stores.reach(&wanted.host, wanted.port).await {
         Ok(addresses) => addresses,
         Err(trouble) => {
@@ -125,26 +143,31 @@ async fn pass(mut client: TcpStream, way: &Way) -> io::Result<()> {
             return client.write_all(b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n").await;
         }
     };
-    if way.is_secure(&wanted) {
-        return match way.get(&wanted, &addresses).await {
-            Ok(response) => answer(client, way, response).await,
-            Err(trouble) => {
-                tracing::debug!(host = wanted.host, cause = %trouble.cause, "a web server of a live attempt is no good");
-                way.note(trouble);
-                client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n").await
-            }
-        };
-    }
-    let mut server = match connect(&addresses).await {
-        Ok(server) => server,
-        Err(error) => {
-            client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n").await?;
-            return Err(error);
+    let is_secure = way.is_secure(wanted);
+    let response = way.get(wanted, is_secure, &addresses).await.and_then(|response| match leads_out(&response) {
+        true if is_secure => {
+            let message = format!("{} leads from https to http", wanted.host);
+            Err(Trouble::lasting(Cause::Policy, message))
         }
-    };
-    server.write_all(wanted.head.as_bytes()).await?;
-    server.write_all(&rest).await?;
-    copy_bidirectional(&mut client, &mut server).await.map(|_| ())
+        true | false => Ok(response),
+    });
+    match response {
+        Ok(response) => answer(client, way, is_secure, response).await,
+        Err(trouble) => {
+            tracing::debug!(host = wanted.host, cause = %trouble.cause, "a web server of a live attempt is no good");
+            // Of a server without TLS the tool says enough itself.
+            if is_secure {
+                way.note(trouble);
+            }
+            client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n").await
+        }
+    }
+}
+
+/// Whether an answer leads to an address without TLS.
+fn leads_out(response: &Response) -> bool {
+    let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("");
+    location.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
 }
 
 impl Way {
@@ -157,10 +180,11 @@ impl Way {
         secure.contains(&(wanted.host.clone(), wanted.port))
     }
 
-    /// Asks a host by TLS.
-    async fn get(&self, wanted: &Wanted, addresses: &[SocketAddr]) -> Result<Response, Trouble> {
-        let client = self.shop.stores.live_client(&wanted.host, addresses)?;
-        let mut request = client.get(format!("{TLS}{}:{}{}", bracketed(&wanted.host), wanted.port, wanted.path));
+    /// Asks a host.
+    async fn get(&self, wanted: &Wanted, is_secure: bool, addresses: &[SocketAddr]) -> Result<Response, Trouble> {
+        let client = self.shop.stores.live_client(&wanted.host, is_secure, addresses)?;
+        let scheme = if is_secure { TLS } else { "http://" };
+        let mut request = client.get(format!("{scheme}{}:{}{}", bracketed(&wanted.host), wanted.port, wanted.path));
         if let Some(range) = &wanted.range {
             request = request.header(header::RANGE, range);
         }
@@ -179,7 +203,7 @@ fn in_clear(text: &str, secure: &mut BTreeSet<(String, u16)>) -> String {
         let is_over = |c: char| matches!(c, '/' | '?' | '#' | '"' | '\'' | ',') || c.is_whitespace();
         let (place, tail) = after.split_at(after.find(is_over).unwrap_or(after.len()));
         clear += before;
-        match authority(place, Some(443)).filter(|_| secure.len() < MOST_HOSTS) {
+        match authority(place, Some(443)).filter(|place| secure.len() < MOST_HOSTS || secure.contains(place)) {
             Some((host, port)) => {
                 clear += &format!("http://{}:{port}", bracketed(&host));
                 secure.insert((host, port));
@@ -192,8 +216,18 @@ fn in_clear(text: &str, secure: &mut BTreeSet<(String, u16)>) -> String {
     clear + rest
 }
 
+/// A text that came by TLS with the scheme said in addresses that leave it out: the tool would take its own, which is plain.
+fn with_scheme(text: &str) -> String {
+    let whole = |line: &str| {
+        let line = line.replace("URI=\"//", "URI=\"https://");
+        if line.starts_with("//") { format!("https:{line}") } else { line }
+    };
+    text.split_inclusive('\n').map(whole).collect()
+}
+
 /// Gives an answer to the tool, a playlist with its addresses in clear.
-async fn answer(mut client: TcpStream, way: &Way, mut response: Response) -> io::Result<()> {
+async fn answer(mut client: OwnedWriteHalf, way: &Way, is_secure: bool, mut response: Response) -> io::Result<()> {
+    let clear = |text: &str| way.in_clear(&if is_secure { with_scheme(text) } else { text.to_owned() });
     let status = response.status();
     let mut head = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or("-"));
     let is_playlist = {
@@ -203,20 +237,24 @@ async fn answer(mut client: TcpStream, way: &Way, mut response: Response) -> io:
     };
     for name in [header::CONTENT_TYPE, header::CONTENT_RANGE, header::LOCATION] {
         if let Some(value) = response.headers().get(&name).and_then(|value| value.to_str().ok()) {
-            head += &format!("{name}: {}\r\n", way.in_clear(value));
+            head += &format!("{name}: {}\r\n", clear(value));
         }
     }
     let next = async |response: &mut Response| response.chunk().await.map_err(io::Error::other);
     let first = next(&mut response).await?.unwrap_or_default();
     if is_playlist || first.starts_with(PLAYLIST) {
         let mut bytes = first.to_vec();
-        while let Some(more) = next(&mut response).await? {
-            bytes.extend_from_slice(&more);
-            if bytes.len() > PLAYLIST_BYTES {
-                return Err(io::ErrorKind::InvalidData.into());
+        let rest = async {
+            while let Some(more) = next(&mut response).await? {
+                bytes.extend_from_slice(&more);
+                if bytes.len() > PLAYLIST_BYTES {
+                    return Err(io::Error::from(io::ErrorKind::InvalidData));
+                }
             }
-        }
-        let text = way.in_clear(&String::from_utf8_lossy(&bytes));
+            Ok(())
+        };
+        timeout(PLAYLIST_PATIENCE, rest).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let text = clear(&String::from_utf8_lossy(&bytes));
         let head = format!("{head}Content-Length: {}\r\nConnection: close\r\n\r\n", text.len());
         client.write_all(head.as_bytes()).await?;
         return client.write_all(text.as_bytes()).await;
@@ -236,18 +274,13 @@ fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
-async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    timeout(PATIENCE, TcpStream::connect(addresses)).await.map_err(|_| io::ErrorKind::TimedOut)?
-}
-
-/// The head of a request, and what came after it.
-async fn read_head(client: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
+/// The head of a request. What comes after it on the connection is not looked at.
+async fn read_head(client: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            let rest = bytes.split_off(end + 4);
-            let head = String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData)?;
-            return Ok((head, rest));
+            bytes.truncate(end + 4);
+            return String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into());
         }
         if bytes.len() >= HEAD_BYTES || client.read_buf(&mut bytes).await? == 0 {
             return Err(io::ErrorKind::InvalidData.into());
@@ -255,7 +288,7 @@ async fn read_head(client: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
     }
 }
 
-/// Reads a request for a resource by its whole address, which becomes one of its own server. No tunnel is made.
+/// Reads a request for a resource by its whole address. No tunnel is made.
 fn wanted(head: &str) -> Option<Wanted> {
     let (line, fields) = head.split_once("\r\n")?;
     let mut words = line.split(' ');
@@ -264,21 +297,11 @@ fn wanted(head: &str) -> Option<Wanted> {
     let (place, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let (host, port) = authority(place, Some(80))?;
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let mut head = format!("{method} {path} {version}\r\n");
-    let mut range = None;
-    for field in fields.split("\r\n").filter(|field| !field.is_empty()) {
-        let (name, value) = field.split_once(':').unwrap_or((field, ""));
-        let name = name.to_ascii_lowercase();
-        if name == "range" {
-            range = Some(value.trim().to_owned());
-        }
-        if !matches!(name.as_str(), "connection" | "proxy-connection" | "proxy-authorization") {
-            head += &format!("{field}\r\n");
-        }
-    }
-    // What comes next on this connection would go to the same server unasked.
-    head += "Connection: close\r\n\r\n";
-    Some(Wanted { host, port, path, head, range })
+    let range = fields
+        .split("\r\n")
+        .filter_map(|field| field.split_once(':'))
+        .find_map(|(name, value)| name.eq_ignore_ascii_case("range").then(|| value.trim().to_owned()));
+    version.starts_with("HTTP/").then_some(Wanted { host, port, path, range })
 }
 
 fn authority(text: &str, usual: Option<u16>) -> Option<(String, u16)> {
@@ -298,9 +321,8 @@ mod tests {
     fn requests_become_requests_of_their_server_and_there_are_no_tunnels() {
         let get =
             "GET http://h:81/a/b.ts?x=1 HTTP/1.1\r\nHost: h:81\r\nRange: bytes=0-\r\nConnection: keep-alive\r\n\r\n";
-        let head = "GET /a/b.ts?x=1 HTTP/1.1\r\nHost: h:81\r\nRange: bytes=0-\r\nConnection: close\r\n\r\n".to_owned();
         let (path, range) = ("/a/b.ts?x=1".to_owned(), Some("bytes=0-".to_owned()));
-        assert_eq!(wanted(get), Some(Wanted { host: "h".into(), port: 81, path, head, range }));
+        assert_eq!(wanted(get), Some(Wanted { host: "h".into(), port: 81, path, range }));
         assert_eq!(wanted("GET http://[2001:db8::1] HTTP/1.1\r\n\r\n").unwrap().host, "2001:db8::1");
         assert_eq!(wanted("GET http://h HTTP/1.1\r\n\r\n").unwrap().port, 80);
         for wrong in [
@@ -325,5 +347,18 @@ mod tests {
         assert_eq!(in_clear(text, &mut secure), clear);
         let hosts = [("2001:db8::1".to_owned(), 443), ("keys.example".to_owned(), 8443)];
         assert_eq!(secure, BTreeSet::from(hosts));
+    }
+
+    #[test]
+    fn what_came_by_tls_says_the_scheme_of_addresses_that_leave_it_out() {
+        let text = "#EXTM3U\n#EXT-X-MAP:URI=\"//cdn.example/i.mp4\"\n//cdn.example/a.ts\n/b.ts\nc//d.ts\n";
+        let whole = "#EXTM3U\n#EXT-X-MAP:URI=\"https://cdn.example/i.mp4\"\nhttps://cdn.example/a.ts\n/b.ts\nc//d.ts\n";
+        assert_eq!(with_scheme(text), whole);
+    }
+
+    #[test]
+    fn hosts_that_are_known_come_in_clear_however_many_there_are() {
+        let mut secure: BTreeSet<_> = (0..MOST_HOSTS).map(|number| (format!("h{number}"), 443)).collect();
+        assert_eq!(in_clear("https://h7/a https://new/b", &mut secure), "http://h7:443/a https://new/b");
     }
 }

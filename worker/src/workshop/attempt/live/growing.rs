@@ -28,9 +28,10 @@ impl Growing {
 
     /// Carries out what is there, and nothing after it.
     pub(super) fn let_go(&mut self) -> io::Result<()> {
-        self.carry()?;
+        let carried = self.carry();
+        // Whatever became of it: the next attempt may be at the same names.
         self.is_let_go = true;
-        Ok(())
+        carried
     }
 
     /// Carries out what is new.

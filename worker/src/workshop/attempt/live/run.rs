@@ -85,6 +85,8 @@ impl Attempt<'_> {
             failure.evidence = broadcast.fare.evidence();
             return Ok(RunEnd::Lost(failure));
         }
+        // What was said of an earlier run is over.
+        let _ = broadcast.egress.as_ref().and_then(Egress::trouble);
         let growing = broadcast.growing.clone();
         let run = broadcast.run;
         let begun = blocking(move || growing.lock().unwrap_or_else(PoisonError::into_inner).begin(run)).await?;
@@ -263,7 +265,9 @@ impl Attempt<'_> {
 
     fn why_over(&self, heard: &Heard<'_>, limits: &Limits) -> Option<Over> {
         // What has nothing yet cannot end with what it has: an attempt that follows another is told at once.
-        if *self.orders.finish.borrow() && (!limits.record || heard.timeline.began().is_some()) {
+        // A frozen tool could not end in good order.
+        let is_frozen = self.orders.freeze.borrow().holds();
+        if *self.orders.finish.borrow() && !is_frozen && (!limits.record || heard.timeline.began().is_some()) {
             return Some(Over::Wish);
         }
         let has_media = heard.has_media();
@@ -314,10 +318,13 @@ impl Attempt<'_> {
     ) -> Result<RunEnd, End> {
         let had_media = broadcast.timeline.of_run(broadcast.run).is_some();
         let is_live = matches!(broadcast.media, Media::Live(_));
+        // What the proxy was told the tool heard only as a refusal, or as silence.
+        let refused = broadcast.egress.as_ref().and_then(Egress::trouble).filter(|_| !had_media);
         match over {
             Some(Over::Time | Over::Wish) => return Ok(RunEnd::Done),
             Some(Over::NoSource) => {
-                return Ok(RunEnd::Lost(Failure::new(Cause::SourceGone, "nothing came from the source")));
+                let silence = || Failure::new(Cause::SourceGone, "nothing came from the source");
+                return Ok(RunEnd::Lost(refused.map_or_else(silence, Failure::from)));
             }
             Some(Over::NoSink) => {
                 let mut failure = Failure::new(Cause::SinkRefused, "no sink takes what is sent to it");
@@ -330,14 +337,17 @@ impl Attempt<'_> {
             let failure = if had_media {
                 Failure::new(Cause::Stall, "the source fell silent")
             } else {
-                Failure::new(Cause::SourceGone, "nothing came from the source")
+                let silence = || Failure::new(Cause::SourceGone, "nothing came from the source");
+                refused.map_or_else(silence, Failure::from)
             };
             return Ok(RunEnd::Lost(failure));
         }
         self.ended_outside(finished, "ffmpeg")?;
-        // What the proxy was told the tool heard only as a refusal.
-        if let Some(trouble) = broadcast.egress.as_ref().and_then(Egress::trouble).filter(|_| !had_media) {
-            return if trouble.cause == Cause::Policy { Err(trouble.into()) } else { Ok(RunEnd::Lost(trouble.into())) };
+        if let Some(trouble) = refused {
+            // What was recorded before is kept.
+            let is_first = broadcast.timeline.began().is_none();
+            let is_final = trouble.cause == Cause::Policy && is_first;
+            return if is_final { Err(trouble.into()) } else { Ok(RunEnd::Lost(trouble.into())) };
         }
         let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
         let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
