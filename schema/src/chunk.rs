@@ -398,26 +398,11 @@ pub fn unfit(encode: &Encode) -> Option<&'static str> {
 /// Why an encoder makes no chunks.
 #[must_use]
 pub fn unfit_encoder(encoder: Option<Encoder>) -> Option<&'static str> {
-    match encoder {
-        Some(Encoder::Libx264 | Encoder::Libx265 | Encoder::Libsvtav1 | Encoder::LibaomAv1 | Encoder::LibvpxVp9) => {
-            None
-        }
-        Some(Encoder::Libvpx) => Some("VP8 does not go into the container of chunks"),
-        Some(
-            Encoder::H264Nvenc
-            | Encoder::HevcNvenc
-            | Encoder::Av1Nvenc
-            | Encoder::H264Qsv
-            | Encoder::HevcQsv
-            | Encoder::Av1Qsv
-            | Encoder::H264Vaapi
-            | Encoder::HevcVaapi
-            | Encoder::Av1Vaapi
-            | Encoder::H264Videotoolbox
-            | Encoder::HevcVideotoolbox,
-        ) => Some("chunks are made by software encoders only"),
-        None => Some("its video is not encoded"),
+    let Some(encoder) = encoder else { return Some("its video is not encoded") };
+    if encoder.is_hardware() {
+        return Some("chunks are made by software encoders only");
     }
+    (encoder == Encoder::Libvpx).then_some("VP8 does not go into the container of chunks")
 }
 
 /// The encode of one chunk: the video alone.
