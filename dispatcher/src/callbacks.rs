@@ -57,8 +57,8 @@ pub(crate) struct Courier {
 }
 
 impl Courier {
-    /// Works until `stop`, and then for as long as a try may take. What is under way after that is sent again by the next
-    /// leader.
+    /// Works until `stop`, and then for [`LAST_TRIES`] at most, for tries that are under way. What is under way after that is
+    /// sent again by the next leader.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let courier = Arc::new(self);
         let mut under_way: JoinSet<String> = JoinSet::new();

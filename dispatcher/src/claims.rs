@@ -334,7 +334,7 @@ impl Desk {
         let ability = ability.cloned().or_else(|| self.fleet.ability(from));
         let readable = match decided.spec {
             Some(Ok(spec)) => scenario::resolve(&spec).map(|encode| tailor(spec, encode, lessons, ability.as_ref())),
-            Some(Err(error)) => Err(vec![Fault::new("body", "bad_value", error)]),
+            Some(Err(error)) => Err(vec![Fault::new("body", "unknown_form", error)]),
             None => Err(vec![Fault::new("body", "bad_value", "the ledger has no canonical form of the job")]),
         };
         match readable {
@@ -349,15 +349,20 @@ impl Desk {
                 splits: Some(decided.splits),
                 sound_apart: true,
             })),
-            // Recorded by another version of this program, which knew what this one does not. Its next claim waits for one
-            // that knows.
+            // Recorded by another version of this program.
             Err(faults) => {
                 error!(%job, attempt, worker = %from.worker, ?faults, "a recorded job cannot be read by this version");
-                let reason = Some("this dispatcher cannot read the job: it is of an older version".to_owned());
-                let evidence = Evidence { reason, ..Evidence::default() };
-                let release = Happening { evidence, ..Happening::new(job, Input::Released { attempt }) };
-                match self.ledger.apply(release).await {
-                    Ok(_) => ClaimReply::Drop { job: Some(job), reason: DropReason::Superseded },
+                let (input, evidence, dropped) = if faults.iter().any(Fault::is_of_another_version) {
+                    // Its next claim waits for one that knows what this one does not.
+                    let reason = Some("this dispatcher cannot read the job: it is of an older version".to_owned());
+                    let evidence = Evidence { reason, ..Evidence::default() };
+                    (Input::Released { attempt }, evidence, DropReason::Superseded)
+                } else {
+                    let evidence = Evidence { faults, ..Evidence::default() };
+                    (Input::Rejected { attempt }, evidence, DropReason::Rejected)
+                };
+                match self.ledger.apply(Happening { evidence, ..Happening::new(job, input) }).await {
+                    Ok(_) => ClaimReply::Drop { job: Some(job), reason: dropped },
                     Err(error) => hold(error.to_string()),
                 }
             }

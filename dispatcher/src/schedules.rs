@@ -6,6 +6,7 @@
 
 mod cron;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ffpool_schema::api::{Missed, Overlap};
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use crate::ledger::read::JobRef;
 use crate::ledger::{Due, DueRun, Leadership, Ledger, RunOutcome, SubmitError, Submitter, Unavailable};
@@ -55,6 +57,9 @@ fn decide(recurrence: &Recurrence, first: Timestamp, now: Timestamp, missed: Mis
 pub(crate) async fn follow(ledger: Ledger, leadership: Leadership, stop: CancellationToken) {
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Valid to the dispatcher that recorded them, and not to this one: they stay due, for one that can read them. Owned by
+    // this loop, and bounded as schedules are.
+    let mut unreadable: BTreeSet<Uuid> = BTreeSet::new();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -63,11 +68,22 @@ pub(crate) async fn follow(ledger: Ledger, leadership: Leadership, stop: Cancell
         if !leadership.is_held() {
             continue;
         }
-        match ledger.due_schedules().await {
+        match ledger.due_schedules(&unreadable).await {
             Ok(due) => {
                 for one in due {
-                    if let Err(error) = advance(&ledger, &one).await {
-                        warn!(%error, schedule = one.name, "a schedule was not moved on, trying again");
+                    let recurrence = match Recurrence::new(&one.cron, &one.zone) {
+                        Ok(recurrence) => recurrence,
+                        Err(reason) => {
+                            warn!(
+                                schedule = one.name,
+                                reason, "this dispatcher cannot read a schedule: it is left to others"
+                            );
+                            unreadable.insert(one.id);
+                            continue;
+                        }
+                    };
+                    if let Err(error) = advance(&ledger, &one, &recurrence).await {
+                        debug!(%error, schedule = one.name, "a schedule was not moved on, trying again");
                     }
                 }
             }
@@ -76,18 +92,13 @@ pub(crate) async fn follow(ledger: Ledger, leadership: Leadership, stop: Cancell
     }
 }
 
-async fn advance(ledger: &Ledger, one: &Due) -> Result<(), Unavailable> {
-    let recurrence = match Recurrence::new(&one.cron, &one.zone) {
-        Ok(recurrence) => recurrence,
-        // It was valid to the dispatcher that recorded it. It stays due, for one that can read it.
-        Err(reason) => return Err(Unavailable::because(reason)),
-    };
+async fn advance(ledger: &Ledger, one: &Due, recurrence: &Recurrence) -> Result<(), Unavailable> {
     if let Some(run) = made_before(ledger, one).await? {
         info!(schedule = one.name, due = %run.due, "a schedule's job was recorded by one who did not move it on");
         let next = recurrence.after(run.due);
         return ledger.move_schedule(one, &run, next).await;
     }
-    let decision = decide(&recurrence, one.due, one.now, one.missed);
+    let decision = decide(recurrence, one.due, one.now, one.missed);
     let passed = (decision.passed > 0)
         .then(|| format!("{} earlier due times passed while no dispatcher was there", decision.passed));
     let run = |outcome, job, detail: Option<String>| DueRun {
@@ -106,7 +117,7 @@ async fn advance(ledger: &Ledger, one: &Due) -> Result<(), Unavailable> {
             debug!(schedule = one.name, "somebody else has moved the schedule on");
             return Ok(());
         }
-        match make(ledger, one, &recurrence, id, decision.due).await? {
+        match make(ledger, one, recurrence, id, decision.due).await? {
             Ok(()) => run(RunOutcome::Submitted, Some(id), None),
             Err(reason) => {
                 warn!(schedule = one.name, reason, "a schedule's job is not valid");

@@ -229,15 +229,20 @@ async fn with_kills(pool: &mut Pool, args: &ChunksArgs, source: &str, quality: Q
     let mut ran = Vec::new();
     let mut lost_secs = 0.0;
     let parts = pool.client.jobs(&filter).await?.items;
+    ensure!(parts.len() < PARTS as usize, "{PARTS} chunks or more: choose a longer --target-secs, or fewer --seconds");
     let mut details = vec![whole];
     for part in &parts {
         details.push(pool.client.job(part.id).await?);
     }
     for attempt in details.iter().flat_map(|detail| &detail.attempts) {
         let secs = attempt.ended_at.map_or(0.0, |end| end.duration_since(attempt.started_at).as_secs_f64());
-        match attempt.outcome.as_deref() {
-            Some("lapsed") => lost_secs += secs,
-            _ => ran.push(secs),
+        if attempt.outcome.as_deref() == Some("lapsed") {
+            lost_secs += secs;
+        }
+    }
+    for attempt in details[1..].iter().flat_map(|detail| &detail.attempts) {
+        if let Some(end) = attempt.ended_at.filter(|_| attempt.outcome.as_deref() != Some("lapsed")) {
+            ran.push(end.duration_since(attempt.started_at).as_secs_f64());
         }
     }
     ran.sort_by(f64::total_cmp);

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::process::Command;
+
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
@@ -14,6 +14,7 @@ use ffpool_schema::parse::{Received, parse};
 use ffpool_schema::scenario;
 use serde_json::{Value, json};
 
+use crate::tool::said;
 use crate::workbench::Workbench;
 
 /// The rungs, with their rates in kbit/s.
@@ -103,14 +104,9 @@ async fn carry_out(bench: &Workbench, jobs: &[Value]) -> anyhow::Result<f64> {
 /// A moving picture with detail, as a camera's file would be: 1080p30 in H.264 with sound.
 fn make_source(args: &LadderArgs, path: &std::path::Path) -> anyhow::Result<()> {
     let secs = args.seconds;
-    let status = Command::new(&args.ffmpeg)
-        .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i"])
-        .arg(format!("testsrc2=size=1920x1080:rate=30:duration={secs},noise=alls=8:allf=t"))
-        .args(["-f", "lavfi", "-i", &format!("sine=duration={secs}"), "-c:v", "libx264", "-preset", "veryfast"])
-        .args(["-crf", "18", "-pix_fmt", "yuv420p", "-y"])
-        .arg(path)
-        .status()
-        .context("this needs the Debian package ffmpeg")?;
-    anyhow::ensure!(status.success(), "ffmpeg made no source: {status}");
-    Ok(())
+    let picture = format!("testsrc2=size=1920x1080:rate=30:duration={secs},noise=alls=8:allf=t");
+    let (sound, shown) = (format!("sine=duration={secs}"), path.display().to_string());
+    let inputs = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &sound];
+    let output = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-pix_fmt", "yuv420p", "-y", &shown];
+    said(&args.ffmpeg, &[&inputs[..], &output].concat(), std::path::Path::new(".")).map(drop)
 }

@@ -21,4 +21,5 @@ pub mod overhead;
 pub mod pool;
 mod processes;
 pub mod raw;
+mod tool;
 mod workbench;

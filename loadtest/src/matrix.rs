@@ -20,6 +20,7 @@ use ffpool_schema::message::{Probe, Proof};
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario;
 
+use crate::tool::said;
 use crate::workbench::Workbench;
 
 pub use cases::{Case, Wish};
@@ -166,22 +167,10 @@ impl Place {
 }
 
 fn make_clip(ffmpeg: &Path, path: &Path, secs: f64) -> anyhow::Result<()> {
-    let status = std::process::Command::new(ffmpeg)
-        .args([
-            "-nostdin",
-            "-v",
-            "error",
-            "-f",
-            "lavfi",
-            "-i",
-            &format!("testsrc2=size=640x360:rate=25:duration={secs}"),
-        ])
-        .args(["-f", "lavfi", "-i", &format!("sine=duration={secs}"), "-pix_fmt", "yuv420p", "-y"])
-        .arg(path)
-        .status()
-        .context("these jobs need the Debian package ffmpeg")?;
-    anyhow::ensure!(status.success(), "ffmpeg made no clip: {status}");
-    Ok(())
+    let picture = format!("testsrc2=size=640x360:rate=25:duration={secs}");
+    let (sound, shown) = (format!("sine=duration={secs}"), path.display().to_string());
+    let inputs = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &sound];
+    said(ffmpeg, &[&inputs[..], &["-pix_fmt", "yuv420p", "-y", &shown]].concat(), Path::new(".")).map(drop)
 }
 
 /// Holds probes against what the job asks for.

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -17,6 +16,7 @@ use ffpool_stack::Stack;
 use sha2::{Digest as _, Sha256};
 
 use crate::pool::{Pool, PoolSettings};
+use crate::tool::said;
 
 /// How long one encode may take.
 const WITHIN: Duration = Duration::from_secs(1800);
@@ -150,15 +150,7 @@ async fn through_pool(pool: &Pool, args: &OverheadArgs, source: &Path, turn: usi
     }))?;
     let begin = jiff::Timestamp::now();
     let job = pool.client.submit(&spec).await?.id;
-    let within = Instant::now() + WITHIN;
-    let detail = loop {
-        tokio::time::sleep(ASK).await;
-        let detail = pool.client.job(job).await?;
-        if detail.job.state.is_end() {
-            break detail;
-        }
-        ensure!(Instant::now() < within, "the job has not ended within {WITHIN:?}\n{}", pool.logs());
-    };
+    let detail = pool.until_every(ASK, job, WITHIN, |view| view.state.is_end()).await?;
     ensure!(detail.job.state == State::Completed, "the job has not completed: {:?}", detail.job.failure);
     let ended = detail.job.ended_at.context("a job that has ended has an end")?;
     let manifest = detail.manifest.context("a completed encode has a manifest")?;
@@ -168,14 +160,14 @@ async fn through_pool(pool: &Pool, args: &OverheadArgs, source: &Path, turn: usi
 /// The tool with the manifest's arguments, then the proof: seconds of the first, and of both.
 fn run_by_hand(ffmpeg: &Path, manifest: &Manifest, directory: &Path) -> anyhow::Result<(f64, f64)> {
     let begin = Instant::now();
-    tool(ffmpeg, &manifest.arguments, directory)?;
+    said(ffmpeg, &manifest.arguments, directory)?;
     let bare = begin.elapsed().as_secs_f64();
     let output = directory.join("encode.mp4");
     let shown = output.display().to_string();
     let ffprobe = ffmpeg.with_file_name("ffprobe");
     let packets = ["-v", "error", "-show_entries", "packet=stream_index,pts_time,dts_time,duration_time,size"];
-    tool(&ffprobe, &[&packets[..], &["-of", "compact=p=0", &shown]].concat(), directory)?;
-    tool(ffmpeg, &["-v", "error", "-xerror", "-i", &shown, "-f", "null", "-"], directory)?;
+    said(&ffprobe, &[&packets[..], &["-of", "compact=p=0", &shown]].concat(), directory)?;
+    said(ffmpeg, &["-v", "error", "-xerror", "-i", &shown, "-f", "null", "-"], directory)?;
     let hash = Sha256::digest(std::fs::read(&output)?);
     let proven = begin.elapsed().as_secs_f64();
     let wanted = &manifest.artifacts.first().context("the manifest names no file")?.sha256;
@@ -187,25 +179,12 @@ fn run_by_hand(ffmpeg: &Path, manifest: &Manifest, directory: &Path) -> anyhow::
     Ok((bare, proven))
 }
 
-fn tool<A: AsRef<std::ffi::OsStr>>(program: &Path, arguments: &[A], directory: &Path) -> anyhow::Result<()> {
-    let status = Command::new(program)
-        .args(arguments)
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .with_context(|| format!("run {}: it is in the Debian package ffmpeg", program.display()))?;
-    ensure!(status.success(), "{} ended with {status}", program.display());
-    Ok(())
-}
-
 fn make_source(ffmpeg: &Path, path: &Path, secs: u32) -> anyhow::Result<()> {
     let (picture, sound) = (format!("{PICTURE},trim=duration={secs}"), format!("sine=duration={secs}"));
     let shown = path.display().to_string();
     let inputs = ["-y", "-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &sound];
     let output = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-c:a", "aac", &shown];
-    tool(ffmpeg, &[&inputs[..], &output[..]].concat(), Path::new("."))?;
+    said(ffmpeg, &[&inputs[..], &output[..]].concat(), Path::new("."))?;
     // The tools' user reads it.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))?;
     Ok(())

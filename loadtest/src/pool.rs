@@ -358,6 +358,20 @@ impl Pool {
         &self,
         job: JobId,
         bound: Duration,
+        wanted: impl FnMut(&JobView) -> bool,
+    ) -> anyhow::Result<JobDetail> {
+        self.until_every(Duration::from_millis(20), job, bound, wanted).await
+    }
+
+    /// The same, looked at after each of these pauses: questions take time from what is measured.
+    ///
+    /// # Errors
+    /// As [`Pool::until`].
+    pub async fn until_every(
+        &self,
+        pause: Duration,
+        job: JobId,
+        bound: Duration,
         mut wanted: impl FnMut(&JobView) -> bool,
     ) -> anyhow::Result<JobDetail> {
         let end = Instant::now() + bound;
@@ -368,7 +382,7 @@ impl Pool {
                 Ok(detail) => last = format!("{:#?}", (&detail.job, &detail.attempts)),
                 Err(error) => last = error.to_string(),
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(pause).await;
         }
         bail!("job {job} did not get there within {bound:?}; at last: {last}\n{}", self.logs());
     }

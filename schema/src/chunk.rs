@@ -20,7 +20,7 @@ const PREROLL: Micros = Micros(3_000_000);
 /// Chunks of one job at most; a longer source gets longer chunks.
 pub const CHUNKS_MAX: usize = 1500;
 /// Bytes that the jobs of one split may have together: they are recorded in one transaction.
-pub const SPLIT_BYTES_MAX: usize = 64 << 20;
+const SPLIT_BYTES_MAX: usize = 64 << 20;
 /// What a chunk adds to the text of its job, at most: its name, its cut and its id.
 const PIECE_BYTES: usize = 1024;
 /// Frames that are looked at, at most: ten days at 24 frames per second. More are encoded whole.
@@ -320,13 +320,8 @@ pub struct Piece {
     pub cut: Cut,
     /// Whether it is all the sound of the source instead of a stretch of its picture. Only where the grant allows it, see
     /// [`crate::message::Grant::sound_apart`].
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_sound: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 impl Piece {

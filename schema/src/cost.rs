@@ -10,7 +10,7 @@ use crate::message::Usage;
 const MS_PER_HOUR: f64 = 3_600_000.0;
 const BYTES_PER_GB: f64 = 1e9;
 /// Joules in a kilowatt hour.
-pub const JOULES_PER_KWH: f64 = 3_600_000.0;
+const JOULES_PER_KWH: f64 = 3_600_000.0;
 
 /// The operator's prices; one that is absent is nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -57,17 +57,6 @@ impl Hours {
     }
 }
 
-impl std::iter::Sum for Hours {
-    fn sum<I: Iterator<Item = Hours>>(all: I) -> Hours {
-        all.fold(Hours::default(), |sum, one| Hours {
-            core_hours: sum.core_hours + one.core_hours,
-            gb_hours: sum.gb_hours + one.gb_hours,
-            worker_hours: sum.worker_hours + one.worker_hours,
-            kwh: [sum.kwh, one.kwh].into_iter().flatten().reduce(|sum, one| sum + one),
-        })
-    }
-}
-
 impl Prices {
     /// What so much costs; `None` without any price for what was measured.
     #[must_use]
@@ -102,8 +91,6 @@ mod tests {
         let prices = Prices { core_hour: Some(0.04), worker_hour: Some(0.1), ..Prices::default() };
         assert!((prices.of(&hours).unwrap() - 0.13).abs() < 1e-9);
         assert_eq!(Prices::default().of(&hours), None);
-        let twice: Hours = [hours, hours].into_iter().sum();
-        assert_eq!(twice.core_hours, 4.0);
         let unmeasured = Usage { peak_memory_bytes: None, ..usage };
         assert_eq!(Hours::of(&unmeasured).gb_hours, 0.0);
     }
@@ -118,7 +105,5 @@ mod tests {
         assert_eq!((unread.kwh, energy.of(&unread)), (None, None));
         let both = Prices { core_hour: Some(1.0), ..energy };
         assert_eq!((both.of(&read), both.of(&unread)), (Some(1.15), Some(1.0)));
-        assert_eq!([unread, read, unread].into_iter().sum::<Hours>().kwh, Some(0.5));
-        assert_eq!([unread, unread].into_iter().sum::<Hours>().kwh, None);
     }
 }

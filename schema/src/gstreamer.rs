@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::encode::{AudioChoice, Container, Encode, Encoder, VideoCodec};
 
 pub use pipeline::{Pipeline, pipeline};
-pub use refusals::refusals;
+pub use refusals::{refusals, unsupported};
 
 /// The name of the source in the attempt's scratch.
 pub const SOURCE: &str = "source";
@@ -186,15 +186,18 @@ pub fn trials() -> Vec<(&'static str, Vec<&'static str>)> {
         words.extend(["!", "fakesink"]);
         words
     };
-    vec![
-        ("gstreamer-h264", video(&["x264enc", "speed-preset=ultrafast", "!", "h264parse"], "mp4mux")),
-        ("gstreamer-h265", video(&["x265enc", "speed-preset=ultrafast", "!", "h265parse"], "matroskamux")),
-        ("gstreamer-vp8", video(&["vp8enc", "deadline=1"], "webmmux")),
-        ("gstreamer-vp9", video(&["vp9enc", "deadline=1"], "webmmux")),
-        ("gstreamer-aac", audio(&["avenc_aac", "!", "aacparse"])),
-        ("gstreamer-opus", audio(&["opusenc"])),
-        ("gstreamer-mp3", audio(&["lamemp3enc", "!", "mpegaudioparse"])),
-    ]
+    let of_video = |codec, encoder: &[&'static str], muxer| Some((video_encoder(codec)?.1, video(encoder, muxer)));
+    let of_audio = |codec, encoder: &[&'static str]| Some((audio_encoder(codec)?.1, audio(encoder)));
+    let all = [
+        of_video(VideoCodec::H264, &["x264enc", "speed-preset=ultrafast", "!", "h264parse"], "mp4mux"),
+        of_video(VideoCodec::H265, &["x265enc", "speed-preset=ultrafast", "!", "h265parse"], "matroskamux"),
+        of_video(VideoCodec::Vp8, &["vp8enc", "deadline=1"], "webmmux"),
+        of_video(VideoCodec::Vp9, &["vp9enc", "deadline=1"], "webmmux"),
+        of_audio(AudioChoice::Aac, &["avenc_aac", "!", "aacparse"]),
+        of_audio(AudioChoice::Opus, &["opusenc"]),
+        of_audio(AudioChoice::Mp3, &["lamemp3enc", "!", "mpegaudioparse"]),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 /// A value of a property.

@@ -417,6 +417,13 @@ impl Live {
     pub const STALL_SEC: u64 = 15;
     /// The same where the source is a file or generated and only sinks are live, on a worker that is not set otherwise.
     pub const FED_STALL_SEC: u64 = 300;
+
+    /// Seconds of silence after which the tool is started again: what the job asks for, or what is usual for a live source
+    /// or for one that the tool feeds itself.
+    #[must_use]
+    pub fn stall_sec(asked: Option<u64>, is_live: bool, fed: u64) -> u64 {
+        asked.unwrap_or(if is_live { Live::STALL_SEC } else { fed })
+    }
     /// Wall time of a live attempt of a job that does not say, in seconds: the longest that can be asked for.
     pub const TIMEOUT_SEC: u64 = 30 * 86_400;
 

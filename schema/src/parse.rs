@@ -40,6 +40,12 @@ impl Fault {
     pub fn new(path: impl Into<String>, code: &str, message: impl Into<String>) -> Fault {
         Fault { path: path.into(), code: code.to_owned(), message: message.into() }
     }
+
+    /// Whether it may be no fault to a later version: this one does not know what is asked for, or does not do it.
+    #[must_use]
+    pub fn is_of_another_version(&self) -> bool {
+        self.code.starts_with("unknown") || self.code == "unsupported"
+    }
 }
 
 impl std::fmt::Display for Fault {

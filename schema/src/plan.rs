@@ -41,13 +41,16 @@ pub use expected::{Expected, ExpectedAudio, ExpectedVideo};
 pub use filters::planar;
 pub use loudness::Measured;
 pub use pictures::Schedule;
+pub(crate) use rate::{VP8_QUALITY_RATE, usual_buffer, usual_peak};
 use shape::Shape;
-pub(crate) use speed::vpx_speed;
+pub(crate) use shape::{USUAL_FPS, known_fps};
+pub(crate) use speed::vpx_pace;
 use streams::{Chosen, Inputs};
 pub use trial::{
     decode_arguments, packet_arguments, presentation_decode_arguments, presentation_packet_arguments,
     source_decode_arguments, trial_arguments,
 };
+pub(crate) use video::gop;
 
 /// Seconds of the source that are decoded and thrown away before a start in the middle: a seek by key frame alone is not
 /// exact in every container.

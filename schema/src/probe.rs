@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::encode::Container;
+use crate::encode::{Container, PictureFormat};
 use crate::message::{AudioProbe, Probe, VideoProbe};
 use crate::plan::{READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
 
@@ -104,25 +104,16 @@ pub fn arguments(file: &Path) -> Vec<OsString> {
 /// ffprobe's arguments for an output of ours. Pictures are read as what they are: their names look like patterns.
 #[must_use]
 pub fn output_arguments(file: &Path, container: Container) -> Vec<OsString> {
-    let demuxer = match container {
-        Container::Jpg => "jpeg_pipe",
-        Container::Png => "png_pipe",
-        Container::Webp => "webp_pipe",
-        Container::Mp4
-        | Container::Mov
-        | Container::Mkv
-        | Container::Webm
-        | Container::Ts
-        | Container::M4a
-        | Container::Mp3
-        | Container::Vtt => return arguments(file),
-        Container::Hls | Container::Dash => {
-            let mut arguments = questions();
-            arguments.extend(READ_PRESENTATIONS.map(OsString::from));
-            arguments.extend(["-i".into(), file_argument(file)]);
-            return arguments;
+    let Some(format) = PictureFormat::of(container) else {
+        if !container.is_streamed() {
+            return arguments(file);
         }
+        let mut arguments = questions();
+        arguments.extend(READ_PRESENTATIONS.map(OsString::from));
+        arguments.extend(["-i".into(), file_argument(file)]);
+        return arguments;
     };
+    let demuxer = format.demuxer();
     let mut arguments = questions();
     arguments.extend(["-f", demuxer, "-i"].map(OsString::from));
     arguments.push(file_argument(file));

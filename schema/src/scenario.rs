@@ -25,7 +25,7 @@ use crate::parse::Fault;
 
 use checks::{Checks, check_ordinary};
 pub use checks::{check, presets};
-pub use engine::{choose_engine, why_ffmpeg};
+pub use engine::{choose_engine, why as why_engine};
 pub use fits::fits;
 use fits::{lacks_encoder, lacks_store};
 pub use live::is_live;

@@ -255,12 +255,13 @@ impl Drop for Entry {
     }
 }
 
-/// A lost lease outranks a cancel, and a cancel a release; the same again changes nothing.
+/// A lost lease outranks a cancel, a cancel a release, and of releases the fence all others; the same again changes nothing.
 fn stop(sender: &watch::Sender<Option<Stop>>, why: Stop) {
     let rank = |stop: &Stop| match stop {
+        Stop::Release(reason) if reason == Stop::FENCE => 2,
         Stop::Release(_) => 1,
-        Stop::Cancel => 2,
-        Stop::Abandon => 3,
+        Stop::Cancel => 3,
+        Stop::Abandon => 4,
     };
     sender.send_if_modified(|now| {
         let stronger = now.as_ref().is_none_or(|now| rank(now) < rank(&why));
@@ -292,6 +293,22 @@ mod tests {
         let given_back = begin(&attempts, job, 2, true).unwrap();
         drop(given_back);
         assert!(begin(&attempts, job, 2, true).is_ok());
+    }
+
+    #[test]
+    fn an_attempt_that_hands_itself_back_is_fenced_all_the_same() {
+        let (attempts, job) = (Attempts::default(), JobId(Uuid::from_u128(1)));
+        let entry = begin(&attempts, job, 1, true).unwrap();
+        let told = entry.orders().stop;
+        for (stop, stands) in [
+            (Stop::Release(Stop::DRAIN.into()), Stop::Release(Stop::DRAIN.into())),
+            (Stop::Release(Stop::FENCE.into()), Stop::Release(Stop::FENCE.into())),
+            (Stop::Release(Stop::DRAIN.into()), Stop::Release(Stop::FENCE.into())),
+            (Stop::Cancel, Stop::Cancel),
+        ] {
+            entry.stop(stop);
+            assert_eq!(*told.borrow(), Some(stands));
+        }
     }
 
     #[test]

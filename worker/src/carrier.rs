@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ffpool_broker::{Delivery, Request, RequestError, Settled, Signals};
+use ffpool_broker::{Delivery, Request, RequestError, Settled, Signals, Subscription};
 use ffpool_runtime::telemetry::continue_trace;
 use ffpool_schema::encode::Source;
 use ffpool_schema::job::{Engine, JobSpec, Queue};
@@ -422,12 +422,11 @@ impl Errand<'_> {
         let may_linger = *self.lease.borrow() == Lease::Held && self.carrier.drain.stage() != Stage::Releasing;
         let asks = if may_linger {
             let subject = subjects::hand_over(self.grant.job);
-            self.carrier.signals.serve::<TakeOver>(&subject, self.carrier.me.worker.as_str()).await.ok()
+            self.listen(&subject).await
         } else {
             None
         };
         if let Some(mut asks) = asks {
-            let _ = self.carrier.signals.round_trip(HEARD).await;
             let reported_and_asked = async {
                 self.carrier.events.report(&self.event(Outcome::Released { reason }, usage)).await;
                 *self.hand_back() = HandBack::Reported(None);
@@ -452,6 +451,21 @@ impl Errand<'_> {
             }
         }
         let _ = over.send(());
+    }
+
+    /// Hears who wants the sinks, from now on: whoever comes next may ask as soon as the end is on record.
+    async fn listen(&self, subject: &str) -> Option<Subscription<Request<TakeOver>>> {
+        let heard = async {
+            let asks = self.carrier.signals.serve(subject, self.carrier.me.worker.as_str()).await?;
+            self.carrier.signals.round_trip(HEARD).await.map(|()| asks)
+        };
+        match heard.await {
+            Ok(asks) => Some(asks),
+            Err(error) => {
+                debug!(%error, "nothing is handed over: nobody could ask for the sinks");
+                None
+            }
+        }
     }
 
     /// Tells the next attempt, where it waits, that the sinks are its own.

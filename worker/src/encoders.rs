@@ -60,11 +60,26 @@ pub async fn version(program: &Path) -> std::io::Result<String> {
 ///
 /// # Errors
 /// When FFmpeg cannot be asked.
-pub async fn listed(ffmpeg: &Path) -> Result<Vec<Encoder>, EncodersError> {
-    let text = ask(ffmpeg, &["-hide_banner", "-encoders"])
-        .await
-        .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
-    Ok(built_in(&text))
+pub async fn listed(ffmpeg: &Path) -> Result<Listed, EncodersError> {
+    let text = list(ffmpeg, "-encoders").await?;
+    let webp = PictureFormat::Webp.encoder();
+    let has_webp = text.lines().any(|line| line.split_whitespace().nth(1) == Some(webp));
+    Ok(Listed { video: built_in(&text), has_webp })
+}
+
+/// One of FFmpeg's lists of itself.
+async fn list(ffmpeg: &Path, what: &str) -> Result<String, EncodersError> {
+    let text = ask(ffmpeg, &["-hide_banner", what]).await;
+    text.map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })
+}
+
+/// The encoders that FFmpeg was built with.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Those of video.
+    pub video: Vec<Encoder>,
+    /// Whether it makes WebP.
+    pub has_webp: bool,
 }
 
 /// The software encoders of these that work.
@@ -100,17 +115,11 @@ pub async fn try_all(ffmpeg: &Path, user: ToolUser, trials: Vec<Trial>) -> Vec<(
 ///
 /// # Errors
 /// When FFmpeg cannot be asked.
-pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
-    let text = ask(ffmpeg, &["-hide_banner", "-filters"])
-        .await
-        .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
+pub async fn features(ffmpeg: &Path, listed: &Listed) -> Result<Vec<String>, EncodersError> {
+    let text = list(ffmpeg, "-filters").await?;
     let there: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     let filters = FILTERS.into_iter().filter(|filter| there.contains(filter));
-    let encoders = ask(ffmpeg, &["-hide_banner", "-encoders"])
-        .await
-        .map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })?;
-    let webp = PictureFormat::Webp.encoder();
-    let webp = encoders.lines().any(|line| line.split_whitespace().nth(1) == Some(webp)).then_some(webp);
+    let webp = listed.has_webp.then(|| PictureFormat::Webp.encoder());
     let live = live_features(ffmpeg).await?;
     let segments = Encode::SEGMENTS_FEATURE;
     let pictures = Encode::PICTURES_FEATURE;
@@ -127,11 +136,7 @@ pub async fn features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
 
 /// What this FFmpeg can do with live media: nothing without the muxers that keep one sink from ending the others.
 async fn live_features(ffmpeg: &Path) -> Result<Vec<String>, EncodersError> {
-    let list = async |what: &str| {
-        let text = ask(ffmpeg, &["-hide_banner", what]).await;
-        text.map_err(|source| EncodersError::Ask { program: ffmpeg.to_owned(), source })
-    };
-    let (protocols, formats) = (list("-protocols").await?, list("-formats").await?);
+    let (protocols, formats) = (list(ffmpeg, "-protocols").await?, list(ffmpeg, "-formats").await?);
     let speaks = |name: &str| protocols.lines().any(|line| line.trim() == name);
     let knows = |name: &str| {
         let names = formats.lines().filter_map(|line| line.split_whitespace().nth(1));
@@ -166,13 +171,7 @@ async fn works(ffmpeg: &Path, user: ToolUser, trial: Trial) -> bool {
         .stderr(Stdio::piped())
         .current_dir("/")
         .kill_on_drop(true);
-    match user {
-        ToolUser::Own => {}
-        // What root may open proves nothing for the user as whom jobs run.
-        ToolUser::Switch { uid, gid } => {
-            command.gid(gid).uid(uid);
-        }
-    }
+    as_user(&mut command, user);
     match tokio::time::timeout(TRIAL_TIMEOUT, command.output()).await {
         Ok(Ok(output)) if output.status.success() => true,
         Ok(Ok(output)) => {
@@ -188,6 +187,16 @@ async fn works(ffmpeg: &Path, user: ToolUser, trial: Trial) -> bool {
         Err(_) => {
             tracing::warn!(%encoder, device, timeout = ?TRIAL_TIMEOUT, "encoder hangs");
             false
+        }
+    }
+}
+
+/// Runs a command as the user as whom jobs run: what root may open proves nothing for that one.
+pub(crate) fn as_user(command: &mut Command, user: ToolUser) {
+    match user {
+        ToolUser::Own => {}
+        ToolUser::Switch { uid, gid } => {
+            command.gid(gid).uid(uid);
         }
     }
 }

@@ -58,9 +58,12 @@ impl Gstreamer {
             return None;
         };
         let registry = scratch.join(REGISTRY);
-        let Some(version) = run(&program, &registry, ToolUser::Own, OPENING, &["--version"]).await else {
-            warn!(program = %program.display(), "GStreamer does not run here: it is not offered");
-            return None;
+        let version = match run(&program, &registry, ToolUser::Own, OPENING, &["--version"]).await {
+            Ok(version) => version,
+            Err(reason) => {
+                warn!(program = %program.display(), reason, "GStreamer does not run here: it is not offered");
+                return None;
+            }
         };
         let version = version.lines().next().unwrap_or_default().to_owned();
         let missing = missing(&program, &registry).await;
@@ -86,11 +89,14 @@ async fn missing(program: &Path, registry: &Path) -> Vec<String> {
     let inspect = if beside.is_file() { Some(beside) } else { encoders::find_program(Path::new("gst-inspect-1.0")) };
     let listed = match inspect {
         Some(inspect) => run(&inspect, registry, ToolUser::Own, OPENING, &[]).await,
-        None => None,
+        None => Err("it is not there: install gstreamer1.0-tools".to_owned()),
     };
-    let Some(listed) = listed else {
-        warn!("gst-inspect-1.0 does not list GStreamer's elements: those that are missing are not known");
-        return Vec::new();
+    let listed = match listed {
+        Ok(listed) => listed,
+        Err(reason) => {
+            warn!(reason, "gst-inspect-1.0 does not list GStreamer's elements: those that are missing are not known");
+            return Vec::new();
+        }
     };
     let there = elements(&listed);
     let missing = ELEMENTS.iter().filter(|(element, _)| !there.contains(element));
@@ -112,21 +118,27 @@ fn elements(listed: &str) -> Vec<&str> {
 async fn features(program: &Path, registry: &Path, user: ToolUser) -> Vec<&'static str> {
     let trials = gstreamer::trials();
     let all: Vec<&str> = trials.iter().flat_map(|(_, words)| words.iter().copied()).collect();
-    if run(program, registry, user, TRIAL, &all).await.is_some() {
+    if run(program, registry, user, TRIAL, &all).await.is_ok() {
         return trials.iter().map(|(feature, _)| *feature).collect();
     }
     let mut features = Vec::new();
     for (feature, words) in &trials {
         match run(program, registry, user, TRIAL, words).await {
-            Some(_) => features.push(*feature),
-            None => info!(feature, "an encoder of GStreamer does not work here"),
+            Ok(_) => features.push(*feature),
+            Err(reason) => info!(feature, reason, "an encoder of GStreamer does not work here"),
         }
     }
     features
 }
 
-/// What it says, where it ends well.
-async fn run(program: &Path, registry: &Path, user: ToolUser, within: Duration, words: &[&str]) -> Option<String> {
+/// What it says, where it ends well; otherwise why not.
+async fn run(
+    program: &Path,
+    registry: &Path,
+    user: ToolUser,
+    within: Duration,
+    words: &[&str],
+) -> Result<String, String> {
     let mut command = Command::new(program);
     command
         .args(words)
@@ -137,12 +149,16 @@ async fn run(program: &Path, registry: &Path, user: ToolUser, within: Duration, 
         .current_dir("/")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    if let ToolUser::Switch { uid, gid } = user {
-        // What root may open proves nothing for the user as whom jobs run.
-        command.gid(gid).uid(uid);
+    encoders::as_user(&mut command, user);
+    let output = match tokio::time::timeout(within, command.output()).await {
+        Ok(output) => output.map_err(|error| error.to_string())?,
+        Err(_) => return Err(format!("it does not end within {within:?}")),
+    };
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let output = tokio::time::timeout(within, command.output()).await.ok()?.ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(said.lines().next().map_or_else(|| format!("it ended with {}", output.status), crate::classify::clean))
 }
 
 /// Seconds of media that have gone by, from a line such as `progress (00:00:01): 3 / 10 seconds (30.0 %)`.

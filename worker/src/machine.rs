@@ -8,3 +8,9 @@ pub mod hierarchy;
 #[cfg(test)]
 mod kernel;
 pub mod room;
+
+/// Ticks of the kernel's clocks of processor time in a second.
+pub(crate) fn ticks_per_sec() -> Option<u64> {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    u64::try_from(ticks).ok().filter(|ticks| *ticks > 0)
+}

@@ -25,17 +25,26 @@ struct Seen {
     first: Option<f64>,
     end: Option<f64>,
     last_dts: Option<f64>,
+    last_shown: Option<f64>,
+}
+
+/// A field of a line of the prober.
+fn field<'l>(line: &'l str, name: &str) -> Option<&'l str> {
+    let mut fields = line.split('|').filter_map(|part| part.split_once('='));
+    fields.find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// A number in a line of the prober.
+pub(crate) fn number(line: &str, name: &str) -> Option<f64> {
+    field(line, name)?.parse::<f64>().ok().filter(|value| value.is_finite())
 }
 
 impl Packets {
     /// Takes a line of the prober: `stream_index=0|pts_time=0.08|dts_time=0.00|duration_time=0.04|size=1234`.
     fn line(&mut self, line: &str) {
-        let field = |name: &str| {
-            let mut fields = line.split('|').filter_map(|part| part.split_once('='));
-            fields.find(|(key, _)| *key == name).map(|(_, value)| value)
-        };
-        let number = |name: &str| field(name)?.parse::<f64>().ok().filter(|value| value.is_finite());
-        let Some(index) = field("stream_index").and_then(|text| text.parse::<usize>().ok()).filter(|i| *i < STREAMS)
+        let number = |name: &str| number(line, name);
+        let Some(index) =
+            field(line, "stream_index").and_then(|text| text.parse::<usize>().ok()).filter(|i| *i < STREAMS)
         else {
             return;
         };
@@ -44,7 +53,7 @@ impl Packets {
         }
         let seen = &mut self.streams[index];
         seen.packets += 1;
-        seen.bytes += field("size").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        seen.bytes += field(line, "size").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         let (pts, dts) = (number("pts_time"), number("dts_time"));
         if let (Some(dts), Some(last)) = (dts, seen.last_dts)
             && dts < last
@@ -53,11 +62,19 @@ impl Packets {
             self.faults.push(format!("time runs back in stream {index}: {dts:.6} s comes after {last:.6} s"));
         }
         seen.last_dts = dts.or(seen.last_dts);
+        seen.last_shown = seen.last_shown.into_iter().chain(pts).reduce(f64::max);
         if let Some(pts) = pts.or(dts) {
             let end = pts + number("duration_time").unwrap_or(0.0);
             seen.first = Some(seen.first.map_or(pts, |first| first.min(pts)));
             seen.end = Some(seen.end.map_or(end, |last| last.max(end)));
         }
+    }
+
+    /// When the last frame of a stream is shown, and when the stream ends, by the clock of the file.
+    #[must_use]
+    pub fn last_frame(&self, stream: usize) -> Option<(f64, f64)> {
+        let seen = self.streams.get(stream)?;
+        Some((seen.last_shown?, seen.end?))
     }
 
     /// What was found, with each stream's kind and codec; and what is wrong with it.

@@ -49,8 +49,6 @@ use crate::workshop::{OpenError, Stop, Workshop};
 const READ_CAPACITY: Duration = Duration::from_secs(2);
 /// How often what an earlier life left beside outputs is looked for, if it could not be deleted at the start.
 const SWEEP: Duration = Duration::from_secs(3600);
-/// How often energy counters are read: the fastest begin again after some minutes.
-const FOLLOW_ENERGY: Duration = Duration::from_secs(30);
 /// How long a start waits for a server before it says that it waits.
 const SAY_WAITING: Duration = Duration::from_secs(5);
 /// Before the topology is declared again after a failure.
@@ -573,13 +571,7 @@ impl Service {
 
     /// Follows the energy counters over the whole of long attempts.
     async fn keep_energy(self: Arc<Self>) {
-        loop {
-            sleep(FOLLOW_ENERGY).await;
-            let workshop = self.carrier.workshop.clone();
-            if tokio::task::spawn_blocking(move || workshop.follow_energy()).await.is_err() {
-                error!("the reading of energy counters ended by a panic; please report it");
-            }
-        }
+        self.carrier.workshop.follow_energy().await;
     }
 
     fn show(&self, capacity: &Capacity) {

@@ -10,6 +10,7 @@ use ffpool_runtime::telemetry::TelemetryArgs;
 use ffpool_schema::device::DeviceLimit;
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Pool, ResourceLimits};
+use ffpool_schema::live::Live;
 
 use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Policy};
@@ -116,7 +117,7 @@ pub struct Settings {
     #[arg(long, env = "FFPOOL_STALL_SECS", value_name = "SECONDS", default_value_t = 1800)]
     pub stall_secs: u64,
     /// The same for jobs of the queue `live`, and for a file or picture that is published live; a live source has 15 s.
-    #[arg(long, env = "FFPOOL_LIVE_STALL_SECS", value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, env = "FFPOOL_LIVE_STALL_SECS", value_name = "SECONDS", default_value_t = Live::FED_STALL_SEC)]
     pub live_stall_secs: u64,
     /// Seconds between asking a tool to stop and killing it.
     #[arg(long, env = "FFPOOL_STOP_GRACE_SECS", value_name = "SECONDS", default_value_t = 10)]

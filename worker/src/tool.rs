@@ -602,8 +602,7 @@ fn cpu_ms(pid: Pid) -> Option<u64> {
     // Behind the name in brackets, which may hold anything: user and system time are fields 14 and 15 of proc(5).
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
-    Some(ticks * 1000 / u64::try_from(per_second).ok()?.max(1))
+    Some(ticks * 1000 / crate::machine::ticks_per_sec()?)
 }
 
 fn peak_memory(pid: Pid) -> Option<u64> {

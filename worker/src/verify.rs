@@ -2,7 +2,7 @@
 //!
 //! Invariant: pure; every difference is named, with what was expected and what is there.
 
-use ffpool_schema::encode::Container;
+use ffpool_schema::encode::{Container, PictureFormat};
 use ffpool_schema::message::{AudioProbe, Proof, StreamProof};
 use ffpool_schema::plan::{Expected, ExpectedAudio, ExpectedVideo};
 use ffpool_schema::probe::Probed;
@@ -111,9 +111,9 @@ fn container(wish: Container, found: &Probed, differences: &mut Differences) {
         Container::Ts => "mpegts",
         Container::M4a => "m4a",
         Container::Mp3 => "mp3",
-        Container::Jpg => "jpeg_pipe",
-        Container::Png => "png_pipe",
-        Container::Webp => "webp_pipe",
+        Container::Jpg => PictureFormat::Jpg.demuxer(),
+        Container::Png => PictureFormat::Png.demuxer(),
+        Container::Webp => PictureFormat::Webp.demuxer(),
         Container::Vtt => "webvtt",
         Container::Hls => "hls",
         Container::Dash => "dash",

@@ -37,6 +37,8 @@ use crate::tool::{Launcher, ToolUser};
 
 /// How long a reading of the machine's limits serves before they are read again.
 const ROOM_FRESH: Duration = Duration::from_secs(1);
+/// How often energy counters are read: the fastest begin again after some minutes.
+const FOLLOW_ENERGY: Duration = Duration::from_secs(30);
 /// How long an earlier life of this worker may take to let go of its scratch.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
@@ -329,14 +331,14 @@ impl Workshop {
         let prober_version = encoders::version(&ffprobe)
             .await
             .map_err(|error| OpenError::ToolBroken { path: ffprobe.clone(), message: error.to_string() })?;
-        let built_in = encoders::listed(&ffmpeg).await?;
-        let encoders = encoders::working(&ffmpeg, user, &built_in).await?;
+        let listed = encoders::listed(&ffmpeg).await?;
+        let encoders = encoders::working(&ffmpeg, user, &listed.video).await?;
         let gstreamer = match &settings.gstreamer {
             Some(program) => Gstreamer::open(program, &scratch, user).await,
             None => None,
         };
-        let devices = Devices::open(&ffmpeg, user, &built_in, settings.devices.clone()).await;
-        let mut features = encoders::features(&ffmpeg).await?;
+        let devices = Devices::open(&ffmpeg, user, &listed.video, settings.devices.clone()).await;
+        let mut features = encoders::features(&ffmpeg, &listed).await?;
         let by_gstreamer = gstreamer.iter().flat_map(|gstreamer| &gstreamer.features);
         features.extend(by_gstreamer.map(|feature| (*feature).to_owned()));
         let room = Room::read(Path::new("/"), &scratch).map_err(OpenError::Limits)?;
@@ -402,9 +404,13 @@ impl Workshop {
         self.shop.notes.follow();
     }
 
-    /// Reads the energy counters, so that none begins again twice between two readings. Blocks.
-    pub fn follow_energy(&self) {
-        let _ = self.shop.meter.as_ref().map(Meter::read);
+    /// Reads the energy counters again and again, so that none begins again twice between two readings, until it is dropped.
+    pub async fn follow_energy(&self) {
+        let Some(meter) = &self.shop.meter else { return };
+        loop {
+            tokio::time::sleep(FOLLOW_ENERGY).await;
+            let _ = meter.read();
+        }
     }
 
     /// Tries devices again that rest or do nothing, until it is dropped.

@@ -533,11 +533,22 @@ fn with_id(spec: &ffpool_schema::job::JobSpec, id: JobId) -> ffpool_schema::job:
     ffpool_schema::job::JobSpec { id: Some(id), ..spec.clone() }
 }
 
+/// Whether a job makes a chunk or is made of chunks: such a one may lose more workers.
+macro_rules! in_chunks {
+    () => {
+        "(part_of IS NOT NULL OR splits > 0) AS in_chunks"
+    };
+}
+pub(super) use in_chunks;
+
 macro_rules! record_columns {
     ($spec:literal) => {
         concat!(
             "id, number, state, queue, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
-             last_cause, paused, finishing, chunks, splits, (part_of IS NOT NULL OR splits > 0) AS in_chunks, wants_worker, offered_worker, offered_incarnation, custody, tapped, reason, raised_memory_mb, fell_back, ",
+             last_cause, paused, finishing, chunks, splits, wants_worker, offered_worker, offered_incarnation, \
+             custody, tapped, reason, raised_memory_mb, fell_back, ",
+            in_chunks!(),
+            ", ",
             $spec,
             " AS spec, traceparent, \
              coalesce(lease_until < now(), false) AS lease_is_over, coalesce(publish_due <= now(), false) AS is_due, \

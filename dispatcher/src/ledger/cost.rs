@@ -100,12 +100,13 @@ impl Ledger {
 
 /// What each of these jobs and those that make its chunks cost and took so far.
 pub(super) async fn fill_in(
-    client: &impl tokio_postgres::GenericClient,
+    client: &impl deadpool_postgres::GenericClient,
     jobs: &mut [JobView],
     prices: &Prices,
 ) -> Result<(), ReadError> {
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.id.0).collect();
-    let rows = client.query(OF_JOBS, &[&ids, &prices.currency]).await?;
+    let statement = client.prepare_cached(OF_JOBS).await?;
+    let rows = client.query(&statement, &[&ids, &prices.currency]).await?;
     for row in rows {
         let id = JobId(row.try_get("whole")?);
         let Some(job) = jobs.iter_mut().find(|job| job.id == id) else { continue };

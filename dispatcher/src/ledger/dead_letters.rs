@@ -15,6 +15,8 @@ use super::{ControlError, Evidence, Happening, Ledger, Unavailable, Verdict};
 
 /// Dead letters of one kind that one request sends round again.
 const REDRIVEN_MAX: i64 = 10_000;
+/// Dead letters that one request deletes.
+const PURGED_MAX: i64 = 10_000;
 
 impl Ledger {
     /// Sends all dead letters of a kind round again.
@@ -63,8 +65,8 @@ impl Ledger {
         Ok(report)
     }
 
-    /// Deletes dead letters with their attempts, history and logs: those of `request.ids`, and those of its kind. One whose
-    /// chunks are still being ended is left.
+    /// Deletes dead letters with their attempts, history and logs: those of `request.ids`, and the oldest of its kind. One
+    /// whose chunks are still being ended is left.
     ///
     /// # Errors
     /// When the ledger cannot be asked.
@@ -74,7 +76,7 @@ impl Ledger {
             .bounded(async {
                 let client = self.pool().get().await?;
                 let statement = client.prepare_cached(FAILED).await?;
-                let rows = client.query(&statement, &[&ids, &request.fingerprint]).await?;
+                let rows = client.query(&statement, &[&ids, &request.fingerprint, &PURGED_MAX]).await?;
                 rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
             })
             .await?;
@@ -108,7 +110,8 @@ const OF_KIND: &str = "SELECT id FROM job WHERE state = 'failed' AND dead_finger
      ORDER BY number LIMIT $2";
 
 const FAILED: &str = "SELECT id FROM job \
-     WHERE state = 'failed' AND (id = ANY ($1::uuid[]) OR (dead_fingerprint = $2 AND part_of IS NULL)) ORDER BY id";
+     WHERE state = 'failed' AND (id = ANY ($1::uuid[]) OR (dead_fingerprint = $2 AND part_of IS NULL)) \
+     ORDER BY number LIMIT $3";
 
 // The rows are locked in the order of their ids, as everywhere.
 const LOCK_FAILED: &str = "SELECT id FROM job WHERE state = 'failed' AND id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE";
@@ -118,8 +121,11 @@ const LOCK_FAILED: &str = "SELECT id FROM job WHERE state = 'failed' AND id = AN
 const PURGE: &str = "WITH parts AS MATERIALIZED ( \
         SELECT id, part_of FROM job WHERE part_of = ANY ($1::uuid[]) \
                AND state IN ('completed', 'failed', 'cancelled', 'rejected') FOR UPDATE SKIP LOCKED), \
+     have AS (SELECT part_of, count(*) AS parts FROM job WHERE part_of = ANY ($1::uuid[]) GROUP BY part_of), \
+     taken AS (SELECT part_of, count(*) AS parts FROM parts GROUP BY part_of), \
      whole AS (SELECT held.id FROM unnest($1::uuid[]) AS held(id) \
-               WHERE (SELECT count(*) FROM job WHERE part_of = held.id) = (SELECT count(*) FROM parts WHERE part_of = held.id)), \
+                    LEFT JOIN have ON have.part_of = held.id LEFT JOIN taken ON taken.part_of = held.id \
+               WHERE have.parts IS NOT DISTINCT FROM taken.parts), \
      gone AS (SELECT id FROM whole UNION SELECT id FROM parts WHERE part_of IN (SELECT id FROM whole)), \
      jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM gone) RETURNING id), \
      attempts AS (DELETE FROM attempt WHERE job IN (SELECT id FROM gone)), \

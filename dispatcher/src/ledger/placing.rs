@@ -3,7 +3,7 @@
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 
-use super::batch::natural;
+use super::batch::{in_chunks, natural};
 use super::record::is_alone;
 use super::{Ledger, Unavailable};
 
@@ -46,6 +46,10 @@ impl Ledger {
     }
 }
 
-const WANTED: &str = "SELECT id, spec::text, losses, part_of IS NOT NULL OR splits > 0 FROM job \
+const WANTED: &str = concat!(
+    "SELECT id, spec::text, losses, ",
+    in_chunks!(),
+    " FROM job \
      WHERE wants_worker AND state = 'delayed' AND offered_worker IS NULL AND NOT paused AND spec IS NOT NULL \
-     ORDER BY publish_due, number LIMIT $1";
+     ORDER BY publish_due, number LIMIT $1"
+);

@@ -23,6 +23,7 @@ use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
 
 use super::Ledger;
+use super::batch::in_chunks;
 use super::record::is_alone;
 
 /// Longest that one read takes. The pool's wait (3 s) and the statement timeout (5 s) normally end it before; this one
@@ -183,7 +184,7 @@ impl Ledger {
             let attempts = snapshot.query(&attempts, &[&view.id.0, &HISTORY_MAX]).await?;
             let events = snapshot.query(&events, &[&view.id.0, &HISTORY_MAX]).await?;
             let callbacks = super::callbacks::of_job(&*snapshot, view.id).await?;
-            super::cost::fill_in(&*snapshot, std::slice::from_mut(&mut view), self.prices()).await?;
+            super::cost::fill_in(&snapshot, std::slice::from_mut(&mut view), self.prices()).await?;
             let attempts: Vec<AttemptView> = attempts.iter().rev().map(attempt_view).collect::<Result<_, _>>()?;
             Ok(Some(JobDetail {
                 callbacks,
@@ -266,7 +267,7 @@ impl Ledger {
             let client = self.pool().get().await?;
             let rows = client.query(&query.sql, &values).await?;
             let mut jobs = rows.iter().take(limit).map(job_view).collect::<Result<Vec<_>, _>>()?;
-            super::cost::fill_in(&**client, &mut jobs, self.prices()).await?;
+            super::cost::fill_in(&client, &mut jobs, self.prices()).await?;
             Ok((jobs, rows.len() > limit))
         })
         .await
@@ -401,7 +402,11 @@ const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM depe
      WHERE dependency.child = $1 AND job.state IS DISTINCT FROM 'completed' \
            AND job.part_of IS DISTINCT FROM dependency.child ORDER BY job.number LIMIT $2";
 
-const LESSONS: &str = "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered, (part_of IS NOT NULL OR splits > 0) AS in_chunks FROM job WHERE id = $1";
+const LESSONS: &str = concat!(
+    "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered, ",
+    in_chunks!(),
+    " FROM job WHERE id = $1"
+);
 
 const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage, cost, currency FROM attempt \
      WHERE job = $1 ORDER BY attempt DESC LIMIT $2";

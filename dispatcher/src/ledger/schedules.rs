@@ -3,6 +3,8 @@
 //! Invariant: a schedule leaves a due time in one statement, together with the record of what became of it, and only if it is
 //! still there: two leaders cannot move it twice.
 
+use std::collections::BTreeSet;
+
 use ffpool_schema::api::{Missed, Overlap, ScheduleRequest, ScheduleRunView, ScheduleView, Submitted};
 use ffpool_schema::id::JobId;
 use ffpool_schema::parse::{Fault, Received};
@@ -303,15 +305,16 @@ impl Ledger {
         Ok(submitted)
     }
 
-    /// The schedules whose time has come.
+    /// The schedules whose time has come, but for those that are left to others.
     ///
     /// # Errors
     /// When Postgres cannot be asked.
-    pub async fn due_schedules(&self) -> Result<Vec<Due>, Unavailable> {
+    pub async fn due_schedules(&self, but: &BTreeSet<Uuid>) -> Result<Vec<Due>, Unavailable> {
+        let but: Vec<Uuid> = but.iter().copied().collect();
         self.bounded(async {
             let client = self.pool().get().await?;
             let statement = client.prepare_cached(DUE).await?;
-            let rows = client.query(&statement, &[&SWEEP_MAX]).await?;
+            let rows = client.query(&statement, &[&SWEEP_MAX, &but]).await?;
             rows.iter().map(due).collect()
         })
         .await
@@ -421,7 +424,7 @@ const PAUSE: &str = "UPDATE schedule SET next_due = CASE WHEN paused AND NOT $2 
 const DUE: &str = "SELECT s.id, s.name, s.cron, s.zone, s.job, s.missed, s.overlap, s.next_due, s.making, now() AS now, \
             (SELECT j.number FROM job AS j WHERE j.id = s.last_job \
                 AND j.state NOT IN ('completed', 'failed', 'cancelled', 'rejected')) AS still_running \
-     FROM schedule AS s WHERE s.next_due <= now() AND NOT s.paused ORDER BY s.next_due LIMIT $1";
+     FROM schedule AS s WHERE s.next_due <= now() AND NOT s.paused AND s.id <> ALL ($2::uuid[]) ORDER BY s.next_due LIMIT $1";
 
 const MOVE: &str = "WITH moved AS ( \
         UPDATE schedule SET next_due = $3, making = NULL, last_job = coalesce($6, last_job) \

@@ -38,7 +38,8 @@ impl Ledger {
                         "cancel" => Tell::Cancel,
                         "pause" => Tell::Pause,
                         "finish" => Tell::Finish,
-                        _ => Tell::Resume,
+                        "resume" => Tell::Resume,
+                        other => return Err(Unavailable::because(format!("the ledger tells `{other}`"))),
                     };
                     Ok(TellOwner { job: JobId(row.try_get(0)?), attempt: natural(row.try_get(1)?), tell })
                 })
@@ -160,18 +161,15 @@ fn millis(time: Duration) -> i64 {
 }
 
 // A frozen job that nobody has paused may make room for a live one: only for a while after a resumption is it told.
-const UNHEEDED: &str = "SELECT id, attempt, CASE WHEN state = 'cancelling' THEN 'cancel' \
-                                                 WHEN paused AND frozen_since IS NULL THEN 'pause' \
-                                                 WHEN NOT paused AND frozen_since IS NOT NULL \
-                                                      AND EXISTS (SELECT FROM event WHERE event.job = job.id AND event.kind = 'resume' \
-                                                                  AND event.at > now() - interval '30 seconds') THEN 'resume' \
-                                                 WHEN finishing AND consent IS DISTINCT FROM attempt THEN 'finish' \
-                                                 ELSE 'resume' END FROM job \
-     WHERE state IN ('running', 'cancelling') \
-           AND (state = 'cancelling' OR (finishing AND consent IS DISTINCT FROM attempt) OR (paused AND frozen_since IS NULL) \
-                OR (NOT paused AND frozen_since IS NOT NULL \
-                    AND EXISTS (SELECT FROM event WHERE event.job = job.id AND event.kind = 'resume' \
-                                                        AND event.at > now() - interval '30 seconds'))) LIMIT $1";
+// A paused job finishes when it is resumed: a lost resume goes before a finish.
+const UNHEEDED: &str = "SELECT id, attempt, tell FROM ( \
+        SELECT id, attempt, CASE WHEN state = 'cancelling' THEN 'cancel' \
+                                 WHEN paused AND frozen_since IS NULL THEN 'pause' \
+                                 WHEN NOT paused AND frozen_since IS NOT NULL \
+                                      AND EXISTS (SELECT FROM event WHERE event.job = job.id AND event.kind = 'resume' \
+                                                  AND event.at > now() - interval '30 seconds') THEN 'resume' \
+                                 WHEN finishing AND consent IS DISTINCT FROM attempt THEN 'finish' END AS tell \
+        FROM job WHERE state IN ('running', 'cancelling')) AS told WHERE tell IS NOT NULL LIMIT $1";
 
 const DEADLINE_OVER: &str = "SELECT id FROM job \
      WHERE deadline IS NOT NULL AND state IN ('blocked', 'delayed', 'queued', 'running') AND deadline <= now() \

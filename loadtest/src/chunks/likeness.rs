@@ -4,9 +4,10 @@
 
 use std::fmt;
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
+
+use crate::tool::said;
 
 /// One file beside another.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -88,7 +89,8 @@ pub fn compare(ffmpeg: &Path, one: &Path, other: &Path) -> anyhow::Result<Likene
 fn decode(ffmpeg: &Path, file: &Path) -> anyhow::Result<[Vec<Frame>; 2]> {
     let file = file.display().to_string();
     let inputs = ["-nostdin", "-v", "error", "-i", &file, "-map", "0:v:0", "-map", "0:a:0"];
-    let said = said(ffmpeg, &[&inputs[..], &["-fps_mode", "passthrough", "-f", "framemd5", "-"]].concat())?;
+    let said =
+        said(ffmpeg, &[&inputs[..], &["-fps_mode", "passthrough", "-f", "framemd5", "-"]].concat(), Path::new("."))?;
     let mut streams = [Vec::new(), Vec::new()];
     for (number, frames) in streams.iter_mut().enumerate() {
         let (prefix, number) = (format!("#tb {number}: "), number.to_string());
@@ -105,14 +107,4 @@ fn decode(ffmpeg: &Path, file: &Path) -> anyhow::Result<[Vec<Frame>; 2]> {
 fn fraction(text: &str) -> Option<f64> {
     let (over, under) = text.trim().split_once('/')?;
     Some(over.parse::<f64>().ok()? / under.parse::<f64>().ok()?)
-}
-
-/// What a tool writes to its standard output.
-pub(super) fn said(program: &Path, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("run {}: it is in the Debian package ffmpeg", program.display()))?;
-    ensure!(output.status.success(), "{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

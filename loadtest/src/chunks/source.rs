@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::ChunksArgs;
-use super::likeness::said;
+use crate::tool::said;
 
 const FPS: u32 = 25;
 /// The kinds: file name, and the group of pictures.
@@ -37,7 +37,11 @@ pub(super) fn make(args: &ChunksArgs, directory: &Path) -> anyhow::Result<Vec<St
                 let picture =
                     ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-g", "50", "-x264-params", groups];
                 let sound = ["-c:a", "aac", "-b:a", "128k", &path];
-                said(&args.ffmpeg, &[&["-nostdin", "-v", "error", "-y", "-i", &film][..], &picture, &sound].concat())?;
+                said(
+                    &args.ffmpeg,
+                    &[&["-nostdin", "-v", "error", "-y", "-i", &film][..], &picture, &sound].concat(),
+                    Path::new("."),
+                )?;
                 names.push(name.to_owned());
             }
         }
@@ -69,5 +73,5 @@ fn film_of(args: &ChunksArgs, path: &str) -> anyhow::Result<()> {
     let inputs = ["-nostdin", "-v", "error", "-y", "-f", "lavfi", "-i", &sound, "-filter_complex", &graph];
     let output =
         ["-map", "[v]", "-map", "0:a", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "12", "-c:a", "flac", path];
-    said(&args.ffmpeg, &[&inputs[..], &output].concat()).map(drop)
+    said(&args.ffmpeg, &[&inputs[..], &output].concat(), Path::new(".")).map(drop)
 }

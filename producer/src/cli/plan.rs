@@ -124,9 +124,8 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
     let presentations: Vec<Output> = list;
     let list = ladder::files(&presentations);
     let is_gstreamer = engine.engine == Engine::Gstreamer;
-    let encoder = |output: &Output| match is_gstreamer {
-        true => Ok(twin(output.encode.video.codec)),
-        false => chosen(&output.encode, &tools, &args),
+    let encoder = |output: &Output| {
+        if is_gstreamer { Ok(twin(output.encode.video.codec)) } else { chosen(&output.encode, &tools, &args) }
     };
     let encoders = list.iter().map(encoder).collect::<Result<Vec<_>, _>>()?;
     let made = |(output, encoder): (&Output, &Option<Encoder>)| Made {
@@ -186,7 +185,7 @@ fn engine(spec: &JobSpec, encode: &Encode, notes: &mut Vec<String>) -> EngineCho
         Engine::Gstreamer => Engine::Gstreamer,
         Engine::Auto | Engine::Ffmpeg | Engine::Noop => Engine::Ffmpeg,
     };
-    let reason = scenario::why_ffmpeg(spec.engine).to_owned();
+    let reason = scenario::why_engine(spec.engine).to_owned();
     notes.push(format!("{} encodes: {reason}", engine.as_str()));
     if engine == Engine::Gstreamer {
         notes.push(gstreamer::needs(encode));

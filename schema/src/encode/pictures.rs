@@ -40,6 +40,16 @@ impl PictureFormat {
         }
     }
 
+    /// FFmpeg's demuxer of a file that is one picture: by its name alone it would be a pattern of many.
+    #[must_use]
+    pub fn demuxer(self) -> &'static str {
+        match self {
+            PictureFormat::Jpg => "jpeg_pipe",
+            PictureFormat::Png => "png_pipe",
+            PictureFormat::Webp => "webp_pipe",
+        }
+    }
+
     /// The pixels that are encoded.
     #[must_use]
     pub fn pixels(self) -> &'static str {

@@ -7,14 +7,8 @@
 use super::pipeline::Pipeline;
 use super::{Value, video_encoder};
 use crate::encode::{AudioChoice, AudioEncode, Bitrate, Profile, RateControl, VideoCodec, VideoEncode};
-use crate::plan::vpx_speed;
+use crate::plan::{VP8_QUALITY_RATE, usual_buffer, usual_peak, vpx_pace};
 
-/// VP8 has no unbounded constant quality: this is its bound, as in FFmpeg's plan.
-const VP8_QUALITY_RATE: u64 = 50_000_000;
-/// The fastest of libvpx, in real time only.
-const VPX_REALTIME: u64 = 8;
-/// What the buffer of a peak holds where the job does not say, in milliseconds of it: as FFmpeg's plan has it.
-const PEAK_BUFFER_MS: u64 = 2000;
 /// What `x264enc` may save up of an average: it is full at the beginning, and a short output is to keep to its average.
 const AVERAGE_BUFFER_MS: u64 = 500;
 
@@ -43,7 +37,7 @@ fn kilobits(bits: u64) -> u64 {
 
 /// How long a peak rate fills its buffer.
 pub(super) fn buffer_ms(peak: Bitrate, bufsize: Option<Bitrate>) -> u64 {
-    bufsize.map_or(PEAK_BUFFER_MS, |bufsize| bufsize.0.saturating_mul(1000) / peak.0.max(1))
+    bufsize.unwrap_or(usual_buffer(peak)).0.saturating_mul(1000) / peak.0.max(1)
 }
 
 fn x264(pipeline: &mut Pipeline, wish: &VideoEncode, gop: u64, threads: u64) {
@@ -82,7 +76,18 @@ fn x264(pipeline: &mut Pipeline, wish: &VideoEncode, gop: u64, threads: u64) {
     let profile = match wish.profile {
         Some(Profile::Baseline) => Some("constrained-baseline"),
         Some(Profile::Main) => Some("main"),
-        Some(_) | None => None,
+        // High is what it makes by itself; the others are refused before.
+        Some(
+            Profile::High
+            | Profile::High10
+            | Profile::High422
+            | Profile::High444
+            | Profile::Main10
+            | Profile::Main422x10
+            | Profile::Main444x8
+            | Profile::Main444x10,
+        )
+        | None => None,
     };
     if let Some(profile) = profile {
         pipeline.caps(format!("video/x-h264,profile={profile}"));
@@ -93,19 +98,19 @@ fn x264(pipeline: &mut Pipeline, wish: &VideoEncode, gop: u64, threads: u64) {
 fn x265(pipeline: &mut Pipeline, wish: &VideoEncode, gop: u64, threads: u64) {
     let mut options = format!("pools={threads}:open-gop=0");
     let mut properties = vec![("speed-preset", preset(wish)), ("key-int-max", Value::Number(gop))];
-    let mut bound = |peak: u64, bufsize: Option<Bitrate>, usual: u64| {
-        let buffer = kilobits(bufsize.map_or(usual, |bufsize| bufsize.0));
+    let mut bound = |peak: u64, bufsize: Option<Bitrate>, of: Bitrate| {
+        let buffer = kilobits(bufsize.unwrap_or(usual_buffer(of)).0);
         options += &format!(":vbv-maxrate={}:vbv-bufsize={buffer}", kilobits(peak));
     };
     match wish.rate {
         RateControl::Crf { crf, maxrate, bufsize } => {
             if let Some(peak) = maxrate {
-                bound(peak.0, bufsize, peak.0 * 2);
+                bound(peak.0, bufsize, peak);
             }
             options += &format!(":crf={crf}");
         }
         RateControl::Bitrate { bitrate, maxrate, bufsize } => {
-            bound(maxrate.map_or(bitrate.0 * 3 / 2, |peak| peak.0), bufsize, bitrate.0 * 2);
+            bound(maxrate.map_or(usual_peak(bitrate), |peak| peak.0), bufsize, bitrate);
             properties.push(("bitrate", Value::Number(kilobits(bitrate.0))));
         }
     }
@@ -120,12 +125,10 @@ fn x265(pipeline: &mut Pipeline, wish: &VideoEncode, gop: u64, threads: u64) {
 
 fn vpx(pipeline: &mut Pipeline, wish: &VideoEncode, gop: u64, threads: u64) {
     let is_vp9 = wish.codec == VideoCodec::Vp9;
-    let preset = wish.preset.as_deref();
-    let is_realtime = preset == Some("ultrafast");
-    let speed = if is_realtime { VPX_REALTIME } else { u64::from(vpx_speed(preset)) };
+    let (is_realtime, speed) = vpx_pace(wish.preset.as_deref(), true);
     let mut properties = vec![
         ("deadline", Value::Number(if is_realtime { 1 } else { 1_000_000 })),
-        ("cpu-used", Value::Number(speed)),
+        ("cpu-used", Value::Number(u64::from(speed))),
         ("threads", Value::Number(threads)),
         ("keyframe-max-dist", Value::Number(gop)),
         ("lag-in-frames", Value::Number(0)),

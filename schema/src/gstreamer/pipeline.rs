@@ -6,13 +6,9 @@ use std::ffi::OsString;
 
 use super::{PROGRESS, SOURCE, Value, audio_encoder, encoders, muxer, source};
 use crate::encode::{AudioChoice, Container, Encode, Fit, Fps, Source};
-use crate::plan::{ExpectedVideo, Plan, Refusal, Request};
+use crate::plan::{ExpectedVideo, Plan, Refusal, Request, USUAL_FPS, gop, known_fps};
 use crate::probe::Probed;
 
-/// Time between key frames where the job does not say.
-const GOP_SECS: f64 = 2.0;
-/// Rate of sources that do not tell theirs, for the distance of key frames.
-const USUAL_FPS: f64 = 30.0;
 /// The rate of a generated tone, and samples in each of its buffers.
 const TONE: (u32, u32) = (48_000, 480);
 /// What waits between two elements, in packets that are not decoded: as much as a badly interleaved source makes wait.
@@ -55,6 +51,11 @@ impl Pipeline {
         self.words.extend(["!".to_owned(), caps]);
     }
 
+    /// Ends in a pad of an element that stands elsewhere.
+    fn end_in_pad(&mut self, pad: &'static str) {
+        self.words.extend(["!".to_owned(), pad.to_owned()]);
+    }
+
     /// Goes on from a pad of an element that stands elsewhere.
     fn from(&mut self, pad: &'static str) {
         self.words.push(pad.to_owned());
@@ -93,8 +94,8 @@ pub fn pipeline(request: &Request<'_>, plan: &Plan) -> Result<Pipeline, Refusal>
     pipeline.then("progressreport", &report);
     shape(&mut pipeline, encode, video, probed, request.threads);
     let rate = video.fps.or_else(|| source_fps(probed)).unwrap_or(USUAL_FPS);
-    let gop = encode.video.gop.unwrap_or_else(|| (rate * GOP_SECS).round().max(1.0) as u32);
-    encoders::video(&mut pipeline, &encode.video, u64::from(gop), u64::from(request.threads));
+    let gop = u64::from(gop(&encode.video, rate));
+    encoders::video(&mut pipeline, &encode.video, gop, u64::from(request.threads));
     pipeline.queue();
     mux(&mut pipeline, encode.container);
     pipeline.then("filesink", &[("location", Value::Made(request.output.display().to_string()))]);
@@ -102,13 +103,13 @@ pub fn pipeline(request: &Request<'_>, plan: &Plan) -> Result<Pipeline, Refusal>
         sound(&mut pipeline, encode, probed)?;
         encoders::audio(&mut pipeline, &encode.audio);
         pipeline.queue();
-        pipeline.caps("mux.".to_owned());
+        pipeline.end_in_pad("mux.");
     }
     Ok(pipeline)
 }
 
 fn source_fps(probed: Option<&Probed>) -> Option<f64> {
-    probed?.probe.video.as_ref()?.fps.filter(|fps| (1.0..=Fps::MAX).contains(fps))
+    probed?.probe.video.as_ref()?.fps.and_then(known_fps)
 }
 
 fn video_source(pipeline: &mut Pipeline, encode: &Encode, probed: &Probed, threads: u32) -> Result<(), Refusal> {

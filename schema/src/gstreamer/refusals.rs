@@ -13,6 +13,12 @@ use crate::parse::Fault;
 /// The most that `x264enc` takes of these.
 const X264_MOST: (u8, u64) = (50, 10_000);
 
+/// The fault of asking this engine for what it does not do.
+#[must_use]
+pub fn unsupported(path: &str, what: &str) -> Fault {
+    Fault::new(path, "unsupported", format!("{what}: GStreamer's engine does not do it, use `engine: ffmpeg`"))
+}
+
 /// What the engine does not do of an encode, each at its field.
 #[must_use]
 pub fn refusals(encode: &Encode) -> Vec<Fault> {
@@ -37,8 +43,7 @@ struct Refused {
 
 impl Refused {
     fn at(&mut self, path: &str, what: &str) {
-        let message = format!("{what}: GStreamer's engine does not do it, use `engine: ffmpeg`");
-        self.faults.push(Fault::new(path, "unsupported", message));
+        self.faults.push(unsupported(path, what));
     }
 
     fn when(&mut self, is_beyond: bool, field: &str, what: &str) {

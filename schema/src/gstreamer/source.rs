@@ -2,9 +2,8 @@
 //!
 //! Invariant: what the probe found decides about each of them; a source of a kind that is not in these lists is refused.
 
-use super::Value;
+use super::{Value, unsupported};
 use crate::encode::{Encode, Keep};
-use crate::parse::Fault;
 use crate::plan::Refusal;
 use crate::probe::Probed;
 
@@ -38,8 +37,7 @@ impl Decoder {
 }
 
 fn refuse<T>(field: &str, what: &str) -> Result<T, Refusal> {
-    let message = format!("{what}: GStreamer's engine does not do it, use `engine: ffmpeg`");
-    Err(Refusal::Job(Fault::new(field, "unsupported", message)))
+    Err(Refusal::Job(unsupported(field, what)))
 }
 
 /// Refuses what only the source tells, and the pipeline does not do.

@@ -6,7 +6,17 @@ use super::arguments::Arguments;
 use crate::encode::{Bitrate, Encoder, RateControl};
 
 /// VP8 has no unbounded constant quality: this is its bound.
-const VP8_QUALITY_RATE: u64 = 50_000_000;
+pub(crate) const VP8_QUALITY_RATE: u64 = 50_000_000;
+
+/// The peak of an average, in bits per second, where the job names none.
+pub(crate) fn usual_peak(average: Bitrate) -> u64 {
+    average.0 * 3 / 2
+}
+
+/// The buffer of an average or a peak where the job names none: two seconds of it.
+pub(crate) fn usual_buffer(rate: Bitrate) -> Bitrate {
+    Bitrate(rate.0 * 2)
+}
 
 pub(super) fn rate(rate: RateControl, encoder: Encoder, arguments: &mut Arguments) {
     match rate {
@@ -21,19 +31,19 @@ pub(super) fn rate(rate: RateControl, encoder: Encoder, arguments: &mut Argument
             let peak = match maxrate {
                 Some(maxrate) => maxrate.0.max(bitrate.0),
                 None if is_lazy => bitrate.0,
-                None => bitrate.0 * 3 / 2,
+                None => usual_peak(bitrate),
             };
             if is_lazy && peak == bitrate.0 {
                 arguments.pair("-minrate", bitrate);
             }
             arguments.pair("-maxrate", peak);
-            arguments.pair("-bufsize", bufsize.unwrap_or(Bitrate(bitrate.0 * 2)));
+            arguments.pair("-bufsize", bufsize.unwrap_or(usual_buffer(bitrate)));
         }
         RateControl::Crf { crf, maxrate, bufsize } => {
             quality(crf, maxrate, encoder, arguments);
             if let Some(maxrate) = maxrate {
                 arguments.pair("-maxrate", maxrate);
-                arguments.pair("-bufsize", bufsize.unwrap_or(Bitrate(maxrate.0 * 2)));
+                arguments.pair("-bufsize", bufsize.unwrap_or(usual_buffer(maxrate)));
             }
         }
     }

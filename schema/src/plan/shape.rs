@@ -8,7 +8,7 @@ use crate::message::VideoProbe;
 use crate::probe::Colors;
 
 /// Rate of sources that do not tell theirs, for the distance of key frames.
-const USUAL_FPS: f64 = 30.0;
+pub(crate) const USUAL_FPS: f64 = 30.0;
 
 pub(super) struct Shape {
     pub(super) width: u32,
@@ -70,8 +70,13 @@ impl Shape {
     }
 
     pub(super) fn rate(&self) -> f64 {
-        self.fps.map(Fps::as_f64).or(self.source_fps).filter(|fps| (1.0..=Fps::MAX).contains(fps)).unwrap_or(USUAL_FPS)
+        self.fps.map(Fps::as_f64).or(self.source_fps.and_then(known_fps)).unwrap_or(USUAL_FPS)
     }
+}
+
+/// A source's frames per second, where that is a rate that can be.
+pub(crate) fn known_fps(fps: f64) -> Option<f64> {
+    (1.0..=Fps::MAX).contains(&fps).then_some(fps)
 }
 
 /// Width and height of the upright source, or of the part of it that is taken.

@@ -34,9 +34,9 @@ pub(super) fn speed(
         }
         Encoder::Libvpx | Encoder::LibvpxVp9 => {
             // In real time it takes no notes for a second pass.
-            let is_realtime = preset == Some("ultrafast") && pass.is_none();
+            let (is_realtime, speed) = vpx_pace(preset, pass.is_none());
             arguments.pair("-deadline", if is_realtime { "realtime" } else { "good" });
-            arguments.pair("-cpu-used", if is_realtime { VPX_REALTIME } else { vpx_speed(preset) });
+            arguments.pair("-cpu-used", speed);
             if encoder == Encoder::LibvpxVp9 {
                 arguments.pair("-row-mt", 1);
             }
@@ -64,8 +64,14 @@ pub(super) fn speed(
     }
 }
 
+/// Whether libvpx works in real time, and its speed. `may_hurry`: whether it may.
+pub(crate) fn vpx_pace(preset: Option<&str>, may_hurry: bool) -> (bool, u8) {
+    let is_realtime = preset == Some("ultrafast") && may_hurry;
+    (is_realtime, if is_realtime { VPX_REALTIME } else { vpx_speed(preset) })
+}
+
 /// libvpx's speed for a preset.
-pub(crate) fn vpx_speed(preset: Option<&str>) -> u8 {
+fn vpx_speed(preset: Option<&str>) -> u8 {
     match preset {
         Some("placebo" | "veryslow") => 0,
         Some("slower" | "slow") => 1,

@@ -9,7 +9,7 @@ use super::arguments::{Arguments, COMMON, READ_ONLY_FILES, READ_PRESENTATIONS, f
 use super::shape::Shape;
 use super::{Expected, filters, loudness, video};
 use crate::device::Device;
-use crate::encode::{Container, Deinterlace, Encoder, Fit, Hdr, PixelFormat, RateControl, Treatment, VideoEncode};
+use crate::encode::{Deinterlace, Encoder, Fit, Hdr, PictureFormat, PixelFormat, RateControl, Treatment, VideoEncode};
 
 /// Arguments of a full decode of a finished file, every error fatal. Where a loudness was asked for, it is measured too.
 #[must_use]
@@ -22,19 +22,10 @@ pub fn decode_arguments(file: &Path, expected: &Expected, threads: u32) -> Vec<O
     }
     arguments.pair("-threads", threads);
     arguments.pair("-filter_threads", threads);
-    match expected.container {
-        Container::Jpg => arguments.pair("-f", "jpeg_pipe"),
-        Container::Png => arguments.pair("-f", "png_pipe"),
-        Container::Webp => arguments.pair("-f", "webp_pipe"),
-        Container::Mp4
-        | Container::Mov
-        | Container::Mkv
-        | Container::Webm
-        | Container::Ts
-        | Container::M4a
-        | Container::Mp3
-        | Container::Vtt => arguments.all(READ_ONLY_FILES),
-        Container::Hls | Container::Dash => arguments.all(READ_PRESENTATIONS),
+    match PictureFormat::of(expected.container) {
+        Some(format) => arguments.pair("-f", format.demuxer()),
+        None if expected.container.is_streamed() => arguments.all(READ_PRESENTATIONS),
+        None => arguments.all(READ_ONLY_FILES),
     }
     arguments.list.extend(["-i".into(), file_argument(file)]);
     if expected.video.is_some() {

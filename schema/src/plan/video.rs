@@ -66,10 +66,14 @@ pub(super) fn video(
         arguments.pair("-pass", pass.number);
         arguments.pair("-passlogfile", &pass.file);
     }
-    let gop = video.gop.unwrap_or_else(|| (shape.rate() * GOP_SECS).round().max(1.0) as u32);
-    arguments.pair("-g", gop);
+    arguments.pair("-g", gop(video, shape.rate()));
     colors(shape, arguments);
     arguments.pair("-threads", threads);
+}
+
+/// Frames between key frames at most, at so many frames per second.
+pub(crate) fn gop(video: &VideoEncode, fps: f64) -> u32 {
+    video.gop.unwrap_or_else(|| (fps * GOP_SECS).round().max(1.0) as u32)
 }
 
 /// What the numbers of the picture mean, where it is not what every player assumes.

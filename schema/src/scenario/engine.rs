@@ -15,19 +15,17 @@ pub(super) fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
         return;
     }
     if live::is_live(spec) {
-        let message = "live media: GStreamer's engine does not do it, use `engine: ffmpeg`";
-        return faults.push(Fault::new("engine", "unsupported", message));
+        return faults.push(gstreamer::unsupported("engine", "live media"));
     }
     if !spec.outputs.is_empty() {
-        let message = "GStreamer's engine makes one output: use `engine: ffmpeg`, or one job for each";
-        faults.push(Fault::new("outputs", "unsupported", message));
+        faults.push(gstreamer::unsupported("outputs", "more than one output"));
     }
     faults.extend(encode_of(spec).iter().flat_map(gstreamer::refusals));
 }
 
-/// Why FFmpeg runs a job that leaves the choice, or names it.
+/// Why the engine that a job names runs it, or FFmpeg where the job leaves the choice.
 #[must_use]
-pub fn why_ffmpeg(engine: Engine) -> &'static str {
+pub fn why(engine: Engine) -> &'static str {
     match engine {
         Engine::Auto => "`auto` takes ffmpeg wherever it has what the job needs: it does all that a job can ask for",
         Engine::Ffmpeg | Engine::Gstreamer | Engine::Noop => "the job names it",
@@ -44,16 +42,16 @@ pub fn choose_engine(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Resu
     match spec.engine {
         Engine::Gstreamer => {
             let lacking = by_gstreamer(spec, encode, ability);
-            if lacking.is_empty() { choice(Engine::Gstreamer, "the job names it".to_owned()) } else { Err(lacking) }
+            if lacking.is_empty() { choice(Engine::Gstreamer, why(spec.engine).to_owned()) } else { Err(lacking) }
         }
         Engine::Ffmpeg | Engine::Noop => {
             let lacking = by_ffmpeg();
-            if lacking.is_empty() { choice(Engine::Ffmpeg, why_ffmpeg(spec.engine).to_owned()) } else { Err(lacking) }
+            if lacking.is_empty() { choice(Engine::Ffmpeg, why(spec.engine).to_owned()) } else { Err(lacking) }
         }
         Engine::Auto => {
             let lacking = by_ffmpeg();
             if lacking.is_empty() {
-                return choice(Engine::Ffmpeg, why_ffmpeg(spec.engine).to_owned());
+                return choice(Engine::Ffmpeg, why(spec.engine).to_owned());
             }
             let is_whole = spec.piece.is_none() && spec.checkpoint != Checkpoint::Require;
             if is_whole && gstreamer::refusals(encode).is_empty() && by_gstreamer(spec, encode, ability).is_empty() {

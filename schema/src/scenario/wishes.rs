@@ -45,7 +45,7 @@ pub(super) fn check(spec: &JobSpec, scenario: &Scenario, faults: &mut Vec<Fault>
 
 /// The wishes of one job, and what is wrong with them.
 pub(super) struct Wishes<'a> {
-    pub(super) spec: &'a JobSpec,
+    spec: &'a JobSpec,
     is_ladder: bool,
     pub(super) p: &'a Parameters,
     faults: &'a mut Vec<Fault>,
@@ -321,9 +321,10 @@ impl Wishes<'_> {
                 (container == Container::Vtt, "a set of pictures".to_owned(), cure.to_owned())
             }
             CodecChoice::Picture => {
-                let cure = match container {
-                    Container::Vtt => "the scenarios `thumbnails` and `sprites` make sets of pictures",
-                    _ => "it goes into jpg, png, webp",
+                let cure = if container == Container::Vtt {
+                    "the scenarios `thumbnails` and `sprites` make sets of pictures"
+                } else {
+                    "it goes into jpg, png, webp"
                 };
                 (PictureFormat::of(container).is_some(), "a picture".to_owned(), cure.to_owned())
             }

@@ -281,7 +281,7 @@ impl Presentation {
     pub fn growing(&self, now: Timestamp) -> String {
         let begins = self.begins.round(Unit::Millisecond).unwrap_or(self.begins);
         let now = now.round(Unit::Millisecond).unwrap_or(now);
-        let shift = u64::try_from(SEGMENTS).unwrap_or_default() as f64 * self.longest_secs();
+        let shift = SEGMENTS as f64 * self.longest_secs();
         let head = format!(
             "type=\"dynamic\" availabilityStartTime=\"{begins}\" publishTime=\"{now}\" minimumUpdatePeriod=\"PT{UPDATE_SECS}S\" \
              timeShiftBufferDepth=\"PT{shift:.3}S\" suggestedPresentationDelay=\"PT{DELAY_SECS}S\""

@@ -17,8 +17,6 @@ pub const POWERCAP: &str = "/sys/class/powercap";
 pub const STAT: &str = "/proc/stat";
 /// How the names of packages begin, whoever made the processor.
 const PREFIX: &str = "intel-rapl:";
-/// Ticks of [`STAT`] in a second, on every Linux that has these counters.
-const TICKS_PER_SEC: f64 = 100.0;
 
 /// What had been used by some moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,12 +30,11 @@ pub struct Reading {
 impl Reading {
     /// Joules that this much processor time cost since `before`. `None` where the machine has not worked.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "joules are shown with a few digits")]
     pub fn joules_since(&self, before: &Reading, cpu_secs: f64) -> Option<f64> {
         let energy = self.energy_uj.checked_sub(before.energy_uj)?;
         let busy = self.busy_ticks.checked_sub(before.busy_ticks).filter(|ticks| *ticks > 0)?;
         // Both clocks are coarse: nobody has more than all.
-        let share = (cpu_secs * TICKS_PER_SEC / busy as f64).clamp(0.0, 1.0);
+        let share = (cpu_secs * super::ticks_per_sec()? as f64 / busy as f64).clamp(0.0, 1.0);
         Some(energy as f64 / 1e6 * share)
     }
 }
@@ -87,7 +84,7 @@ impl Meter {
         Ok(meter)
     }
 
-    /// What has been used by now. Blocks for as long as the kernel takes to show a few numbers.
+    /// What has been used by now: a few numbers that the kernel shows at once.
     pub fn read(&self) -> Option<Reading> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let (packages, total) = &mut *counted;

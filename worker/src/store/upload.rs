@@ -1,7 +1,7 @@
 //! Brings a proven file to its object: sent before the ledger's consent, made visible after it.
 //!
 //! Invariant: until [`Upload::commit`] nobody sees anything, and what was sent is taken back by [`Upload::abort`], and by
-//! itself where a stop drops it. A commit
+//! itself where something drops it, as far as the process lives. A commit
 //! replaces only what it has looked at (If-Match), or nothing (If-None-Match), and never an object that a later attempt of
 //! the same job has put. Where a store cannot compare, the look comes right before the write; see [`Guarantee`].
 
@@ -266,6 +266,7 @@ impl Drop for Upload {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let body = std::mem::replace(&mut self.body, Body::Whole(Bytes::new(), ""));
         let mut left = Upload { object: self.object.clone(), mark: self.mark.clone(), body, is_settled: true };
+        // Nobody joins it: whoever would has dropped the upload. A store clears away what a process that ends leaves.
         runtime.spawn(async move { left.abort().await });
     }
 }

@@ -171,10 +171,9 @@ fn unreadable(record: &Record) -> Option<String> {
         // Serde names every field that it would know.
         Err(error) => error.to_string().split(", expected").next().map(str::to_owned),
         // What is no more valid by this version's rules is no matter of another version: it is rejected with its faults.
-        Ok(spec) => scenario::resolve(&spec).err().and_then(|faults| {
-            let is_unknown = |fault: &&Fault| fault.code.starts_with("unknown") || fault.code == "unsupported";
-            faults.iter().find(is_unknown).map(|fault| fault.message.clone())
-        }),
+        Ok(spec) => scenario::resolve(&spec)
+            .err()
+            .and_then(|faults| faults.into_iter().find(Fault::is_of_another_version).map(|fault| fault.message)),
     }
 }
 

@@ -99,7 +99,7 @@ async fn a_job_that_is_split_waits_for_its_chunks_and_goes_first_when_they_are_m
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_fails_fails_the_job_with_its_cause_and_a_redrive_waits_for_new_ones_alone() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&["--parent-failure", "skip", "--lease-secs", "600"]).await;
+    let dispatcher = scene.dispatcher(&[&LONG_LEASE[..], &["--parent-failure", "skip"]].concat()).await;
     let worker = Worker::new(&scene, "w");
     let (id, body) = job_with(|spec| spec.max_retries = 0);
     scene.publish("jobs.default", "medium", Some(id), &body).await;
@@ -171,7 +171,7 @@ async fn what_somebody_does_to_a_job_reaches_its_chunks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_purged_with_its_chunks_once_all_have_ended_and_their_messages_record_nothing() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&[]).await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
     let worker = Worker::new(&scene, "w");
     let (id, body) = job_with(|spec| spec.max_retries = 0);
     scene.publish("jobs.default", "medium", Some(id), &body).await;
@@ -208,7 +208,7 @@ async fn a_job_is_purged_with_its_chunks_once_all_have_ended_and_their_messages_
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_that_are_too_much_for_one_transaction_end_the_job_with_the_reason() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&[]).await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
     let worker = Worker::new(&scene, "w");
     let (id, body) = job();
     scene.publish("jobs.default", "medium", Some(id), &body).await;
@@ -229,7 +229,7 @@ async fn chunks_that_are_too_much_for_one_transaction_end_the_job_with_the_reaso
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_only_a_later_version_can_read_waits_for_it() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&[]).await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
     let worker = Worker::new(&scene, "w");
     let (id, body) = job();
     scene.publish("jobs.default", "medium", Some(id), &body).await;
@@ -244,14 +244,18 @@ async fn a_job_that_only_a_later_version_can_read_waits_for_it() {
     assert!(reason.contains("waits for one that can read it") && reason.contains("novel"), "{reason}");
     edit("spec::jsonb - 'novel'").await;
     scene.until_column(id, "state", "queued").await;
-    assert_eq!(worker.run(&delivery(Some(id), &body)).await.attempt, 1, "nobody has begun it before");
+    // What is no more valid by this version's rules is no matter of another version.
+    edit(r#"spec::jsonb || '{"parameters": {"crf": 99}}'"#).await;
+    let reply = worker.claim(&delivery(Some(id), &body)).await;
+    assert!(matches!(reply, ClaimReply::Drop { reason: DropReason::Rejected, .. }), "{reply:?}");
+    scene.until_column(id, "state || ' ' || (faults -> 0 ->> 'path')", "rejected parameters.crf").await;
     dispatcher.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_piece_that_no_worker_knows_waits_for_one_and_does_not_end_the_job() {
     let scene = Scene::new().await;
-    let dispatcher = scene.dispatcher(&["--unfit", "reject"]).await;
+    let dispatcher = scene.dispatcher(&[&LONG_LEASE[..], &["--unfit", "reject"]].concat()).await;
     let worker = Worker::new(&scene, "w");
     let (id, body) = job();
     scene.publish("jobs.default", "medium", Some(id), &body).await;

@@ -184,7 +184,7 @@ async fn an_attempt_costs_what_was_asked_when_it_ended_whatever_is_asked_later()
     let mut jobs = Vec::new();
     for prices in [&["--price-core-hour", "0.5", "--price-kwh", "0.25"][..], &["--price-core-hour", "4"], &[]] {
         // This worker has no heartbeat, and whatever the machine does meanwhile it is to keep its lease.
-        let dispatcher = scene.dispatcher(&[&["--lease-secs", "300"], prices].concat()).await;
+        let dispatcher = scene.dispatcher(&[&LONG_LEASE[..], prices].concat()).await;
         let (id, body) = job();
         let grant = worker.run(&delivery(Some(id), &body)).await;
         assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);

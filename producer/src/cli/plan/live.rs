@@ -28,7 +28,7 @@ pub(super) fn arguments(
         Source::Remote { .. } => Some(Path::new("input")),
         Source::Live { .. } | Source::Generated { .. } => None,
     };
-    let usual_stall = if source.is_some() { Live::STALL_SEC } else { Live::FED_STALL_SEC };
+    let stall = Live::stall_sec(spec.resource_limits.stall_sec, source.is_some(), Live::FED_STALL_SEC);
     let sinks: Vec<_> =
         live.sinks.iter().filter_map(|sink| LiveAddress::parse(sink).ok()).map(|sink| (sink, None)).collect();
     let secrets: Vec<String> =
@@ -50,7 +50,7 @@ pub(super) fn arguments(
         is_continued: false,
         is_heir: false,
         ca_file: None,
-        silence_secs: silence_secs(spec.resource_limits.stall_sec.unwrap_or(usual_stall)),
+        silence_secs: silence_secs(stall),
         secs: encode.duration_secs,
     };
     let words = live_arguments(&run);

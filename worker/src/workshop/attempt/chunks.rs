@@ -153,9 +153,11 @@ impl Attempt<'_> {
             return Err(Why::Because(why));
         }
         let total = u32::try_from(count).unwrap_or(u32::MAX);
-        let taken = cut.into_iter().map(|cut| (cut, false)).chain(sound.map(|_| (Cut::NONE, true)));
-        let pieces = taken.zip(0..).map(|((cut, is_sound), number)| {
-            let key = self.piece_key(is_sound, &cut, encode, (path, probed), &named)?;
+        let alone = chunk::of(encode);
+        let taken =
+            cut.into_iter().map(|cut| (cut, &alone, false)).chain(sound.iter().map(|sound| (Cut::NONE, sound, true)));
+        let pieces = taken.zip(0..).map(|((cut, alone, is_sound), number)| {
+            let key = self.piece_key(is_sound, &cut, alone, (path, probed), &named)?;
             Ok(Piece { of: self.grant.job, number, total, key, cut, is_sound })
         });
         let pieces = pieces.collect::<Result<Vec<Piece>, End>>()?;
@@ -171,25 +173,20 @@ impl Attempt<'_> {
         })
     }
 
-    /// What a piece is called here, the sound or this stretch of the picture.
+    /// What a piece is called here, the sound or this stretch of the picture. `alone`: what is encoded of the job.
     fn piece_key(
         &self,
         is_sound: bool,
         cut: &Cut,
-        encode: &Encode,
+        alone: &Encode,
         (path, probed): (&Path, &Probed),
         named: &str,
     ) -> Result<String, End> {
         let (features, tool) = (&self.shop.features, &self.shop.tool_version);
         let source = Some((path, probed));
-        let key = if is_sound {
-            // Nothing is named where this version would not make it.
-            let Some(alone) = plan::sound_alone(encode, probed) else { return Ok(String::new()) };
-            plan::sound_key(&self.request(&alone, source, features)?, named, tool)
-        } else {
-            let alone = chunk::of(encode);
-            plan::chunk_key(&self.request(&alone, source, features)?, cut, named, tool)
-        };
+        let request = self.request(alone, source, features)?;
+        let key =
+            if is_sound { plan::sound_key(&request, named, tool) } else { plan::chunk_key(&request, cut, named, tool) };
         key.map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))
     }
 
@@ -268,26 +265,36 @@ impl Attempt<'_> {
             Why::Because(why) => End::failure(Cause::ConfigBad, why),
         })?;
         let source = Some((path.as_path(), probed));
-        let key = self.piece_key(piece.is_sound, &piece.cut, encode, (path, probed), &named)?;
-        let moot = if key != piece.key {
+        // None: this version makes no sound apart of such a job.
+        let alone = if piece.is_sound { plan::sound_alone(encode, probed) } else { Some(chunk::of(encode)) };
+        let key = match &alone {
+            Some(alone) => Some(self.piece_key(piece.is_sound, &piece.cut, alone, (path, probed), &named)?),
+            None => None,
+        };
+        let named_so = alone.zip(key).filter(|(_, key)| *key == piece.key);
+        let moot = if named_so.is_none() {
             // The job is split anew for what is missing then, by whoever puts it together.
             Some("the source, the tool or the encoders here are not those for which the job was split".to_owned())
         } else {
             store.useless()
         };
-        if let Some(why) = moot {
-            self.reporter.log(&format!("[ffpool] no chunk is made: {why}"));
-            ask(&self.orders, consent).await?;
-            return Ok(None);
-        }
+        let (alone, key) = match (named_so, moot) {
+            (Some(named), None) => named,
+            (_, why) => {
+                let why = why.unwrap_or_default();
+                self.reporter.log(&format!("[ffpool] no chunk is made: {why}"));
+                ask(&self.orders, consent).await?;
+                return Ok(None);
+            }
+        };
         if let Some(there) = store.find(&key, piece.is_sound) {
             ask(&self.orders, consent).await?;
             return Ok(Some(there));
         }
-        let recipe = Recipe::Chunk { cut: &piece.cut, secs: length(&piece.cut, encode, probed) };
-        let (alone, recipe) = match plan::sound_alone(encode, probed).filter(|_| piece.is_sound) {
-            Some(sound) => (sound, Recipe::Sound),
-            None => (chunk::of(encode), recipe),
+        let recipe = if piece.is_sound {
+            Recipe::Sound { secs: probed.probe.duration_secs }
+        } else {
+            Recipe::Chunk { cut: &piece.cut, secs: length(&piece.cut, encode, probed) }
         };
         let made = self.make(&[only(alone)], source, user, recipe).await;
         let made = unchanged(made, path, identity)?;
@@ -344,7 +351,7 @@ impl Attempt<'_> {
         });
         let mut made = match made {
             Ok(made) => made,
-            Err(end @ End::Silent) => return Err(end),
+            Err(end) if !may_lack_chunks(&end) => return Err(end),
             Err(end) if self.are_there(parts).await? => return Err(self.distrust(parts, end).await),
             Err(_) => {
                 let why = "another job that had the same chunks has published and deleted them: they are made again";
@@ -499,4 +506,22 @@ fn unkept(error: &std::io::Error) -> End {
 
 fn not_laid_out(error: &std::io::Error) -> End {
     End::failure(roots::io_cause(error), format!("the chunks cannot be laid out: {error}"))
+}
+
+/// Whether chunks that are gone may be why an attempt ends so. What we ended, and what ran out of something, is what it is.
+fn may_lack_chunks(end: &End) -> bool {
+    let End::Report(outcome) = end else { return false };
+    match &**outcome {
+        Outcome::Failed { failure } => {
+            matches!(
+                failure.cause,
+                Cause::VerifyFailed | Cause::InputMissing | Cause::InputBad | Cause::IoTransient | Cause::Unknown
+            )
+        }
+        Outcome::Finished { .. }
+        | Outcome::Rejected { .. }
+        | Outcome::Released { .. }
+        | Outcome::Split { .. }
+        | Outcome::Cancelled => false,
+    }
 }

@@ -64,7 +64,10 @@ pub(super) enum Recipe<'a> {
         secs: Option<f64>,
     },
     /// The sound of the only output.
-    Sound,
+    Sound {
+        /// Its length, where it is known before.
+        secs: Option<f64>,
+    },
     /// The only output from its chunks.
     Stitch {
         /// The list of chunks.
@@ -80,11 +83,11 @@ impl Recipe<'_> {
     fn plan(&self, requests: &[Request<'_>]) -> Result<Together, Refused> {
         let plan = match (self, requests) {
             (Recipe::Chunk { cut, .. }, [request]) => plan::chunk(request, cut),
-            (Recipe::Sound, [request]) => plan::sound(request),
+            (Recipe::Sound { .. }, [request]) => plan::sound(request),
             (Recipe::Stitch { list, offset_secs, sound }, [request]) => {
                 plan::stitch(request, list, *offset_secs, *sound)
             }
-            (Recipe::Whole | Recipe::Chunk { .. } | Recipe::Sound | Recipe::Stitch { .. }, _) => {
+            (Recipe::Whole | Recipe::Chunk { .. } | Recipe::Sound { .. } | Recipe::Stitch { .. }, _) => {
                 return together(requests);
             }
         };
@@ -96,7 +99,7 @@ impl Recipe<'_> {
     /// Its part of the job: most of the work on a whole from chunks is done before.
     fn part(&self) -> Part {
         match self {
-            Recipe::Whole | Recipe::Chunk { .. } | Recipe::Sound => Part::WHOLE,
+            Recipe::Whole | Recipe::Chunk { .. } | Recipe::Sound { .. } => Part::WHOLE,
             Recipe::Stitch { .. } => Part { before: 0.95, share: 0.05 },
         }
     }
@@ -196,7 +199,7 @@ impl Attempt<'_> {
         }
         let requests: Vec<Request<'_>> =
             sought.iter().map(|(encode, request, _)| Request { encode, ..*request }).collect();
-        let plan = self.carry_out_plan(outputs, requests.clone(), source, user, recipe).await?;
+        let plan = self.carry_out_plan(outputs, requests.clone(), user, recipe).await?;
         self.reporter.phase(Phase::Verify, Some(NEARLY));
         let mut proven = Vec::new();
         for (place, (Output { number, name, .. }, expected)) in outputs.iter().zip(&plan.expected).enumerate() {
@@ -221,7 +224,6 @@ impl Attempt<'_> {
         &mut self,
         outputs: &[Output],
         mut requests: Vec<Request<'_>>,
-        source: Option<(&Path, &Probed)>,
         user: ToolUser,
         recipe: Recipe<'_>,
     ) -> Result<Together, End> {
@@ -232,8 +234,7 @@ impl Attempt<'_> {
         let weights: Vec<f64> = plan.steps.iter().map(|shared| shared.step.purpose.weight()).collect();
         let total: f64 = weights.iter().sum();
         let duration = match recipe {
-            Recipe::Chunk { secs, .. } => secs,
-            Recipe::Sound => source.and_then(|(_, probed)| probed.probe.duration_secs),
+            Recipe::Chunk { secs, .. } | Recipe::Sound { secs } => secs,
             Recipe::Whole | Recipe::Stitch { .. } => plan.duration_secs(),
         };
         let whole = recipe.part();

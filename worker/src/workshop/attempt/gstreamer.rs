@@ -9,7 +9,7 @@ use std::path::Path;
 
 use ffpool_schema::encode::Encode;
 use ffpool_schema::failure::Cause;
-use ffpool_schema::gstreamer::{self, Pipeline};
+use ffpool_schema::gstreamer;
 use ffpool_schema::job::Engine;
 use ffpool_schema::message::{EngineChoice, Outcome, Phase, Progress};
 use ffpool_schema::plan::ladder::Output;
@@ -22,7 +22,7 @@ use super::encode::{Made, Proven, refused};
 use super::report::{Part, Reporter};
 use super::{Attempt, End, NEARLY};
 use crate::classify::Exit;
-use crate::gstreamer::{REGISTRY, classify, progress_secs};
+use crate::gstreamer::{Gstreamer, REGISTRY, classify, progress_secs};
 use crate::progress::{Block, Meter};
 use crate::tool::{self, Listener, ToolUser};
 
@@ -31,7 +31,7 @@ const READING: Part = Part { before: 0.0, share: 0.15 };
 /// The part that the pipeline is.
 const ENCODING: Part = Part { before: 0.15, share: 0.85 };
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     /// Which engine encodes. Where FFmpeg lacks something it says so itself, by a cause that tells more.
     pub(super) fn choose_engine(&self, encode: &Encode) -> Result<EngineChoice, End> {
         let spec = &self.grant.spec;
@@ -39,7 +39,7 @@ impl Attempt<'_> {
             Ok(choice) => Ok(choice),
             Err(faults) if spec.engine == Engine::Gstreamer => Err(End::Report(Box::new(Outcome::Rejected { faults }))),
             Err(_) => {
-                let reason = scenario::why_ffmpeg(spec.engine).to_owned();
+                let reason = scenario::why_engine(spec.engine).to_owned();
                 Ok(EngineChoice { engine: Engine::Ffmpeg, reason })
             }
         }
@@ -53,8 +53,7 @@ impl Attempt<'_> {
         user: ToolUser,
     ) -> Result<Made, End> {
         let [Output { encode, name: told, .. }] = outputs else {
-            let message = "more than one output: GStreamer's engine does not do it, use `engine: ffmpeg`";
-            return Err(End::rejected("outputs", "unsupported", message));
+            return Err(End::faulty(gstreamer::unsupported("outputs", "more than one output")));
         };
         let name = outputs[0].file_name(0);
         let shop = self.shop.clone();
@@ -72,7 +71,12 @@ impl Attempt<'_> {
         };
         let planned = plan::plan(&request).map_err(refused)?;
         let pipeline = gstreamer::pipeline(&request, &planned).map_err(|refusal| self.refused_by_gstreamer(refusal))?;
-        self.has_elements(&pipeline)?;
+        let there = self.gstreamer()?;
+        // What reads a source is known only when the source is. Another worker may have what is missing here.
+        if let Some(element) = pipeline.elements().iter().find(|element| there.installation.lacks(element)) {
+            let message = format!("{}, or use `engine: ffmpeg`", gstreamer::missing(element));
+            return Err(End::failure(Cause::Platform, message));
+        }
         let (arguments, expected) = (pipeline.arguments(), planned.expected);
         let duration = expected.duration_secs;
         let mut steps = Vec::new();
@@ -91,7 +95,7 @@ impl Attempt<'_> {
         let quality = self.measure(request, proof.frames, None, user).await?;
         let (names, renditions) = (Vec::new(), Vec::new());
         let proven = Proven { name: told.clone(), file, probed, proof, quality, names, renditions, pictures: None };
-        let tool = shop.gstreamer.as_ref().map(|gstreamer| gstreamer.installation.version.clone());
+        let tool = Some(there.installation.version.clone());
         let made =
             Made { arguments, steps, outputs: vec![proven], device: None, fallback: None, chunks: Vec::new(), tool };
         Ok(made)
@@ -108,19 +112,10 @@ impl Attempt<'_> {
         }
     }
 
-    /// What reads a source is known only when the source is. Another worker may have what is missing here.
-    fn has_elements(&self, pipeline: &Pipeline) -> Result<(), End> {
-        let Some(there) = &self.shop.gstreamer else {
-            return Err(End::failure(Cause::Platform, "this worker has no GStreamer that works"));
-        };
-        let missing = pipeline.elements().iter().find(|element| there.installation.lacks(element));
-        match missing {
-            Some(element) => {
-                let message = format!("{}, or use `engine: ffmpeg`", gstreamer::missing(element));
-                Err(End::failure(Cause::Platform, message))
-            }
-            None => Ok(()),
-        }
+    /// What runs pipelines here.
+    fn gstreamer(&self) -> Result<&'a Gstreamer, End> {
+        let none = "this worker has no GStreamer that works: install gstreamer1.0-tools there, or use `engine: ffmpeg`";
+        self.shop.gstreamer.as_ref().ok_or_else(|| End::failure(Cause::Platform, none))
     }
 
     async fn run_pipeline(
@@ -130,9 +125,7 @@ impl Attempt<'_> {
         duration_secs: Option<f64>,
         user: ToolUser,
     ) -> Result<(), End> {
-        let shop = self.shop.clone();
-        let missing = || End::failure(Cause::Platform, "this worker has no GStreamer that works");
-        let there = shop.gstreamer.as_ref().ok_or_else(missing)?;
+        let (shop, there) = (self.shop.clone(), self.gstreamer()?);
         let fail = |error: std::io::Error| End::failure(Cause::Platform, format!("scratch cannot be filled: {error}"));
         std::fs::hard_link(&there.registry, self.scratch_path().join(REGISTRY)).map_err(fail)?;
         if let Some(source) = source {

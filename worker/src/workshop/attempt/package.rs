@@ -193,8 +193,7 @@ impl Attempt<'_> {
 
     /// A file of the scratch, never through a link: the tool's user could have put one there.
     pub(super) fn open(&self, name: &Path) -> std::io::Result<File> {
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-        OpenOptions::new().read(true).custom_flags(flags).open(self.scratch_path().join(name))
+        open_made(&self.scratch_path().join(name))
     }
 
     fn weighed(&self, playlist: Playlist, from: PathBuf) -> Result<Cut, End> {
@@ -348,4 +347,10 @@ fn check_cuts(wish: Option<Segments>, cuts: &[Cut], made: &[Proven]) -> Result<(
         }
     }
     Ok(())
+}
+
+/// A file that a tool made, never through a link.
+pub(super) fn open_made(path: &Path) -> std::io::Result<File> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }

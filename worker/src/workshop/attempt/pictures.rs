@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use ffpool_schema::encode::Pictures;
+use ffpool_schema::encode::{PictureFormat, Pictures};
 use ffpool_schema::failure::Cause;
 use ffpool_schema::message::{Phase, PicturesProof, Probe, VideoProbe};
 use ffpool_schema::plan::ladder::Output;
@@ -18,8 +18,10 @@ use ffpool_schema::probe::Probed;
 use ffpool_schema::track::{self, Area, Cue, picture_size};
 
 use super::encode::{Proven, SOURCE_TOLERANCE_SECS, as_verify, refused_for, unproven};
+use super::package::open_made;
 use super::report::Part;
-use super::{Attempt, End};
+use super::{Attempt, End, blocking};
+use crate::packets::{Packets, number};
 use crate::publish::{Contents, Whose, directory_name};
 use crate::tool::{Listener, ToolUser};
 
@@ -28,37 +30,14 @@ const HEAD_BYTES: u64 = 1 << 16;
 /// How exact a track tells times, in seconds.
 const TRACK_SECS: f64 = 0.0011;
 
-/// The times of the packets of a file with one stream, in seconds.
+/// The times of the packets of a file with one stream, in seconds: one more than there may be, at most.
 #[derive(Debug, Default)]
 struct Times(Vec<f64>);
 
 impl Listener for Times {
     fn output(&mut self, line: &str) -> bool {
-        let time = line.split('|').find_map(|field| field.strip_prefix("pts_time="));
-        self.0.extend(time.and_then(|text| text.parse::<f64>().ok()));
-        true
-    }
-
-    fn log(&mut self, _: &str) {}
-}
-
-/// When the last frame of a stream is shown and until when, by the clock of its file.
-struct LastFrame {
-    /// As a line of the prober names the stream.
-    stream: String,
-    shown: Option<f64>,
-    ends: f64,
-}
-
-impl Listener for LastFrame {
-    fn output(&mut self, line: &str) -> bool {
-        let seconds = |name: &str| {
-            let text = line.split('|').find_map(|field| field.strip_prefix(name));
-            text.and_then(|text| text.parse::<f64>().ok()).filter(|secs| secs.is_finite())
-        };
-        if let Some(time) = seconds("pts_time=").filter(|_| line.split('|').any(|field| field == self.stream)) {
-            self.shown = Some(self.shown.map_or(time, |shown| shown.max(time)));
-            self.ends = self.ends.max(time + seconds("duration_time=").unwrap_or(0.0));
+        if self.0.len() <= Pictures::MOST as usize {
+            self.0.extend(number(line, "pts_time"));
         }
         true
     }
@@ -193,7 +172,10 @@ impl Attempt<'_> {
 
         let set = Set { schedule, directory: &directory, times, size };
         let names = set.names();
-        self.check_files(&set, &names)?;
+        let (scratch, within, files) = (self.scratch_path().to_owned(), directory.clone(), names.clone());
+        let wish = set.file_size();
+        let checked = blocking(move || check_files(&scratch, &within, &files, schedule.format, wish)).await?;
+        checked.map_err(unproven)?;
         let decode = pictures::files_decode_arguments(schedule.format, &directory, threads);
         let ran = self.run_ffmpeg(&decode, user, Phase::Verify, None, Part::WHOLE).await.map_err(as_verify)?;
         let frames = ran.last.and_then(|block| block.frame);
@@ -203,7 +185,7 @@ impl Attempt<'_> {
         }
         let top = PathBuf::from(format!("pictures-{place}.{}", output.encode.container.extension()));
         self.write_track(&top, &set)?;
-        self.check_track(&top, &set)?;
+        self.check_track(&top, &set, &names)?;
         let proven = Proven {
             name: output.name.clone(),
             file: self.scratch_path().join(top),
@@ -237,12 +219,13 @@ impl Attempt<'_> {
         let Some(fault) = schedule.fault(times) else { return Ok(()) };
         let too_few = || unproven(fault);
         let Some((path, probed)) = source else { return Err(too_few()) };
-        let number = probed.streams.iter().position(|(kind, _)| kind == "video");
-        let mut last = LastFrame { stream: format!("stream_index={}", number.unwrap_or(0)), shown: None, ends: 0.0 };
-        self.run_ffprobe(&plan::packet_arguments(path), user, &mut last).await?;
+        let stream = probed.streams.iter().position(|(kind, _)| kind == "video");
+        let mut packets = Packets::default();
+        self.run_ffprobe(&plan::packet_arguments(path), user, &mut packets).await?;
         // A source that says more than it holds is cut off.
-        let is_whole = probed.video_end.is_some_and(|claimed| claimed - last.ends <= SOURCE_TOLERANCE_SECS);
-        let Some(shown) = last.shown.filter(|_| is_whole) else { return Err(too_few()) };
+        let is_whole = |ends: f64| probed.video_end.is_some_and(|claimed| claimed - ends <= SOURCE_TOLERANCE_SECS);
+        let last = packets.last_frame(stream.unwrap_or(0)).filter(|(_, ends)| is_whole(*ends));
+        let Some((shown, _)) = last else { return Err(too_few()) };
         let encode = output.renditions.first().map_or(&output.encode, |rendition| &rendition.encode);
         let shown = shown - probed.start_secs.unwrap_or(0.0) - encode.start_secs.unwrap_or(0.0);
         schedule.with_last_frame(shown).fault(times).map_or(Ok(()), |fault| Err(unproven(fault)))
@@ -274,29 +257,6 @@ impl Attempt<'_> {
         planned.expected.pictures.ok_or_else(missing)
     }
 
-    /// Whether all these files are there with the size that they must have, and no other.
-    fn check_files(&self, set: &Set<'_>, names: &[PathBuf]) -> Result<(), End> {
-        let wish = set.file_size();
-        for name in names {
-            let mut head = Vec::new();
-            self.open(name)
-                .and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head))
-                .map_err(|error| unproven(format!("{} cannot be read: {error}", name.display())))?;
-            let size = picture_size(set.schedule.format, &head);
-            if size != Some(wish) {
-                let of = |(width, height): (u32, u32)| format!("{width}x{height}");
-                let found = size.map_or("no size".to_owned(), of);
-                return Err(unproven(format!("{} has {found} instead of {}", name.display(), of(wish))));
-            }
-        }
-        let directory = Path::new(set.directory);
-        let entries = fs::read_dir(self.scratch_path().join(directory))
-            .map_err(|error| unproven(format!("{} cannot be read: {error}", directory.display())))?;
-        let known: BTreeSet<&PathBuf> = names.iter().collect();
-        let stray = entries.flatten().map(|entry| directory.join(entry.file_name())).find(|path| !known.contains(path));
-        stray.map_or(Ok(()), |path| Err(unproven(format!("{} is there and not named", path.display()))))
-    }
-
     fn write_track(&self, top: &Path, set: &Set<'_>) -> Result<(), End> {
         let text = track::write(&set.cues());
         let written = self.create_in_scratch(top).and_then(|mut file| file.write_all(text.as_bytes()));
@@ -306,7 +266,7 @@ impl Attempt<'_> {
     }
 
     /// Reads the track again and holds it against the files, the times and the length of the source.
-    fn check_track(&self, top: &Path, set: &Set<'_>) -> Result<(), End> {
+    fn check_track(&self, top: &Path, set: &Set<'_>, names: &[PathBuf]) -> Result<(), End> {
         let cues = track::read(&self.read_text(top)?).map_err(|why| unproven(format!("the track is wrong: {why}")))?;
         if cues.len() != set.times.len() {
             return Err(unproven(format!("the track has {} cues for {} pictures", cues.len(), set.times.len())));
@@ -327,7 +287,7 @@ impl Attempt<'_> {
             return Err(unproven("two cues of the track name one picture".to_owned()));
         }
         let named: BTreeSet<&str> = cues.iter().map(|cue| cue.file.as_str()).collect();
-        let files = set.names();
+        let files = names;
         if !named.iter().copied().eq(files.iter().filter_map(|file| file.to_str())) {
             return Err(unproven("the track does not name every file".to_owned()));
         }
@@ -337,4 +297,34 @@ impl Attempt<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether all these files of a scratch are there with the size that they must have, and no other beside them.
+fn check_files(
+    scratch: &Path,
+    directory: &str,
+    names: &[PathBuf],
+    format: PictureFormat,
+    wish: (u32, u32),
+) -> Result<(), String> {
+    for name in names {
+        let mut head = Vec::new();
+        open_made(&scratch.join(name))
+            .and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head))
+            .map_err(|error| format!("{} cannot be read: {error}", name.display()))?;
+        let size = picture_size(format, &head);
+        if size != Some(wish) {
+            let of = |(width, height): (u32, u32)| format!("{width}x{height}");
+            let found = size.map_or("no size".to_owned(), of);
+            return Err(format!("{} has {found} instead of {}", name.display(), of(wish)));
+        }
+    }
+    let entries =
+        fs::read_dir(scratch.join(directory)).map_err(|error| format!("{directory} cannot be read: {error}"))?;
+    let known: BTreeSet<&PathBuf> = names.iter().collect();
+    let beside = entries.flatten().map(|entry| Path::new(directory).join(entry.file_name()));
+    beside
+        .into_iter()
+        .find(|path| !known.contains(path))
+        .map_or(Ok(()), |path| Err(format!("{} is there and not named", path.display())))
 }

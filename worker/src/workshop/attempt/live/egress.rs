@@ -6,13 +6,13 @@
 //! could name that. So the proxy speaks TLS itself, to the hosts that were named with `https`, and playlists and redirects come in
 //! with such addresses in clear. What came by TLS leads to nothing without it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Response, header};
+use reqwest::{Client, Response, header};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -39,6 +39,9 @@ const MOST_HOSTS: usize = 1000;
 const PLAYLIST_BYTES: usize = 4 << 20;
 /// What TLS is called in addresses.
 const TLS: &str = "https://";
+/// What its absence is called.
+const PLAIN: &str = "http://";
+const BAD_GATEWAY: &[u8] = b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n";
 /// What a playlist begins with.
 const PLAYLIST: &[u8] = b"#EXTM3U";
 /// After a connection that could not be taken.
@@ -58,7 +61,12 @@ struct Way {
     secure: Mutex<BTreeSet<(String, u16)>>,
     /// Why the last request that came to nothing did.
     trouble: Mutex<Option<Trouble>>,
+    /// Clients for hosts, each for the addresses that it goes to.
+    clients: Mutex<HashMap<Place, (Vec<SocketAddr>, Client)>>,
 }
+
+/// A host, its port, and whether it is spoken to by TLS.
+type Place = (String, u16, bool);
 
 impl Drop for Egress {
     fn drop(&mut self) {
@@ -71,7 +79,12 @@ impl Egress {
     pub(super) async fn open(shop: Arc<Shop>, secure: Option<(String, u16)>) -> io::Result<Egress> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        let way = Arc::new(Way { shop, secure: Mutex::new(secure.into_iter().collect()), trouble: Mutex::default() });
+        let way = Arc::new(Way {
+            shop,
+            secure: Mutex::new(secure.into_iter().collect()),
+            trouble: Mutex::default(),
+            clients: Mutex::default(),
+        });
         Ok(Egress { port, way: way.clone(), serving: tokio::spawn(serve(listener, way)) })
     }
 
@@ -144,12 +157,8 @@ async fn fetch(mut client: OwnedWriteHalf, way: &Way, wanted: &Wanted) -> io::Re
         }
     };
     let is_secure = way.is_secure(wanted);
-    let response = way.get(wanted, is_secure, &addresses).await.and_then(|response| match leads_out(&response) {
-        true if is_secure => {
-            let message = format!("{} leads from https to http", wanted.host);
-            Err(Trouble::lasting(Cause::Policy, message))
-        }
-        true | false => Ok(response),
+    let response = way.get(wanted, is_secure, &addresses).await.and_then(|response| {
+        if is_secure && leads_out(&response) { Err(leads_from_tls(&wanted.host)) } else { Ok(response) }
     });
     match response {
         Ok(response) => answer(client, way, is_secure, response).await,
@@ -159,15 +168,30 @@ async fn fetch(mut client: OwnedWriteHalf, way: &Way, wanted: &Wanted) -> io::Re
             if is_secure {
                 way.note(trouble);
             }
-            client.write_all(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n").await
+            client.write_all(BAD_GATEWAY).await
         }
     }
 }
 
 /// Whether an answer leads to an address without TLS.
 fn leads_out(response: &Response) -> bool {
-    let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("");
-    location.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
+    response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).is_some_and(is_plain)
+}
+
+fn is_plain(address: &str) -> bool {
+    address.get(..PLAIN.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(PLAIN))
+}
+
+/// Whether a playlist names an address without TLS.
+fn names_plain(playlist: &str) -> bool {
+    playlist.lines().any(|line| is_plain(line.trim()) || line.split("URI=\"").skip(1).any(is_plain))
+}
+
+fn leads_from_tls(host: &str) -> Trouble {
+    Trouble::lasting(
+        Cause::Policy,
+        format!("{host} leads from https to http, where nothing is held against a certificate"),
+    )
 }
 
 impl Way {
@@ -182,13 +206,29 @@ impl Way {
 
     /// Asks a host.
     async fn get(&self, wanted: &Wanted, is_secure: bool, addresses: &[SocketAddr]) -> Result<Response, Trouble> {
-        let client = self.shop.stores.live_client(&wanted.host, is_secure, addresses)?;
-        let scheme = if is_secure { TLS } else { "http://" };
+        let client = self.client((wanted.host.clone(), wanted.port, is_secure), addresses)?;
+        let scheme = if is_secure { TLS } else { PLAIN };
         let mut request = client.get(format!("{scheme}{}:{}{}", bracketed(&wanted.host), wanted.port, wanted.path));
         if let Some(range) = &wanted.range {
             request = request.header(header::RANGE, range);
         }
         request.send().await.map_err(|error| Trouble::of_exchange("the source's server", &error))
+    }
+
+    /// The client for a host: one that was made before, if it goes to the addresses that were judged just now.
+    fn client(&self, place: Place, addresses: &[SocketAddr]) -> Result<Client, Trouble> {
+        let mut judged = addresses.to_vec();
+        judged.sort_unstable();
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = clients.get(&place).filter(|(goes_to, _)| *goes_to == judged) {
+            return Ok(client.clone());
+        }
+        if clients.len() >= MOST_HOSTS {
+            clients.clear();
+        }
+        let client = self.shop.stores.live_client(&place.0, place.2, addresses)?;
+        clients.insert(place, (judged, client.clone()));
+        Ok(client)
     }
 
     fn in_clear(&self, text: &str) -> String {
@@ -254,7 +294,12 @@ async fn answer(mut client: OwnedWriteHalf, way: &Way, is_secure: bool, mut resp
             Ok(())
         };
         timeout(PLAYLIST_PATIENCE, rest).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        let text = clear(&String::from_utf8_lossy(&bytes));
+        let text = String::from_utf8_lossy(&bytes);
+        if is_secure && names_plain(&text) {
+            way.note(leads_from_tls(response.url().host_str().unwrap_or_default()));
+            return client.write_all(BAD_GATEWAY).await;
+        }
+        let text = clear(&text);
         let head = format!("{head}Content-Length: {}\r\nConnection: close\r\n\r\n", text.len());
         client.write_all(head.as_bytes()).await?;
         return client.write_all(text.as_bytes()).await;
@@ -354,6 +399,10 @@ mod tests {
         let text = "#EXTM3U\n#EXT-X-MAP:URI=\"//cdn.example/i.mp4\"\n//cdn.example/a.ts\n/b.ts\nc//d.ts\n";
         let whole = "#EXTM3U\n#EXT-X-MAP:URI=\"https://cdn.example/i.mp4\"\nhttps://cdn.example/a.ts\n/b.ts\nc//d.ts\n";
         assert_eq!(with_scheme(text), whole);
+        assert!(!names_plain(text) && !names_plain(whole));
+        for plain in ["#EXTM3U\nHTTP://a/b.ts\n", "#EXT-X-KEY:METHOD=AES-128,URI=\"http://a/k\"\n"] {
+            assert!(names_plain(plain), "{plain}");
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@ impl Growing {
 
     /// A run of the tool begins.
     pub(super) fn begin(&mut self, run: u32) -> io::Result<()> {
+        if self.is_let_go {
+            return Ok(());
+        }
         self.presentation.as_mut().map_or(Ok(()), |presentation| presentation.begin(run))
     }
 
@@ -45,6 +48,9 @@ impl Growing {
 
     /// Carries out the rest and says that nothing more comes.
     pub(super) fn end(&mut self) -> io::Result<()> {
+        if self.is_let_go {
+            return Ok(());
+        }
         self.playlist.as_mut().map_or(Ok(()), Playlist::end)?;
         self.presentation.as_mut().map_or(Ok(()), Carried::end)
     }

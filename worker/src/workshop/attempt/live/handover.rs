@@ -67,7 +67,11 @@ impl Attempt<'_> {
         }
         self.reporter.log("[ffpool] handed back; the sinks are fed until the next attempt takes them");
         let mut stop = self.orders.stop.clone();
-        let stronger = stop.wait_for(|stop| matches!(stop, Some(Stop::Cancel | Stop::Abandon)));
+        let stronger = stop.wait_for(|stop| match stop {
+            Some(Stop::Cancel | Stop::Abandon) => true,
+            Some(Stop::Release(reason)) => reason == Stop::FENCE,
+            None => false,
+        });
         tokio::select! {
             () = handing.consent.hand_over(reason, self.used()) => {}
             Ok(_) = stronger => {}

@@ -223,8 +223,8 @@ impl Attempt<'_> {
     }
 
     fn stall_after(&self, is_live: bool) -> Duration {
-        let usual = if is_live { Duration::from_secs(Live::STALL_SEC) } else { self.shop.settings.live_stall_after };
-        self.grant.spec.resource_limits.stall_sec.map_or(usual, Duration::from_secs)
+        let fed = self.shop.settings.live_stall_after.as_secs();
+        Duration::from_secs(Live::stall_sec(self.grant.spec.resource_limits.stall_sec, is_live, fed))
     }
 
     /// Passes on what the attempt is told, and ends the run when its time is over or nothing comes of it.
