@@ -55,3 +55,21 @@ impl Growing {
         self.presentation.as_mut().map_or(Ok(()), Carried::end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_carried_out_once_the_attempt_is_handed_back() {
+        let (scratch, media) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = media.path().join("live.m3u8");
+        let playlist = Playlist::open(scratch.path(), target.clone(), "job-".to_owned()).unwrap();
+        let mut growing = Growing::new(Some(playlist), None);
+        growing.let_go().unwrap();
+        growing.begin(2).unwrap();
+        growing.carry().unwrap();
+        growing.end().unwrap();
+        assert!(!target.exists(), "the next attempt writes there");
+    }
+}
