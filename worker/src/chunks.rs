@@ -72,21 +72,8 @@ impl Chunks {
     /// # Errors
     /// When the directory cannot be made, or is none of ours.
     pub fn open(store: Option<&Path>, output: &Path, source: &str) -> io::Result<Chunks> {
-        let root = match store {
-            Some(store) => store.to_owned(),
-            None => output.parent().unwrap_or(Path::new("/")).join(BESIDE),
-        };
-        fs::create_dir_all(&root)?;
-        // Whoever may write beside outputs could lead us elsewhere.
-        let is_link = |path: &Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
-        let directory = root.join(source);
-        if (store.is_none() && is_link(&root)) || is_link(&directory) {
-            return Err(io::Error::other(format!(
-                "{} is a link: chunks are kept in plain directories",
-                root.display()
-            )));
-        }
-        fs::create_dir_all(&directory)?;
+        let directory = place(store, output, source);
+        make(&directory)?;
         Ok(Chunks { directory })
     }
 
@@ -194,10 +181,7 @@ impl Chunks {
         // Chunks of another encode of the source rely on its cuts.
         if entries.into_iter().all(|entry| entry.file_name() == CUTS) {
             let _ = fs::remove_file(self.directory.join(CUTS));
-            let _ = fs::remove_dir(&self.directory);
-            if let Some(root) = self.directory.parent().filter(|root| root.ends_with(BESIDE)) {
-                let _ = fs::remove_dir(root);
-            }
+            unmake(&self.directory);
         }
     }
 
@@ -214,17 +198,57 @@ impl Chunks {
 
     /// Deletes what other sources left beside these, once nothing was added to it for `keep`.
     pub fn sweep_beside(&self, keep: Duration) {
-        let entries = self.directory.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
-        for path in entries.map(|entry| entry.path()).filter(|path| *path != self.directory) {
-            let is_ours = path.file_name().is_some_and(|name| {
-                let name = name.as_encoded_bytes();
-                name.len() == 32 && name.iter().all(u8::is_ascii_hexdigit)
-            });
-            if is_ours && is_untouched(&path, keep) {
-                tracing::info!(path = %path.display(), "deleting chunks that nobody has added to for long");
-                if let Err(error) = fs::remove_dir_all(&path) {
-                    tracing::warn!(path = %path.display(), %error, "cannot delete chunks");
-                }
+        sweep_beside(&self.directory, keep);
+    }
+}
+
+/// Where something that is kept for later attempts has its directory: in a store, or in the hidden one beside an output.
+pub(crate) fn place(store: Option<&Path>, output: &Path, name: &str) -> PathBuf {
+    match store {
+        Some(store) => store.join(name),
+        None => output.parent().unwrap_or(Path::new("/")).join(BESIDE).join(name),
+    }
+}
+
+/// Makes such a directory.
+pub(crate) fn make(directory: &Path) -> io::Result<()> {
+    let root = directory.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(root)?;
+    refuse_links(directory)?;
+    fs::create_dir_all(directory)
+}
+
+/// Whoever may write beside outputs could lead us elsewhere. A store that the settings name may well be a link.
+pub(crate) fn refuse_links(directory: &Path) -> io::Result<()> {
+    let is_link = |path: &Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    let root = directory.parent().unwrap_or(Path::new("/"));
+    if (root.ends_with(BESIDE) && is_link(root)) || is_link(directory) {
+        let root = root.display();
+        return Err(io::Error::other(format!("{root} is a link: chunks are kept in plain directories")));
+    }
+    Ok(())
+}
+
+/// Deletes such a directory when it is empty, and the hidden one with the last of them.
+pub(crate) fn unmake(directory: &Path) {
+    let _ = fs::remove_dir(directory);
+    if let Some(root) = directory.parent().filter(|root| root.ends_with(BESIDE)) {
+        let _ = fs::remove_dir(root);
+    }
+}
+
+/// Deletes what lies beside such a directory, once nothing was added to it for `keep`.
+pub(crate) fn sweep_beside(directory: &Path, keep: Duration) {
+    let entries = directory.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+    for path in entries.map(|entry| entry.path()).filter(|path| path != directory) {
+        let is_ours = path.file_name().is_some_and(|name| {
+            let name = name.as_encoded_bytes();
+            name.len() == 32 && name.iter().all(u8::is_ascii_hexdigit)
+        });
+        if is_ours && is_untouched(&path, keep) {
+            tracing::info!(path = %path.display(), "deleting what nobody has added to for long");
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot delete what is kept for later attempts");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The worker: pulls deliveries up to its capacity and runs one attempt for each.
 //!
 //! The way of a delivery: [`slots`] make room, the broker's intake hands one over, [`claims`] ask the ledger, the
-//! [`workshop`] runs the tool and publishes the output (remote ends through the [`store`], chunks of long ones through [`chunks`]), [`events`] reports the end, and [`carrier`], which holds these
+//! [`workshop`] runs the tool and publishes the output (remote ends through the [`store`], chunks of long ones through [`chunks`], recordings through [`pieces`]), [`events`] reports the end, and [`carrier`], which holds these
 //! steps together, acknowledges. [`preempt`] makes room for live jobs. Beside it [`heartbeat`] renews the leases that [`attempts`] knows, [`control`] obeys the
 //! dispatchers, and [`service`] starts everything and, through the stages of [`drain`], stops it.
 //!
@@ -28,6 +28,7 @@ pub mod machine;
 pub mod notice;
 pub mod offers;
 pub mod packets;
+pub mod pieces;
 pub mod preempt;
 pub mod progress;
 pub mod publish;

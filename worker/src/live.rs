@@ -7,6 +7,7 @@ pub mod mpd;
 pub mod pace;
 pub mod sinks;
 pub mod timeline;
+pub mod transport;
 
 use std::time::Duration;
 

@@ -142,6 +142,10 @@ pub struct Settings {
     /// the job runs elsewhere. Others go on, and ask before they publish. Keep it at the dispatchers' lease.
     #[arg(long, env = "FFPOOL_LIVE_FENCE_SECS", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub live_fence_secs: u64,
+    /// What is recorded live is carried to where another worker finds it every so many seconds: at most so much of it is
+    /// lost when this one dies.
+    #[arg(long, env = "FFPOOL_LIVE_PIECE_SECS", value_name = "SECONDS", default_value_t = WorkshopSettings::LIVE_PIECE_SECS, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub live_piece_secs: u64,
 
     /// Remote inputs and outputs.
     #[command(flatten)]
@@ -214,6 +218,7 @@ impl Settings {
             tool_user: self.tool_user,
             stall_after: Duration::from_secs(self.stall_secs),
             live_stall_after: Duration::from_secs(self.live_stall_secs),
+            live_piece: Duration::from_secs(self.live_piece_secs),
             stop_grace: Duration::from_secs(self.stop_grace_secs),
             worker: self.worker_id.clone(),
             cgroup_parent: self.cgroup_parent.clone(),

@@ -71,6 +71,8 @@ pub struct WorkshopSettings {
     pub stall_after: Duration,
     /// The same for live jobs.
     pub live_stall_after: Duration,
+    /// How much of a live recording may be lost with a worker.
+    pub live_piece: Duration,
     /// Time between asking a tool to stop and killing it.
     pub stop_grace: Duration,
     /// This worker.
@@ -92,6 +94,8 @@ pub struct WorkshopSettings {
 impl WorkshopSettings {
     /// Which frames of an output are measured where nothing is set.
     pub const QUALITY_EVERY: u32 = 5;
+    /// Seconds of a live recording that may be lost with a worker, where nothing is set.
+    pub const LIVE_PIECE_SECS: u64 = 5;
 
     /// Usual settings for a worker with these roots and this scratch.
     #[must_use]
@@ -110,6 +114,7 @@ impl WorkshopSettings {
             tool_user: None,
             stall_after: Duration::from_secs(30 * 60),
             live_stall_after: Duration::from_secs(Live::FED_STALL_SEC),
+            live_piece: Duration::from_secs(WorkshopSettings::LIVE_PIECE_SECS),
             stop_grace: Duration::from_secs(10),
             worker,
             cgroup_parent: None,

@@ -7,5 +7,6 @@ mod failure_model;
 mod faults;
 mod inputs;
 mod matrix;
+mod recordings;
 mod scheduling;
 mod support;

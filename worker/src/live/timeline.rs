@@ -6,18 +6,21 @@
 //! Source: FFmpeg 5.1 measured: the first progress of a run comes up to three seconds late, while it looks at the
 //! source; then media catch up.
 
+/// Less than this between two runs, in seconds, is no gap: some frames' length.
+const GAP_LEAST: f64 = 0.1;
+
 /// One run that carried media.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Span {
     /// Number of the run, from 1.
     pub run: u32,
-    /// Seconds of the clock at its media's beginning.
-    offset: f64,
+    /// Seconds of the clock at its media's beginning. Below 0: before the attempt.
+    pub offset: f64,
     /// Seconds of media.
     pub secs: f64,
 }
 
-/// All runs of an attempt.
+/// All runs of an attempt, after those of earlier attempts with which it goes on.
 #[derive(Debug, Default)]
 pub struct Timeline {
     spans: Vec<Span>,
@@ -65,6 +68,12 @@ impl Timeline {
         self.spans.iter().find(|span| span.run == run).map(|span| span.secs)
     }
 
+    /// All runs in order, as they were heard.
+    #[must_use]
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
     /// Every run with the second, from the first media on, at which its media begin.
     #[must_use]
     pub fn placed(&self) -> Vec<(Span, f64)> {
@@ -80,7 +89,7 @@ impl Timeline {
         placed
     }
 
-    /// What lies between the runs: the run before, its end and the length in seconds.
+    /// What lies between the runs: the run before, its end and the length in seconds. Runs that meet leave none.
     #[must_use]
     pub fn gaps(&self) -> Vec<(u32, f64, f64)> {
         let placed = self.placed();
@@ -89,7 +98,7 @@ impl Timeline {
             let end = at + before.secs;
             Some((before.run, end, next - end))
         });
-        pairs.collect()
+        pairs.filter(|(_, _, secs)| *secs >= GAP_LEAST).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Live jobs against a real server of live media: sources come and go, sinks refuse, and each says so in its own way.
 
 mod handover;
+mod recording;
 pub mod sources;
 mod tls;
 

@@ -1,13 +1,14 @@
 //! A live attempt: run after run of the tool until its time is over, its source ended or nothing helps any more.
 //!
 //! Invariant: a source that goes away ends a run, never by itself the attempt; sinks fail each for itself. However the
-//! attempt ends, what was recorded is either proven and published, or gone with the scratch. Whoever cancels a live job
-//! discards its recording; whoever finishes it keeps it.
+//! attempt ends, what was recorded is either proven and published, or kept for the next attempt, as far as it can be. Whoever
+//! cancels a live job discards its recording; whoever finishes it keeps it.
 
 mod egress;
 mod files;
 mod growing;
 mod handover;
+mod kept;
 mod playlist;
 mod presentation;
 mod record;
@@ -80,13 +81,17 @@ struct Broadcast<'a> {
     egress: Option<Egress>,
     user: ToolUser,
     timeline: Timeline,
-    /// Runs so far.
+    /// Runs so far, those of earlier attempts with which this one goes on among them.
     run: u32,
+    /// How many those of earlier attempts are.
+    before: u32,
+    /// The recording on its way to where the next attempt finds it.
+    kept: Option<kept::Shared>,
     /// By which end of a run each gap came.
     causes: Vec<(u32, Cause)>,
     /// Since when the source is away, and by what; not before the first run has ended.
     lost: Option<(Instant, Failure)>,
-    /// Of the first run that carried media.
+    /// Of the first run that carried media, in whichever attempt.
     arguments: Vec<OsString>,
     succession: Succession,
 }
@@ -112,6 +117,7 @@ impl Attempt<'_> {
             && let Some(manifest) = self.published_before(&outputs).await
         {
             ask(&self.orders, consent).await?;
+            self.forget_recording_of(live, &outputs).await;
             return Ok(manifest);
         }
         let user = self.user(input.as_ref().and_then(Input::file))?;
@@ -129,10 +135,15 @@ impl Attempt<'_> {
             }
         };
         let mut broadcast = self.broadcast(encode, live, media, user, consent).await?;
+        self.keep_recording(&mut broadcast, &outputs).await?;
         let went = self.go_on(&mut broadcast).await;
         judge(&broadcast.session, &went);
-        went?;
-        self.conclude_live(broadcast, outputs, source, consent).await
+        let went = match went {
+            Ok(()) => self.conclude_live(&mut broadcast, outputs, source, consent).await,
+            Err(end) => Err(end),
+        };
+        self.settle_recording(&mut broadcast, &went).await;
+        went
     }
 
     async fn broadcast<'b>(
@@ -173,6 +184,8 @@ impl Attempt<'_> {
             user,
             timeline: Timeline::default(),
             run: 0,
+            before: 0,
+            kept: None,
             causes: Vec::new(),
             lost: None,
             arguments: Vec::new(),
@@ -204,6 +217,9 @@ impl Attempt<'_> {
     /// Runs the tool again and again.
     async fn go_on(&mut self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
         let mut pause = None;
+        if self.is_over(broadcast) {
+            return Ok(());
+        }
         loop {
             broadcast.run += 1;
             let began = Instant::now();
@@ -216,7 +232,8 @@ impl Attempt<'_> {
                 pause = None;
             }
             self.note_loss(broadcast, failure, carried.is_some(), began);
-            let is_over = broadcast.run > broadcast.live.restarts;
+            self.keep_causes(broadcast).await;
+            let is_over = broadcast.run - broadcast.before > broadcast.live.restarts;
             let wait = pause_after(pause, rand::random());
             if is_over || broadcast.is_given_up(wait) {
                 return broadcast.give_up(is_over);
@@ -226,6 +243,12 @@ impl Attempt<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether there is nothing to wait for any more, with what earlier attempts have recorded.
+    fn is_over(&self, broadcast: &Broadcast<'_>) -> bool {
+        let is_wanted = *self.orders.finish.borrow() && !self.orders.freeze.borrow().holds();
+        broadcast.before > 0 && (is_wanted || self.left(broadcast).is_some_and(|left| left.is_zero()))
     }
 
     /// Says that a run was lost, once for every time the source goes away.
@@ -285,13 +308,14 @@ impl Attempt<'_> {
     /// Joins, proves and publishes what was recorded, and says how it went.
     async fn conclude_live(
         &mut self,
-        mut broadcast: Broadcast<'_>,
+        broadcast: &mut Broadcast<'_>,
         outputs: Vec<Destination>,
         source: Option<(SourceIdentity, Probe)>,
         consent: &dyn super::Consent,
     ) -> Result<Manifest, End> {
         let (encode, user) = (broadcast.encode, broadcast.user);
         let first_run = std::mem::take(&mut broadcast.arguments);
+        self.lay_out_earlier(broadcast).await?;
         let made = if broadcast.live.record {
             let made = self.join(encode, &mut broadcast.timeline, first_run.clone(), user).await?;
             Some(made.ok_or_else(record::nothing)?)
@@ -314,7 +338,11 @@ impl Attempt<'_> {
         match made {
             Some(made) => {
                 let manifest = Manifest { live, ..self.manifest(&ready, made, source) };
-                self.make_visible(ready, manifest).await
+                let manifest = self.make_visible(ready, manifest).await?;
+                if let Some(kept) = &broadcast.kept {
+                    self.forget_recording(kept).await;
+                }
+                Ok(manifest)
             }
             None => Ok(Manifest { live, ..self.bare_manifest(&first_run, &[], source) }),
         }
@@ -349,11 +377,16 @@ impl Broadcast<'_> {
         let is_end = self.live.source_end == SourceEnd::Finish && self.timeline.began().is_some();
         let Some((_, failure)) = self.lost.take().filter(|_| !is_end) else { return Ok(()) };
         let why = if is_over {
-            format!("the tool was started {} times", self.run)
+            format!("the tool was started {} times", self.run - self.before)
         } else {
             format!("it stayed so for {} s", self.live.reconnect_secs)
         };
         Err(End::failed(Failure { message: format!("{}, and {why}", failure.message), ..failure }))
+    }
+
+    /// What is known of the runs.
+    fn account(&self) -> kept::Account {
+        kept::Account { spans: self.timeline.spans().to_vec(), causes: self.causes.clone() }
     }
 
     fn report(&self) -> LiveReport {

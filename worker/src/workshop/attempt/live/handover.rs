@@ -1,8 +1,9 @@
 //! How a live job passes from one attempt to the next without its sinks falling silent in between.
 //!
-//! Invariant: the ledger knows of one attempt at a time. One that is handed back while it runs has lost its lease: it carries nothing
-//! out, publishes nothing, and feeds its sinks only until the next attempt wants them or a bound is over. What a sink
-//! refuses while another attempt feeds it is not held against the sink.
+//! Invariant: the ledger knows of one attempt at a time. One that is handed back while it runs has lost its lease: it
+//! publishes nothing, carries nothing out but what it records, under names of its own, and feeds its sinks only until the
+//! next attempt wants them or a bound is over. What a sink refuses while another attempt feeds it is not held against the
+//! sink.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use super::super::{Attempt, blocking};
 use super::Media;
 use super::growing::Growing;
+use super::kept::Keeping;
 use super::run::Heard;
 use crate::workshop::{Consent, Stop};
 
@@ -54,7 +56,7 @@ pub(super) fn is_possible(live: &Live, media: &Media) -> bool {
 impl Attempt<'_> {
     /// Where an attempt is told to hand itself back, goes on feeding its sinks until they are wanted, or it is told something
     /// stronger. Otherwise nothing.
-    pub(super) async fn hand_over(&self, handing: &Handing<'_>, told: &Stop) {
+    pub(super) async fn hand_over(&self, handing: &Handing<'_>, keeping: Keeping<'_, '_>, told: &Stop) {
         let Stop::Release(reason) = told else { return };
         // Without a lease nobody knows who runs the job.
         if reason == Stop::FENCE || !handing.is_possible || *handing.succession.borrow() == Succession::Waits {
@@ -65,6 +67,7 @@ impl Attempt<'_> {
         if let Ok(Err(error)) = let_go {
             tracing::warn!(%error, "the last segments of an attempt that is handed back are not carried out");
         }
+        self.keep_for_heir(keeping).await;
         self.reporter.log("[ffpool] handed back; the sinks are fed until the next attempt takes them");
         let mut stop = self.orders.stop.clone();
         let stronger = stop.wait_for(|stop| match stop {

@@ -19,6 +19,7 @@ use super::super::{Attempt, End, blocking};
 use super::egress::Egress;
 use super::growing::Growing;
 use super::handover::{self, Handing, Succession};
+use super::kept::{Keeping, RunFile};
 use super::record::piece_name;
 use super::{Broadcast, Media, RunEnd, ungrown};
 use crate::classify::{self, Exit};
@@ -56,10 +57,16 @@ pub(super) struct Heard<'h> {
     fare: &'h mut Sinks,
     pace: Pace,
     run: u32,
+    /// Whether it is the attempt's first.
+    is_first: bool,
     succession: watch::Receiver<Succession>,
 }
 
 impl Heard<'_> {
+    pub(super) fn timeline(&self) -> &Timeline {
+        self.timeline
+    }
+
     /// Whether the run has carried media.
     fn has_media(&self) -> bool {
         self.timeline.of_run(self.run).is_some()
@@ -67,7 +74,7 @@ impl Heard<'_> {
 
     /// Whether there is nothing to send yet, and may be soon.
     pub(super) fn is_preparing(&self) -> bool {
-        self.run == 1 && !self.has_media()
+        self.is_first && !self.has_media()
     }
 }
 
@@ -92,20 +99,30 @@ impl Attempt<'_> {
         let begun = blocking(move || growing.lock().unwrap_or_else(PoisonError::into_inner).begin(run)).await?;
         begun.map_err(|error| ungrown(&error))?;
         let arguments = self.live_run_arguments(broadcast, dialled, &sinks);
+        self.keep_run(broadcast, &arguments).await;
         let is_live = matches!(broadcast.media, Media::Live(_));
         let (order, stop) = watch::channel(None);
         let mut watch = self.watch(Some(self.stall_after(is_live)));
         watch.stop = stop;
         let reason = OnceLock::new();
         let succession = watch::Sender::new(broadcast.succession);
+        let is_first = run == broadcast.before + 1;
         let (finished, was_slow) = {
-            let Broadcast { consent, timeline, fare, encode, live, user, lost, growing, media, .. } = &mut *broadcast;
+            let Broadcast { consent, timeline, fare, encode, live, user, lost, growing, media, kept, causes, .. } =
+                &mut *broadcast;
             let secs = encode.duration_secs;
             let is_handed_over = handover::is_possible(live, media);
             let handing =
                 Handing { consent: *consent, growing, is_possible: is_handed_over, succession: succession.subscribe() };
-            let heard =
-                Mutex::new(Heard { timeline, fare, pace: Pace::default(), run, succession: succession.subscribe() });
+            let heard = Mutex::new(Heard {
+                timeline,
+                fare,
+                pace: Pace::default(),
+                run,
+                is_first,
+                succession: succession.subscribe(),
+            });
+            let keeping = Keeping { kept: kept.as_ref(), heard: &heard, causes };
             let mut ear = Ear { attempt: self, heard: &heard, blocks: Blocks::default(), secs };
             let invocation = self.invocation(&self.shop.ffmpeg, &arguments, *user);
             let limits = Limits {
@@ -116,13 +133,14 @@ impl Attempt<'_> {
                 record: live.record,
                 needs_sink: live.needs_sink(),
             };
-            let steering = self.steer(&heard, &limits, order, &reason, &handing);
+            let steering = self.steer(keeping, &limits, order, &reason, &handing);
             let carrying = self.carry(growing);
             let taking = self.take_over(*consent, &heard, &succession);
             let finished = tokio::select! {
                 finished = tool::run(&self.shop.launcher, invocation, watch, &mut ear) => finished,
                 never = steering => match never {},
                 never = taking => match never {},
+                never = self.keep(keeping) => match never {},
                 end = carrying => return Err(end),
             };
             let was_slow = heard.lock().unwrap_or_else(PoisonError::into_inner).pace.is_slow();
@@ -137,6 +155,11 @@ impl Attempt<'_> {
             None => End::failure(Cause::Platform, format!("ffmpeg cannot be run: {error}")),
         })?;
         self.count(&finished);
+        let is_lost = matches!(*self.orders.stop.borrow(), Some(Stop::Abandon | Stop::Cancel));
+        if !is_lost {
+            let file = if finished.signal().is_none() { RunFile::Closed } else { RunFile::Torn };
+            self.keep_rest(broadcast, file).await;
+        }
         self.judge(broadcast, &finished, reason.get().copied(), was_slow)
     }
 
@@ -230,7 +253,7 @@ impl Attempt<'_> {
     /// Passes on what the attempt is told, and ends the run when its time is over or nothing comes of it.
     async fn steer(
         &self,
-        heard: &Mutex<Heard<'_>>,
+        keeping: Keeping<'_, '_>,
         limits: &Limits,
         order: watch::Sender<Option<Stop>>,
         reason: &OnceLock<Over>,
@@ -241,7 +264,7 @@ impl Attempt<'_> {
         loop {
             tokio::select! {
                 told = crate::store::fetch::stopped(&mut stop) => {
-                    self.hand_over(handing, &told).await;
+                    self.hand_over(handing, keeping, &told).await;
                     // Something stronger may have come meanwhile.
                     let told = self.orders.stop.borrow().clone().unwrap_or(told);
                     order.send_replace(Some(told));
@@ -250,7 +273,7 @@ impl Attempt<'_> {
                 _ = look.tick() => {}
             }
             let why = {
-                let heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                let heard = keeping.heard.lock().unwrap_or_else(PoisonError::into_inner);
                 self.why_over(&heard, limits)
             };
             if let Some(why) = why
