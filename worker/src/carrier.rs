@@ -431,7 +431,7 @@ impl Errand<'_> {
                 self.carrier.events.report(&self.event(Outcome::Released { reason }, usage)).await;
                 *self.hand_back() = HandBack::Reported(None);
                 self.entry.handed_back();
-                info!("handed back: the sinks are fed until the next attempt takes them");
+                info!("handed back: it goes on until the next attempt takes over");
                 let wanted = async {
                     loop {
                         match asks.next_request().await {
@@ -612,7 +612,7 @@ impl Errand<'_> {
         let is_reported = matches!(*self.hand_back(), HandBack::Reported(_));
         let Ended { outcome, usage } = ended;
         match outcome {
-            Some(_) | None if is_reported => info!("the attempt that was handed back has let go of its sinks"),
+            Some(_) | None if is_reported => info!("the attempt that was handed back has let go"),
             Some(outcome) => {
                 let event = self.event(outcome, usage);
                 self.carrier.events.report(&event).await;

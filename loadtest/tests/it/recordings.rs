@@ -1,4 +1,4 @@
-//! A live recording whose worker is killed: another one goes on with it.
+//! A live recording whose worker is killed, and whose next worker is drained: it is whole in the end.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use ffpool_loadtest::pool::{Pool, PoolSettings};
+use ffpool_schema::api::JobView;
 use ffpool_schema::failure::Cause;
+use ffpool_schema::id::JobId;
 use ffpool_schema::job::{JobSpec, Queue};
 use ffpool_schema::lifecycle::State;
 use ffpool_stack::Rtmp;
+use nix::sys::signal::Signal;
 
 use crate::support::{BOUND, files, pool, program, run};
 
@@ -62,8 +65,16 @@ fn pieces(pool: &Pool) -> Vec<PathBuf> {
     files(&pool.media).into_iter().filter(is_piece).collect()
 }
 
+async fn until_recording(pool: &Pool, job: JobId, attempt: u32) -> anyhow::Result<()> {
+    let is_recording = |view: &JobView| {
+        let live = view.progress.as_ref().and_then(|progress| progress.live.as_ref());
+        view.attempt == attempt && live.is_some_and(|live| live.run == attempt && live.is_up)
+    };
+    pool.until(job, BOUND, is_recording).await.map(drop)
+}
+
 #[test]
-fn a_recording_survives_the_worker_that_is_killed_and_holds_what_both_recorded() {
+fn a_recording_survives_the_worker_that_is_killed_and_the_one_that_is_drained_and_holds_what_all_recorded() {
     run(async {
         let mut pool = pool(PoolSettings::one_worker(RECORDERS).worker(RECORDERS)).await?;
         let server = tokio::task::spawn_blocking(Rtmp::start).await?.context("start the RTMP server")?;
@@ -87,23 +98,26 @@ fn a_recording_survives_the_worker_that_is_killed_and_holds_what_both_recorded()
         std::fs::write(&whole, pieces(&pool).iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?.concat())?;
         let before = times(&whole.display().to_string()).len();
 
-        pool.until(id, BOUND, |view| {
-            let live = view.progress.as_ref().and_then(|progress| progress.live.as_ref());
-            view.attempt == 2 && live.is_some_and(|live| live.run == 2 && live.is_up)
-        })
-        .await?;
+        until_recording(&pool, id, 2).await?;
+        pool.restart_worker(victim).await?;
+        pool.workers[1 - victim].signal(Signal::SIGTERM);
+        until_recording(&pool, id, 3).await?;
+        pool.workers[1 - victim].wait(BOUND)?;
         pool.client.finish(id).await?;
         let detail = pool.until_ended(id, BOUND).await?;
         assert_eq!(detail.job.state, State::Completed, "{detail:#?}\n{}", pool.logs());
         assert_eq!(detail.job.failures, 0, "{detail:#?}");
         let live = detail.manifest.and_then(|manifest| manifest.live).expect("it was live");
-        assert_eq!((live.runs, live.gaps.len(), live.gaps[0].cause), (2, 1, Cause::WorkerLost), "{live:?}");
+        assert_eq!((live.runs, live.gaps[0].cause), (3, Cause::WorkerLost), "{live:?}");
         let times = times(&file.display().to_string());
         let apart = times.windows(2).map(|pair| pair[1] - pair[0]).enumerate();
         let jumps: Vec<_> = apart.filter(|(_, secs)| *secs <= 0.0 || *secs > 0.1).collect();
-        // Everything that was kept when the worker died, then nothing, then what the other recorded.
-        assert_eq!((jumps.len(), jumps[0].0 + 1), (1, before), "{jumps:?} {live:?}");
+        // Everything that was kept when the worker died, then nothing, then what the others recorded.
+        assert_eq!((jumps.len(), jumps[0].0 + 1), (live.gaps.len(), before), "{jumps:?} {live:?}");
         assert!((jumps[0].1 - live.gaps[0].secs).abs() < 0.15, "{jumps:?} {live:?}");
+        // The one that was drained recorded until the next one did: hardly anything is missing.
+        let missing: f64 = jumps[1..].iter().map(|(_, secs)| secs).sum();
+        assert!(missing < 1.0, "{jumps:?} {live:?}");
         assert!(times.len() > before, "{} frames, {before} before the kill", times.len());
         assert_eq!(files(&pool.media).len(), 2, "the recording and its manifest: {:?}", files(&pool.media));
         Ok(())

@@ -1,4 +1,5 @@
-//! How a live job passes from one attempt to the next without its sinks falling silent in between.
+//! How a live job passes from one attempt to the next without its sinks falling silent in between, or its recording missing
+//! what comes meanwhile.
 //!
 //! Invariant: the ledger knows of one attempt at a time. One that is handed back while it runs has lost its lease: it
 //! publishes nothing, carries nothing out but what it records, under names of its own, and feeds its sinks only until the
@@ -43,7 +44,7 @@ pub(super) enum Succession {
 pub(super) struct Handing<'h> {
     pub(super) consent: &'h dyn Consent,
     pub(super) growing: &'h Arc<Mutex<Growing>>,
-    /// Whether its job has what can be handed over.
+    /// Whether its job has sinks that can be handed over.
     pub(super) is_possible: bool,
     pub(super) succession: watch::Receiver<Succession>,
 }
@@ -54,12 +55,13 @@ pub(super) fn is_possible(live: &Live, media: &Media) -> bool {
 }
 
 impl Attempt<'_> {
-    /// Where an attempt is told to hand itself back, goes on feeding its sinks until they are wanted, or it is told something
-    /// stronger. Otherwise nothing.
+    /// Where an attempt is told to hand itself back, goes on feeding its sinks, and recording, until the next attempt wants to
+    /// go on, or it is told something stronger. Otherwise nothing.
     pub(super) async fn hand_over(&self, handing: &Handing<'_>, keeping: Keeping<'_, '_>, told: &Stop) {
         let Stop::Release(reason) = told else { return };
         // Without a lease nobody knows who runs the job.
-        if reason == Stop::FENCE || !handing.is_possible || *handing.succession.borrow() == Succession::Waits {
+        let is_of_use = handing.is_possible || keeping.is_recording();
+        if reason == Stop::FENCE || !is_of_use || *handing.succession.borrow() == Succession::Waits {
             return;
         }
         let growing = handing.growing.clone();
@@ -68,7 +70,7 @@ impl Attempt<'_> {
             tracing::warn!(%error, "the last segments of an attempt that is handed back are not carried out");
         }
         self.keep_for_heir(keeping).await;
-        self.reporter.log("[ffpool] handed back; the sinks are fed until the next attempt takes them");
+        self.reporter.log("[ffpool] handed back; it goes on until the next attempt takes over");
         let mut stop = self.orders.stop.clone();
         let stronger = stop.wait_for(|stop| match stop {
             Some(Stop::Cancel | Stop::Abandon) => true,

@@ -20,6 +20,7 @@ use ffpool_schema::message::Outcome;
 
 use super::super::ends::{Destination, Place};
 use super::super::{Attempt, End, blocking, words};
+use super::handover::Succession;
 use super::record::piece_name;
 use super::run::Heard;
 use super::{Broadcast, Media};
@@ -107,6 +108,11 @@ pub(super) struct Keeping<'k, 'h> {
 }
 
 impl Keeping<'_, '_> {
+    /// Whether something is recorded now that the next attempt can go on with.
+    pub(super) fn is_recording(&self) -> bool {
+        self.kept.is_some() && self.heard.lock().unwrap_or_else(PoisonError::into_inner).has_media()
+    }
+
     fn account(&self) -> Account {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         Account { spans: heard.timeline().spans().to_vec(), causes: self.causes.to_vec() }
@@ -277,6 +283,10 @@ impl Attempt<'_> {
         }
         broadcast.arguments = kept.arguments.iter().map(OsString::from).collect();
         self.note_trouble(said, false);
+        if self.grant.attempt > 1 {
+            // The attempt before may record until this one does.
+            broadcast.succession = Succession::Waits;
+        }
         broadcast.kept = Some(Arc::new(Mutex::new(kept)));
         Ok(())
     }
@@ -420,7 +430,7 @@ impl Attempt<'_> {
         match laid_out {
             Ok(Ok(())) => Ok(()),
             Ok(Err(needed)) => {
-                let (needed, room) = (needed >> 20, room >> 20);
+                let (needed, room) = (needed.div_ceil(1 << 20), room >> 20);
                 let message = format!("the recording of all attempts needs {needed} MiB, `max_disk_mb` is {room}");
                 Err(End::failure(Cause::DiskFull, message))
             }

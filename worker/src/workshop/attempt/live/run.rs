@@ -68,7 +68,7 @@ impl Heard<'_> {
     }
 
     /// Whether the run has carried media.
-    fn has_media(&self) -> bool {
+    pub(super) fn has_media(&self) -> bool {
         self.timeline.of_run(self.run).is_some()
     }
 
