@@ -1,12 +1,14 @@
-//! GStreamer's pipelines for file jobs: which elements they are made of, which of them a worker must have, and what they do not
+//! GStreamer's pipelines for files and live media: which elements they are made of, which of them a worker must have, and what they do not
 //! do.
 //!
-//! Invariant: pure; an element, a property's name and a word come from this module, everything else is a number. The source
-//! and the output are files of fixed names in the attempt's scratch: no path becomes part of a pipeline's description.
+//! Invariant: pure; an element, a property's name and a word come from this module, everything else is a number or an address
+//! of [`crate::live::LiveAddress`]. Files have fixed names in the attempt's scratch: no path becomes part of a pipeline's
+//! description.
 //! Source: GStreamer 1.22 measured. Demuxer and decoders are named after the probe and never guessed by GStreamer, because a
 //! guess may be a playlist, which reads other addresses.
 
 mod encoders;
+mod live;
 mod pipeline;
 mod refusals;
 mod source;
@@ -16,8 +18,10 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::encode::{AudioChoice, Container, Encode, Encoder, VideoCodec};
+use crate::encode::{AudioChoice, Container, Encode, Encoder, Source, VideoCodec};
+use crate::live::LiveAddress;
 
+pub use live::{ARRIVAL, LIVE_SINK, LIVE_SOURCE, SOUND, Speech, live_pipeline, speech};
 pub use pipeline::{Pipeline, pipeline};
 pub use refusals::{refusals, unsupported};
 
@@ -51,7 +55,7 @@ const UGLY: &str = "gstreamer1.0-plugins-ugly";
 const LIBAV: &str = "gstreamer1.0-libav";
 
 /// Every element that a pipeline may have beyond the core's, with Debian's package of it.
-pub const ELEMENTS: [(&str, &str); 46] = [
+pub const ELEMENTS: [(&str, &str); 53] = [
     ("audioconvert", BASE),
     ("audioresample", BASE),
     ("audiotestsrc", BASE),
@@ -68,6 +72,8 @@ pub const ELEMENTS: [(&str, &str); 46] = [
     ("aspectratiocrop", GOOD),
     ("flacdec", GOOD),
     ("flacparse", GOOD),
+    ("flvdemux", GOOD),
+    ("flvmux", GOOD),
     ("lamemp3enc", GOOD),
     ("matroskademux", GOOD),
     ("matroskamux", GOOD),
@@ -89,6 +95,11 @@ pub const ELEMENTS: [(&str, &str); 46] = [
     ("mpeg4videoparse", BAD),
     ("mpegtsmux", BAD),
     ("mpegvideoparse", BAD),
+    ("rtmp2sink", BAD),
+    ("rtmp2src", BAD),
+    ("srtsink", BAD),
+    ("srtsrc", BAD),
+    ("tsdemux", BAD),
     ("x265enc", BAD),
     ("x264enc", UGLY),
     ("avdec_aac", LIBAV),
@@ -159,6 +170,29 @@ pub fn muxer(container: Container) -> Option<&'static str> {
 #[must_use]
 pub fn encoders(encode: &Encode) -> Vec<(&'static str, &'static str)> {
     [video_encoder(encode.video.codec), audio_encoder(encode.audio.codec)].into_iter().flatten().collect()
+}
+
+/// How live media of an encode travel, each protocol once; those that are not spoken are left out.
+#[must_use]
+pub fn speeches(encode: &Encode) -> Vec<Speech> {
+    let source = match &encode.source {
+        Source::Live { url } => Some(url),
+        Source::File { .. } | Source::Remote { .. } | Source::Generated { .. } => None,
+    };
+    let addresses = source.into_iter().chain(encode.live.iter().flat_map(|live| &live.sinks));
+    let protocols = addresses.filter_map(|url| LiveAddress::parse(url).ok()).map(|address| address.protocol);
+    let mut speeches: Vec<Speech> = protocols.filter_map(speech).collect();
+    speeches.dedup();
+    speeches
+}
+
+/// The muxer of an encode's file; a live recording is made of pieces.
+#[must_use]
+pub fn file_muxer(encode: &Encode) -> Option<&'static str> {
+    match &encode.live {
+        Some(live) => live.record.then_some("mpegtsmux"),
+        None => muxer(encode.container),
+    }
 }
 
 /// FFmpeg's encoder of the same library, by which the outcome is described.

@@ -255,6 +255,18 @@ impl LiveAddress {
         }
     }
 
+    /// What GStreamer's elements of SRT are given: the address with the host at `ip`.
+    #[must_use]
+    pub fn srt_uri(&self, ip: Option<IpAddr>) -> String {
+        let mut uri = format!("{}?mode=caller", self.base(&ip.map_or_else(|| self.host.clone(), |ip| ip.to_string())));
+        for part in self.query.iter().flat_map(|query| query.split('&')) {
+            if let Some((key @ ("streamid" | "passphrase" | "latency"), value)) = part.split_once('=') {
+                uri += &format!("&{key}={value}");
+            }
+        }
+        uri
+    }
+
     /// The address of a playlist as the worker's proxy is asked for it, which speaks TLS itself where that is called for.
     #[must_use]
     pub fn in_clear(&self) -> String {
@@ -297,7 +309,11 @@ impl LiveAddress {
             secrets.push(query.clone());
             let hidden = |key: &str| self.protocol != Protocol::Srt || matches!(key, "streamid" | "passphrase");
             let values = query.split('&').filter_map(|part| part.split_once('=')).filter(|(key, _)| hidden(key));
-            secrets.extend(values.map(|(_, value)| value.to_owned()));
+            for (_, value) in values {
+                secrets.push(value.to_owned());
+                // As whoever decodes it says it.
+                secrets.extend(crate::scenario::percent_decoded(value));
+            }
         }
         secrets.retain(|secret| !secret.is_empty());
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -505,6 +521,8 @@ mod tests {
             let is_rtmp = matches!(live.protocol, Protocol::Rtmp | Protocol::Rtmps);
             assert!(!is_rtmp || !hidden.contains("hunter2"), "{hidden}");
         }
+        let srt = parse("srt://h:9?streamid=%23%21%3A%3Au%3Ds3cret");
+        assert!(!hide("who is #!::u=s3cret?", &srt.secrets()).contains("s3cret"));
         assert_eq!(hide("no abc in abcd, abc!", &["abc".to_owned()]), "no *** in abcd, ***!");
     }
 }

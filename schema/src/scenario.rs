@@ -49,8 +49,13 @@ pub fn path_of(address: &str) -> Option<String> {
     if !path.starts_with('/') {
         return None;
     }
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut left = path.as_bytes();
+    percent_decoded(path)
+}
+
+/// A text without its percent signs; `None`: it is not well formed, or no text then.
+pub(crate) fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut left = text.as_bytes();
     while let [first, tail @ ..] = left {
         if *first == b'%' {
             let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
@@ -87,8 +92,11 @@ pub fn resolve(spec: &JobSpec) -> Result<Option<Encode>, Vec<Fault>> {
 
 /// The encode of a job's own output.
 fn resolve_one(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
-    encode_of(spec)
-        .ok_or_else(|| vec![Fault::new("scenario", "unknown_scenario", format!("`{}` is no scenario", spec.scenario))])
+    encode_of(spec).ok_or_else(|| unknown(spec))
+}
+
+fn unknown(spec: &JobSpec) -> Vec<Fault> {
+    vec![Fault::new("scenario", "unknown_scenario", format!("`{}` is no scenario", spec.scenario))]
 }
 
 /// What a job's own output encodes, whether it makes sense or not. `None` where its scenario is none.

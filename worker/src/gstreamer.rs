@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ffpool_schema::gstreamer::{self, ELEMENTS, Installation};
+use ffpool_schema::gstreamer::{self, ELEMENTS, Installation, Speech};
+use ffpool_schema::live::Protocol;
 use tokio::process::Command;
 use tracing::{info, warn};
 
@@ -73,17 +74,27 @@ impl Gstreamer {
             warn!(registry = %registry.display(), %error, "GStreamer's list of plugins cannot be shared: it is not offered");
             return None;
         }
-        let features = features(&program, &registry, user).await;
+        let mut features = features(&program, &registry, user).await;
         if features.is_empty() {
             warn!(%version, "no encoder of GStreamer works here: it is not offered");
             return None;
         }
+        features.extend(missing.iter().flat_map(|missing| spoken(missing)));
+        let missing = missing.unwrap_or_default();
         Some(Gstreamer { program, installation: Installation { version, missing }, features, registry })
     }
 }
 
-/// The elements that pipelines may need and that are not there.
-async fn missing(program: &Path, registry: &Path) -> Vec<String> {
+/// The features of the protocols of which all elements are there. What lies behind a network cannot be tried.
+fn spoken(missing: &[String]) -> Vec<&'static str> {
+    let is_there = |element: &str| !missing.iter().any(|missing| missing == element);
+    let speeches = Protocol::ALL.into_iter().filter_map(gstreamer::speech);
+    let whole = speeches.filter(|Speech { elements, .. }| elements.iter().all(|element| is_there(element)));
+    whole.map(|Speech { feature, .. }| feature).collect()
+}
+
+/// The elements that pipelines may need and that are not there. `None`: that is not known.
+async fn missing(program: &Path, registry: &Path) -> Option<Vec<String>> {
     // It comes with the other, in the same package.
     let beside = program.with_file_name("gst-inspect-1.0");
     let inspect = if beside.is_file() { Some(beside) } else { encoders::find_program(Path::new("gst-inspect-1.0")) };
@@ -95,7 +106,7 @@ async fn missing(program: &Path, registry: &Path) -> Vec<String> {
         Ok(listed) => listed,
         Err(reason) => {
             warn!(reason, "gst-inspect-1.0 does not list GStreamer's elements: those that are missing are not known");
-            return Vec::new();
+            return None;
         }
     };
     let there = elements(&listed);
@@ -106,7 +117,7 @@ async fn missing(program: &Path, registry: &Path) -> Vec<String> {
             (*element).to_owned()
         })
         .collect();
-    missing
+    Some(missing)
 }
 
 /// The elements in a list such as `x264:  x264enc: x264 H.264 Encoder`.
@@ -177,6 +188,12 @@ mod tests {
         assert_eq!(progress_secs("progress (00:00:01): 3 / 10 seconds (30.0 %)"), Some(3));
         assert_eq!(progress_secs("progress (00:00:02): 7 seconds"), Some(7));
         assert_eq!(progress_secs("Setting pipeline to PLAYING ..."), None);
+    }
+
+    #[test]
+    fn a_protocol_is_spoken_with_all_of_its_elements() {
+        assert_eq!(spoken(&[]), ["gstreamer-rtmp", "gstreamer-srt"]);
+        assert_eq!(spoken(&["srtsink".to_owned()]), ["gstreamer-rtmp"]);
     }
 
     #[test]

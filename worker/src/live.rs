@@ -3,6 +3,7 @@
 //!
 //! Invariant: pure; time and chance come in as arguments.
 
+pub mod flow;
 pub mod mpd;
 pub mod pace;
 pub mod sinks;

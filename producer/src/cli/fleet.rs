@@ -110,7 +110,7 @@ fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
     ])
 }
 
-/// What GStreamer encodes, and what it lacks.
+/// What GStreamer encodes and speaks, and what it lacks.
 fn gstreamer(there: &Installation, features: &[String]) -> String {
     let encodes: Vec<&str> = features.iter().filter_map(|feature| feature.strip_prefix("gstreamer-")).collect();
     let lacks = if there.missing.is_empty() { String::new() } else { format!("; lacks {}", there.missing.join(" ")) };

@@ -14,6 +14,7 @@ use ffpool_schema::encode::{Encode, Encoder, Metric, PictureFormat, Source, Trea
 use ffpool_schema::failure::Cause;
 use ffpool_schema::gstreamer::twin;
 use ffpool_schema::job::{Engine, JobSpec};
+use ffpool_schema::live::Live;
 use ffpool_schema::message::EngineChoice;
 use ffpool_schema::plan::estimate::{self, Estimate};
 use ffpool_schema::plan::ladder::{self, Output, Outputs};
@@ -25,6 +26,8 @@ use ffpool_schema::probe::{self, Probed};
 use ffpool_schema::scenario;
 use serde::Serialize;
 use tokio::process::Command;
+
+use live::By;
 
 use super::args;
 use super::exit::{Exit, Trouble};
@@ -95,9 +98,7 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
     let tools = tools(&args, &encode, &mut notes).await;
     if let Some(wish) = &encode.live {
         notes.extend(live::notes(&encode, wish));
-        let encoder = chosen(&encode, &tools, &args)?;
-        let arguments = live::arguments(&spec, &encode, wish, encoder, threads(&spec));
-        let runs = vec![Run { purpose: "live", tool: "ffmpeg", arguments }];
+        let runs = live_runs(&args, &spec, &encode, wish, engine.engine, &tools, &mut notes).await?;
         let (outputs, warnings) = (Vec::new(), Vec::new());
         let view = View { encode: encode.shown(), engine, outputs, runs, estimate: None, warnings, notes };
         context.format.print(&view, |view| people(view, args.explain));
@@ -146,6 +147,34 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
     let view = View { runs: view.runs.into_iter().chain(cuts).collect(), ..view };
     context.format.print(&view, |view| people(view, args.explain));
     Ok(Exit::Success)
+}
+
+/// The run of a live job.
+async fn live_runs(
+    args: &args::Plan,
+    spec: &JobSpec,
+    encode: &Encode,
+    wish: &Live,
+    engine: Engine,
+    tools: &Tools,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Run>, Trouble> {
+    let arguments = |by: By<'_>| {
+        live::arguments(spec, encode, wish, &by, threads(spec)).map_err(|refusal| refused(spec, 0, refusal))
+    };
+    if engine != Engine::Gstreamer {
+        let arguments = arguments(By::Ffmpeg(chosen(encode, tools, args)?))?;
+        return Ok(vec![Run { purpose: "live", tool: "ffmpeg", arguments }]);
+    }
+    let found = source(args, encode, notes).await?;
+    let arguments = match (&found, &encode.source) {
+        (Found::Here(_, probed), _) => arguments(By::Gstreamer(Some(probed)))?,
+        (Found::Generated, _) | (Found::Unseen, Source::Live { .. }) => arguments(By::Gstreamer(None))?,
+        (Found::Unseen, Source::File { .. } | Source::Remote { .. } | Source::Generated { .. }) => {
+            return Ok(Vec::new());
+        }
+    };
+    Ok(vec![Run { purpose: "live", tool: "gst-launch-1.0", arguments }])
 }
 
 /// The runs that cut presentations into segments and lay pictures out, where it is known of what.

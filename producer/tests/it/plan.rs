@@ -186,3 +186,26 @@ fn a_live_plan_shows_its_run_and_no_key() {
         }
     }
 }
+
+#[test]
+fn a_live_plan_of_gstreamer_shows_its_pipeline_and_no_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(
+        dir.path(),
+        &json!({"scenario": "720p30-h264", "engine": "gstreamer", "input": "rtmp://in.example/live/s3cret",
+                "output": "srt://out.example:9000?streamid=s3cret2&passphrase=hunter2hunter2"}),
+    );
+    let said = stdout(&run(0, ffpool(&["plan", &file, "--explain"]).args(["--ffmpeg", "/nowhere/ffmpeg"])));
+    for part in [
+        "gst-launch-1.0 --no-fault --eos-on-shutdown --verbose rtmp2src name=source",
+        "rtmp://in.example:1935/live/***",
+        "srtsink name=sink",
+        "- gstreamer encodes: the job names it",
+        "rtmp2src (gstreamer1.0-plugins-bad)",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    for secret in ["s3cret", "hunter2"] {
+        assert!(!said.contains(secret), "{said}");
+    }
+}

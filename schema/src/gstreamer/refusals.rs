@@ -3,11 +3,12 @@
 //! Invariant: whatever is not refused here is in the pipeline; each fault names FFmpeg as what does it.
 
 use super::encoders::buffer_ms;
-use super::{audio_encoder, muxer, twin, video_encoder};
+use super::{audio_encoder, muxer, speech, twin, video_encoder};
 use crate::encode::{
     AudioChoice, Channels, Deinterlace, Encode, Hdr, Keep, PixelFormat, Profile, RateControl, Source, Streams,
     SubtitleMode, Treatment, VideoCodec, VideoEncode,
 };
+use crate::live::{Live, LiveAddress};
 use crate::parse::Fault;
 
 /// The most that `x264enc` takes of these.
@@ -23,9 +24,8 @@ pub fn unsupported(path: &str, what: &str) -> Fault {
 #[must_use]
 pub fn refusals(encode: &Encode) -> Vec<Fault> {
     let mut refused = Refused::default();
-    if encode.live.is_some() {
-        refused.at("engine", "live media");
-        return refused.faults;
+    if let Some(live) = &encode.live {
+        refused.live(encode, live);
     }
     if !encode.others.is_empty() {
         refused.at("outputs", "more than one output");
@@ -50,6 +50,26 @@ impl Refused {
         if is_beyond {
             self.at(&format!("parameters.{field}"), what);
         }
+    }
+
+    fn live(&mut self, encode: &Encode, live: &Live) {
+        let is_spoken = |url: &str| LiveAddress::parse(url).is_ok_and(|address| speech(address.protocol).is_some());
+        if let Source::Live { url } = &encode.source
+            && !is_spoken(url)
+        {
+            self.at("input", "a live source over RTMPS or HLS");
+        }
+        let grows = [&live.playlist, &live.presentation].into_iter().flatten().count();
+        if live.sinks.len() + grows + usize::from(live.record) > 1 {
+            self.at("outputs", "more than one output");
+        }
+        if grows > 0 {
+            self.at("output", "a live playlist of HLS or presentation of DASH");
+        }
+        if live.sinks.iter().any(|sink| !is_spoken(sink)) {
+            self.at("output", "a live output over RTMPS");
+        }
+        self.when(encode.video.codec != VideoCodec::H264, "codec", "another live codec than H.264");
     }
 
     fn video(&mut self, video: &VideoEncode) {
@@ -108,8 +128,14 @@ impl Refused {
     }
 
     fn rest(&mut self, encode: &Encode) {
-        let is_file = !matches!(encode.source, Source::Generated { .. });
-        self.when(muxer(encode.container).is_none(), "container", "another container than mp4, mov, mkv, webm and ts");
+        let is_file = matches!(encode.source, Source::File { .. } | Source::Remote { .. });
+        // What is live and not recorded has none.
+        let has_container = encode.live.as_ref().is_none_or(|live| live.record);
+        self.when(
+            has_container && muxer(encode.container).is_none(),
+            "container",
+            "another container than mp4, mov, mkv, webm and ts",
+        );
         self.when(encode.ladder.is_some(), "ladder", "a ladder");
         self.when(encode.start_secs.is_some(), "start", "a start in the middle");
         self.when(is_file && encode.duration_secs.is_some(), "duration", "an end before the source's");

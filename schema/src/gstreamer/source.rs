@@ -40,8 +40,13 @@ fn refuse<T>(field: &str, what: &str) -> Result<T, Refusal> {
     Err(Refusal::Job(unsupported(field, what)))
 }
 
+/// What makes frames of a live source's video: parser and decoder.
+pub(super) const LIVE_VIDEO: [&str; 2] = ["h264parse", "avdec_h264"];
+/// The same of its sound.
+pub(super) const LIVE_AUDIO: [&str; 2] = ["aacparse", "avdec_aac"];
+
 /// Refuses what only the source tells, and the pipeline does not do.
-pub(super) fn check(encode: &Encode, probed: &Probed) -> Result<(), Refusal> {
+pub(super) fn check(probed: &Probed) -> Result<(), Refusal> {
     let rotation = probed.probe.video.as_ref().and_then(|video| video.rotation);
     if rotation.is_some_and(|degrees| degrees.rem_euclid(360) != 0) {
         return refuse("input", "the source is rotated, and is to be turned upright");
@@ -52,6 +57,11 @@ pub(super) fn check(encode: &Encode, probed: &Probed) -> Result<(), Refusal> {
     if probed.colors.is_hdr() {
         return refuse("parameters.hdr", "the source is HDR");
     }
+    Ok(())
+}
+
+/// Refuses a source whose chapters would be lost.
+pub(super) fn check_chapters(encode: &Encode, probed: &Probed) -> Result<(), Refusal> {
     if probed.chapters > 0 && encode.chapters == Keep::Keep {
         return refuse("parameters.chapters", "the source has chapters, which are to be kept (`drop` is possible)");
     }

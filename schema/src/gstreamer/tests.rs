@@ -1,5 +1,7 @@
 //! Pipelines word by word, and what is refused.
 
+mod live;
+
 use std::path::Path;
 
 use super::*;
@@ -143,7 +145,32 @@ fn what_it_does_not_do_is_refused_at_its_field_with_the_cure() {
         (serde_json::json!({"input": input, "scenario": "audio-aac", "output": "/m/out.m4a"}), "parameters.codec"),
         (serde_json::json!({"input": input, "output": "/m/out.m3u8"}), "parameters.container"),
         (serde_json::json!({"input": input, "outputs": [{"url": "/m/2.mp4", "scenario": "240p30-h264"}]}), "outputs"),
-        (serde_json::json!({"input": input, "output": "rtmp://out.example/live/key"}), "engine"),
+        (serde_json::json!({"input": input, "output": "rtmps://out.example/live/key"}), "output"),
+        (serde_json::json!({"input": "https://in.example/live.m3u8"}), "input"),
+        (serde_json::json!({"input": "rtmps://in.example/live/key"}), "input"),
+        (serde_json::json!({"input": "rtmp://in.example/live/key", "output": "/m/live.m3u8"}), "output"),
+        (
+            serde_json::json!({"input": "rtmp://in.example/live/key", "output": null,
+                               "outputs": [{"url": "/m/live.mpd", "scenario": "240p30-h264"}]}),
+            "outputs[0].url",
+        ),
+        (
+            serde_json::json!({"input": "rtmp://in.example/live/key",
+                               "outputs": [{"url": "srt://out.example:9000", "scenario": "240p30-h264"}]}),
+            "outputs",
+        ),
+        (
+            serde_json::json!({"input": "rtmp://in.example/live/key", "parameters": {"codec": "h265"}}),
+            "parameters.codec",
+        ),
+        (
+            serde_json::json!({"input": "rtmp://in.example/live/key", "parameters": {"audio_codec": "copy"}}),
+            "parameters.audio_codec",
+        ),
+        (
+            serde_json::json!({"input": input, "output": "srt://out.example:9000", "parameters": {"duration": 3}}),
+            "parameters.duration",
+        ),
         (serde_json::json!({"input": input, "checkpoint": "require"}), "checkpoint"),
     ] {
         let faults = job(more.clone()).unwrap_err();
@@ -177,10 +204,9 @@ fn what_only_the_source_tells_is_refused_too() {
     }
 }
 
-#[test]
-fn a_worker_without_what_it_needs_is_passed_over_with_the_package_named() {
-    let (spec, encode) = job(serde_json::json!({"parameters": {"codec": "h265"}})).unwrap();
-    let none = Ability {
+/// A worker that has nothing of GStreamer.
+fn bare() -> Ability {
+    Ability {
         cpu_percent: 200,
         memory_mb: 4096,
         disk_mb: 20_000,
@@ -191,7 +217,13 @@ fn a_worker_without_what_it_needs_is_passed_over_with_the_package_named() {
         features: Vec::new(),
         devices: Vec::new(),
         gstreamer: None,
-    };
+    }
+}
+
+#[test]
+fn a_worker_without_what_it_needs_is_passed_over_with_the_package_named() {
+    let (spec, encode) = job(serde_json::json!({"parameters": {"codec": "h265"}})).unwrap();
+    let none = bare();
     let said = |ability: &Ability| {
         let faults = scenario::fits(&spec, Some(&encode), ability).unwrap_err();
         assert!(faults.iter().all(|fault| fault.path == "engine" && fault.code == "no_worker_fits"), "{faults:?}");

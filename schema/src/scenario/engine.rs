@@ -4,7 +4,7 @@
 
 use super::{encode_of, lacks_encoder, lacks_store, live, outputs};
 use crate::encode::{Encode, Metric, Treatment};
-use crate::gstreamer;
+use crate::gstreamer::{self, Speech};
 use crate::job::{Checkpoint, Engine, JobSpec};
 use crate::message::{Ability, EngineChoice};
 use crate::parse::Fault;
@@ -15,12 +15,21 @@ pub(super) fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
         return;
     }
     if live::is_live(spec) {
-        return faults.push(gstreamer::unsupported("engine", "live media"));
+        let refused = live::encode_of(spec).iter().flat_map(gstreamer::refusals).collect::<Vec<_>>();
+        return faults.extend(refused.into_iter().map(|fault| at_only_output(spec, fault)));
     }
     if !spec.outputs.is_empty() {
         faults.push(gstreamer::unsupported("outputs", "more than one output"));
     }
     faults.extend(encode_of(spec).iter().flat_map(gstreamer::refusals));
+}
+
+/// A fault of the only output of a job, at the field that names it.
+fn at_only_output(spec: &JobSpec, fault: Fault) -> Fault {
+    if fault.path != "output" || spec.output.is_some() {
+        return fault;
+    }
+    Fault { path: "outputs[0].url".to_owned(), ..fault }
 }
 
 /// Why the engine that a job names runs it, or FFmpeg where the job leaves the choice.
@@ -121,7 +130,17 @@ fn by_gstreamer(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Vec<Fault
             need("engine", format!("no worker here has what this needs of GStreamer: {why}, or use `engine: ffmpeg`"));
         }
     }
-    if let Some(muxer) = gstreamer::muxer(encode.container).filter(|muxer| there.lacks(muxer)) {
+    for Speech { feature, elements } in gstreamer::speeches(encode) {
+        if !ability.has(feature) {
+            let lacking = elements.into_iter().find(|element| there.lacks(element));
+            let why = lacking.map_or_else(
+                || format!("`{feature}`, which a worker of this version with its elements has"),
+                gstreamer::missing,
+            );
+            need("engine", format!("no worker here has what this needs of GStreamer: {why}, or use `engine: ffmpeg`"));
+        }
+    }
+    if let Some(muxer) = gstreamer::file_muxer(encode).filter(|muxer| there.lacks(muxer)) {
         let why = gstreamer::missing(muxer);
         need("engine", format!("no worker here has what this needs of GStreamer: {why}, or use `engine: ffmpeg`"));
     }

@@ -66,9 +66,13 @@ pub(super) fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
 
 /// The encode of a live job that passed [`check`].
 pub(super) fn resolve(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
-    let mut faults = Vec::new();
-    let ends = Ends::of(spec, &mut faults);
-    let mut encode = super::resolve_one(&ends.recorded(spec))?;
+    encode_of(spec).ok_or_else(|| super::unknown(spec))
+}
+
+/// What a live job encodes, whether it makes sense or not. `None` where its scenario is none.
+pub(super) fn encode_of(spec: &JobSpec) -> Option<Encode> {
+    let ends = Ends::of(spec, &mut Vec::new());
+    let mut encode = super::encode_of(&ends.recorded(spec))?;
     let p = &spec.parameters;
     let has_presets = matches!(encode.video.codec, VideoCodec::H264 | VideoCodec::H265)
         && encode.video.encoder.is_none_or(|encoder| !encoder.is_hardware());
@@ -84,7 +88,7 @@ pub(super) fn resolve(spec: &JobSpec) -> Result<Encode, Vec<Fault>> {
         restarts: p.restarts.unwrap_or(Live::RESTARTS),
         source_end: p.source_end.unwrap_or(if p.duration.is_some() { SourceEnd::Fail } else { SourceEnd::Finish }),
     });
-    Ok(encode)
+    Some(encode)
 }
 
 impl Ends {

@@ -1,4 +1,4 @@
-//! How the sinks of a live job fare, by what FFmpeg says of their queues.
+//! How the sinks of a live job fare, by what FFmpeg says of their queues, or by what a pipeline of GStreamer hands on.
 //!
 //! Invariant: a sink is up until the tool says otherwise; what is said is counted once for each time it goes away.
 //! Source: FFmpeg 5.1 measured, 7.1 and 9.0 read: the queue of a sink says `Error opening ADDRESS: reason` with its own
@@ -61,6 +61,12 @@ impl Sinks {
     /// A sink cannot be dialled.
     pub fn unreachable(&mut self, index: usize, why: &str, now: Duration) -> Option<News> {
         self.down(index, why, now)
+    }
+
+    /// A sink has taken what was sent to it.
+    pub fn taken(&mut self, index: usize) -> Option<News> {
+        let sink = self.sinks.get_mut(index)?;
+        sink.down_since.take().map(|_| News::Up(sink.shown.clone()))
     }
 
     /// Takes a line of the tool's log.
@@ -155,11 +161,13 @@ mod tests {
         let other = "[fifo @ 0x2] [error] Error opening rtmp://127.0.0.1:1935/live/key: Operation not permitted";
         assert!(sinks.line(other, at(4)).is_some());
         assert_eq!(sinks.all_down_since(), Some(at(4)));
+        assert_eq!((sinks.taken(5), sinks.taken(0).is_some(), sinks.taken(0)), (None, true, None));
+        assert!(sinks.unreachable(0, "Operation not permitted", at(4)).is_some());
         let back = sinks.line("[fifo @ 0x1] [info] Recovery successful", at(5));
         assert_eq!(back, Some(News::Up("rtmp://b:1935/live/***".to_owned())));
         assert_eq!(sinks.evidence().as_deref(), Some("rtmp://a:1935/live/***: Operation not permitted"));
         let report = sinks.report();
-        assert_eq!((report[0].is_up, report[1].is_up, report[1].losses), (false, true, 1));
+        assert_eq!((report[0].is_up, report[1].is_up, report[0].losses), (false, true, 2));
         assert_eq!(sinks.line("[flv @ 0x9] [warning] Failed to update header", at(6)), None);
     }
 

@@ -1,5 +1,6 @@
 //! Live jobs against a real server of live media: sources come and go, sinks refuse, and each says so in its own way.
 
+mod engines;
 mod handover;
 mod recording;
 pub mod sources;

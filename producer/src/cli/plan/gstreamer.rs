@@ -29,10 +29,17 @@ pub(super) fn encoder(encode: &Encode) -> Option<&'static str> {
 
 /// What a worker must have, in words.
 pub(super) fn needs(encode: &Encode) -> String {
+    let mut named: Vec<&str> = Vec::new();
     let elements = gstreamer::encoders(encode).into_iter().map(|(element, _)| element);
-    let elements: Vec<String> = elements
-        .chain(gstreamer::muxer(encode.container))
-        .map(|element| format!("{element} ({})", gstreamer::package(element)))
-        .collect();
+    let elements = elements
+        .chain(gstreamer::file_muxer(encode))
+        .chain(gstreamer::speeches(encode).into_iter().flat_map(|speech| speech.elements));
+    for element in elements {
+        if !named.contains(&element) {
+            named.push(element);
+        }
+    }
+    let elements: Vec<String> =
+        named.iter().map(|element| format!("{element} ({})", gstreamer::package(element))).collect();
     format!("a worker must have GStreamer with {}, and what reads the source", elements.join(", "))
 }

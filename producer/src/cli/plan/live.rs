@@ -5,19 +5,30 @@
 use std::path::Path;
 
 use ffpool_schema::encode::{Encode, Encoder, Source};
+use ffpool_schema::gstreamer::live_pipeline;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::live::{Live, LiveAddress, SourceEnd, hide};
 use ffpool_schema::location::redact;
+use ffpool_schema::plan::Refusal;
 use ffpool_schema::plan::live::{LiveRequest, LiveSource, live_arguments, silence_secs};
+use ffpool_schema::probe::Probed;
+
+/// What carries a live job out.
+pub(super) enum By<'a> {
+    /// FFmpeg, with this encoder.
+    Ffmpeg(Option<Encoder>),
+    /// GStreamer; of a file with what it holds.
+    Gstreamer(Option<&'a Probed>),
+}
 
 /// The arguments of a run, on a worker whose settings are the usual ones.
 pub(super) fn arguments(
     spec: &JobSpec,
     encode: &Encode,
     live: &Live,
-    encoder: Option<Encoder>,
+    by: &By<'_>,
     threads: u32,
-) -> Vec<String> {
+) -> Result<Vec<String>, Refusal> {
     let source = match &encode.source {
         Source::Live { url } => LiveAddress::parse(url).ok(),
         Source::File { .. } | Source::Remote { .. } | Source::Generated { .. } => None,
@@ -35,7 +46,10 @@ pub(super) fn arguments(
         source.iter().chain(sinks.iter().map(|(sink, _)| sink)).flat_map(LiveAddress::secrets).collect();
     let run = LiveRequest {
         encode,
-        encoder,
+        encoder: match by {
+            By::Ffmpeg(encoder) => *encoder,
+            By::Gstreamer(_) => None,
+        },
         device: None,
         threads,
         source: match (&source, file) {
@@ -53,8 +67,11 @@ pub(super) fn arguments(
         silence_secs: silence_secs(stall),
         secs: encode.duration_secs,
     };
-    let words = live_arguments(&run);
-    words.iter().map(|word| hide(&redact(&word.to_string_lossy()), &secrets)).collect()
+    let words = match by {
+        By::Ffmpeg(_) => live_arguments(&run),
+        By::Gstreamer(probed) => live_pipeline(&run, *probed)?.arguments(),
+    };
+    Ok(words.iter().map(|word| hide(&redact(&word.to_string_lossy()), &secrets)).collect())
 }
 
 /// How it goes on, in words.

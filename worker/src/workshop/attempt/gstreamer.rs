@@ -1,5 +1,5 @@
 //! An encode by GStreamer within one attempt: FFmpeg reads the source to its end, the pipeline encodes it, and the output
-//! stands the same proof as FFmpeg's own.
+//! stands the same proof as FFmpeg's own. Live media: `live/pipeline.rs`.
 //!
 //! Invariant: the pipeline reads and writes fixed names in the attempt's scratch. No picture of a damaged source is passed on:
 //! GStreamer's decoders hide damage and the pipeline ends well, so the source is decoded with every error fatal before it.
@@ -103,7 +103,7 @@ impl<'a> Attempt<'a> {
 
     /// What GStreamer does not make of this source. A job that leaves the choice fails here and not for good: on a worker
     /// whose FFmpeg has what this one's lacks it would run.
-    fn refused_by_gstreamer(&self, refusal: Refusal) -> End {
+    pub(super) fn refused_by_gstreamer(&self, refusal: Refusal) -> End {
         match refusal {
             Refusal::Job(fault) if self.grant.spec.engine == Engine::Auto => {
                 End::failure(Cause::Platform, format!("FFmpeg lacks an encoder on this worker, and {}", fault.message))
@@ -113,9 +113,18 @@ impl<'a> Attempt<'a> {
     }
 
     /// What runs pipelines here.
-    fn gstreamer(&self) -> Result<&'a Gstreamer, End> {
+    pub(super) fn gstreamer(&self) -> Result<&'a Gstreamer, End> {
         let none = "this worker has no GStreamer that works: install gstreamer1.0-tools there, or use `engine: ffmpeg`";
         self.shop.gstreamer.as_ref().ok_or_else(|| End::failure(Cause::Platform, none))
+    }
+
+    /// Puts what a pipeline needs into the scratch: the list of plugins, and the source by its fixed name.
+    pub(super) fn furnish(&self, there: &Gstreamer, source: Option<&Path>) -> Result<(), End> {
+        let fail = |error: std::io::Error| End::failure(Cause::Platform, format!("scratch cannot be filled: {error}"));
+        std::fs::hard_link(&there.registry, self.scratch_path().join(REGISTRY)).map_err(fail)?;
+        source.map_or(Ok(()), |source| {
+            std::os::unix::fs::symlink(source, self.scratch_path().join(gstreamer::SOURCE)).map_err(fail)
+        })
     }
 
     async fn run_pipeline(
@@ -126,11 +135,7 @@ impl<'a> Attempt<'a> {
         user: ToolUser,
     ) -> Result<(), End> {
         let (shop, there) = (self.shop.clone(), self.gstreamer()?);
-        let fail = |error: std::io::Error| End::failure(Cause::Platform, format!("scratch cannot be filled: {error}"));
-        std::fs::hard_link(&there.registry, self.scratch_path().join(REGISTRY)).map_err(fail)?;
-        if let Some(source) = source {
-            std::os::unix::fs::symlink(source, self.scratch_path().join(gstreamer::SOURCE)).map_err(fail)?;
-        }
+        self.furnish(there, source)?;
         self.stand_still().await;
         let meter = Meter::new(duration_secs);
         let mut follower = Follower { reporter: &self.reporter, started: Instant::now(), meter };

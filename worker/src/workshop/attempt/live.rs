@@ -9,6 +9,7 @@ mod files;
 mod growing;
 mod handover;
 mod kept;
+mod pipeline;
 mod playlist;
 mod presentation;
 mod record;
@@ -25,6 +26,7 @@ use ffpool_schema::live::{Live, LiveAddress, Protocol, SourceEnd};
 use ffpool_schema::location::Use;
 use ffpool_schema::message::{Grant, LiveGap, LiveReport, Manifest, Phase, SourceIdentity};
 use ffpool_schema::metrics as names;
+use ffpool_schema::probe::Probed;
 use tokio::time::Instant;
 
 use super::device::judge;
@@ -40,6 +42,7 @@ use egress::Egress;
 use ffpool_schema::location::Location;
 use growing::Growing;
 use handover::Succession;
+use pipeline::Tool;
 use playlist::Playlist;
 use presentation::Carried;
 
@@ -60,7 +63,7 @@ pub(super) fn secrets(grant: &Grant) -> Vec<String> {
 /// Where the media come from.
 enum Media {
     Live(LiveAddress),
-    File(PathBuf),
+    File(PathBuf, Box<Probed>),
     Generated,
 }
 
@@ -70,6 +73,8 @@ struct Broadcast<'a> {
     consent: &'a dyn super::Consent,
     encode: &'a Encode,
     live: &'a Live,
+    tool: Tool<'a>,
+    /// FFmpeg's; absent where it does not encode.
     encoder: Option<Encoder>,
     /// Its room on a device.
     session: Session,
@@ -104,7 +109,7 @@ enum RunEnd {
     Lost(Failure),
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     pub(super) async fn carry_out_live(
         &mut self,
         encode: &Encode,
@@ -131,7 +136,7 @@ impl Attempt<'_> {
                 if probed.probe.video.is_none() {
                     return Err(End::failure(Cause::InputBad, "the input has no video stream"));
                 }
-                (Some((identity, probed.probe)), Media::File(path))
+                (Some((identity, probed.probe.clone())), Media::File(path, Box::new(probed)))
             }
         };
         let mut broadcast = self.broadcast(encode, live, media, user, consent).await?;
@@ -153,8 +158,13 @@ impl Attempt<'_> {
         media: Media,
         user: ToolUser,
         consent: &'b dyn super::Consent,
-    ) -> Result<Broadcast<'b>, End> {
-        let (encoders, session) = self.encoders(&[&encode.video]).await?;
+    ) -> Result<Broadcast<'b>, End>
+    where
+        'a: 'b,
+    {
+        let tool = self.live_tool(&media)?;
+        let videos: &[_] = if tool.is_gstreamer() { &[] } else { &[&encode.video] };
+        let (encoders, session) = self.encoders(videos).await?;
         let encoder = encoders.into_iter().next().flatten();
         let sinks: Result<Vec<LiveAddress>, End> = live.sinks.iter().map(|url| address("output", url)).collect();
         let sinks = sinks?;
@@ -163,7 +173,7 @@ impl Attempt<'_> {
         let egress = if is_web {
             let secure = match &media {
                 Media::Live(source) if source.protocol == Protocol::HlsTls => Some((source.host.clone(), source.port)),
-                Media::Live(_) | Media::File(_) | Media::Generated => None,
+                Media::Live(_) | Media::File(..) | Media::Generated => None,
             };
             let open = Egress::open(self.shop.clone(), secure).await;
             Some(open.map_err(|error| End::failure(Cause::Platform, format!("no proxy can be made: {error}")))?)
@@ -174,6 +184,7 @@ impl Attempt<'_> {
             consent,
             encode,
             live,
+            tool,
             encoder,
             session,
             media,
@@ -253,13 +264,18 @@ impl Attempt<'_> {
 
     /// Says that a run was lost, once for every time the source goes away.
     fn note_loss(&mut self, broadcast: &mut Broadcast<'_>, failure: Failure, had_media: bool, began: Instant) {
-        if !had_media && broadcast.lost.is_some() {
+        let is_sink = is_of_sinks(&failure);
+        let is_known = broadcast.lost.as_ref().is_some_and(|(_, before)| is_of_sinks(before) == is_sink);
+        if !had_media && is_known {
             return;
         }
-        let evidence = failure.evidence.as_ref().map(|line| format!(" ({line})")).unwrap_or_default();
-        self.reporter.log(&format!("[ffpool] {}: {}{evidence}", failure.cause, failure.message));
-        tracing::info!(cause = %failure.cause, run = broadcast.run, "a live source went away");
-        metrics::counter!(names::WORKER_LIVE_LOSSES, "cause" => failure.cause.as_str()).increment(1);
+        // Of a sink it was said already.
+        if !is_sink {
+            let evidence = failure.evidence.as_ref().map(|line| format!(" ({line})")).unwrap_or_default();
+            self.reporter.log(&format!("[ffpool] {}: {}{evidence}", failure.cause, failure.message));
+            tracing::info!(cause = %failure.cause, run = broadcast.run, "a live source went away");
+            metrics::counter!(names::WORKER_LIVE_LOSSES, "cause" => failure.cause.as_str()).increment(1);
+        }
         broadcast.causes.push((broadcast.run, failure.cause));
         let since = if had_media { Instant::now() } else { began };
         broadcast.lost = Some((since, failure));
@@ -295,7 +311,7 @@ impl Attempt<'_> {
         let since = (self.clock() - began).max(0.0);
         let by_length = match &broadcast.media {
             Media::Live(_) => broadcast.encode.duration_secs.map(|secs| secs - since),
-            Media::File(_) | Media::Generated => None,
+            Media::File(..) | Media::Generated => None,
         };
         let by_deadline = self.grant.spec.deadline.map(|deadline| {
             let left = deadline.duration_since(jiff::Timestamp::now()).as_secs_f64();
@@ -317,7 +333,8 @@ impl Attempt<'_> {
         let first_run = std::mem::take(&mut broadcast.arguments);
         self.lay_out_earlier(broadcast).await?;
         let made = if broadcast.live.record {
-            let made = self.join(encode, &mut broadcast.timeline, first_run.clone(), user).await?;
+            let first_run = (first_run.clone(), broadcast.tool.version());
+            let made = self.join(encode, &mut broadcast.timeline, first_run, user).await?;
             Some(made.ok_or_else(record::nothing)?)
         } else {
             None
@@ -344,7 +361,14 @@ impl Attempt<'_> {
                 }
                 Ok(manifest)
             }
-            None => Ok(Manifest { live, ..self.bare_manifest(&first_run, &[], source) }),
+            None => {
+                let bare = self.bare_manifest(&first_run, &[], source);
+                let (tool, checker) = match broadcast.tool.version() {
+                    Some(tool) => (tool, Some(bare.tool)),
+                    None => (bare.tool, None),
+                };
+                Ok(Manifest { live, tool, checker, ..bare })
+            }
         }
     }
 
@@ -375,7 +399,9 @@ impl Broadcast<'_> {
     /// The end of a job whose source stays away.
     fn give_up(&mut self, is_over: bool) -> Result<(), End> {
         let is_end = self.live.source_end == SourceEnd::Finish && self.timeline.began().is_some();
-        let Some((_, failure)) = self.lost.take().filter(|_| !is_end) else { return Ok(()) };
+        let Some((_, failure)) = self.lost.take().filter(|(_, failure)| !is_end || is_of_sinks(failure)) else {
+            return Ok(());
+        };
         let why = if is_over {
             format!("the tool was started {} times", self.run - self.before)
         } else {
@@ -401,6 +427,11 @@ impl Broadcast<'_> {
             sinks: self.fare.report(),
         }
     }
+}
+
+/// Whether a run was lost by its sinks, not by its source.
+fn is_of_sinks(failure: &Failure) -> bool {
+    failure.cause == Cause::SinkRefused
 }
 
 /// What has to be left before a deadline so that a recording can be joined and proven.

@@ -35,7 +35,7 @@ impl Attempt<'_> {
         &mut self,
         encode: &Encode,
         timeline: &mut Timeline,
-        arguments: Vec<OsString>,
+        (arguments, tool): (Vec<OsString>, Option<String>),
         user: ToolUser,
     ) -> Result<Option<Made>, End> {
         self.reporter.phase(Phase::Verify, Some(NEARLY));
@@ -70,7 +70,7 @@ impl Attempt<'_> {
         let (quality, pictures) = (None, None);
         let proven = Proven { name: None, file, probed, proof, quality, names, renditions, pictures };
         let (steps, outputs) = (vec![arguments], vec![proven]);
-        Ok(Some(Made { arguments: join, steps, outputs, device: None, fallback: None, chunks: Vec::new(), tool: None }))
+        Ok(Some(Made { arguments: join, steps, outputs, device: None, fallback: None, chunks: Vec::new(), tool }))
     }
 
     /// Looks at every piece: its length into the timeline, what the first one is, and the packets of all. A piece that

@@ -12,7 +12,7 @@ use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::live::{Live, LiveAddress, Protocol};
 use ffpool_schema::message::{LiveProgress, Phase, Progress};
 use ffpool_schema::metrics as names;
-use ffpool_schema::plan::live::{LiveRequest, LiveSource, live_arguments, silence_secs};
+use ffpool_schema::plan::live::{LiveRequest, LiveSource, silence_secs};
 use tokio::sync::watch;
 
 use super::super::{Attempt, End, blocking};
@@ -20,13 +20,14 @@ use super::egress::Egress;
 use super::growing::Growing;
 use super::handover::{self, Handing, Succession};
 use super::kept::{Keeping, RunFile};
+use super::pipeline::{Reading, Tool};
 use super::record::piece_name;
-use super::{Broadcast, Media, RunEnd, ungrown};
+use super::{Broadcast, Media, RunEnd, is_of_sinks, ungrown};
 use crate::classify::{self, Exit};
 use crate::live::pace::Pace;
 use crate::live::sinks::Sinks;
 use crate::live::timeline::Timeline;
-use crate::progress::{Block, Blocks};
+use crate::progress::Block;
 use crate::store::trouble::Trouble;
 use crate::tool::{self, EndedBy, Finished, Listener};
 use crate::workshop::Stop;
@@ -81,6 +82,11 @@ impl Heard<'_> {
 impl Attempt<'_> {
     pub(super) async fn live_run(&mut self, broadcast: &mut Broadcast<'_>) -> Result<RunEnd, End> {
         self.stand_still().await;
+        let left = self.generated_left(broadcast);
+        if left.is_some_and(|secs| secs <= 0.0) {
+            return Ok(RunEnd::Done);
+        }
+        self.take_sinks_first(broadcast).await?;
         let dialled = match self.dial(broadcast).await {
             Ok(dialled) => dialled,
             Err(trouble) if trouble.cause == Cause::Policy => return Err(trouble.into()),
@@ -98,7 +104,7 @@ impl Attempt<'_> {
         let run = broadcast.run;
         let begun = blocking(move || growing.lock().unwrap_or_else(PoisonError::into_inner).begin(run)).await?;
         begun.map_err(|error| ungrown(&error))?;
-        let arguments = self.live_run_arguments(broadcast, dialled, &sinks);
+        let arguments = self.live_run_arguments(broadcast, dialled, &sinks)?;
         self.keep_run(broadcast, &arguments).await;
         let is_live = matches!(broadcast.media, Media::Live(_));
         let (order, stop) = watch::channel(None);
@@ -107,9 +113,10 @@ impl Attempt<'_> {
         let reason = OnceLock::new();
         let succession = watch::Sender::new(broadcast.succession);
         let is_first = run == broadcast.before + 1;
-        let (finished, was_slow) = {
-            let Broadcast { consent, timeline, fare, encode, live, user, lost, growing, media, kept, causes, .. } =
-                &mut *broadcast;
+        let (finished, was_slow, coming) = {
+            let Broadcast {
+                consent, timeline, fare, encode, live, user, lost, growing, media, tool, kept, causes, ..
+            } = &mut *broadcast;
             let secs = encode.duration_secs;
             let is_handed_over = handover::is_possible(live, media);
             let handing =
@@ -123,13 +130,17 @@ impl Attempt<'_> {
                 succession: succession.subscribe(),
             });
             let keeping = Keeping { kept: kept.as_ref(), heard: &heard, causes };
-            let mut ear = Ear { attempt: self, heard: &heard, blocks: Blocks::default(), secs };
-            let invocation = self.invocation(&self.shop.ffmpeg, &arguments, *user);
+            let mut ear = Ear { attempt: self, heard: &heard, reading: tool.reading(), secs };
+            let program = match tool {
+                Tool::Ffmpeg => &self.shop.ffmpeg,
+                Tool::Gstreamer(there) => &there.program,
+            };
+            let invocation = self.invocation(program, &arguments, *user);
             let limits = Limits {
                 secs: secs.filter(|_| is_live),
                 patience: Duration::from_secs(live.reconnect_secs),
                 stall: self.stall_after(is_live),
-                lost: lost.as_ref().map(|(since, _)| *since).filter(|_| is_live),
+                lost: lost.as_ref().filter(|(_, failure)| is_live && !is_of_sinks(failure)).map(|(since, _)| *since),
                 record: live.record,
                 needs_sink: live.needs_sink(),
             };
@@ -144,7 +155,7 @@ impl Attempt<'_> {
                 end = carrying => return Err(end),
             };
             let was_slow = heard.lock().unwrap_or_else(PoisonError::into_inner).pace.is_slow();
-            (finished, was_slow)
+            (finished, was_slow, ear.reading.coming())
         };
         broadcast.succession = *succession.borrow();
         if broadcast.timeline.of_run(run).is_some() && broadcast.arguments.is_empty() {
@@ -152,13 +163,18 @@ impl Attempt<'_> {
         }
         let finished = finished.map_err(|error| match self.orders.stop.borrow().clone() {
             Some(order) => order.into(),
-            None => End::failure(Cause::Platform, format!("ffmpeg cannot be run: {error}")),
+            None => End::failure(Cause::Platform, format!("{} cannot be run: {error}", broadcast.tool.name())),
         })?;
         self.count(&finished);
         let is_lost = matches!(*self.orders.stop.borrow(), Some(Stop::Abandon | Stop::Cancel));
         if !is_lost {
             let file = if finished.signal().is_none() { RunFile::Closed } else { RunFile::Torn };
             self.keep_rest(broadcast, file).await;
+        }
+        if finished.ended_by == EndedBy::Stall
+            && let Some(end) = self.held_up(broadcast, coming)
+        {
+            return end;
         }
         self.judge(broadcast, &finished, reason.get().copied(), was_slow)
     }
@@ -167,7 +183,7 @@ impl Attempt<'_> {
     async fn dial(&self, broadcast: &Broadcast<'_>) -> Result<Option<IpAddr>, Trouble> {
         match &broadcast.media {
             Media::Live(source) => self.judged(source).await.map(Some),
-            Media::File(_) | Media::Generated => Ok(None),
+            Media::File(..) | Media::Generated => Ok(None),
         }
     }
 
@@ -196,7 +212,10 @@ impl Attempt<'_> {
                 }
             }
         }
-        broadcast.fare.begin(&dialled);
+        // A pipeline's sink is up when it has taken something.
+        if !broadcast.tool.is_gstreamer() {
+            broadcast.fare.begin(&dialled);
+        }
         for (index, why) in unreachable {
             if let Some(news) = broadcast.fare.unreachable(index, &why, self.started.elapsed()) {
                 self.say(&news);
@@ -210,7 +229,7 @@ impl Attempt<'_> {
         broadcast: &Broadcast<'_>,
         ip: Option<IpAddr>,
         sinks: &[(LiveAddress, Option<IpAddr>)],
-    ) -> Vec<std::ffi::OsString> {
+    ) -> Result<Vec<std::ffi::OsString>, End> {
         let record = piece_name(broadcast.run);
         let segments = format!("{}-{}-{}-%06d.ts", self.grant.job.0.simple(), self.grant.attempt, broadcast.run);
         let (is_continued, stem) = {
@@ -220,7 +239,13 @@ impl Attempt<'_> {
         };
         let presentation = super::presentation::name(broadcast.run);
         let is_live = matches!(broadcast.media, Media::Live(_));
-        live_arguments(&LiveRequest {
+        let secs = match &broadcast.media {
+            // Later runs have an end on the clock.
+            Media::Live(_) if broadcast.timeline.began().is_some() => None,
+            Media::Generated => self.generated_left(broadcast).or(broadcast.encode.duration_secs),
+            Media::Live(_) | Media::File(..) => broadcast.encode.duration_secs,
+        };
+        let request = LiveRequest {
             encode: broadcast.encode,
             encoder: broadcast.encoder,
             device: broadcast.encoder.and_then(|encoder| broadcast.session.device(encoder)),
@@ -229,7 +254,7 @@ impl Attempt<'_> {
                 Media::Live(address) => {
                     LiveSource::Live(address, ip, broadcast.egress.as_ref().map(|egress| egress.port))
                 }
-                Media::File(path) => LiveSource::File(path),
+                Media::File(path, _) => LiveSource::File(path),
                 Media::Generated => LiveSource::Generated,
             },
             sinks,
@@ -240,12 +265,12 @@ impl Attempt<'_> {
             is_heir: broadcast.succession != Succession::Owns,
             ca_file: self.shop.stores.live_ca_file(),
             silence_secs: silence_secs(self.stall_after(is_live).as_secs()),
-            // Later runs have an end on the clock.
-            secs: broadcast.encode.duration_secs.filter(|_| !is_live || broadcast.timeline.began().is_none()),
-        })
+            secs,
+        };
+        self.tool_arguments(broadcast, &request)
     }
 
-    fn stall_after(&self, is_live: bool) -> Duration {
+    pub(super) fn stall_after(&self, is_live: bool) -> Duration {
         let fed = self.shop.settings.live_stall_after.as_secs();
         Duration::from_secs(Live::stall_sec(self.grant.spec.resource_limits.stall_sec, is_live, fed))
     }
@@ -334,7 +359,7 @@ impl Attempt<'_> {
     /// What the end of a run means.
     fn judge(
         &self,
-        broadcast: &Broadcast<'_>,
+        broadcast: &mut Broadcast<'_>,
         finished: &Finished,
         over: Option<Over>,
         was_slow: bool,
@@ -365,7 +390,7 @@ impl Attempt<'_> {
             };
             return Ok(RunEnd::Lost(failure));
         }
-        self.ended_outside(finished, "ffmpeg")?;
+        self.ended_outside(finished, broadcast.tool.name())?;
         if let Some(trouble) = refused {
             // What was recorded before is kept.
             let is_first = broadcast.timeline.began().is_none();
@@ -376,6 +401,9 @@ impl Attempt<'_> {
         let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
         if finished.is_success() && oom_kills == 0 {
             return Ok(self.well_ended(broadcast, had_media, was_slow, &finished.log));
+        }
+        if broadcast.tool.is_gstreamer() {
+            return self.pipeline_fell(broadcast, finished, exit, was_slow);
         }
         let is_rtmps = matches!(&broadcast.media, Media::Live(source) if source.protocol == Protocol::Rtmps);
         // No sink is dialled before the source is open.
@@ -434,7 +462,7 @@ fn is_of_a_certificate(line: &str) -> bool {
 }
 
 /// Whether a failure is none of the source's: the same would come again.
-fn is_ours(cause: Cause) -> bool {
+pub(super) fn is_ours(cause: Cause) -> bool {
     matches!(
         cause,
         Cause::Oom
@@ -462,16 +490,21 @@ struct Limits {
 struct Ear<'e, 'a, 'h> {
     attempt: &'e Attempt<'a>,
     heard: &'e Mutex<Heard<'h>>,
-    blocks: Blocks,
+    reading: Reading,
     secs: Option<f64>,
 }
 
 impl Listener for Ear<'_, '_, '_> {
     fn output(&mut self, line: &str) -> bool {
-        let Some(block) = self.blocks.line(line) else { return false };
+        let clock = self.attempt.started.elapsed();
+        let Some(block) = self.reading.line(line, clock) else {
+            if line.starts_with("WARNING") {
+                self.attempt.reporter.log(line);
+            }
+            return false;
+        };
         let media = block.out_time_us.filter(|us| *us > 0).map(|us| us as f64 / 1e6);
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let clock = self.attempt.started.elapsed();
         let run = heard.run;
         let before = heard.timeline.of_run(run).unwrap_or(0.0);
         let has_advanced = media.is_some_and(|media| media > before);
@@ -482,9 +515,15 @@ impl Listener for Ear<'_, '_, '_> {
                 metrics::counter!(names::WORKER_LIVE_SLOW).increment(1);
             }
         }
-        let progress = self.progress(&block, &heard, has_advanced);
+        let news = if has_advanced && self.reading.proves_sink() { heard.fare.taken(0) } else { None };
+        if let Some(news) = news {
+            self.attempt.say(&news);
+        }
+        if self.reading.is_due(has_advanced) {
+            let progress = self.progress(&block, &heard, has_advanced);
+            self.attempt.reporter.send(progress);
+        }
         drop(heard);
-        self.attempt.reporter.send(progress);
         has_advanced
     }
 

@@ -1,0 +1,137 @@
+//! What a live pipeline of GStreamer says: how far its media are, whether its source still sends, and what failed.
+//!
+//! Invariant: media count once whatever comes behind them was handed on too: by then the sink has taken them.
+//! Source: GStreamer 1.22 measured: `identity` says each buffer before it hands it on; the first error of the bus is the
+//! only one that `gst-launch-1.0` waits for.
+
+use std::time::Duration;
+
+use ffpool_schema::gstreamer::{ARRIVAL, LIVE_SINK, LIVE_SOURCE, PROGRESS, SOUND};
+
+/// Follows one run.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// When the first buffer that was handed on is shown, in seconds.
+    first: Option<f64>,
+    /// The farthest of those that are handed on, and may not be taken yet.
+    handed: f64,
+    /// When something last came from the source.
+    arrived: Option<Duration>,
+    has_sound: bool,
+}
+
+impl Flow {
+    /// Takes a line of the tool's. Seconds of media that were taken by now, where it says so.
+    pub fn line(&mut self, line: &str, now: Duration) -> Option<f64> {
+        self.has_sound |= line.contains(&format!(":{SOUND}.GstPad:sink: caps"));
+        let (element, said) = line.split_once(": last-message = ")?;
+        if element.ends_with(&format!(":{ARRIVAL}")) {
+            self.arrived = Some(now);
+            return None;
+        }
+        if !element.ends_with(&format!(":{PROGRESS}")) {
+            return None;
+        }
+        let at = shown_at(said)?;
+        let first = *self.first.get_or_insert(at);
+        let taken = self.handed;
+        self.handed = self.handed.max(at - first);
+        Some(taken)
+    }
+
+    /// When something last came from the source.
+    #[must_use]
+    pub fn arrived(&self) -> Option<Duration> {
+        self.arrived
+    }
+
+    /// Whether the source was found to have sound.
+    #[must_use]
+    pub fn has_sound(&self) -> bool {
+        self.has_sound
+    }
+}
+
+/// When a buffer is shown, in seconds, from `chain ... (1316 bytes, dts: none, pts: 0:00:01.040000000, duration: ...`.
+fn shown_at(said: &str) -> Option<f64> {
+    let time = said.split_once("pts: ")?.1.split_once(',')?.0;
+    let mut parts = time.split(':');
+    let (hours, minutes, secs) = (parts.next()?, parts.next()?, parts.next()?);
+    let whole = hours.parse::<u64>().ok()? * 3600 + minutes.parse::<u64>().ok()? * 60;
+    Some(whole as f64 + secs.parse::<f64>().ok()?)
+}
+
+/// What of a pipeline failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fell {
+    /// The source.
+    Source,
+    /// The sink.
+    Sink,
+    /// The source holds something else than the pipeline reads.
+    Kind,
+    /// Something else.
+    Other,
+}
+
+/// What failed, by the errors of the bus in their order.
+#[must_use]
+pub fn fell(log: &[String]) -> Fell {
+    let is_unlinked = |line: &String| line.contains("reason not-linked") || line.contains("failed delayed linking");
+    let Some(path) = log.iter().find_map(|line| line.strip_prefix("ERROR: from element ")) else { return Fell::Other };
+    let element = path.split_once(": ").map_or(path, |(element, _)| element);
+    if element.ends_with(&format!(":{LIVE_SINK}")) {
+        Fell::Sink
+    } else if log.iter().any(is_unlinked) {
+        Fell::Kind
+    } else if element.ends_with(&format!(":{LIVE_SOURCE}")) || element.ends_with(":demux") {
+        Fell::Source
+    } else {
+        Fell::Other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(element: &str, pts: &str) -> String {
+        format!(
+            "/GstPipeline:pipeline0/GstIdentity:{element}: last-message = chain   ******* ({element}:sink) (1316 bytes, \
+             dts: none, pts: {pts}, duration: none, offset: -1, offset_end: -1, flags: 00000000 , meta: none) 0x7f"
+        )
+    }
+
+    #[test]
+    fn media_count_from_the_first_on_and_once_the_next_was_handed_on() {
+        let mut flow = Flow::default();
+        let at = Duration::from_secs;
+        assert_eq!(flow.line(&chain("progress", "none"), at(1)), None);
+        assert_eq!(flow.line(&chain("progress", "0:01:02.500000000"), at(1)), Some(0.0));
+        assert_eq!(flow.line(&chain("progress", "0:01:02.540000000"), at(1)), Some(0.0));
+        let taken = flow.line(&chain("progress", "0:01:02.520000000"), at(1)).unwrap();
+        assert!((taken - 0.04).abs() < 1e-9, "{taken}");
+        assert_eq!(flow.arrived(), None);
+        assert_eq!(flow.line(&chain("arrival", "1:00:00.000000000"), at(7)), None);
+        assert_eq!(flow.arrived(), Some(at(7)));
+        assert!(!flow.has_sound());
+        assert_eq!(flow.line("/GstPipeline:pipeline0/GstAacParse:sound.GstPad:sink: caps = audio/mpeg", at(8)), None);
+        assert!(flow.has_sound());
+        assert_eq!(flow.line("Setting pipeline to PLAYING ...", at(8)), None);
+    }
+
+    #[test]
+    fn the_element_that_speaks_first_is_what_failed() {
+        let of = |lines: &[&str]| fell(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>());
+        let source =
+            "ERROR: from element /GstPipeline:pipeline0/GstRtmp2Src:source: Could not open resource for reading.";
+        let sink = "ERROR: from element /GstPipeline:pipeline0/GstRtmp2Sink:sink: Could not write to resource.";
+        let other = "ERROR: from element /GstPipeline:pipeline0/GstX264Enc:x264enc0: Could not encode stream.";
+        assert_eq!(of(&[source]), Fell::Source);
+        assert_eq!(of(&[sink, source]), Fell::Sink);
+        assert_eq!(of(&[other]), Fell::Other);
+        let unlinked = [source, "streaming stopped, reason not-linked (-1)"];
+        assert_eq!(of(&unlinked), Fell::Kind);
+        assert_eq!(of(&[]), Fell::Other);
+    }
+}

@@ -1,0 +1,193 @@
+//! Live jobs by GStreamer: what both engines do is held to the same expectations, side by side.
+
+use std::time::{Duration, Instant};
+
+use ffpool_schema::failure::Cause;
+use ffpool_schema::job::{Engine, JobSpec};
+use ffpool_schema::message::{Manifest, Outcome};
+use ffpool_worker::workshop::Stop;
+
+use super::sources::{Publisher, clip_secs, packet_times};
+use super::{said, server, spec, until_media};
+use crate::tool::bench::{Bench, Ledger, Running, failure, manifest, until};
+
+const BOTH: [Engine; 2] = [Engine::Ffmpeg, Engine::Gstreamer];
+
+async fn bench() -> Bench {
+    let bench = Bench::with(|settings, _| {
+        settings.stores.fetch_allow = vec!["127.0.0.0/8".parse().unwrap()];
+        settings.gstreamer = Some("gst-launch-1.0".into());
+    })
+    .await;
+    for feature in ["gstreamer-rtmp", "gstreamer-srt"] {
+        assert!(bench.workshop.ability().has(feature), "these tests need the Debian package gstreamer1.0-plugins-bad");
+    }
+    bench
+}
+
+fn by(engine: Engine, bench: &Bench, input: Option<String>, output: String) -> JobSpec {
+    let mut spec = spec(bench);
+    (spec.engine, spec.input, spec.output) = (engine, input, Some(output));
+    spec.parameters.reconnect_sec = Some(30);
+    spec
+}
+
+/// Until a sink is up, `losses` losses behind it.
+async fn until_up(running: &Running, what: &str, after: f64) {
+    until(what, || match running.progress.borrow().as_ref() {
+        Some(progress)
+            if progress.live.as_ref().is_some_and(|live| live.is_up && live.sinks_down == 0)
+                && progress.out_time_us.is_some_and(|us| us as f64 >= after * 1e6) =>
+        {
+            Ok(())
+        }
+        other => Err(format!("{other:?}; ended: {}", running.ended.is_finished())),
+    })
+    .await;
+}
+
+fn media_secs(running: &Running) -> f64 {
+    running.progress.borrow().as_ref().and_then(|progress| progress.out_time_us).unwrap_or(0) as f64 / 1e6
+}
+
+fn tool_of(manifest: &Manifest, engine: Engine) {
+    let choice = manifest.engine.as_ref().unwrap();
+    assert_eq!(choice.engine, engine, "{choice:?}");
+    let name = if engine == Engine::Gstreamer { "gst-launch-1.0 version" } else { "ffmpeg version" };
+    assert!(manifest.tool.starts_with(name), "{}", manifest.tool);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_engines_record_and_publish_over_a_restart_of_the_server() {
+    let (bench, server) = (bench().await, server());
+    let publisher = Publisher::to(&server.url("in"));
+    let name = |engine: Engine| engine.as_str();
+    // Letters that separate elements, properties and lists elsewhere.
+    let key = |engine: Engine| format!("s3cret!x=1,y;{}", name(engine));
+    let mut recordings = Vec::new();
+    let mut sendings = Vec::new();
+    for engine in BOTH {
+        let file = bench.media(&format!("{}.mp4", name(engine)));
+        let record = by(engine, &bench, Some(server.url("in")), file.display().to_string());
+        recordings.push((engine, file, bench.start(&bench.grant(&record), Ledger::Grants)));
+        let mut send = by(engine, &bench, None, server.url(&key(engine)));
+        send.scenario = "240p25-h264".to_owned();
+        send.parameters.duration = Some(600.0);
+        sendings.push((engine, bench.start(&bench.grant(&send), Ledger::Grants)));
+    }
+    for (_, _, running) in &recordings {
+        until_media(running, 1, 1.5).await;
+    }
+    for (engine, running) in &sendings {
+        until_up(running, "the first media at the sink", 0.5).await;
+        until("the publisher at the server", || {
+            if server.has_published(&key(*engine)) { Ok(()) } else { Err(key(*engine)) }
+        })
+        .await;
+    }
+    let before: Vec<f64> = recordings.iter().map(|(_, _, running)| media_secs(running)).collect();
+    server.kill();
+    let away = Instant::now();
+    std::thread::sleep(Duration::from_millis(700));
+    server.restart().unwrap();
+    let least = away.elapsed().as_secs_f64() - 0.3;
+    for ((_, _, running), before) in recordings.iter().zip(&before) {
+        until_media(running, 2, before + 2.5).await;
+        running.finish.send_replace(true);
+    }
+    for (_, running) in &sendings {
+        // It was told that the sink was away, and that it is back.
+        until_up(running, "media at the sink again", media_secs(running) + 1.0).await;
+    }
+    for ((engine, file, mut running), before) in recordings.into_iter().zip(before) {
+        let ended = (&mut running.ended).await.unwrap();
+        let made = manifest(&ended);
+        tool_of(made, engine);
+        let probe = &made.artifacts[0].probe;
+        let video = probe.video.as_ref().unwrap();
+        assert_eq!((video.codec.as_str(), video.width, video.height), ("h264", 320, 180), "{engine:?}");
+        assert_eq!(probe.audio.as_ref().unwrap().codec, "aac", "{engine:?}");
+        let live = made.live.as_ref().unwrap();
+        let lines = said(&mut running);
+        assert_eq!((live.gaps.len(), live.runs), (1, 2), "{engine:?} {live:?}\n{lines}");
+        let gap = &live.gaps[0];
+        assert_eq!(gap.cause, Cause::SourceGone, "{engine:?}\n{lines}");
+        // What was told before the server was killed is in it, and little more.
+        assert!((before - 0.5..before + 2.5).contains(&gap.at_secs), "{engine:?} {gap:?} {before}");
+        assert!((least..least + 20.0).contains(&gap.secs), "{engine:?} {gap:?} of {least}");
+        let times = packet_times(&file);
+        let jumps: Vec<(f64, f64)> =
+            times.windows(2).filter(|pair| pair[1] - pair[0] > 0.1).map(|pair| (pair[0], pair[1] - pair[0])).collect();
+        assert_eq!(jumps.len(), 1, "{engine:?} {jumps:?}");
+        assert!(
+            (gap.at_secs - jumps[0].0).abs() < 0.3 && (gap.secs - jumps[0].1).abs() < 0.3,
+            "{engine:?} {gap:?} {jumps:?}"
+        );
+        assert!(times.windows(2).all(|pair| pair[1] > pair[0]), "{engine:?} {times:?}");
+        assert!((clip_secs(&file) - live.secs).abs() < 0.3, "{engine:?} {live:?}");
+    }
+    for (engine, mut running) in sendings {
+        running.finish.send_replace(true);
+        let ended = (&mut running.ended).await.unwrap();
+        let sent = manifest(&ended);
+        tool_of(sent, engine);
+        let (sinks, lines) = (&sent.live.as_ref().unwrap().sinks, said(&mut running));
+        assert_eq!((sinks.len(), sinks[0].is_up, sinks[0].losses), (1, true, 1), "{engine:?} {sinks:?}\n{lines}");
+        assert!(lines.contains("sink_refused") && lines.contains("takes again"), "{engine:?}\n{lines}");
+        let all = serde_json::to_string(sent).unwrap() + &lines;
+        assert!(!all.contains("s3cret"), "{engine:?}\n{all}");
+    }
+    drop(publisher);
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_engines_tell_source_and_sink_apart_and_pass_srt_on() {
+    let (bench, server) = (bench().await, server());
+    let file = bench.clip("clip.mp4", &[]);
+    for engine in BOTH {
+        let name = engine.as_str();
+        let job = |input: Option<String>, output: String| {
+            let mut spec = by(engine, &bench, input, output);
+            spec.parameters.reconnect_sec = Some(1);
+            spec
+        };
+        let recording = |which: &str| bench.media(&format!("{which}-{name}.mkv")).display().to_string();
+        let absent = job(Some(server.url("nobody")), recording("absent"));
+        let mut refused = job(None, "rtmp://127.0.0.1:9/live/key".to_owned());
+        refused.parameters.duration = Some(60.0);
+        let mut deaf = job(None, format!("srt://127.0.0.1:{}", ffpool_stack::free_port()));
+        deaf.parameters.duration = Some(60.0);
+        let forbidden = job(Some("rtmp://169.254.169.254/live/key".to_owned()), recording("forbidden"));
+        let (publisher, address) = Publisher::by_srt();
+        let lasting = |input: String, output: String| by(engine, &bench, Some(input), output);
+        let mut relay = lasting(address, server.url(&format!("relay-{name}")));
+        relay.parameters.gop = Some(13);
+        let mut pulled = lasting(server.url(&format!("relay-{name}")), recording("pulled"));
+        pulled.parameters.duration = Some(1.5);
+        let played = lasting(file.clone(), server.url(&format!("played-{name}")));
+        let relay = bench.start(&bench.grant(&relay), Ledger::Grants);
+        let (absent, refused, deaf, forbidden, pulled, played) = tokio::join!(
+            bench.run_spec(&absent),
+            bench.run_spec(&refused),
+            bench.run_spec(&deaf),
+            bench.run_spec(&forbidden),
+            bench.run_spec(&pulled),
+            bench.run_spec(&played),
+        );
+        assert_eq!(failure(&absent).cause, Cause::SourceGone, "{name} {absent:?}");
+        assert_eq!(failure(&refused).cause, Cause::SinkRefused, "{name} {refused:?}");
+        assert!(failure(&refused).evidence.is_some(), "{name} {refused:?}");
+        assert_eq!(failure(&deaf).cause, Cause::SinkRefused, "{name} {deaf:?}");
+        assert_eq!(failure(&forbidden).cause, Cause::Policy, "{name} {forbidden:?}");
+        let secs = manifest(&pulled).artifacts[0].probe.duration_secs.unwrap();
+        assert!((secs - 1.5).abs() < 0.3, "{name} {secs}");
+        // The clip has two seconds, and is not sent faster than it plays.
+        assert!(manifest(&played).live.as_ref().unwrap().sinks[0].is_up, "{name} {played:?}");
+        assert!(played.usage.wall_ms > 1500, "{name}: {:?}", played.usage);
+        relay.stop.send_replace(Some(Stop::Cancel));
+        assert_eq!(relay.ended.await.unwrap().outcome, Some(Outcome::Cancelled), "{name}");
+        drop(publisher);
+    }
+    bench.assert_clean();
+}
