@@ -1,11 +1,18 @@
 //! Live jobs by GStreamer: what both engines do is held to the same expectations, side by side.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ffpool_schema::encode::AudioChoice;
 use ffpool_schema::failure::Cause;
 use ffpool_schema::job::{Engine, JobSpec};
-use ffpool_schema::message::{Manifest, Outcome};
-use ffpool_worker::workshop::Stop;
+use ffpool_schema::live::SourceEnd;
+use ffpool_schema::message::{CommitReply, Manifest, Outcome, Usage};
+use ffpool_stack::Rtmp;
+use ffpool_worker::workshop::{Consent, Stop};
+use tokio::sync::Semaphore;
 
 use super::sources::{Publisher, clip_secs, packet_times};
 use super::{said, server, spec, until_media};
@@ -145,49 +152,136 @@ async fn both_engines_record_and_publish_over_a_restart_of_the_server() {
 async fn both_engines_tell_source_and_sink_apart_and_pass_srt_on() {
     let (bench, server) = (bench().await, server());
     let file = bench.clip("clip.mp4", &[]);
-    for engine in BOTH {
-        let name = engine.as_str();
-        let job = |input: Option<String>, output: String| {
-            let mut spec = by(engine, &bench, input, output);
-            spec.parameters.reconnect_sec = Some(1);
-            spec
-        };
-        let recording = |which: &str| bench.media(&format!("{which}-{name}.mkv")).display().to_string();
-        let absent = job(Some(server.url("nobody")), recording("absent"));
-        let mut refused = job(None, "rtmp://127.0.0.1:9/live/key".to_owned());
-        refused.parameters.duration = Some(60.0);
-        let mut deaf = job(None, format!("srt://127.0.0.1:{}", ffpool_stack::free_port()));
-        deaf.parameters.duration = Some(60.0);
-        let forbidden = job(Some("rtmp://169.254.169.254/live/key".to_owned()), recording("forbidden"));
-        let (publisher, address) = Publisher::by_srt();
-        let lasting = |input: String, output: String| by(engine, &bench, Some(input), output);
-        let mut relay = lasting(address, server.url(&format!("relay-{name}")));
-        relay.parameters.gop = Some(13);
-        let mut pulled = lasting(server.url(&format!("relay-{name}")), recording("pulled"));
-        pulled.parameters.duration = Some(1.5);
-        let played = lasting(file.clone(), server.url(&format!("played-{name}")));
-        let relay = bench.start(&bench.grant(&relay), Ledger::Grants);
-        let (absent, refused, deaf, forbidden, pulled, played) = tokio::join!(
-            bench.run_spec(&absent),
-            bench.run_spec(&refused),
-            bench.run_spec(&deaf),
-            bench.run_spec(&forbidden),
-            bench.run_spec(&pulled),
-            bench.run_spec(&played),
-        );
-        assert_eq!(failure(&absent).cause, Cause::SourceGone, "{name} {absent:?}");
-        assert_eq!(failure(&refused).cause, Cause::SinkRefused, "{name} {refused:?}");
-        assert!(failure(&refused).evidence.is_some(), "{name} {refused:?}");
-        assert_eq!(failure(&deaf).cause, Cause::SinkRefused, "{name} {deaf:?}");
-        assert_eq!(failure(&forbidden).cause, Cause::Policy, "{name} {forbidden:?}");
-        let secs = manifest(&pulled).artifacts[0].probe.duration_secs.unwrap();
-        assert!((secs - 1.5).abs() < 0.3, "{name} {secs}");
-        // The clip has two seconds, and is not sent faster than it plays.
-        assert!(manifest(&played).live.as_ref().unwrap().sinks[0].is_up, "{name} {played:?}");
-        assert!(played.usage.wall_ms > 1500, "{name}: {:?}", played.usage);
-        relay.stop.send_replace(Some(Stop::Cancel));
-        assert_eq!(relay.ended.await.unwrap().outcome, Some(Outcome::Cancelled), "{name}");
-        drop(publisher);
+    let of = |engine| ends_are_told_apart(engine, &bench, &server, &file);
+    tokio::join!(of(Engine::Ffmpeg), of(Engine::Gstreamer));
+    bench.assert_clean();
+}
+
+async fn ends_are_told_apart(engine: Engine, bench: &Bench, server: &Rtmp, file: &str) {
+    let name = engine.as_str();
+    let job = |input: Option<String>, output: String| {
+        let mut spec = by(engine, bench, input, output);
+        spec.parameters.reconnect_sec = Some(1);
+        spec
+    };
+    let recording = |which: &str| bench.media(&format!("{which}-{name}.mkv")).display().to_string();
+    let absent = job(Some(server.url("nobody")), recording("absent"));
+    let mut refused = job(None, "rtmp://127.0.0.1:9/live/key".to_owned());
+    refused.parameters.duration = Some(60.0);
+    let mut deaf = job(None, format!("srt://127.0.0.1:{}", ffpool_stack::free_port()));
+    deaf.parameters.duration = Some(60.0);
+    let forbidden = job(Some("rtmp://169.254.169.254/live/key".to_owned()), recording("forbidden"));
+    let (publisher, address) = Publisher::by_srt();
+    let lasting = |input: String, output: String| by(engine, bench, Some(input), output);
+    let mut relay = lasting(address, server.url(&format!("relay-{name}")));
+    relay.parameters.gop = Some(13);
+    let mut pulled = lasting(server.url(&format!("relay-{name}")), recording("pulled"));
+    pulled.parameters.duration = Some(1.5);
+    let played = lasting(file.to_owned(), server.url(&format!("played-{name}")));
+    let relay = bench.start(&bench.grant(&relay), Ledger::Grants);
+    let (absent, refused, deaf, forbidden, pulled, played) = tokio::join!(
+        bench.run_spec(&absent),
+        bench.run_spec(&refused),
+        bench.run_spec(&deaf),
+        bench.run_spec(&forbidden),
+        bench.run_spec(&pulled),
+        bench.run_spec(&played),
+    );
+    assert_eq!(failure(&absent).cause, Cause::SourceGone, "{name} {absent:?}");
+    assert_eq!(failure(&refused).cause, Cause::SinkRefused, "{name} {refused:?}");
+    assert!(failure(&refused).evidence.is_some(), "{name} {refused:?}");
+    assert_eq!(failure(&deaf).cause, Cause::SinkRefused, "{name} {deaf:?}");
+    assert_eq!(failure(&forbidden).cause, Cause::Policy, "{name} {forbidden:?}");
+    let secs = manifest(&pulled).artifacts[0].probe.duration_secs.unwrap();
+    assert!((secs - 1.5).abs() < 0.3, "{name} {secs}");
+    // The clip has two seconds, and is not sent faster than it plays.
+    assert!(manifest(&played).live.as_ref().unwrap().sinks[0].is_up, "{name} {played:?}");
+    assert!(played.usage.wall_ms > 1500, "{name}: {:?}", played.usage);
+    relay.stop.send_replace(Some(Stop::Cancel));
+    assert_eq!(relay.ended.await.unwrap().outcome, Some(Outcome::Cancelled), "{name}");
+    drop(publisher);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_whose_source_falls_silent_or_has_no_sound_says_which() {
+    let (bench, server) = (bench().await, server());
+    let publisher = Publisher::to(&server.url("silent"));
+    let mut mute = by(Engine::Gstreamer, &bench, None, server.url("mute"));
+    (mute.scenario, mute.parameters.duration) = ("240p25-h264".to_owned(), Some(600.0));
+    (mute.parameters.audio_codec, mute.parameters.gop) = (Some(AudioChoice::None), Some(13));
+    let mute = bench.start(&bench.grant(&mute), Ledger::Grants);
+    let record = |key: &str, name: &str| {
+        let mut spec = by(Engine::Gstreamer, &bench, Some(server.url(key)), bench.media(name).display().to_string());
+        spec.parameters.source_end = Some(SourceEnd::Fail);
+        spec.resource_limits.stall_sec = Some(6);
+        spec
+    };
+    until_up(&mute, "a picture without sound", 0.5).await;
+    let waiting = bench.start(&bench.grant(&record("mute", "waiting.mp4")), Ledger::Grants);
+    let mut pictures = record("mute", "pictures.mkv");
+    (pictures.parameters.audio_codec, pictures.parameters.duration) = (Some(AudioChoice::None), Some(1.0));
+    let mut silent = record("silent", "silent.mp4");
+    silent.parameters.reconnect_sec = Some(0);
+    let silent = bench.start(&bench.grant(&silent), Ledger::Grants);
+    let pictures = bench.run_spec(&pictures).await;
+    assert_eq!(manifest(&pictures).artifacts[0].probe.audio, None);
+    until_media(&silent, 1, 0.5).await;
+    publisher.pause();
+    let ended = silent.ended.await.unwrap();
+    assert_eq!(failure(&ended).cause, Cause::Stall, "{ended:?}");
+    let ended = waiting.ended.await.unwrap();
+    assert_eq!(failure(&ended).cause, Cause::InputBad, "{ended:?}");
+    assert!(failure(&ended).message.contains("`audio_codec: none`"), "{ended:?}");
+    mute.stop.send_replace(Some(Stop::Cancel));
+    assert_eq!(mute.ended.await.unwrap().outcome, Some(Outcome::Cancelled));
+    bench.assert_clean();
+}
+
+/// What lies between two attempts at one job: the first goes on until it is wanted, the second waits until it has ended.
+struct Between {
+    wanted: Semaphore,
+    is_free: Semaphore,
+}
+
+impl Consent for Between {
+    fn ask(&self) -> Pin<Box<dyn Future<Output = CommitReply> + Send + '_>> {
+        Box::pin(std::future::ready(CommitReply::Granted))
     }
+
+    fn hand_over(&self, _reason: &str, _usage: Usage) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async { self.wanted.acquire().await.unwrap().forget() })
+    }
+
+    fn take_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            self.wanted.add_permits(1);
+            self.is_free.acquire().await.unwrap().forget();
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_takes_its_sink_from_the_attempt_before_it_starts() {
+    let (bench, server) = (bench().await, server());
+    let between = Arc::new(Between { wanted: Semaphore::new(0), is_free: Semaphore::new(0) });
+    let mut spec = by(Engine::Gstreamer, &bench, None, server.url("out"));
+    (spec.scenario, spec.parameters.duration) = ("240p25-h264".to_owned(), Some(600.0));
+    let first = bench.grant(&spec);
+    let mut second = bench.grant(&spec);
+    (second.job, second.attempt) = (first.job, 2);
+    let old = bench.start_among(&first, between.clone());
+    until_up(&old, "the first attempt at the sink", 0.5).await;
+    old.stop.send_replace(Some(Stop::Release("a notice".to_owned())));
+    let new = bench.start_among(&second, between.clone());
+    let ended = old.ended.await.unwrap();
+    assert!(matches!(&ended.outcome, Some(Outcome::Released { reason }) if reason == "a notice"), "{ended:?}");
+    let running = bench.processes();
+    assert!(running.iter().all(|line| !line.contains("gst-launch-1.0")), "{running:?}");
+    between.is_free.add_permits(1);
+    until_up(&new, "the second attempt at the sink", 0.5).await;
+    new.finish.send_replace(true);
+    let ended = new.ended.await.unwrap();
+    let sinks = &manifest(&ended).live.as_ref().unwrap().sinks;
+    assert_eq!((sinks[0].is_up, sinks[0].losses), (true, 0), "{sinks:?}");
     bench.assert_clean();
 }

@@ -175,9 +175,10 @@ impl<'a> Attempt<'a> {
         Some((wish - gone).max(0.0))
     }
 
-    /// A pipeline needs its sink from the start: the attempt before this one is asked for it first.
+    /// A pipeline needs its sink from the start: the attempt before this one is asked for it first. To record, both can run.
     pub(super) async fn take_sinks_first(&self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
-        if !broadcast.tool.is_gstreamer() || broadcast.succession != Succession::Waits {
+        let needs_sink = broadcast.tool.is_gstreamer() && !broadcast.sinks.is_empty();
+        if !needs_sink || broadcast.succession != Succession::Waits {
             return Ok(());
         }
         let mut stop = self.orders.stop.clone();
