@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ffpool_broker::{Request, Signals, Subscription};
 use ffpool_runtime::telemetry;
+use ffpool_schema::chunk::Piece;
 use ffpool_schema::encode::{CodecChoice, Encode, Encoder, PixelFormat, VideoEncode};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::{HardwarePolicy, JobSpec};
@@ -348,6 +349,7 @@ impl Desk {
                 traceparent: telemetry::traceparent(&Span::current(), decided.traceparent.as_deref()),
                 splits: Some(decided.splits),
                 sound_apart: true,
+                minds: Piece::FEATURES.map(str::to_owned).into(),
             })),
             // Recorded by another version of this program.
             Err(faults) => {

@@ -79,6 +79,7 @@ impl Workbench {
             traceparent: None,
             splits: None,
             sound_apart: false,
+            minds: Vec::new(),
         };
         let (progress, _progress) = watch::channel(None);
         let (log, mut lines) = mpsc::channel(LOG_LINES);

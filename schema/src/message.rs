@@ -215,6 +215,18 @@ pub struct Grant {
     /// Whether a split may name the sound as a chunk of its own, see [`crate::chunk::Piece::is_sound`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sound_apart: bool,
+    /// Features that some chunks need of a worker, and that the ledger looks for before it gives them away. What needs another
+    /// one is not split.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub minds: Vec<String>,
+}
+
+impl Grant {
+    /// Whether chunks that need this feature go only to workers that have it.
+    #[must_use]
+    pub fn minds(&self, feature: &str) -> bool {
+        self.minds.iter().any(|known| known == feature)
+    }
 }
 
 /// Why a delivery is dropped.

@@ -36,7 +36,7 @@ use crate::probe::Probed;
 
 use arguments::{Arguments, COMMON};
 pub use arguments::{READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
-pub use chunk::{Sound, chunk, chunk_key, chunk_list, sound, sound_alone, sound_key, stitch, zero};
+pub use chunk::{Row, Sound, chunk, chunk_key, chunk_list, sound, sound_alone, sound_key, stitch, taken};
 pub use expected::{Expected, ExpectedAudio, ExpectedVideo};
 pub use filters::planar;
 pub use loudness::Measured;

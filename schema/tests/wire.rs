@@ -106,8 +106,8 @@ fn event(outcome: Outcome) -> Event {
 
 fn piece() -> Piece {
     let span = Span::Time { from: Some(Micros(29_500_000)), to: None };
-    let cut = Cut { seek: Some(Micros(26_000_000)), span, frames: Some(750) };
-    Piece { of: job(), number: 1, total: 2, key: "5e".repeat(32), cut, is_sound: false }
+    let cut = Cut { seek: Some(Micros(26_000_000)), span, frames: Some(750), late: None };
+    Piece { of: job(), number: 1, total: 2, key: "5e".repeat(32), cut, others: Vec::new(), is_sound: false }
 }
 
 #[test]
@@ -125,6 +125,7 @@ fn a_job_that_makes_a_chunk_and_one_that_may_be_split() {
         traceparent: None,
         splits: Some(1),
         sound_apart: false,
+        minds: Vec::new(),
     };
     golden("claim_run_chunk", &ClaimReply::Run(Box::new(grant)));
 }
@@ -169,8 +170,11 @@ fn a_claim_and_its_answers() {
         traceparent: None,
         splits: None,
         sound_apart: false,
+        minds: Vec::new(),
     };
-    golden("claim_run", &ClaimReply::Run(Box::new(grant)));
+    golden("claim_run", &ClaimReply::Run(Box::new(grant.clone())));
+    let minds = vec![Piece::PART_FEATURE.to_owned()];
+    golden("claim_run_minds", &ClaimReply::Run(Box::new(Grant { minds, splits: Some(0), ..grant })));
     golden("claim_drop", &ClaimReply::Drop { job: Some(job()), reason: DropReason::OwnerAlive });
     golden("take", &TakeRequest { from: from(), job: job(), queue: Queue::Batch, ability: ability(), idle: true });
     let reason = "the queue is paused".to_owned();

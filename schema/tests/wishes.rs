@@ -254,11 +254,17 @@ fn a_job_that_insists_on_chunks_says_so_where_it_cannot_have_them() {
             Err(faults) => Some((faults[0].path.clone(), faults[0].message.clone())),
         }
     };
-    assert_eq!(refused(job("720p-h264", "a.mp4", json!({"crf": 20, "maxrate": "4M"}))), None);
+    assert_eq!(refused(job("720p-h264", "a.mp4", json!({"crf": 20, "maxrate": "4M", "duration": 5}))), None);
+    let ladder = |parameters: Value| job("ladder-h264", "{name}.mp4", parameters);
+    assert_eq!(refused(ladder(json!({"crf": 20}))), None);
+    let mut poster = job("720p-h264", "a.mp4", json!({}));
+    poster["outputs"] = json!([{"url": "/m/b.jpg", "scenario": "thumbnail"}]);
     for (wish, why) in [
         (job("720p-h264", "a.mp4", json!({"bitrate": "2M", "passes": 2})), "a bit rate is spent over the whole"),
         (job("720p-h264", "a.mp4", json!({"bitrate": "2M"})), "a bit rate is spent over the whole"),
-        (job("720p-h264", "a.mp4", json!({"duration": 5})), "a part of its source"),
+        (ladder(json!({})), "a bit rate is spent over the whole"),
+        (poster, "is not encoded"),
+        (job("1080p30-h264", "a.m3u8", json!({"crf": 20})), "segments of one length"),
         (job("copy", "a.mkv", json!({})), "is not encoded"),
         (json!({"scenario": "720p30-h264"}), "its source is generated"),
     ] {
@@ -301,6 +307,28 @@ fn a_client_cannot_pose_as_the_ledger_that_makes_chunks() {
     assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_err());
     let ability = Ability { features: [Piece::FEATURE, Piece::SOUND_FEATURE].map(str::to_owned).into(), ..ability };
     assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_ok());
+    // So is a chunk of a part, and a job that insists on chunks of one.
+    let sound = ability;
+    let part = json!({"start": 10, "duration": 30});
+    let mut wish = job("720p-h264", "a.mp4", part.clone());
+    wish["piece"] = json!({"of": of, "number": 0, "total": 2, "key": "k", "cut": cut});
+    let mut insists = job("720p-h264", "a.mp4", part);
+    insists["checkpoint"] = json!("require");
+    let mut knows = sound.clone();
+    knows.features.extend(Piece::FEATURES.map(str::to_owned));
+    knows.features.extend([Encode::FEATURE, Encode::OUTPUTS_FEATURE].map(str::to_owned));
+    // And one of several outputs.
+    let mut several = wish.clone();
+    several["parameters"] = json!({});
+    several["outputs"] = json!([{"url": "/m/b.mp4", "scenario": "480p-h264"}]);
+    for (wish, feature) in [(wish, "chunks-part-1"), (insists, "chunks-part-1"), (several, "chunks-outputs-1")] {
+        let body = serde_json::to_vec(&wish).unwrap();
+        let received = Received { body: &body, ..Received::default() };
+        let spec = parse::piece(&received).unwrap_or_else(|| parse(&received).unwrap());
+        let encode = resolve(&spec).unwrap();
+        assert!(fits(&spec, encode.as_ref(), &sound).unwrap_err().iter().any(|fault| fault.message.contains(feature)));
+        assert_eq!(fits(&spec, encode.as_ref(), &knows), Ok(()));
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use ffpool_schema::chunk::Cuts;
-use ffpool_schema::message::Manifest;
+use ffpool_schema::message::{Artifact, Manifest};
 use uuid::Uuid;
 
 use crate::publish::{self, manifest_path};
@@ -77,20 +77,23 @@ impl Chunks {
         Ok(Chunks { directory })
     }
 
-    /// Where a chunk is, or is to be.
+    /// Where a chunk is, or is to be: its file for the job's output of this place.
     #[must_use]
-    pub fn path(&self, key: &str) -> PathBuf {
-        self.directory.join(format!("{key}.mp4"))
+    pub fn path(&self, key: &str, output: usize) -> PathBuf {
+        self.directory.join(if output == 0 { format!("{key}.mp4") } else { format!("{key}.{output}.mp4") })
     }
 
-    /// The manifest of a chunk that is there; `may_be_sound`: it need not have frames.
+    /// The manifest of a chunk that is there with a file for each of so many outputs; `may_be_sound`: it need not have frames.
     #[must_use]
-    pub fn find(&self, key: &str, may_be_sound: bool) -> Option<Manifest> {
-        let path = self.path(key);
-        let size = path.symlink_metadata().ok().filter(fs::Metadata::is_file)?.len();
-        let manifest = publish::read_manifest(&path)?;
-        let artifact = manifest.artifacts.first()?;
-        (artifact.size_bytes == size && (may_be_sound || frames(&manifest).is_some())).then_some(manifest)
+    pub fn find(&self, key: &str, outputs: usize, may_be_sound: bool) -> Option<Manifest> {
+        let manifest = publish::read_manifest(&self.path(key, 0))?;
+        let is_there = |(output, artifact): (usize, &Artifact)| {
+            let size =
+                self.path(key, output).symlink_metadata().ok().filter(fs::Metadata::is_file).map(|file| file.len());
+            size == Some(artifact.size_bytes) && (may_be_sound || frames(&manifest, output).is_some())
+        };
+        let are_there = manifest.artifacts.len() == outputs && manifest.artifacts.iter().enumerate().all(is_there);
+        are_there.then_some(manifest)
     }
 
     /// Whether a chunk is what its manifest says, byte by byte. One that is not is deleted.
@@ -103,17 +106,19 @@ impl Chunks {
         manifest: &Manifest,
         is_stopped: &dyn Fn() -> bool,
     ) -> Result<bool, publish::PublishError> {
-        let path = self.path(key);
-        let sha256 = match publish::hash(&path, is_stopped) {
-            Err(publish::PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
-            hashed => Some(hashed?),
-        };
-        let is_sound = manifest.artifacts.first().is_some_and(|artifact| sha256.as_ref() == Some(&artifact.sha256));
-        if !is_sound {
-            tracing::warn!(path = %path.display(), "a chunk is not what its manifest says: it is made again");
-            self.delete(key);
+        for (output, artifact) in manifest.artifacts.iter().enumerate() {
+            let path = self.path(key, output);
+            let sha256 = match publish::hash(&path, is_stopped) {
+                Err(publish::PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+                hashed => Some(hashed?),
+            };
+            if sha256.as_ref() != Some(&artifact.sha256) {
+                tracing::warn!(path = %path.display(), "a chunk is not what its manifest says: it is made again");
+                self.delete(key);
+                return Ok(false);
+            }
         }
-        Ok(is_sound)
+        Ok(!manifest.artifacts.is_empty())
     }
 
     /// Where the source is cut, once somebody has decided it.
@@ -186,12 +191,19 @@ impl Chunks {
     }
 
     fn delete(&self, key: &str) {
-        let path = self.path(key);
-        for path in [manifest_path(&path), path] {
-            if let Err(error) = fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "cannot delete a chunk");
+        for output in 0.. {
+            let path = self.path(key, output);
+            let mut is_there = false;
+            for path in [manifest_path(&path), path] {
+                match fs::remove_file(&path) {
+                    Ok(()) => is_there = true,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => tracing::warn!(path = %path.display(), %error, "cannot delete a chunk"),
+                }
+            }
+            // The first may be gone before the others are.
+            if output > 0 && !is_there {
+                break;
             }
         }
     }
@@ -261,10 +273,10 @@ fn is_untouched(directory: &Path, keep: Duration) -> bool {
     metadata.is_dir() && age.is_some_and(|age| age >= keep)
 }
 
-/// Frames of a chunk, counted when it was made.
+/// Frames of a chunk for the job's output of this place, counted when it was made.
 #[must_use]
-pub fn frames(manifest: &Manifest) -> Option<u64> {
-    manifest.artifacts.first()?.proof.as_ref()?.frames
+pub fn frames(manifest: &Manifest, output: usize) -> Option<u64> {
+    manifest.artifacts.get(output)?.proof.as_ref()?.frames
 }
 
 #[cfg(test)]
@@ -272,14 +284,15 @@ mod tests {
     use super::*;
     use ffpool_schema::chunk::Micros;
     use ffpool_schema::id::{JobId, WorkerId};
-    use ffpool_schema::message::{Artifact, Probe, Proof, Usage};
+    use ffpool_schema::message::{Probe, Proof, Usage};
 
     fn cuts(frames: u64) -> Cuts {
-        Cuts { start: Micros(0), first: Micros(0), frames, fps: Some(25.0), seams: Vec::new() }
+        let (begin, end, left) = (None, None, 0);
+        Cuts { start: Micros(0), first: Micros(0), frames, fps: Some(25.0), seams: Vec::new(), begin, end, left }
     }
 
     fn put(chunks: &Chunks, key: &str, text: &str, sha256: &str) {
-        let path = chunks.path(key);
+        let path = chunks.path(key, 0);
         fs::write(&path, text).unwrap();
         let manifest = Manifest {
             job: JobId(Uuid::nil()),
@@ -324,14 +337,14 @@ mod tests {
         // printf abc | sha256sum
         put(&chunks, "a", "abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         put(&chunks, "b", "abd", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        fs::write(chunks.path("c"), "half").unwrap();
-        assert!(chunks.find("c", false).is_none() && chunks.find("d", false).is_none());
-        let [a, b] = ["a", "b"].map(|key| chunks.find(key, false).unwrap());
+        fs::write(chunks.path("c", 0), "half").unwrap();
+        assert!(chunks.find("c", 1, false).is_none() && chunks.find("d", 1, false).is_none());
+        let [a, b] = ["a", "b"].map(|key| chunks.find(key, 1, false).unwrap());
         assert!(chunks.is_sound("a", &a, &|| false).unwrap());
         assert!(!chunks.is_sound("b", &b, &|| false).unwrap());
-        assert!(chunks.find("b", false).is_none() && !chunks.path("b").exists(), "it is to be made again");
-        fs::write(chunks.path("a"), "abcd").unwrap();
-        assert!(chunks.find("a", false).is_none());
+        assert!(chunks.find("b", 1, false).is_none() && !chunks.path("b", 0).exists(), "it is to be made again");
+        fs::write(chunks.path("a", 0), "abcd").unwrap();
+        assert!(chunks.find("a", 1, false).is_none());
     }
 
     #[test]
@@ -359,13 +372,16 @@ mod tests {
             put(&chunks, key, "abc", "");
         }
         chunks.forget(["a"]);
-        assert!(chunks.find("b", false).is_some() && chunks.cuts().is_some(), "another encode of the source goes on");
+        assert!(
+            chunks.find("b", 1, false).is_some() && chunks.cuts().is_some(),
+            "another encode of the source goes on"
+        );
         let other = Chunks::open(None, &output, &"cd".repeat(16)).unwrap();
         other.sweep_beside(Duration::from_secs(3600));
-        assert!(chunks.find("b", false).is_some());
+        assert!(chunks.find("b", 1, false).is_some());
         fs::create_dir(directory.path().join(BESIDE).join("mine")).unwrap();
         other.sweep_beside(Duration::ZERO);
-        assert!(chunks.find("b", false).is_none() && other.directory.exists());
+        assert!(chunks.find("b", 1, false).is_none() && other.directory.exists());
         fs::remove_dir(directory.path().join(BESIDE).join("mine")).unwrap();
         other.forget([]);
         assert!(!directory.path().join(BESIDE).exists());

@@ -164,6 +164,7 @@ fn provisional(delivery: &DeliveredJob, number: Option<&str>, ability: &Ability,
         // Only a ledger that answers can split a job.
         splits: None,
         sound_apart: false,
+        minds: Vec::new(),
     })
 }
 

@@ -123,7 +123,7 @@ pub async fn features(ffmpeg: &Path, listed: &Listed) -> Result<Vec<String>, Enc
     let live = live_features(ffmpeg).await?;
     let segments = Encode::SEGMENTS_FEATURE;
     let pictures = Encode::PICTURES_FEATURE;
-    let chunks = [Piece::FEATURE, Piece::SOUND_FEATURE];
+    let chunks = [Piece::FEATURE, Piece::SOUND_FEATURE].into_iter().chain(Piece::FEATURES);
     Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, segments, pictures, Encode::CHOOSES_DEVICE]
         .into_iter()
         .chain(chunks)

@@ -214,6 +214,9 @@ pub struct ChunkProof {
     pub frames: u64,
     /// Hex sha256 of the file.
     pub sha256: String,
+    /// The output that the file is for, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
 }
 
 /// An engine, and why it was taken.

@@ -7,7 +7,7 @@ use super::shape::Shape;
 use super::streams::Chosen;
 use super::video::is_vaapi;
 use super::{Refusal, Request, Schedule, pictures};
-use crate::chunk::Span;
+use crate::chunk::{Cut, Micros, Span};
 use crate::encode::{Encoder, Fit, PixelFormat, SubtitleMode, Treatment};
 
 pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> Result<String, Refusal> {
@@ -25,9 +25,14 @@ pub(super) fn of_pictures(
 }
 
 /// The same for the frames of one chunk, which are taken out before anything is done to them that another frame does not
-/// take part in.
-pub(super) fn of_chunk(request: &Request<'_>, shape: &Shape, span: &Span) -> Result<String, Refusal> {
-    chain(request, shape, &Chosen::default(), Some(taken(span, shape)))
+/// take part in. `zero`: what the tool's clock counts from by the source's, where it is not the source's own.
+pub(super) fn of_chunk(
+    request: &Request<'_>,
+    shape: &Shape,
+    cut: &Cut,
+    zero: Option<Micros>,
+) -> Result<String, Refusal> {
+    chain(request, shape, &Chosen::default(), Some(taken(cut, shape, zero)))
 }
 
 /// `taken`: filters that take frames out, where not all are taken.
@@ -78,10 +83,10 @@ fn before(request: &Request<'_>, shape: &Shape, taken: Vec<String>) -> Vec<Strin
     filters
 }
 
-/// Takes the frames of a chunk out of a source that is read by its own clock, and lets them begin at 0.
-fn taken(span: &Span, shape: &Shape) -> Vec<String> {
-    let mut filters = Vec::new();
-    let bounds = match span {
+/// Takes the frames of a chunk out of a source that is read by its own clock, and lets them begin at 0, or as late as they are.
+fn taken(cut: &Cut, shape: &Shape, zero: Option<Micros>) -> Vec<String> {
+    let mut filters: Vec<String> = zero.map(|zero| format!("setpts=PTS+({zero})/TB")).into_iter().collect();
+    let bounds = match &cut.span {
         Span::Time { from, to } => [from.map(|secs| format!("start={secs}")), to.map(|secs| format!("end={secs}"))],
         Span::Frame { zero, from, to } => {
             // The output's frames are counted from where the output begins, whatever chunk they are in.
@@ -94,7 +99,10 @@ fn taken(span: &Span, shape: &Shape) -> Vec<String> {
     if !bounds.is_empty() {
         filters.push(format!("trim={}", bounds.join(":")));
     }
-    filters.push("setpts=PTS-STARTPTS".to_owned());
+    filters.push(match cut.late {
+        Some(late) => format!("setpts=PTS-STARTPTS+{late}/TB"),
+        None => "setpts=PTS-STARTPTS".to_owned(),
+    });
     filters
 }
 

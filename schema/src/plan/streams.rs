@@ -122,6 +122,12 @@ fn seek(request: &Request<'_>) -> f64 {
     if request.encode.subtitles == SubtitleMode::Burn { 0.0 } else { (start - PREROLL_SECS).max(0.0) }
 }
 
+/// Where reading begins for one output that is made alone, and seconds that are read before what is taken.
+pub(super) fn reads(request: &Request<'_>) -> (f64, f64) {
+    let read_from = seek(request);
+    (read_from, Inputs { read_from, audio: 0 }.left(request))
+}
+
 /// The source as an input, read from there.
 fn source(request: &Request<'_>, read_from: f64, arguments: &mut Arguments) {
     let Some((path, _)) = request.source else { return };

@@ -5,7 +5,7 @@ mod shared;
 mod streams;
 
 use super::*;
-use crate::chunk::{Cut, Micros, Span};
+use crate::chunk::{Cut, Micros, Span, Taken};
 use crate::encode::{
     AudioChoice, AudioEncode, Bitrate, Channels, Container, Crop, Deinterlace, Fit, Fps, Hdr, Keep, Loudness,
     PixelFormat, Profile, RateControl, Resolution, Source, Streams, VideoCodec,

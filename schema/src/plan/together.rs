@@ -50,20 +50,8 @@ pub struct Refused {
 /// # Errors
 /// When one of them cannot be made of it.
 pub fn together(requests: &[Request<'_>]) -> Result<Together, Refused> {
-    let mut wholes = Vec::new();
-    for (output, request) in requests.iter().enumerate() {
-        wholes.push(Whole::of(request).map_err(|refusal| Refused { output, refusal })?);
-    }
-    let mut steps: Vec<Shared> = Vec::new();
-    for (output, whole) in wholes.iter().enumerate() {
-        for step in whole.before() {
-            // The same loudness of the same sound is measured once.
-            match steps.iter_mut().find(|shared| shared.step == step) {
-                Some(shared) => shared.outputs.push(output),
-                None => steps.push(Shared { step, outputs: vec![output] }),
-            }
-        }
-    }
+    let wholes = wholes(requests)?;
+    let mut steps = before(&wholes);
     let (twice, once): (Vec<usize>, Vec<usize>) =
         (0..wholes.len()).partition(|output| requests[*output].encode.video.two_pass);
     for output in twice {
@@ -83,4 +71,25 @@ pub fn together(requests: &[Request<'_>]) -> Result<Together, Refused> {
         steps.push(Shared { step: Step { purpose: Purpose::Encode, arguments }, outputs: once });
     }
     Ok(Together { steps, expected: wholes.into_iter().map(|whole| whole.expected).collect() })
+}
+
+/// What each of the outputs is made of.
+pub(super) fn wholes<'a>(requests: &'a [Request<'a>]) -> Result<Vec<Whole<'a>>, Refused> {
+    let whole = |(output, request)| Whole::of(request).map_err(|refusal| Refused { output, refusal });
+    requests.iter().enumerate().map(whole).collect()
+}
+
+/// What must be known or at hand before they are made.
+pub(super) fn before(wholes: &[Whole<'_>]) -> Vec<Shared> {
+    let mut steps: Vec<Shared> = Vec::new();
+    for (output, whole) in wholes.iter().enumerate() {
+        for step in whole.before() {
+            // The same loudness of the same sound is measured once.
+            match steps.iter_mut().find(|shared| shared.step == step) {
+                Some(shared) => shared.outputs.push(output),
+                None => steps.push(Shared { step, outputs: vec![output] }),
+            }
+        }
+    }
+    steps
 }

@@ -89,7 +89,10 @@ impl Checks<'_> {
         let why = match encode_of(spec) {
             Some(_) if live::is_live(spec) => Some("its source is live"),
             Some(_) if spec.engine == Engine::Gstreamer => Some("GStreamer's engine makes none"),
-            Some(encode) => chunk::unfit(&encode),
+            Some(encode) => {
+                let others = spec.outputs.iter().filter_map(|output| encode_of(&spec.of_output(output)));
+                std::iter::once(encode).chain(others).find_map(|encode| chunk::unfit(&encode))
+            }
             None => (spec.engine == Engine::Noop).then_some("its engine encodes nothing"),
         };
         if let Some(why) = why {

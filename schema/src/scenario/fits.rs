@@ -3,7 +3,7 @@
 //! Invariant: pure; what a worker lacks is named at the field that needs it.
 
 use super::choose_engine;
-use crate::chunk::Piece;
+use crate::chunk::{self, Piece};
 use crate::encode::{Encode, Encoder};
 use crate::job::{Checkpoint, HardwarePolicy, JobSpec, ResourceLimits};
 use crate::location::{Location, Use};
@@ -41,8 +41,13 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
     if let Some(location) = input.filter(|location| !location.is_served_by(&ability.stores)) {
         need("input", format!("no worker here serves {location}"));
     }
-    if (spec.piece.is_some() || spec.checkpoint == Checkpoint::Require) && !ability.has(Piece::FEATURE) {
-        need("checkpoint", "no worker here makes chunks".to_owned());
+    if spec.piece.is_some() || spec.checkpoint == Checkpoint::Require {
+        if !ability.has(Piece::FEATURE) {
+            need("checkpoint", "no worker here makes chunks".to_owned());
+        }
+        for feature in encode.into_iter().flat_map(chunk::needs).filter(|feature| !ability.has(feature)) {
+            need("checkpoint", format!("no worker here makes chunks of such a job: they have no `{feature}`"));
+        }
     }
     if spec.piece.as_ref().is_some_and(|piece| piece.is_sound) && !ability.has(Piece::SOUND_FEATURE) {
         need("checkpoint", "no worker here makes the sound apart from chunks".to_owned());

@@ -140,6 +140,7 @@ impl Dispatcher {
             traceparent: None,
             splits: None,
             sound_apart: false,
+            minds: Vec::new(),
         };
         Some(ClaimReply::Run(Box::new(grant)))
     }
@@ -171,6 +172,7 @@ fn grant(request: &ClaimRequest, attempt: u32) -> Grant {
         traceparent: None,
         splits: None,
         sound_apart: false,
+        minds: Vec::new(),
     }
 }
 

@@ -184,7 +184,8 @@ fn unsplittable(record: &Record, input: &Input, evidence: &Evidence) -> Option<H
     let whole = whole(record);
     // As the worker measures it, which splits nothing that is too large: Postgres spells it with blanks.
     let body_bytes = whole.as_ref().and_then(|spec| serde_json::to_vec(spec).ok()).map_or(0, |body| body.len());
-    let failure = match (whole, chunk::too_large(body_bytes, evidence.pieces.len())) {
+    let outputs = evidence.pieces.iter().map(|piece| 1 + piece.others.len()).max().unwrap_or(1);
+    let failure = match (whole, chunk::too_large(body_bytes, evidence.pieces.len(), outputs)) {
         (Some(_), None) => return None,
         (None, _) => Failure::new(Cause::Platform, "the ledger cannot read the job that was split into chunks"),
         (Some(_), Some(why)) => {

@@ -13,8 +13,8 @@ use super::*;
 fn pieces(of: JobId, numbers: &[u32], total: u32) -> Vec<Piece> {
     let piece = |number: &u32| {
         let span = Span::Time { from: None, to: Some(Micros(i64::from(*number) * 1_000_000)) };
-        let cut = Cut { seek: None, span, frames: Some(100 + u64::from(*number)) };
-        Piece { of, number: *number, total, key: format!("key-{number}"), cut, is_sound: false }
+        let cut = Cut { seek: None, span, frames: Some(100 + u64::from(*number)), late: None };
+        Piece { of, number: *number, total, key: format!("key-{number}"), cut, others: Vec::new(), is_sound: false }
     };
     numbers.iter().map(piece).collect()
 }
@@ -261,7 +261,7 @@ async fn a_piece_that_no_worker_knows_waits_for_one_and_does_not_end_the_job() {
     scene.publish("jobs.default", "medium", Some(id), &body).await;
     scene.until_column(id, "state", "queued").await;
     let grant = worker.run(&delivery(Some(id), &body)).await;
-    assert!(grant.sound_apart);
+    assert!(grant.sound_apart && Piece::FEATURES.iter().all(|feature| grant.minds(feature)));
     let mut sound = pieces(id, &[4], 5);
     sound[0].is_sound = true;
     let piece = sound[0].id(grant.attempt);

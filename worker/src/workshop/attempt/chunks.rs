@@ -7,12 +7,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ffpool_schema::chunk::{self, Cut, Cuts, Piece, Span, Times};
+use ffpool_schema::chunk::{self, Cut, Cuts, Piece, Span, Taken, Times};
 use ffpool_schema::encode::{Encode, Encoder, Source};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::Checkpoint;
-use ffpool_schema::message::{ChunkProof, Manifest, Outcome, SourceIdentity};
-use ffpool_schema::plan::ladder::Output;
+use ffpool_schema::message::{Artifact, ChunkProof, Manifest, Outcome, SourceIdentity};
+use ffpool_schema::plan::ladder::{self, Output};
+use ffpool_schema::plan::together::Refused;
 use ffpool_schema::plan::{self, Request};
 use ffpool_schema::probe::Probed;
 
@@ -26,10 +27,11 @@ use crate::tool::{Listener, ToolUser};
 /// A job that was split so often and still lacks chunks is encoded whole: something takes them away, or no two workers make
 /// the same ones.
 const SPLITS_MAX: u32 = 8;
-/// The list of chunks, by name: the tools run in the scratch.
-const LIST: &str = "chunks.txt";
-/// The sound, by name.
+/// The sound, by name: the tools run in the scratch.
 const SOUND: &str = "sound.mp4";
+
+/// Why a chunk is not made here.
+const OTHERS: &str = "the source, the tool or the encoders here are not those for which the job was split";
 
 /// What there is to put together.
 pub(super) struct Parts {
@@ -38,7 +40,8 @@ pub(super) struct Parts {
     chunks: Vec<(String, Manifest)>,
     /// The same of the sound, where it was made apart.
     sound: Option<(String, Manifest)>,
-    offset_secs: f64,
+    /// When the first frame of each output is shown.
+    offsets: Vec<f64>,
 }
 
 /// Why a job is not split.
@@ -93,7 +96,7 @@ impl Attempt<'_> {
             Checkpoint::Require => true,
         };
         let Some(source) = source else { return Ok(None) };
-        if !insists && !self.is_long(&source.1) {
+        if !insists && !self.is_long(encode, &source.1) {
             return Ok(None);
         }
         match self.find_parts(encode, outputs, source, user).await {
@@ -111,10 +114,13 @@ impl Attempt<'_> {
         }
     }
 
-    fn is_long(&self, probed: &Probed) -> bool {
+    /// Whether what is taken of the source is long.
+    fn is_long(&self, encode: &Encode, probed: &Probed) -> bool {
         let above = self.shop.settings.chunks.chunk_above_secs;
-        let secs = probed.probe.video.as_ref().and_then(|video| video.duration_secs).or(probed.probe.duration_secs);
-        above > 0 && secs.is_some_and(|secs| secs > above as f64)
+        let all = probed.probe.video.as_ref().and_then(|video| video.duration_secs).or(probed.probe.duration_secs);
+        let left = all.map(|secs| secs - encode.start_secs.unwrap_or(0.0));
+        let secs = left.into_iter().chain(encode.duration_secs).reduce(f64::min);
+        above > 0 && all.is_some() && secs.is_some_and(|secs| secs > above as f64)
     }
 
     async fn find_parts(
@@ -125,69 +131,110 @@ impl Attempt<'_> {
         user: ToolUser,
     ) -> Result<Parts, Why> {
         let splits = self.grant.splits.ok_or("the ledger does not split jobs")?;
-        let encoder = self.encoder(encode)?;
-        if let Some(why) = chunk::unfit(encode).or_else(|| chunk::unfit_encoder(encoder)) {
+        if let Some(feature) = chunk::needs(encode).find(|feature| !self.grant.minds(feature)) {
+            return Err(Why::Because(format!("the ledger would give its chunks to workers without `{feature}`")));
+        }
+        if let Some(why) = chunk::unfit(encode) {
             return Err(why.into());
+        }
+        let list = self.single_outputs(encode, probed)?;
+        for output in &list {
+            if let Some(why) = chunk::unfit_encoder(self.encoder(&output.encode)?) {
+                return Err(why.into());
+            }
         }
         if splits >= SPLITS_MAX {
             return Err(Why::Because(format!("it was split {splits} times and still lacks chunks")));
         }
-        let named = source_name(encode, identity);
-        let store = self.open_chunks(outputs, &named).await?;
+        let source = Some((path.as_path(), probed));
+        let taken = self.taken_by_all(&list, source)?.ok_or("its outputs take different parts of the source")?;
+        let named = taken.name(&source_name(encode, identity));
+        let store = self.open_chunks(outputs, &list, &named).await?;
         let keep = Duration::from_secs(self.shop.settings.chunks.chunk_keep_hours * 3600);
         let swept = store.clone();
         blocking(move || swept.sweep_beside(keep)).await?;
         if let Some(why) = store.useless() {
             return Err(Why::Because(why));
         }
-        let cuts = self.cuts(&store, path, probed, user).await?;
-        let source = Some((path.as_path(), probed));
-        let features = &self.shop.features;
-        let zero = plan::zero(&self.request(encode, source, features)?)
-            .map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))?;
-        let cut = cuts.chunks(encode.video.fps, zero)?;
+        let cuts = self.cuts(&store, (path, probed), &taken, user).await?;
+        let cut = list.iter().map(|output| cuts.chunks_of(&output.encode, &taken));
+        let cut = cut.collect::<Result<Vec<Vec<Cut>>, _>>()?;
         let body_bytes = serde_json::to_vec(&self.grant.spec).map_or(usize::MAX, |body| body.len());
-        let sound = plan::sound_alone(encode, probed).filter(|_| self.grant.sound_apart);
-        let count = cut.len() + usize::from(sound.is_some());
-        if let Some(why) = chunk::too_large(body_bytes, count) {
+        let sound = match list.as_slice() {
+            [only] => plan::sound_alone(&only.encode, probed).filter(|_| self.grant.sound_apart),
+            _ => None,
+        };
+        let chunks = cuts.seams.len() + 1;
+        let count = chunks + usize::from(sound.is_some());
+        if let Some(why) = chunk::too_large(body_bytes, count, list.len()) {
             return Err(Why::Because(why));
         }
         let total = u32::try_from(count).unwrap_or(u32::MAX);
-        let alone = chunk::of(encode);
-        let taken =
-            cut.into_iter().map(|cut| (cut, &alone, false)).chain(sound.iter().map(|sound| (Cut::NONE, sound, true)));
-        let pieces = taken.zip(0..).map(|((cut, alone, is_sound), number)| {
-            let key = self.piece_key(is_sound, &cut, alone, (path, probed), &named)?;
-            Ok(Piece { of: self.grant.job, number, total, key, cut, is_sound })
+        let alone: Vec<Encode> = list.iter().map(|output| chunk::of(&output.encode)).collect();
+        let sound: Vec<Encode> = sound.into_iter().collect();
+        let of_chunk = |chunk: usize| cut.iter().map(|cuts| cuts[chunk].clone()).collect::<Vec<Cut>>();
+        let taken_out = (0..chunks).map(|chunk| (of_chunk(chunk), alone.as_slice(), false));
+        let all = taken_out.chain(sound.chunks(1).map(|sound| (vec![Cut::NONE], sound, true)));
+        let pieces = all.zip(0..).map(|((mut cuts, alone, is_sound), number)| {
+            let key = self.piece_key(is_sound, &cuts, alone, (path, probed), &named)?;
+            let cut = cuts.remove(0);
+            Ok(Piece { of: self.grant.job, number, total, key, cut, others: cuts, is_sound })
         });
         let pieces = pieces.collect::<Result<Vec<Piece>, End>>()?;
-        let offset_secs = cuts.offset_secs(encode.video.fps, zero);
         let (sound, chunks): (Vec<_>, Vec<_>) =
             self.find_all(&store, pieces).await?.into_iter().partition(|(piece, _)| piece.is_sound);
+        let offset = |(place, output): (usize, &Output)| {
+            let frames = chunks.first().and_then(|(_, manifest): &(Piece, Manifest)| chunks::frames(manifest, place));
+            let is_filled = frames.is_some_and(|frames| cut[place][0].is_filled(frames));
+            if is_filled { 0.0 } else { cuts.offset_secs(output.encode.video.fps, &taken) }
+        };
+        let offsets = list.iter().enumerate().map(offset).collect();
         let found = |(piece, manifest): (Piece, Manifest)| (piece.key, manifest);
         Ok(Parts {
             store,
             chunks: chunks.into_iter().map(found).collect(),
             sound: sound.into_iter().map(found).next(),
-            offset_secs,
+            offsets,
         })
     }
 
-    /// What a piece is called here, the sound or this stretch of the picture. `alone`: what is encoded of the job.
+    /// The outputs of the job, each as a job of its own.
+    fn single_outputs(&self, encode: &Encode, probed: &Probed) -> Result<Vec<Output>, End> {
+        let outputs = ladder::outputs(encode, Some(probed));
+        outputs.map(|outputs| outputs.list).map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))
+    }
+
+    /// What the outputs take of the source. `None`: it is not the same for all.
+    fn taken_by_all(&self, list: &[Output], source: Option<(&Path, &Probed)>) -> Result<Option<Taken>, End> {
+        let mut all = Vec::new();
+        for output in list {
+            let request = self.request(&output.encode, source, &self.shop.features)?;
+            let taken = plan::taken(&request);
+            all.push(taken.map_err(|refusal| refused_for(&self.grant.spec, output.number, refusal))?);
+        }
+        Ok(all.first().copied().filter(|first| all.iter().all(|taken| taken == first)))
+    }
+
+    /// What a piece is called here, the sound or this stretch of the picture. `alone`: what is encoded of each output.
     fn piece_key(
         &self,
         is_sound: bool,
-        cut: &Cut,
-        alone: &Encode,
+        cuts: &[Cut],
+        alone: &[Encode],
         (path, probed): (&Path, &Probed),
         named: &str,
     ) -> Result<String, End> {
         let (features, tool) = (&self.shop.features, &self.shop.tool_version);
         let source = Some((path, probed));
-        let request = self.request(alone, source, features)?;
-        let key =
-            if is_sound { plan::sound_key(&request, named, tool) } else { plan::chunk_key(&request, cut, named, tool) };
-        key.map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))
+        let requests = alone.iter().map(|encode| self.request(encode, source, features));
+        let requests = requests.collect::<Result<Vec<Request<'_>>, End>>()?;
+        let key = match requests.first() {
+            Some(request) if is_sound => {
+                plan::sound_key(request, named, tool).map_err(|refusal| Refused { output: 0, refusal })
+            }
+            Some(_) | None => plan::chunk_key(&requests, cuts, named, tool),
+        };
+        key.map_err(|refused| refused_for(&self.grant.spec, 0, refused.refusal))
     }
 
     /// Every chunk, sound. Where some are missing, these are what the attempt reports.
@@ -197,7 +244,7 @@ impl Attempt<'_> {
             let mut found = Vec::new();
             let mut missing = Vec::new();
             for piece in pieces {
-                match chunks.find(&piece.key, piece.is_sound) {
+                match chunks.find(&piece.key, 1 + piece.others.len(), piece.is_sound) {
                     Some(manifest) => found.push((piece, manifest)),
                     None => missing.push(piece),
                 }
@@ -221,23 +268,31 @@ impl Attempt<'_> {
         Err(End::Report(Box::new(Outcome::Split { pieces: missing })))
     }
 
-    /// Where the source is cut: as somebody has settled it, else by its key frames.
-    async fn cuts(&mut self, store: &Chunks, path: &Path, probed: &Probed, user: ToolUser) -> Result<Cuts, Why> {
+    /// Where what is taken of the source is cut: as somebody has settled it, else by its key frames.
+    async fn cuts(
+        &mut self,
+        store: &Chunks,
+        (path, probed): (&Path, &Probed),
+        taken: &Taken,
+        user: ToolUser,
+    ) -> Result<Cuts, Why> {
         if let Some(cuts) = store.cuts() {
             return Ok(cuts);
         }
         let mut times = Times::default();
         self.run_ffprobe(&Times::arguments(path), user, &mut Lines(&mut times)).await?;
         let target = self.shop.settings.chunks.chunk_target_secs as f64;
-        let cuts = times.cuts(probed.start_secs.unwrap_or(0.0), target)?;
+        let cuts = times.cuts(probed.start_secs.unwrap_or(0.0), target, taken)?;
         let keeper = store.clone();
         let settled = blocking(move || keeper.settle_cuts(cuts)).await?;
         Ok(settled.map_err(|error| unkept(&error))?)
     }
 
-    async fn open_chunks(&self, outputs: &[Destination], source: &str) -> Result<Chunks, Why> {
+    /// The chunks of a source, beside the first of the outputs that are made.
+    async fn open_chunks(&self, outputs: &[Destination], list: &[Output], source: &str) -> Result<Chunks, Why> {
         let store = self.shop.settings.chunks.chunk_store.clone();
-        let output = match outputs.first().map(|output| &output.place) {
+        let first = outputs.iter().find(|output| list.first().is_some_and(|made| made.name == output.name));
+        let output = match first.map(|output| &output.place) {
             Some(Place::File(path)) => path.clone(),
             Some(Place::Object(_)) | None if store.is_some() => PathBuf::new(),
             Some(Place::Object(_)) | None => {
@@ -259,61 +314,72 @@ impl Attempt<'_> {
         user: ToolUser,
         consent: &dyn Consent,
     ) -> Result<Option<Manifest>, End> {
-        let named = source_name(encode, identity);
-        let store = self.open_chunks(outputs, &named).await.map_err(|why| match why {
+        let source = Some((path.as_path(), probed));
+        let list = self.single_outputs(encode, probed)?;
+        let Some(taken) = self.taken_by_all(&list, source)? else { return self.make_none(OTHERS, consent).await };
+        let named = taken.name(&source_name(encode, identity));
+        let store = self.open_chunks(outputs, &list, &named).await.map_err(|why| match why {
             Why::End(end) => end,
             Why::Because(why) => End::failure(Cause::ConfigBad, why),
         })?;
-        let source = Some((path.as_path(), probed));
-        // None: this version makes no sound apart of such a job.
-        let alone = if piece.is_sound { plan::sound_alone(encode, probed) } else { Some(chunk::of(encode)) };
-        let key = match &alone {
-            Some(alone) => Some(self.piece_key(piece.is_sound, &piece.cut, alone, (path, probed), &named)?),
-            None => None,
-        };
-        let named_so = alone.zip(key).filter(|(_, key)| *key == piece.key);
-        let moot = if named_so.is_none() {
-            // The job is split anew for what is missing then, by whoever puts it together.
-            Some("the source, the tool or the encoders here are not those for which the job was split".to_owned())
+        let cuts = piece.cuts();
+        let alone: Vec<Encode> = if piece.is_sound {
+            list.iter().filter_map(|output| plan::sound_alone(&output.encode, probed)).collect()
         } else {
-            store.useless()
+            list.iter().map(|output| chunk::of(&output.encode)).collect()
         };
-        let (alone, key) = match (named_so, moot) {
-            (Some(named), None) => named,
-            (_, why) => {
-                let why = why.unwrap_or_default();
-                self.reporter.log(&format!("[ffpool] no chunk is made: {why}"));
-                ask(&self.orders, consent).await?;
-                return Ok(None);
-            }
-        };
-        if let Some(there) = store.find(&key, piece.is_sound) {
+        if alone.len() != cuts.len() {
+            return self.make_none(OTHERS, consent).await;
+        }
+        let key = self.piece_key(piece.is_sound, &cuts, &alone, (path, probed), &named)?;
+        if key != piece.key {
+            return self.make_none(OTHERS, consent).await;
+        }
+        if let Some(why) = store.useless() {
+            return self.make_none(&why, consent).await;
+        }
+        if let Some(there) = store.find(&key, cuts.len(), piece.is_sound) {
             ask(&self.orders, consent).await?;
             return Ok(Some(there));
         }
         let recipe = if piece.is_sound {
-            Recipe::Sound { secs: probed.probe.duration_secs }
+            Recipe::Sound { secs: encode.duration_secs.or(probed.probe.duration_secs) }
         } else {
-            Recipe::Chunk { cut: &piece.cut, secs: length(&piece.cut, encode, probed) }
+            Recipe::Chunk { cuts: &cuts, secs: length(&piece.cut, encode, probed) }
         };
-        let made = self.make(&[only(alone)], source, user, recipe).await;
+        let alone: Vec<Output> =
+            list.into_iter().zip(alone).map(|(output, encode)| Output { encode, ..output }).collect();
+        let made = self.make(&alone, source, user, recipe).await;
         let made = unchanged(made, path, identity)?;
-        if piece.cut.frames.is_some_and(|frames| made.frames() != Some(frames)) {
-            let (wish, there) = (piece.cut.frames.unwrap_or(0), made.frames().unwrap_or(0));
+        let mut counted = cuts.iter().zip(made.frames().into_iter().map(|frames| frames.unwrap_or(0)));
+        if let Some((cut, there)) = counted.find(|(cut, frames)| !cut.allows(*frames)) {
+            let wish = cut.frames.unwrap_or(0);
             let why = format!("chunk {} has {there} frames that decode instead of {wish}", piece.number);
             self.reporter.log(&format!("[ffpool] {why}"));
             ask(&self.orders, consent).await?;
             blocking(move || store.mark_useless(&why)).await?.map_err(|error| unkept(&error))?;
             return Ok(None);
         }
-        let place = Place::File(store.path(&key));
-        let ready = self.stage_all(&made.outputs, vec![Destination { name: None, place, is_sure: true }]).await?;
+        let destination = |(place, output): (usize, &Output)| Destination {
+            name: output.name.clone(),
+            place: Place::File(store.path(&key, place)),
+            is_sure: true,
+        };
+        let places = alone.iter().enumerate().map(destination).collect();
+        let ready = self.stage_all(&made.outputs, places).await?;
         if let Err(end) = ask(&self.orders, consent).await {
             discard(ready).await;
             return Err(end);
         }
         let manifest = self.manifest(&ready, made, Some((identity.clone(), probed.probe.clone())));
         self.make_visible(ready, manifest).await.map(Some)
+    }
+
+    /// A chunk that is not made: the job is split anew for what is missing then, by whoever puts it together.
+    async fn make_none(&self, why: &str, consent: &dyn Consent) -> Result<Option<Manifest>, End> {
+        self.reporter.log(&format!("[ffpool] no chunk is made: {why}"));
+        ask(&self.orders, consent).await?;
+        Ok(None)
     }
 
     /// The encoder for it here.
@@ -343,11 +409,14 @@ impl Attempt<'_> {
         user: ToolUser,
         parts: &Parts,
     ) -> Result<Made, End> {
-        let total: u64 = parts.chunks.iter().filter_map(|(_, manifest)| chunks::frames(manifest)).sum();
+        let totals: Vec<u64> = (0..outputs.len()).map(|output| parts.frames(output).sum()).collect();
         let made = self.put_together(outputs, (path, probed), user, parts).await;
-        let made = made.and_then(|made| match made.frames() {
-            Some(frames) if frames == total => Ok(made),
-            frames => Err(unproven(format!("it has {} frames, its chunks have {total}", frames.unwrap_or(0)))),
+        let made = made.and_then(|made| {
+            let counted = made.frames().into_iter().map(|frames| frames.unwrap_or(0));
+            match counted.zip(&totals).find(|(frames, total)| frames != *total) {
+                Some((frames, total)) => Err(unproven(format!("it has {frames} frames, its chunks have {total}"))),
+                None => Ok(made),
+            }
         });
         let mut made = match made {
             Ok(made) => made,
@@ -358,14 +427,18 @@ impl Attempt<'_> {
                 return Err(End::failure(Cause::IoTransient, why));
             }
         };
-        let proofs = parts.all().map(|(key, manifest)| ChunkProof {
-            key: key.clone(),
-            job: manifest.job,
-            worker: manifest.worker.clone(),
-            frames: chunks::frames(manifest).unwrap_or(0),
-            sha256: manifest.artifacts.first().map(|artifact| artifact.sha256.clone()).unwrap_or_default(),
-        });
-        made.chunks = proofs.collect();
+        let proof = |(key, manifest): &(String, Manifest)| {
+            let one = |artifact: &Artifact| ChunkProof {
+                key: key.clone(),
+                job: manifest.job,
+                worker: manifest.worker.clone(),
+                frames: artifact.proof.as_ref().and_then(|proof| proof.frames).unwrap_or(0),
+                sha256: artifact.sha256.clone(),
+                output: artifact.name.clone(),
+            };
+            manifest.artifacts.iter().map(one).collect::<Vec<_>>()
+        };
+        made.chunks = parts.all().flat_map(proof).collect();
         // All chunks differ in their cut alone.
         let example = parts.chunks.first().map(|(_, manifest)| &manifest.arguments);
         made.steps.extend(example.map(|words| words.iter().map(Into::into).collect()));
@@ -379,23 +452,26 @@ impl Attempt<'_> {
         user: ToolUser,
         parts: &Parts,
     ) -> Result<Made, End> {
-        let list = self.lay_out(parts, user)?;
+        let lists = (0..outputs.len()).map(|output| self.lay_out(parts, output, user));
+        let lists = lists.collect::<Result<Vec<PathBuf>, End>>()?;
         let sound = match &parts.sound {
             Some((key, _)) => {
-                self.lay_out_one(&parts.store.path(key), SOUND, user)?;
+                self.lay_out_one(&parts.store.path(key, 0), SOUND, user)?;
                 let start_secs = self.probe(Path::new(SOUND), user).await?.start_secs.unwrap_or(0.0);
                 Some(plan::Sound { file: Path::new(SOUND), start_secs })
             }
             None => None,
         };
-        let recipe = Recipe::Stitch { list: &list, offset_secs: parts.offset_secs, sound };
-        self.make(outputs, Some(source), user, recipe).await
+        let rows = lists.iter().zip(&parts.offsets).map(|(list, offset)| plan::Row { list, offset_secs: *offset });
+        let rows: Vec<plan::Row<'_>> = rows.collect();
+        self.make(outputs, Some(source), user, Recipe::Stitch { rows: &rows, sound }).await
     }
 
     /// Whether the chunks still lie where they were found.
     async fn are_there(&self, parts: &Parts) -> Result<bool, End> {
-        let (store, keys) = (parts.store.clone(), parts.all().map(|(key, _)| key.clone()).collect::<Vec<_>>());
-        blocking(move || keys.iter().all(|key| store.find(key, true).is_some())).await
+        let found = parts.all().map(|(key, manifest)| (key.clone(), manifest.artifacts.len()));
+        let (store, found) = (parts.store.clone(), found.collect::<Vec<_>>());
+        blocking(move || found.iter().all(|(key, outputs)| store.find(key, *outputs, true).is_some())).await
     }
 
     /// A whole that does not stand the test although each of its chunks does: the next attempt encodes it whole.
@@ -421,18 +497,19 @@ impl Attempt<'_> {
         end
     }
 
-    /// Has the chunks where the tool can read them, and the list of them.
-    fn lay_out(&self, parts: &Parts, user: ToolUser) -> Result<PathBuf, End> {
+    /// Has the chunks of an output where the tool can read them, and the list of them.
+    fn lay_out(&self, parts: &Parts, output: usize, user: ToolUser) -> Result<PathBuf, End> {
         let mut names = Vec::with_capacity(parts.chunks.len());
-        for (number, (key, manifest)) in parts.chunks.iter().enumerate() {
-            let name = format!("chunk{number:05}.mp4");
-            self.lay_out_one(&parts.store.path(key), &name, user)?;
-            names.push((name, chunks::frames(manifest).unwrap_or(0)));
+        for (number, ((key, _), frames)) in parts.chunks.iter().zip(parts.frames(output)).enumerate() {
+            let name = format!("chunk{number:05}.{output}.mp4");
+            self.lay_out_one(&parts.store.path(key, output), &name, user)?;
+            names.push((name, frames));
         }
-        let list = plan::chunk_list(names.iter().map(|(name, frames)| (name.as_str(), *frames)), parts.fps());
-        let written = self.create_in_scratch(LIST.as_ref()).and_then(|mut file| file.write_all(list.as_bytes()));
+        let list = plan::chunk_list(names.iter().map(|(name, frames)| (name.as_str(), *frames)), parts.fps(output));
+        let name = PathBuf::from(format!("chunks.{output}.txt"));
+        let written = self.create_in_scratch(&name).and_then(|mut file| file.write_all(list.as_bytes()));
         written.map_err(|error| not_laid_out(&error))?;
-        Ok(PathBuf::from(LIST))
+        Ok(name)
     }
 
     fn lay_out_one(&self, from: &Path, name: &str, user: ToolUser) -> Result<(), End> {
@@ -465,17 +542,17 @@ impl Parts {
         self.chunks.iter().chain(&self.sound)
     }
 
-    /// Frames per second of the chunks, by the one that has most of them.
-    fn fps(&self) -> f64 {
-        let longest = self.chunks.iter().max_by_key(|(_, manifest)| chunks::frames(manifest));
-        let probe = longest.and_then(|(_, manifest)| manifest.artifacts.first()?.probe.video.as_ref()?.fps);
+    /// Frames of each chunk of an output.
+    fn frames(&self, output: usize) -> impl Iterator<Item = u64> {
+        self.chunks.iter().map(move |(_, manifest)| chunks::frames(manifest, output).unwrap_or(0))
+    }
+
+    /// Frames per second of an output's chunks, by the one that has most of them.
+    fn fps(&self, output: usize) -> f64 {
+        let longest = self.chunks.iter().max_by_key(|(_, manifest)| chunks::frames(manifest, output));
+        let probe = longest.and_then(|(_, manifest)| manifest.artifacts.get(output)?.probe.video.as_ref()?.fps);
         probe.filter(|fps| *fps > 0.0).unwrap_or(25.0)
     }
-}
-
-/// The only output of a job.
-fn only(encode: Encode) -> Output {
-    Output { name: None, number: 0, rung: None, renditions: Vec::new(), encode }
 }
 
 /// What a source is called in the names of its chunks: the same for every worker, another when it has changed.

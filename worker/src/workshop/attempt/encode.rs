@@ -46,9 +46,9 @@ pub(super) struct Made {
 }
 
 impl Made {
-    /// Frames of its only output.
-    pub(super) fn frames(&self) -> Option<u64> {
-        self.outputs.first()?.proof.frames
+    /// Frames of each output.
+    pub(super) fn frames(&self) -> Vec<Option<u64>> {
+        self.outputs.iter().map(|output| output.proof.frames).collect()
     }
 }
 
@@ -57,9 +57,10 @@ impl Made {
 pub(super) enum Recipe<'a> {
     /// Every output at once.
     Whole,
-    /// One chunk of the only output.
+    /// One chunk of every output.
     Chunk {
-        cut: &'a Cut,
+        /// Where each is cut.
+        cuts: &'a [Cut],
         /// Its length, where it is known before.
         secs: Option<f64>,
     },
@@ -68,12 +69,10 @@ pub(super) enum Recipe<'a> {
         /// Its length, where it is known before.
         secs: Option<f64>,
     },
-    /// The only output from its chunks.
+    /// Every output from its chunks.
     Stitch {
-        /// The list of chunks.
-        list: &'a Path,
-        /// When the first frame is shown.
-        offset_secs: f64,
+        /// The chunks of each.
+        rows: &'a [plan::Row<'a>],
         /// The sound, where it was made apart.
         sound: Option<plan::Sound<'a>>,
     },
@@ -82,14 +81,10 @@ pub(super) enum Recipe<'a> {
 impl Recipe<'_> {
     fn plan(&self, requests: &[Request<'_>]) -> Result<Together, Refused> {
         let plan = match (self, requests) {
-            (Recipe::Chunk { cut, .. }, [request]) => plan::chunk(request, cut),
+            (Recipe::Chunk { cuts, .. }, _) => return plan::chunk(requests, cuts),
+            (Recipe::Stitch { rows, sound }, _) => return plan::stitch(requests, rows, *sound),
             (Recipe::Sound { .. }, [request]) => plan::sound(request),
-            (Recipe::Stitch { list, offset_secs, sound }, [request]) => {
-                plan::stitch(request, list, *offset_secs, *sound)
-            }
-            (Recipe::Whole | Recipe::Chunk { .. } | Recipe::Sound { .. } | Recipe::Stitch { .. }, _) => {
-                return together(requests);
-            }
+            (Recipe::Whole | Recipe::Sound { .. }, _) => return together(requests),
         };
         let plan = plan.map_err(|refusal| Refused { output: 0, refusal })?;
         let steps = plan.steps.into_iter().map(|step| Shared { step, outputs: vec![0] });

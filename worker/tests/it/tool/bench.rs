@@ -153,6 +153,7 @@ impl Bench {
             traceparent: None,
             splits: None,
             sound_apart: false,
+            minds: Vec::new(),
         }
     }
 
