@@ -39,16 +39,46 @@ impl Flow {
         Some(taken)
     }
 
-    /// When something last came from the source.
+    /// What has come of the source.
     #[must_use]
-    pub fn arrived(&self) -> Option<Duration> {
-        self.arrived
+    pub fn coming(&self) -> Coming {
+        Coming { picture: self.arrived, has_sound: self.has_sound }
     }
+}
 
-    /// Whether the source was found to have sound.
+/// What has come of a live source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Coming {
+    /// When the last picture came.
+    picture: Option<Duration>,
+    has_sound: bool,
+}
+
+/// What the silence of a pipeline with a live source means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// Nothing comes.
+    Source,
+    /// Sound comes, and no picture that the pipeline reads.
+    NoPicture,
+    /// The other way round, where the pipeline waits for sound.
+    NoSound,
+    /// The source still sends, and what comes behind it takes nothing.
+    HeldUp,
+}
+
+impl Coming {
+    /// What a silence for as long as `stall` means.
     #[must_use]
-    pub fn has_sound(&self) -> bool {
-        self.has_sound
+    pub fn silence(self, now: Duration, stall: Duration, wants_sound: bool, had_media: bool) -> Silence {
+        match self.picture {
+            None if self.has_sound => Silence::NoPicture,
+            None => Silence::Source,
+            // The last pictures may have come later than what was last handed on.
+            Some(last) if now.saturating_sub(last) >= stall / 2 => Silence::Source,
+            Some(_) if wants_sound && !self.has_sound && !had_media => Silence::NoSound,
+            Some(_) => Silence::HeldUp,
+        }
     }
 }
 
@@ -111,13 +141,31 @@ mod tests {
         assert_eq!(flow.line(&chain("progress", "0:01:02.540000000"), at(1)), Some(0.0));
         let taken = flow.line(&chain("progress", "0:01:02.520000000"), at(1)).unwrap();
         assert!((taken - 0.04).abs() < 1e-9, "{taken}");
-        assert_eq!(flow.arrived(), None);
+        assert_eq!(flow.coming(), Coming::default());
         assert_eq!(flow.line(&chain("arrival", "1:00:00.000000000"), at(7)), None);
-        assert_eq!(flow.arrived(), Some(at(7)));
-        assert!(!flow.has_sound());
+        assert_eq!(flow.coming(), Coming { picture: Some(at(7)), has_sound: false });
         assert_eq!(flow.line("/GstPipeline:pipeline0/GstAacParse:sound.GstPad:sink: caps = audio/mpeg", at(8)), None);
-        assert!(flow.has_sound());
+        assert!(flow.coming().has_sound);
         assert_eq!(flow.line("Setting pipeline to PLAYING ...", at(8)), None);
+    }
+
+    #[test]
+    fn a_silence_is_the_source_s_unless_it_still_sends() {
+        let at = Duration::from_secs;
+        let stall = at(15);
+        for (picture, has_sound, wants_sound, had_media, means) in [
+            (None, false, true, false, Silence::Source),
+            (None, true, true, false, Silence::NoPicture),
+            (Some(99), false, true, false, Silence::NoSound),
+            (Some(99), false, false, false, Silence::HeldUp),
+            (Some(99), true, true, false, Silence::HeldUp),
+            (Some(99), true, true, true, Silence::HeldUp),
+            (Some(85), true, true, true, Silence::Source),
+            (Some(86), false, true, false, Silence::Source),
+        ] {
+            let coming = Coming { picture: picture.map(at), has_sound };
+            assert_eq!(coming.silence(at(100), stall, wants_sound, had_media), means, "{coming:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::run::is_ours;
 use super::{Broadcast, Media, RunEnd};
 use crate::classify::Exit;
 use crate::gstreamer::{Gstreamer, classify};
-use crate::live::flow::{Fell, Flow, fell};
+use crate::live::flow::{Coming, Fell, Flow, Silence, fell};
 use crate::progress::{Block, Blocks};
 use crate::store::fetch::stopped;
 use crate::tool::Finished;
@@ -64,14 +64,6 @@ impl Tool<'_> {
             Tool::Gstreamer(_) => Reading::Gstreamer { flow: Flow::default(), told: None },
         }
     }
-}
-
-/// What came of a source.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Coming {
-    /// When the last picture came.
-    last: Option<Duration>,
-    has_sound: bool,
 }
 
 /// How a tool's progress is read.
@@ -122,7 +114,7 @@ impl Reading {
     pub(super) fn coming(&self) -> Coming {
         match self {
             Reading::Ffmpeg(_) => Coming::default(),
-            Reading::Gstreamer { flow, .. } => Coming { last: flow.arrived(), has_sound: flow.has_sound() },
+            Reading::Gstreamer { flow, .. } => flow.coming(),
         }
     }
 }
@@ -191,23 +183,36 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// What the silence of a pipeline means whose source still sends. `None`: it does not.
+    /// What the silence of a pipeline means where it is not the source's. `None`: it is, or the tool is FFmpeg.
     pub(super) fn held_up(&self, broadcast: &mut Broadcast<'_>, coming: Coming) -> Option<Result<RunEnd, End>> {
-        let is_live = matches!(broadcast.media, Media::Live(_));
-        let stall = self.stall_after(is_live);
-        let sends = !is_live || coming.last.is_some_and(|last| self.started.elapsed().saturating_sub(last) < stall);
-        if !broadcast.tool.is_gstreamer() || !sends {
+        if !broadcast.tool.is_gstreamer() {
             return None;
         }
+        let is_live = matches!(broadcast.media, Media::Live(_));
         let had_media = broadcast.timeline.of_run(broadcast.run).is_some();
-        let waits_for_sound = broadcast.encode.audio.codec != AudioChoice::None && !coming.has_sound;
-        if is_live && !had_media && waits_for_sound {
-            let message = "the source has no sound, which the pipeline waits for: ask for `audio_codec: none`, or use \
-                           `engine: ffmpeg`";
-            return Some(Err(self.of_another_kind(Failure::new(Cause::InputBad, message))));
+        let wants_sound = broadcast.encode.audio.codec != AudioChoice::None;
+        let stall = self.stall_after(is_live);
+        let silence = if is_live {
+            coming.silence(self.started.elapsed(), stall, wants_sound, had_media)
+        } else {
+            Silence::HeldUp
+        };
+        match silence {
+            Silence::Source => None,
+            Silence::NoPicture => {
+                let message = "the source sends sound and no picture in H.264";
+                Some(Ok(RunEnd::Lost(Failure::new(Cause::SourceGone, message))))
+            }
+            Silence::NoSound => {
+                let message = "the source has no AAC sound, which the pipeline waits for: ask for `audio_codec: none`, or \
+                               use `engine: ffmpeg`";
+                Some(Err(self.of_another_kind(Failure::new(Cause::InputBad, message))))
+            }
+            Silence::HeldUp => {
+                let why = "it takes nothing more and stays connected".to_owned();
+                (!broadcast.sinks.is_empty()).then(|| self.sink_is_gone(broadcast, had_media, Some(why)))
+            }
         }
-        let why = "it takes nothing more and stays connected".to_owned();
-        (!broadcast.sinks.is_empty()).then(|| self.sink_is_gone(broadcast, had_media, Some(why)))
     }
 
     /// The end of an attempt whose source is not what pipelines read. Where the job leaves the choice, another worker may do it.
