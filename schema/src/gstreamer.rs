@@ -239,7 +239,7 @@ pub fn trials() -> Vec<(&'static str, Vec<&'static str>)> {
 enum Value {
     Number(u64),
     Word(&'static str),
-    /// Made of numbers and words of this module.
+    /// Made of numbers and words of this module, or an address of [`LiveAddress`].
     Made(String),
 }
 
