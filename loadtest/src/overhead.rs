@@ -34,7 +34,10 @@ pub struct OverheadArgs {
     /// Turns for each length.
     #[arg(long, default_value_t = 5)]
     pub turns: usize,
-    /// The x264 preset.
+    /// What is made of the source, at CRF 23.
+    #[arg(long, default_value = "720p30-h264")]
+    pub scenario: String,
+    /// The encoder's preset.
     #[arg(long, default_value = "medium")]
     pub preset: String,
     /// The ffmpeg program; ffprobe lies beside it or on the path.
@@ -143,7 +146,7 @@ async fn length(pool: &Pool, args: &OverheadArgs, secs: u32) -> anyhow::Result<R
 async fn through_pool(pool: &Pool, args: &OverheadArgs, source: &Path, turn: usize) -> anyhow::Result<(f64, Manifest)> {
     let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let spec: JobSpec = serde_json::from_value(serde_json::json!({
-        "scenario": "720p30-h264",
+        "scenario": args.scenario,
         "input": format!("file://{}", source.display()),
         "output": format!("file://{}/{name}-{turn}.mp4", pool.media.display()),
         "parameters": {"preset": args.preset, "crf": 23},

@@ -128,6 +128,7 @@ fn a_worker_must_serve_every_output_and_know_of_several() {
         stores: Vec::new(),
         features: Vec::new(),
         devices: Vec::new(),
+        sandbox: Vec::new(),
         gstreamer: None,
     };
     let lacks = fits(&spec, Some(&encode), &ability).unwrap_err();

@@ -244,6 +244,7 @@ fn ability() -> Ability {
         stores: Vec::new(),
         features: Vec::new(),
         devices: Vec::new(),
+        sandbox: Vec::new(),
         gstreamer: None,
     }
 }

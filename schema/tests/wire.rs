@@ -59,6 +59,7 @@ fn ability() -> Ability {
         stores: Vec::new(),
         features: Vec::new(),
         devices: Vec::new(),
+        sandbox: Vec::new(),
         gstreamer: None,
     }
 }
@@ -200,6 +201,7 @@ fn a_whole_encode() {
     golden("ability_with_gstreamer", &Ability { gstreamer: Some(there), ..ability() });
     let choice = EngineChoice { engine: Engine::Gstreamer, reason: "the job names it".into() };
     golden("engine_choice", &choice);
+    golden("ability_with_sandbox", &Ability { sandbox: vec!["landlock".into(), "seccomp".into()], ..ability() });
     golden("ability_with_features", &Ability { features: vec!["encodes-2".into(), "zscale".into()], ..ability() });
     let stream = StreamProof {
         kind: "video".into(),
@@ -332,6 +334,7 @@ fn events() {
         arguments: vec!["-i".into(), "file:/media/in.mov".into()],
         steps: Vec::new(),
         prober: None,
+        sandbox: Vec::new(),
         device: None,
         fallback: None,
         engine: None,

@@ -169,6 +169,7 @@ fn an_encode_survives_the_wire_and_an_old_worker_is_not_given_what_it_would_leav
         stores: Vec::new(),
         features: Vec::new(),
         devices: Vec::new(),
+        sandbox: Vec::new(),
         gstreamer: None,
     };
     let new = Ability { features: vec![Encode::FEATURE.into(), "loudnorm".into()], ..old.clone() };
@@ -295,6 +296,7 @@ fn a_client_cannot_pose_as_the_ledger_that_makes_chunks() {
         stores: Vec::new(),
         features: Vec::new(),
         devices: Vec::new(),
+        sandbox: Vec::new(),
         gstreamer: None,
     };
     assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_err());

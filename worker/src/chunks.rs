@@ -320,6 +320,7 @@ mod tests {
             source_probe: None,
             chunks: Vec::new(),
             live: None,
+            sandbox: Vec::new(),
             device: None,
             fallback: None,
             engine: None,

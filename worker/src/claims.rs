@@ -188,6 +188,7 @@ mod tests {
             stores: Vec::new(),
             features: Vec::new(),
             devices: Vec::new(),
+            sandbox: Vec::new(),
             gstreamer: None,
         }
     }

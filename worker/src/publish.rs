@@ -440,6 +440,7 @@ mod tests {
             arguments: Vec::new(),
             steps: Vec::new(),
             prober: None,
+            sandbox: Vec::new(),
             device: None,
             fallback: None,
             engine: None,

@@ -28,6 +28,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::attempts::Attempts;
+use crate::cage::Layer;
 use crate::carrier::Carrier;
 use crate::claims::Claims;
 use crate::control::{self, Commanded};
@@ -581,6 +582,11 @@ impl Service {
         // Mebibytes of any real machine are far below 2^52.
         metrics::gauge!(names::WORKER_MEMORY_BYTES).set(capacity.memory_mb as f64 * 1024.0 * 1024.0);
         metrics::gauge!(names::WORKER_SCRATCH_BYTES).set(capacity.disk_mb as f64 * 1024.0 * 1024.0);
+        let layers = self.carrier.workshop.sandbox();
+        for layer in Layer::ALL {
+            metrics::gauge!(names::WORKER_SANDBOX, "layer" => layer.as_str())
+                .set(f64::from(u8::from(layers.contains(&layer))));
+        }
         let ready = self.carrier.drain.stage() == Stage::Serving;
         metrics::gauge!(names::WORKER_STATE, "state" => "ready").set(f64::from(u8::from(ready)));
         metrics::gauge!(names::WORKER_STATE, "state" => "draining").set(f64::from(u8::from(!ready)));

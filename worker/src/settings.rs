@@ -17,7 +17,7 @@ use crate::devices::{DeviceSettings, Policy};
 use crate::machine::energy;
 use crate::notice::EvictionArgs;
 use crate::store::settings::StoreArgs;
-use crate::workshop::{CgroupMode, Workload, WorkshopSettings};
+use crate::workshop::{CgroupMode, SandboxMode, Workload, WorkshopSettings};
 
 /// Runs encodes of a media pool: takes jobs from RabbitMQ as long as it has room, runs each in a cgroup of its own,
 /// proves the output and reports to the ledger.
@@ -75,6 +75,14 @@ pub struct Settings {
     /// Cgroup directory under which those of the attempts are made. Default: below the worker's own.
     #[arg(long, env = "FFPOOL_CGROUP_PARENT", value_name = "DIR")]
     pub cgroup_parent: Option<PathBuf>,
+    /// Whether the tools run behind bars (Landlock, seccomp, no network): best where the kernel has them, require or do not
+    /// start, off.
+    #[arg(long, env = "FFPOOL_SANDBOX", value_enum, default_value = "best")]
+    pub sandbox: SandboxArg,
+    /// Files and directories that the tools read besides the system's, their inputs and their scratch, with commas: libraries
+    /// in unusual places.
+    #[arg(long, env = "FFPOOL_SANDBOX_READ", value_name = "PATHS", value_delimiter = ',')]
+    pub sandbox_read: Vec<PathBuf>,
     /// User and group of the tools, as numbers `1000:1000`. Default: `nobody` when the worker is root, else its own.
     #[arg(long, env = "FFPOOL_TOOL_USER", value_name = "UID:GID", value_parser = user_and_group)]
     pub tool_user: Option<(u32, u32)>,
@@ -169,6 +177,17 @@ pub enum WorkloadArg {
     Io,
 }
 
+/// Whether the tools run behind bars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SandboxArg {
+    /// Behind all that the kernel gives.
+    Best,
+    /// Or the worker does not start.
+    Require,
+    /// As far as the user's rights reach.
+    Off,
+}
+
 /// Whether each attempt gets a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CgroupsArg {
@@ -215,6 +234,12 @@ impl Settings {
                 CgroupsArg::Require => CgroupMode::Require,
                 CgroupsArg::Off => CgroupMode::Off,
             },
+            sandbox: match self.sandbox {
+                SandboxArg::Best => SandboxMode::Best,
+                SandboxArg::Require => SandboxMode::Require,
+                SandboxArg::Off => SandboxMode::Off,
+            },
+            sandbox_reads: self.sandbox_read.clone(),
             tool_user: self.tool_user,
             stall_after: Duration::from_secs(self.stall_secs),
             live_stall_after: Duration::from_secs(self.live_stall_secs),

@@ -17,7 +17,7 @@ pub mod upload;
 pub mod web;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,26 +58,20 @@ pub struct Stores {
 /// Certificates that live servers over TLS are held against, instead of those that the system trusts.
 #[derive(Debug)]
 struct LiveCa {
-    file: PathBuf,
+    pem: Vec<u8>,
     certificates: Vec<reqwest::Certificate>,
 }
 
 impl LiveCa {
-    /// The path becomes a part of the tool's options, so it has no letter that means something there.
     fn read(file: &Path) -> Result<LiveCa, StoresError> {
         let fail = |message: &str| StoresError::Certificates { path: file.to_owned(), message: message.to_owned() };
-        let file = std::fs::canonicalize(file).map_err(|source| StoresError::Read { path: file.to_owned(), source })?;
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-        if !file.to_str().is_some_and(|path| path.chars().all(is_plain)) {
-            return Err(fail("its path must have only letters, digits and / . _ -"));
-        }
-        let pem = std::fs::read(&file).map_err(|source| StoresError::Read { path: file.clone(), source })?;
+        let pem = std::fs::read(file).map_err(|source| StoresError::Read { path: file.to_owned(), source })?;
         let certificates = reqwest::Certificate::from_pem_bundle(&pem)
             .map_err(|error| fail(&format!("no PEM certificates: {error}")))?;
         if certificates.is_empty() {
             return Err(fail("there is no PEM certificate in it"));
         }
-        Ok(LiveCa { file, certificates })
+        Ok(LiveCa { pem, certificates })
     }
 }
 
@@ -193,10 +187,10 @@ impl Stores {
         made.map_err(|error| Trouble::lasting(Cause::Platform, "an HTTP client cannot be made").because(&error))
     }
 
-    /// The certificates that live servers are held against, where they are not the system's.
+    /// The certificates (PEM) that live servers are held against, where they are not the system's.
     #[must_use]
-    pub fn live_ca_file(&self) -> Option<&Path> {
-        self.live_ca.as_ref().map(|ca| ca.file.as_path())
+    pub fn live_ca(&self) -> Option<&[u8]> {
+        self.live_ca.as_ref().map(|ca| ca.pem.as_slice())
     }
 
     /// The address ranges that may be gone to besides public ones.

@@ -1,7 +1,7 @@
 //! One run of a tool: started confined, listened to while it runs, frozen and thawed, ended politely or not, and wholly
 //! gone afterwards.
 //!
-//! Invariant: the tool is inside its cgroup, its session and its limits before its program is loaded; when [`run`] returns,
+//! Invariant: the tool is inside its cgroup, its session, its limits and its cage before its program is loaded; when [`run`] returns,
 //! everything that it started is dead. No shell is involved, and nothing of the worker's environment but the paths of programs.
 
 use std::collections::VecDeque;
@@ -21,6 +21,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::cage::{Bars, Cage, Needs};
 use crate::machine::group::Group;
 use crate::workshop::{Freeze, Stop};
 
@@ -123,6 +124,10 @@ pub struct Invocation<'a> {
     pub group: Option<&'a Group>,
     /// Size that no file may exceed, in bytes.
     pub file_bytes: u64,
+    /// The bars that work here.
+    pub cage: &'a Cage,
+    /// What it needs besides its directory.
+    pub needs: Needs<'a>,
 }
 
 /// What ends a run from outside, or has it stand still.
@@ -417,6 +422,7 @@ struct Confinement {
     /// Capabilities to take out of the bounding set; empty where we may not.
     bounding: Vec<Capability>,
     user: ToolUser,
+    bars: Bars,
     parent: Pid,
 }
 
@@ -437,17 +443,19 @@ impl Confinement {
             ],
             bounding: if may_bound { bounding.into_iter().collect() } else { Vec::new() },
             user: invocation.user,
+            bars: invocation.cage.bars(invocation.program, Some(invocation.directory), &invocation.needs)?,
             parent: nix::unistd::getpid(),
         })
     }
 
-    /// Runs in the child. The order matters: cgroups and capabilities need the rights that the change of user takes away, and
-    /// the change of user clears the death signal.
-    fn apply(&self) -> io::Result<()> {
+    /// Runs in the child. The order matters: cgroups, namespaces and capabilities need the rights that the change of user takes
+    /// away, the change of user clears the death signal, and the bars keep the child from most of this.
+    fn apply(&mut self) -> io::Result<()> {
         for entrance in &self.entrances {
             nix::unistd::write(entrance, b"0")?;
         }
         nix::unistd::setsid()?;
+        self.bars.leave_network()?;
         for (resource, limit) in &self.limits {
             setrlimit(*resource, *limit, *limit)?;
         }
@@ -471,12 +479,12 @@ impl Confinement {
         if nix::unistd::getppid() != self.parent {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        Ok(())
+        self.bars.close()
     }
 }
 
 fn confined(invocation: &Invocation<'_>) -> io::Result<Command> {
-    let confinement = Confinement::of(invocation)?;
+    let mut confinement = Confinement::of(invocation)?;
     let mut command = Command::new(invocation.program);
     command
         .args(invocation.arguments)

@@ -21,6 +21,8 @@ use ffpool_schema::message::{Ability, Capacity, CommitReply, Grant, LogLine, Out
 use ffpool_schema::plan;
 use tokio::sync::{mpsc, watch};
 
+pub use crate::cage::SandboxMode;
+use crate::cage::{Cage, CageError, Layer};
 use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Devices};
 use crate::encoders::{self, EncodersError};
@@ -65,6 +67,10 @@ pub struct WorkshopSettings {
     pub slots: Option<u32>,
     /// Whether attempts get cgroups.
     pub cgroups: CgroupMode,
+    /// Whether the tools run behind bars.
+    pub sandbox: SandboxMode,
+    /// What the tools read besides what every program does.
+    pub sandbox_reads: Vec<PathBuf>,
     /// User and group of the tools. `None`: the worker's own, or `nobody` when that is root.
     pub tool_user: Option<(u32, u32)>,
     /// Silence of a tool after which the attempt has stalled, unless its job says otherwise.
@@ -111,6 +117,8 @@ impl WorkshopSettings {
             oversubscription: 1.0,
             slots: None,
             cgroups: CgroupMode::Auto,
+            sandbox: SandboxMode::Best,
+            sandbox_reads: Vec::new(),
             tool_user: None,
             stall_after: Duration::from_secs(30 * 60),
             live_stall_after: Duration::from_secs(Live::FED_STALL_SEC),
@@ -241,6 +249,8 @@ pub enum OpenError {
     NoToolUser,
     #[error("cgroups are required, but {why}")]
     Cgroups { why: String },
+    #[error("sandbox: {0}")]
+    Sandbox(#[from] CageError),
     #[error("encoders: {0}")]
     Encoders(#[from] EncodersError),
     #[error("read this machine's limits: {0}")]
@@ -268,6 +278,7 @@ struct Shop {
     /// The first line that the prober says of its version.
     prober_version: String,
     user: ToolUser,
+    cage: Cage,
     groups: Result<Groups, String>,
     launcher: Launcher,
     /// Software encoders that passed a real encode, in the schema's order.
@@ -336,6 +347,11 @@ impl Workshop {
         let prober_version = encoders::version(&ffprobe)
             .await
             .map_err(|error| OpenError::ToolBroken { path: ffprobe.clone(), message: error.to_string() })?;
+        let cage = {
+            let (mode, tool, reads) = (settings.sandbox, ffprobe.clone(), settings.sandbox_reads.clone());
+            let opened = tokio::task::spawn_blocking(move || Cage::open(mode, &tool, &reads)).await;
+            opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?
+        };
         let listed = encoders::listed(&ffmpeg).await?;
         let encoders = encoders::working(&ffmpeg, user, &listed.video).await?;
         let gstreamer = match &settings.gstreamer {
@@ -361,6 +377,7 @@ impl Workshop {
                 tool_version,
                 prober_version,
                 user,
+                cage,
                 groups,
                 launcher,
                 encoders,
@@ -393,6 +410,12 @@ impl Workshop {
             memory_mb: room.memory_mb,
             disk_mb: room.disk_mb,
         }
+    }
+
+    /// The layers of the sandbox that stand around its tools.
+    #[must_use]
+    pub fn sandbox(&self) -> &[Layer] {
+        self.shop.cage.layers()
     }
 
     /// Slots that a job takes: never more than the worker has.
@@ -465,6 +488,7 @@ impl Shop {
             stores: self.stores.served(),
             devices: self.devices.states(),
             gstreamer: self.gstreamer.as_ref().map(|gstreamer| gstreamer.installation.clone()),
+            sandbox: self.cage.layers().iter().map(|layer| layer.as_str().to_owned()).collect(),
         }
     }
 

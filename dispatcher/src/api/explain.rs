@@ -454,6 +454,7 @@ mod tests {
                 stores: Vec::new(),
                 features: Vec::new(),
                 devices: Vec::new(),
+                sandbox: Vec::new(),
                 gstreamer: None,
             },
             running: Vec::new(),

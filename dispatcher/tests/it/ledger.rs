@@ -362,6 +362,7 @@ fn ability() -> Ability {
         stores: vec!["s3://media".into()],
         features: vec![ffpool_schema::chunk::Piece::FEATURE.into()],
         devices: Vec::new(),
+        sandbox: Vec::new(),
         gstreamer: None,
     }
 }

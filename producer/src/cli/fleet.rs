@@ -103,6 +103,7 @@ fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
                 "no: it may make no cgroups, and runs one job at a time".into()
             },
         ),
+        ("sandbox", if ability.sandbox.is_empty() { "none told".into() } else { ability.sandbox.join(" ") }),
         ("noop engine", yes_no(ability.noop)),
         ("running", running.join(" ")),
         ("first heard", format!("{} ({})", format::clock(worker.first_seen), format::ago(worker.first_seen, now))),
@@ -252,6 +253,7 @@ pub(crate) mod tests {
                 stores: Vec::new(),
                 features: Vec::new(),
                 devices: Vec::new(),
+                sandbox: Vec::new(),
                 gstreamer: None,
             },
             running: Vec::new(),

@@ -323,6 +323,7 @@ pub(crate) mod tests {
             arguments: Vec::new(),
             steps: Vec::new(),
             prober: None,
+            sandbox: Vec::new(),
             device: None,
             fallback: None,
             engine: None,

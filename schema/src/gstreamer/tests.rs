@@ -216,6 +216,7 @@ fn bare() -> Ability {
         stores: Vec::new(),
         features: Vec::new(),
         devices: Vec::new(),
+        sandbox: Vec::new(),
         gstreamer: None,
     }
 }

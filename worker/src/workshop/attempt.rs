@@ -130,6 +130,8 @@ pub(super) async fn run(
         scratch: None,
         group: None,
         usage: Usage::default(),
+        reads: Vec::new(),
+        uses_device: false,
         engine: None,
     };
     let outcome = match attempt.carry_out(consent.as_ref()).await {
@@ -196,6 +198,10 @@ struct Attempt<'a> {
     group: Option<Group>,
     /// What is known apart from the group.
     usage: Usage,
+    /// Files that its tools read outside its scratch.
+    reads: Vec<PathBuf>,
+    /// Whether it encodes on a device.
+    uses_device: bool,
     /// What encodes, once it is chosen.
     engine: Option<EngineChoice>,
 }
@@ -359,6 +365,7 @@ impl<'a> Attempt<'a> {
             prober: Some(self.shop.prober_version.clone()),
             checker: None,
             engine: self.engine.clone(),
+            sandbox: self.shop.cage.around(self.is_live()).map(|layer| layer.as_str().to_owned()).collect(),
             device: None,
             fallback: None,
             source_probe,

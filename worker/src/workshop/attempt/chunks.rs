@@ -498,7 +498,7 @@ impl Attempt<'_> {
     }
 
     /// Has the chunks of an output where the tool can read them, and the list of them.
-    fn lay_out(&self, parts: &Parts, output: usize, user: ToolUser) -> Result<PathBuf, End> {
+    fn lay_out(&mut self, parts: &Parts, output: usize, user: ToolUser) -> Result<PathBuf, End> {
         let mut names = Vec::with_capacity(parts.chunks.len());
         for (number, ((key, _), frames)) in parts.chunks.iter().zip(parts.frames(output)).enumerate() {
             let name = format!("chunk{number:05}.{output}.mp4");
@@ -512,12 +512,13 @@ impl Attempt<'_> {
         Ok(name)
     }
 
-    fn lay_out_one(&self, from: &Path, name: &str, user: ToolUser) -> Result<(), End> {
+    fn lay_out_one(&mut self, from: &Path, name: &str, user: ToolUser) -> Result<(), End> {
         let can_read = match user {
             ToolUser::Own => true,
             ToolUser::Switch { uid, gid } => roots::is_readable_by(from, uid, gid),
         };
         let laid_out = if can_read {
+            self.reads.push(from.to_owned());
             std::os::unix::fs::symlink(from, self.scratch_path().join(name))
         } else {
             std::fs::File::open(from)

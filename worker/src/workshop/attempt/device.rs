@@ -15,7 +15,7 @@ use crate::store::fetch::stopped;
 
 impl Attempt<'_> {
     /// The encoder of each video, and the session of all of them. Waits while the devices are busy.
-    pub(super) async fn encoders(&self, videos: &[&VideoEncode]) -> Result<(Vec<Option<Encoder>>, Session), End> {
+    pub(super) async fn encoders(&mut self, videos: &[&VideoEncode]) -> Result<(Vec<Option<Encoder>>, Session), End> {
         loop {
             let choose = |video: &&VideoEncode| {
                 self.shop.encoder(video).map_err(|(wish, needs_device)| {
@@ -31,6 +31,7 @@ impl Attempt<'_> {
                 biased;
                 order = stopped(&mut stop) => return Err(order.into()),
                 session = self.shop.devices.session(&hardware) => if let Some(session) = session {
+                    self.uses_device = !hardware.is_empty();
                     return Ok((encoders, session));
                 },
                 // Without one its devices fell ill meanwhile: other encoders may do, or none.

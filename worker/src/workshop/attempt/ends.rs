@@ -260,6 +260,7 @@ impl Attempt<'_> {
         let (mut origin, location) = match input {
             Input::File(path) => {
                 let identity = identify(&path);
+                self.reads.push(path.clone());
                 return Ok((path, identity));
             }
             Input::Remote(origin, location) => (origin, location),

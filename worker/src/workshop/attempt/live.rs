@@ -16,6 +16,7 @@ mod record;
 mod run;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -45,6 +46,9 @@ use handover::Succession;
 use pipeline::Tool;
 use playlist::Playlist;
 use presentation::Carried;
+
+/// What the certificates are called in the scratch that live servers are held against.
+const CERTIFICATES: &str = "certificates.pem";
 
 /// Every text that an attempt's live addresses hide.
 pub(super) fn secrets(grant: &Grant) -> Vec<String> {
@@ -152,7 +156,7 @@ impl<'a> Attempt<'a> {
     }
 
     async fn broadcast<'b>(
-        &self,
+        &mut self,
         encode: &'b Encode,
         live: &'b Live,
         media: Media,
@@ -169,6 +173,12 @@ impl<'a> Attempt<'a> {
         let sinks: Result<Vec<LiveAddress>, End> = live.sinks.iter().map(|url| address("output", url)).collect();
         let sinks = sinks?;
         let growing = self.growing(live, encode, user)?;
+        if let Some(pem) = self.shop.stores.live_ca() {
+            let written = self.create_in_scratch(CERTIFICATES.as_ref()).and_then(|mut file| file.write_all(pem));
+            written.map_err(|error| {
+                End::failure(roots::io_cause(&error), format!("{CERTIFICATES} cannot be written: {error}"))
+            })?;
+        }
         let is_web = matches!(&media, Media::Live(source) if source.protocol.is_web());
         let egress = if is_web {
             let secure = match &media {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::encode::{read_probe, unreadable};
 use super::report::{Follower, Part};
 use super::{Attempt, End, Orders};
+use crate::cage::Needs;
 use crate::classify::{self, Exit};
 use crate::progress::{Block, Blocks, Meter};
 use crate::tool::{self, Answer, EndedBy, Finished, Invocation, Listener, ToolUser, Watch};
@@ -100,6 +101,8 @@ impl Attempt<'_> {
             user,
             group: self.group.as_ref(),
             file_bytes: self.disk_bytes(),
+            cage: &self.shop.cage,
+            needs: Needs { reads: &self.reads, network: self.is_live(), devices: self.uses_device },
         }
     }
 
@@ -114,6 +117,11 @@ impl Attempt<'_> {
         }
     }
 
+    /// Whether it goes to the network by itself.
+    pub(super) fn is_live(&self) -> bool {
+        self.grant.encode.as_ref().is_some_and(|encode| encode.live.is_some())
+    }
+
     /// When its time is over, as long as it does not stand still any more.
     pub(super) fn deadline(&self) -> Instant {
         self.started + Duration::from_secs(self.timeout_secs()) + self.frozen_for
@@ -122,8 +130,7 @@ impl Attempt<'_> {
     /// Wall time of the attempt in seconds. A live job that names none ends otherwise.
     fn timeout_secs(&self) -> u64 {
         let limits = &self.grant.spec.resource_limits;
-        let is_live = self.grant.encode.as_ref().is_some_and(|encode| encode.live.is_some());
-        if is_live { limits.timeout_sec.unwrap_or(Live::TIMEOUT_SEC) } else { limits.timeout_sec() }
+        if self.is_live() { limits.timeout_sec.unwrap_or(Live::TIMEOUT_SEC) } else { limits.timeout_sec() }
     }
 
     /// Silence after which a tool has stalled.

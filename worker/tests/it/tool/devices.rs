@@ -73,6 +73,8 @@ async fn with_card(devices: &str, rest: Duration) -> (Bench, Card) {
     let mut card = None;
     let bench = Bench::with(|settings, dir| {
         let new = Card::new(dir);
+        // The stand-in reads how its card is.
+        settings.sandbox_reads.push(dir.to_owned());
         settings.ffmpeg = new.program();
         settings.devices.devices = Some(devices.split(',').map(|text| text.parse().unwrap()).collect());
         settings.devices.policy.failures = 2;

@@ -1,0 +1,218 @@
+//! The bars between a tool and the machine. Tools take strangers' files apart, so whatever is hidden in one may be running
+//! inside of them: each run reads what its attempt reads, writes into its scratch, and reaches no network unless its job is
+//! live. Three layers, each of which holds without the others: [`Layer`].
+//!
+//! Invariant: everything is prepared before the fork; in the child only system calls follow. A layer that worked when the
+//! worker started and cannot be put up later ends the run before its program is loaded: no attempt runs with less than its
+//! record says.
+
+mod calls;
+mod files;
+
+use std::fmt;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use nix::sched::CloneFlags;
+use seccompiler::BpfProgram;
+
+use calls::Calls;
+use files::Files;
+
+/// Whether tools run behind bars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SandboxMode {
+    /// Behind all that the kernel gives.
+    #[default]
+    Best,
+    /// Behind files and calls at least, or the worker does not start.
+    Require,
+    /// As far as the user's rights reach.
+    Off,
+}
+
+/// One kind of bars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layer {
+    /// Landlock: which files may be opened, and how.
+    Files,
+    /// seccomp: which system calls may be made. No sockets for jobs that are not live.
+    Calls,
+    /// A network of its own without any interface, for jobs that are not live.
+    Network,
+}
+
+impl Layer {
+    /// All of them.
+    pub const ALL: [Layer; 3] = [Layer::Files, Layer::Calls, Layer::Network];
+
+    /// Its name in records and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Layer::Files => "landlock",
+            Layer::Calls => "seccomp",
+            Layer::Network => "network",
+        }
+    }
+
+    /// Whether [`SandboxMode::Require`] insists on it. A network of its own takes rights that a container rarely has, and
+    /// the calls keep a tool from every socket without it.
+    fn is_required(self) -> bool {
+        self != Layer::Network
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why tools cannot be put behind bars.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant is its message")]
+pub enum CageError {
+    #[error("{layer} is required and does not work here: {why}; set FFPOOL_SANDBOX=best to go without it")]
+    Missing { layer: Layer, why: io::Error },
+}
+
+/// What a run needs besides its scratch.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs<'a> {
+    /// Files that it reads.
+    pub reads: &'a [PathBuf],
+    /// Whether it goes to the network.
+    pub network: bool,
+    /// Whether it encodes on a device.
+    pub devices: bool,
+}
+
+/// The layers that work on this machine.
+#[derive(Debug, Clone)]
+pub struct Cage {
+    layers: Vec<Layer>,
+    /// What is read besides the system's own.
+    reads: Vec<PathBuf>,
+    /// The calls of jobs that are not live, and of those that are. `None`: this architecture's are not known.
+    calls: Option<[Arc<BpfProgram>; 2]>,
+}
+
+impl Cage {
+    /// Tries every layer with a tool that does nothing. `reads` names what the tools read besides what every program does.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// A layer that is required and does not work.
+    pub fn open(mode: SandboxMode, tool: &Path, reads: &[PathBuf]) -> Result<Cage, CageError> {
+        let mut cage = Cage {
+            layers: Vec::new(),
+            reads: reads.to_vec(),
+            calls: Calls::Offline
+                .program()
+                .and_then(|offline| Ok([offline, Calls::Online.program()?].map(Arc::new)))
+                .ok(),
+        };
+        if mode == SandboxMode::Off {
+            tracing::warn!("FFPOOL_SANDBOX=off: tools are kept from nothing that their user may do");
+            return Ok(cage);
+        }
+        let mut works = Vec::new();
+        for layer in Layer::ALL {
+            cage.layers = vec![layer];
+            match cage.try_out(tool) {
+                Ok(()) => works.push(layer),
+                Err(why) if mode == SandboxMode::Require && layer.is_required() => {
+                    return Err(CageError::Missing { layer, why });
+                }
+                Err(why) => tracing::warn!(%layer, %why, "tools run without this layer of the sandbox"),
+            }
+        }
+        cage.layers = works;
+        Ok(cage)
+    }
+
+    /// Runs the tool once for its version, behind the bars that stand now.
+    fn try_out(&self, tool: &Path) -> io::Result<()> {
+        let mut bars = self.bars(tool, None, &Needs { reads: &[], network: false, devices: false })?;
+        let mut command = Command::new(tool);
+        command.arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: as in `tool::confined`.
+        unsafe {
+            command.pre_exec(move || {
+                bars.leave_network()?;
+                bars.close()
+            });
+        }
+        let status = command.status()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("behind it {} ends with {status}", tool.display())))
+        }
+    }
+
+    /// The layers that work here.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The layers around a job.
+    pub fn around(&self, is_live: bool) -> impl Iterator<Item = Layer> {
+        self.layers.iter().copied().filter(move |layer| !is_live || *layer != Layer::Network)
+    }
+
+    fn calls(&self, online: bool) -> io::Result<Arc<BpfProgram>> {
+        let unknown = || io::Error::new(io::ErrorKind::Unsupported, "the calls of this architecture are not known");
+        let [without, with] = self.calls.as_ref().ok_or_else(unknown)?;
+        Ok(if online { with.clone() } else { without.clone() })
+    }
+
+    /// The bars of one run of `program`, which may write into `scratch`.
+    pub(crate) fn bars(&self, program: &Path, scratch: Option<&Path>, needs: &Needs<'_>) -> io::Result<Bars> {
+        let has = |layer| self.layers.contains(&layer);
+        let reads = self.reads.iter().chain(needs.reads).map(PathBuf::as_path).chain([program]);
+        Ok(Bars {
+            files: has(Layer::Files).then(|| Files::prepare(reads, scratch, needs)).transpose()?,
+            calls: if has(Layer::Calls) { Some(self.calls(needs.network)?) } else { None },
+            leaves_network: has(Layer::Network) && !needs.network,
+        })
+    }
+}
+
+/// The bars of one run, ready to be put up in its child.
+#[derive(Debug)]
+pub(crate) struct Bars {
+    files: Option<Files>,
+    calls: Option<Arc<BpfProgram>>,
+    leaves_network: bool,
+}
+
+impl Bars {
+    /// Takes the network away, for which the worker's rights are needed. System calls only.
+    pub(crate) fn leave_network(&self) -> io::Result<()> {
+        if self.leaves_network {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
+        }
+        Ok(())
+    }
+
+    /// Puts up the rest, last of all. System calls only.
+    pub(crate) fn close(&mut self) -> io::Result<()> {
+        nix::sys::prctl::set_no_new_privs()?;
+        if let Some(files) = &mut self.files {
+            files.close()?;
+        }
+        match &self.calls {
+            Some(program) => seccompiler::apply_filter(program).map_err(|_| io::ErrorKind::PermissionDenied.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

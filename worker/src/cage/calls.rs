@@ -1,0 +1,139 @@
+//! Which system calls a tool may make: those that read and write files, compute in threads and tell the time.
+//!
+//! Invariant: a list of what is allowed. Whatever is not on it, now or in a kernel to come, answers that there is no such
+//! call, as an older kernel would.
+
+use std::collections::BTreeMap;
+
+use nix::libc;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+/// Calls without conditions.
+#[rustfmt::skip] // One on each line would fill four screens.
+const ALWAYS: &[libc::c_long] = &[
+    // Files.
+    libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64,
+    libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_preadv2, libc::SYS_pwritev2, libc::SYS_openat, libc::SYS_openat2,
+    libc::SYS_close, libc::SYS_close_range, libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx,
+    libc::SYS_statfs, libc::SYS_fstatfs, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_readlinkat,
+    libc::SYS_getdents64, libc::SYS_getcwd, libc::SYS_chdir, libc::SYS_fchdir, libc::SYS_renameat2,
+    libc::SYS_mkdirat, libc::SYS_unlinkat, libc::SYS_linkat, libc::SYS_symlinkat, libc::SYS_truncate, libc::SYS_ftruncate,
+    libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_sync_file_range, libc::SYS_fadvise64,
+    libc::SYS_readahead, libc::SYS_utimensat, libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_umask, libc::SYS_dup,
+    libc::SYS_dup3, libc::SYS_fcntl, libc::SYS_flock, libc::SYS_ioctl, libc::SYS_pipe2, libc::SYS_sendfile,
+    libc::SYS_splice, libc::SYS_tee, libc::SYS_copy_file_range, libc::SYS_memfd_create, libc::SYS_getxattr,
+    libc::SYS_lgetxattr, libc::SYS_fgetxattr, libc::SYS_listxattr, libc::SYS_llistxattr, libc::SYS_flistxattr,
+    libc::SYS_inotify_init1, libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch,
+    // Waiting.
+    libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2, libc::SYS_eventfd2, libc::SYS_signalfd4, libc::SYS_timerfd_create, libc::SYS_timerfd_settime,
+    libc::SYS_timerfd_gettime, libc::SYS_futex, libc::SYS_futex_waitv, libc::SYS_restart_syscall,
+    // Memory.
+    libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk,
+    libc::SYS_msync, libc::SYS_mlock, libc::SYS_mlock2, libc::SYS_munlock, libc::SYS_mincore, libc::SYS_membarrier,
+    libc::SYS_get_mempolicy, libc::SYS_set_mempolicy, libc::SYS_mbind, libc::SYS_pkey_alloc, libc::SYS_pkey_free,
+    libc::SYS_pkey_mprotect,
+    // Processes and threads. `clone` has a condition.
+    libc::SYS_execve, libc::SYS_execveat, libc::SYS_exit, libc::SYS_exit_group, libc::SYS_wait4, libc::SYS_waitid,
+    libc::SYS_kill, libc::SYS_tkill, libc::SYS_tgkill, libc::SYS_getpid, libc::SYS_getppid, libc::SYS_gettid,
+    libc::SYS_getpgid, libc::SYS_setpgid, libc::SYS_getsid, libc::SYS_setsid, libc::SYS_getuid, libc::SYS_geteuid,
+    libc::SYS_getgid, libc::SYS_getegid, libc::SYS_getresuid, libc::SYS_getresgid, libc::SYS_getgroups,
+    libc::SYS_set_tid_address, libc::SYS_set_robust_list, libc::SYS_get_robust_list, libc::SYS_rseq,
+    libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_sched_setaffinity, libc::SYS_sched_getparam,
+    libc::SYS_sched_setparam, libc::SYS_sched_getscheduler, libc::SYS_sched_setscheduler, libc::SYS_sched_getattr,
+    libc::SYS_sched_setattr, libc::SYS_sched_get_priority_max, libc::SYS_sched_get_priority_min, libc::SYS_getpriority,
+    libc::SYS_setpriority, libc::SYS_prlimit64, libc::SYS_getrusage,
+    libc::SYS_times, libc::SYS_sysinfo, libc::SYS_uname, libc::SYS_prctl, libc::SYS_getcpu, libc::SYS_capget,
+    // Signals and time.
+    libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigtimedwait, libc::SYS_rt_sigsuspend, libc::SYS_sigaltstack, libc::SYS_setitimer, libc::SYS_getitimer,
+    libc::SYS_clock_gettime, libc::SYS_clock_getres, libc::SYS_clock_nanosleep, libc::SYS_nanosleep,
+    libc::SYS_gettimeofday, libc::SYS_timer_create, libc::SYS_timer_settime, libc::SYS_timer_gettime,
+    libc::SYS_timer_delete, libc::SYS_timer_getoverrun, libc::SYS_getrandom,
+    // What is inherited, and pairs of sockets that lead nowhere else.
+    libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_shutdown,
+    libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_getsockname, libc::SYS_getpeername,
+];
+
+/// The older names of the same calls, which this architecture still has.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const OLD: &[libc::c_long] = &[
+    libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_getdents,
+    libc::SYS_rename, libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_unlink, libc::SYS_link, libc::SYS_symlink,
+    libc::SYS_creat, libc::SYS_chmod, libc::SYS_utime, libc::SYS_utimes, libc::SYS_futimesat, libc::SYS_dup2,
+    libc::SYS_pipe, libc::SYS_poll, libc::SYS_select, libc::SYS_epoll_create, libc::SYS_epoll_wait, libc::SYS_eventfd,
+    libc::SYS_inotify_init, libc::SYS_fork, libc::SYS_vfork, libc::SYS_getpgrp, libc::SYS_arch_prctl, libc::SYS_pause,
+    libc::SYS_alarm, libc::SYS_time,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD: &[libc::c_long] = &[];
+
+/// The same of more than one architecture.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const OLDER: &[libc::c_long] = &[libc::SYS_renameat, libc::SYS_getrlimit, libc::SYS_setrlimit];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const OLDER: &[libc::c_long] = &[];
+
+/// What those need besides that go to the network.
+#[rustfmt::skip]
+const ONLINE: &[libc::c_long] = &[
+    libc::SYS_connect, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_sendmmsg,
+    libc::SYS_recvmmsg,
+];
+
+/// Families of sockets that go to the network; names are looked up by `AF_UNIX` and `AF_NETLINK`.
+const FAMILIES: [libc::c_int; 4] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX, libc::AF_NETLINK];
+
+/// New namespaces, in which a process gets rights that it does not have.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+/// What a tool may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Calls {
+    /// No socket.
+    Offline,
+    /// Sockets too.
+    Online,
+}
+
+impl Calls {
+    /// The filter, as the kernel takes it.
+    ///
+    /// # Errors
+    /// On an architecture whose calls are not known.
+    pub(super) fn program(self) -> Result<BpfProgram, BackendError> {
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+            ALWAYS.iter().chain(OLD).chain(OLDER).map(|call| (*call, Vec::new())).collect();
+        // `clone3` hides its flags in memory, so there is none, and the library takes `clone`.
+        rules.insert(libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(word(NAMESPACES)), 0)]);
+        rules.insert(libc::SYS_socketpair, vec![when(0, SeccompCmpOp::Eq, word(libc::AF_UNIX))]);
+        if self == Calls::Online {
+            rules.extend(ONLINE.iter().map(|call| (*call, Vec::new())));
+            let families = FAMILIES.map(|family| when(0, SeccompCmpOp::Eq, word(family)));
+            rules.insert(libc::SYS_socket, families.to_vec());
+        }
+        let no_such_call = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+        let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+        SeccompFilter::new(rules, no_such_call, SeccompAction::Allow, arch)?.try_into()
+    }
+}
+
+fn when(argument: u8, compare: SeccompCmpOp, value: u64) -> SeccompRule {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, value)
+        .and_then(|condition| SeccompRule::new(vec![condition]))
+        .expect("a call has six arguments, and this is one of them")
+}
+
+fn word(bits: libc::c_int) -> u64 {
+    u64::from(bits.cast_unsigned())
+}
