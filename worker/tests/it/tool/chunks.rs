@@ -92,8 +92,9 @@ fn frames(path: &Path, filter: &str) -> [Vec<(f64, String)>; 2] {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ["0", "1"].map(|stream| {
-        let unit = text.lines().find_map(|line| line.strip_prefix(&format!("#tb {stream}: 1/")));
-        let unit: f64 = unit.unwrap().parse().unwrap();
+        let unit = text.lines().find_map(|line| line.strip_prefix(&format!("#tb {stream}: "))).unwrap();
+        let (num, den) = unit.split_once('/').unwrap();
+        let unit = den.parse::<f64>().unwrap() / num.parse::<f64>().unwrap();
         let fields = text.lines().map(|line| line.split(',').map(str::trim).collect::<Vec<_>>());
         let own = fields.filter(|fields| fields[0] == stream);
         own.map(|fields| (fields[2].parse::<f64>().unwrap() / unit, fields[5].to_owned())).collect()
@@ -195,11 +196,12 @@ async fn a_part_in_chunks_is_the_part_that_a_whole_encode_makes() {
     let bench = bench().await;
     let open = ["-x264-params", "open-gop=1:bframes=3"];
     let marked = marked(&bench, "marked.mkv");
-    let [mp4, ts] = ["long.mp4", "long.ts"].map(|name| source_of(&bench, name, 15.0, &open));
-    // Parts that begin with a frame, and 0.3 and 0.7 frames before one; one that is read from its source's beginning, and one to
-    // its end; where the sound is made apart, and where it is not.
+    let film = source_of(&bench, "film.mkv", 15.0, &["-vf", "fps=30000/1001"]);
+    let ts = source_of(&bench, "long.ts", 15.0, &open);
+    // Parts that begin with a frame and between two, nearer to either, at rates that are whole and that are not; one that is
+    // read from its source's beginning, and one to its end; where the sound is made apart, and where it is not.
     for (number, input, [start, secs], fps, output, sounds) in [
-        (0, &mp4, [10.52, 3.32], None, "mp4", 1),
+        (0, &film, [11.111, 3.5], None, "mp4", 1),
         (1, &marked, [10.508, 3.3], None, "mkv", 0),
         (2, &marked, [1.0, 3.5], None, "mp4", 0),
         (3, &ts, [10.532, 0.0], None, "mkv", 0),
@@ -233,7 +235,7 @@ async fn a_part_in_chunks_is_the_part_that_a_whole_encode_makes() {
         assert_eq!(made[1], wish[1], "{number}: the sound, sample for sample at its time");
     }
     // A ledger that would give its chunks to workers that do not know of parts is told of none.
-    let spec = JobSpec { checkpoint: Checkpoint::Require, ..lossless(&bench, &mp4, "old.mp4") };
+    let spec = JobSpec { checkpoint: Checkpoint::Require, ..lossless(&bench, &film, "old.mp4") };
     let mut part = spec.clone();
     part.parameters.duration = Some(4.0);
     let old = |spec: &JobSpec| Grant { minds: Vec::new(), ..split_grant(&bench, spec) };
