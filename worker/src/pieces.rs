@@ -182,7 +182,7 @@ impl Pieces {
     ///
     /// # Errors
     /// When one is not there.
-    pub fn bytes(&self, runs: &[Run]) -> io::Result<u64> {
+    pub fn bytes<'r>(&self, runs: impl IntoIterator<Item = &'r Run>) -> io::Result<u64> {
         let mut sum = 0;
         for run in runs {
             for number in 0..run.pieces {

@@ -207,13 +207,13 @@ pub trait Consent: Send + Sync {
     /// The answer; waits until a dispatcher has given one.
     fn ask(&self) -> Pin<Box<dyn Future<Output = CommitReply> + Send + '_>>;
 
-    /// Hands the attempt back while it still feeds its sinks. Resolves when the next attempt wants them, or does not come in
-    /// time. The attempt then ends, and is not reported again. By default at once: it ends and is reported as any other.
+    /// Hands the attempt back while it still feeds its sinks, or records. Resolves when the next attempt is ready, or does
+    /// not come in time. The attempt then ends, and is not reported again. By default at once: it ends and is reported as any other.
     fn hand_over(&self, _reason: &str, _usage: Usage) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Asks the attempt before this one to let go of the job's sinks. Resolves when it has, is not there, or does not answer.
+    /// Asks the attempt before this one to let go of the job's sinks, and its recording. Resolves when it has, is not there, or does not answer.
     fn take_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))
     }

@@ -13,6 +13,7 @@ mod pipeline;
 mod playlist;
 mod presentation;
 mod record;
+mod recording;
 mod run;
 
 use std::ffi::OsString;

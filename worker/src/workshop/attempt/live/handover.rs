@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::super::{Attempt, blocking};
 use super::Media;
 use super::growing::Growing;
-use super::kept::Keeping;
+use super::recording::Keeping;
 use super::run::Heard;
 use crate::workshop::{Consent, Stop};
 

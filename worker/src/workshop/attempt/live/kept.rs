@@ -1,38 +1,24 @@
 //! What a live attempt records, on its way out of the scratch while it runs, and what earlier attempts have left of it.
 //!
-//! Invariant: keeping is an advantage, never a need: where it fails the job goes on, and says so once. What is carried is
-//! whole; what counts of earlier attempts is fixed when this one begins, unless they were handed over to it. Runs are
-//! numbered through: those of earlier attempts come first.
+//! Invariant: what is carried is whole, and nothing is carried twice; what counts of earlier attempts is fixed when this one
+//! begins, unless they were handed over to it. Runs are numbered through: those of earlier attempts come first.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::ffi::OsString;
-use std::future::pending;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ffpool_schema::failure::Cause;
-use ffpool_schema::job::Checkpoint;
-use ffpool_schema::live::{Live, hide};
-use ffpool_schema::message::Outcome;
 
-use super::super::ends::{Destination, Place};
-use super::super::{Attempt, End, blocking, words};
-use super::handover::Succession;
 use super::record::piece_name;
-use super::run::Heard;
-use super::{Broadcast, Media};
 use crate::live::timeline::Span;
 use crate::live::transport;
 use crate::pieces::{Index, Pieces, Run};
 use crate::publish::{PublishError, open_made};
-use crate::roots;
 use crate::tool::bytes_in;
-
-/// How long a piece is waited for where something else has to go on: a store that hangs must not hold up the job.
-const CARRY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The recording of one attempt, shared with the threads that carry it out.
 pub(super) type Shared = Arc<Mutex<Kept>>;
@@ -89,7 +75,7 @@ pub(super) enum RunFile {
 }
 
 /// What happens to a recording besides being carried on.
-enum Step {
+pub(super) enum Step {
     /// A run begins; how it is made.
     Begins(u32, Vec<String>),
     GoesOn,
@@ -99,27 +85,53 @@ enum Step {
     HandedOver,
 }
 
-/// What a run needs to be kept while it goes on.
-#[derive(Clone, Copy)]
-pub(super) struct Keeping<'k, 'h> {
-    pub(super) kept: Option<&'k Shared>,
-    pub(super) heard: &'k Mutex<Heard<'h>>,
-    pub(super) causes: &'k [(u32, Cause)],
-}
-
-impl Keeping<'_, '_> {
-    /// Whether something is recorded now that the next attempt can go on with.
-    pub(super) fn is_recording(&self) -> bool {
-        self.kept.is_some() && self.heard.lock().unwrap_or_else(PoisonError::into_inner).has_media()
-    }
-
-    fn account(&self) -> Account {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        Account { spans: heard.timeline().spans().to_vec(), causes: self.causes.to_vec() }
-    }
-}
-
 impl Kept {
+    /// Nothing is carried yet, and nothing is known of earlier attempts. `zero`: when the attempt's clock was at 0.
+    pub(super) fn new(pieces: Pieces, scratch: PathBuf, attempt: u32, zero: f64, keep: Duration) -> Kept {
+        let (earlier, arguments, left) = (Vec::new(), Vec::new(), VecDeque::new());
+        let (is_handed_over, said, is_in_trouble) = (false, None, false);
+        Kept { pieces, scratch, attempt, zero, keep, earlier, arguments, left, is_handed_over, said, is_in_trouble }
+    }
+
+    /// Takes up what earlier attempts have left, and fixes it: from now on nobody counts what an attempt adds that does
+    /// not know of this one.
+    pub(super) fn take_up(&mut self) -> io::Result<()> {
+        let Index { runs, arguments, .. } = self.pieces.earlier()?;
+        (self.earlier, self.arguments) = (runs, arguments);
+        Ok(())
+    }
+
+    /// Says what was taken up. Answers how it went.
+    pub(super) fn say_earlier(&mut self) -> io::Result<()> {
+        let said = if self.earlier.is_empty() { Ok(()) } else { self.say(&Account::default()) };
+        self.is_in_trouble = said.is_err();
+        said
+    }
+
+    /// The runs of earlier attempts as this one numbers them: number, seconds of this attempt's clock at the beginning,
+    /// length, and by what it ended.
+    pub(super) fn runs_before(&self) -> impl Iterator<Item = (u32, f64, f64, Option<Cause>)> {
+        (1..).zip(&self.earlier).map(|(number, run)| (number, run.begins - self.zero, run.secs, run.cause))
+    }
+
+    /// How the first of all runs was made.
+    pub(super) fn arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
+    /// Takes a step and carries out what is new. Answers how it went, and whether it had gone wrong before.
+    pub(super) fn step(&mut self, step: Step, account: &Account) -> (io::Result<()>, bool) {
+        self.take(step);
+        let went = self.carry(account);
+        let was_in_trouble = std::mem::replace(&mut self.is_in_trouble, went.is_err());
+        (went, was_in_trouble)
+    }
+
+    /// Deletes all pieces of the job.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        self.pieces.forget()
+    }
+
     fn take(&mut self, step: Step) {
         match step {
             Step::Begins(run, arguments) => {
@@ -138,7 +150,8 @@ impl Kept {
         }
     }
 
-    fn before(&self) -> u32 {
+    /// How many runs came before this attempt.
+    pub(super) fn before(&self) -> u32 {
         u32::try_from(self.earlier.len()).unwrap_or(u32::MAX)
     }
 
@@ -196,7 +209,7 @@ impl Kept {
         Ok(())
     }
 
-    fn made(&self, run: u32) -> io::Result<Option<(std::fs::File, u64)>> {
+    fn made(&self, run: u32) -> io::Result<Option<(File, u64)>> {
         match open_made(&self.scratch.join(piece_name(run))) {
             Ok(made) => Ok(Some(made)),
             Err(PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -211,262 +224,153 @@ impl Kept {
         self.pieces.recount(&mut runs)?;
         Ok((1..).zip(runs).collect())
     }
-}
-
-impl Attempt<'_> {
-    /// Where the recording of this job is kept; `None`: it is not.
-    fn pieces(&self, live: &Live, is_live: bool, outputs: &[Destination]) -> Option<Pieces> {
-        // A file, or a picture, begins anew with every attempt, and so does what is recorded of it.
-        if !live.record || !is_live || self.grant.spec.checkpoint == Checkpoint::Off {
-            return None;
-        }
-        let store = self.shop.settings.chunks.chunk_store.as_deref();
-        let output = match &outputs.first()?.place {
-            Place::File(path) => path.as_path(),
-            Place::Object(_) if store.is_some() => Path::new(""),
-            Place::Object(_) => return None,
-        };
-        Some(Pieces::at(store, output, self.grant.job, self.grant.attempt))
-    }
-
-    /// Keeps the recording from now on, and goes on with what earlier attempts have left.
-    pub(super) async fn keep_recording(
-        &self,
-        broadcast: &mut Broadcast<'_>,
-        outputs: &[Destination],
-    ) -> Result<(), End> {
-        let is_live = matches!(broadcast.media, Media::Live(_));
-        let Some(pieces) = self.pieces(broadcast.live, is_live, outputs) else {
-            if broadcast.live.record && is_live && self.grant.spec.checkpoint != Checkpoint::Off {
-                self.reporter.log(
-                    "[ffpool] what is recorded would not survive this attempt: the output is an object, and this worker \
-                     has no `chunk_store`",
-                );
-            }
-            return Ok(());
-        };
-        let now = jiff::Timestamp::now().as_duration().as_secs_f64();
-        let mut kept = Kept {
-            pieces,
-            scratch: self.scratch_path().to_owned(),
-            attempt: self.grant.attempt,
-            zero: now - self.clock(),
-            keep: Duration::from_secs(self.shop.settings.chunks.chunk_keep_hours * 3600),
-            earlier: Vec::new(),
-            arguments: Vec::new(),
-            left: VecDeque::new(),
-            is_handed_over: false,
-            said: None,
-            is_in_trouble: false,
-        };
-        let (kept, said) = blocking(move || {
-            let Index { runs, arguments, .. } = kept.pieces.earlier()?;
-            (kept.earlier, kept.arguments) = (runs, arguments);
-            // From now on nobody counts what an attempt adds that does not know of this one.
-            let said = if kept.earlier.is_empty() { Ok(()) } else { kept.say(&Account::default()) };
-            kept.is_in_trouble = said.is_err();
-            Ok((kept, said))
-        })
-        .await?
-        .map_err(|error: io::Error| {
-            End::failure(roots::io_cause(&error), format!("what earlier attempts recorded cannot be read: {error}"))
-        })?;
-        broadcast.before = kept.before();
-        broadcast.run = broadcast.before;
-        for (number, run) in (1..).zip(&kept.earlier) {
-            broadcast.timeline.observe(number, run.begins - kept.zero + run.secs, run.secs);
-            broadcast.causes.push((number, run.cause.unwrap_or(Cause::WorkerLost)));
-        }
-        if broadcast.before > 0 {
-            let (runs, secs) = (broadcast.before, broadcast.timeline.secs());
-            self.reporter.log(&format!("[ffpool] goes on with a recording of {secs:.1} s, of {runs} runs before"));
-        }
-        broadcast.arguments = kept.arguments.iter().map(OsString::from).collect();
-        self.note_trouble(said, false);
-        if self.grant.attempt > 1 {
-            // The attempt before may record until this one does.
-            broadcast.succession = Succession::Waits;
-        }
-        broadcast.kept = Some(Arc::new(Mutex::new(kept)));
-        Ok(())
-    }
-
-    /// Keeps a run that begins.
-    pub(super) async fn keep_run(&self, broadcast: &Broadcast<'_>, arguments: &[OsString]) {
-        if let Some(kept) = &broadcast.kept {
-            let shown = words(arguments).iter().map(|word| hide(word, &self.reporter.secrets)).collect();
-            self.carry_recording(kept, broadcast.account(), Step::Begins(broadcast.run, shown)).await;
-        }
-    }
-
-    /// Carries the recording out for as long as a run lasts.
-    pub(super) async fn keep(&self, keeping: Keeping<'_, '_>) -> Infallible {
-        loop {
-            let Some(kept) = keeping.kept else { pending().await };
-            tokio::time::sleep(self.shop.settings.live_piece).await;
-            self.carry_recording(kept, keeping.account(), Step::GoesOn).await;
-        }
-    }
-
-    /// Has all that is recorded where the next attempt finds it: this one was told to hand itself over, and goes on.
-    pub(super) async fn keep_for_heir(&self, keeping: Keeping<'_, '_>) {
-        if let Some(kept) = keeping.kept {
-            self.carry_recording(kept, keeping.account(), Step::HandedOver).await;
-        }
-    }
-
-    /// Carries out the rest of a run that has ended.
-    pub(super) async fn keep_rest(&self, broadcast: &Broadcast<'_>, file: RunFile) {
-        if let Some(kept) = &broadcast.kept {
-            self.carry_recording(kept, broadcast.account(), Step::Ends(broadcast.run, file)).await;
-        }
-    }
-
-    /// Keeps by what the runs ended.
-    pub(super) async fn keep_causes(&self, broadcast: &Broadcast<'_>) {
-        if let Some(kept) = &broadcast.kept {
-            self.carry_recording(kept, broadcast.account(), Step::GoesOn).await;
-        }
-    }
-
-    async fn carry_recording(&self, kept: &Shared, account: Account, step: Step) {
-        let kept = kept.clone();
-        let carried = blocking(move || {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.take(step);
-            let went = kept.carry(&account);
-            let was_in_trouble = std::mem::replace(&mut kept.is_in_trouble, went.is_err());
-            (went, was_in_trouble)
-        });
-        match tokio::time::timeout(CARRY_WITHIN, carried).await {
-            Ok(Ok((went, was_in_trouble))) => self.note_trouble(went, was_in_trouble),
-            Ok(Err(_)) => {}
-            Err(_) => self.note_trouble(Err(io::ErrorKind::TimedOut.into()), false),
-        }
-    }
-
-    /// Says that keeping has become impossible, or possible again.
-    fn note_trouble(&self, went: io::Result<()>, was_in_trouble: bool) {
-        match went {
-            Err(error) if !was_in_trouble => {
-                tracing::warn!(job = %self.grant.job, attempt = self.grant.attempt, %error, "a recording cannot be kept");
-                self.reporter.log(&format!(
-                    "[ffpool] what is recorded cannot be kept, and would not survive this attempt: {error}"
-                ));
-            }
-            Ok(()) if was_in_trouble => self.reporter.log("[ffpool] what is recorded is kept again"),
-            Ok(()) | Err(_) => {}
-        }
-    }
-
-    /// Makes of a recording what the end of its attempt wants: nothing is left of one that was cancelled, and all of one
-    /// that others go on with.
-    pub(super) async fn settle_recording<T>(&self, broadcast: &mut Broadcast<'_>, went: &Result<T, End>) {
-        match went {
-            Ok(_) | Err(End::Silent) => return,
-            Err(End::Report(outcome)) => match &**outcome {
-                Outcome::Cancelled => {
-                    if let Some(kept) = &broadcast.kept {
-                        self.forget_recording(kept).await;
-                    }
-                    return;
-                }
-                Outcome::Failed { failure } => {
-                    let run = broadcast.run;
-                    if broadcast.causes.iter().all(|(known, _)| *known != run) {
-                        broadcast.causes.push((run, failure.cause));
-                    }
-                }
-                Outcome::Released { .. }
-                | Outcome::Rejected { .. }
-                | Outcome::Finished { .. }
-                | Outcome::Split { .. } => {}
-            },
-        }
-        self.keep_rest(broadcast, RunFile::Torn).await;
-    }
-
-    /// Deletes what was kept.
-    pub(super) async fn forget_recording(&self, kept: &Shared) {
-        let kept = kept.clone();
-        let forget = move || kept.lock().unwrap_or_else(PoisonError::into_inner).pieces.forget();
-        if let Ok(Err(error)) = blocking(forget).await {
-            tracing::warn!(job = %self.grant.job, %error, "the pieces of a recording stay until they are old");
-        }
-    }
-
-    /// The same of a job that an earlier attempt has published.
-    pub(super) async fn forget_recording_of(&self, live: &Live, outputs: &[Destination]) {
-        if let Some(pieces) = self.pieces(live, true, outputs)
-            && let Ok(Err(error)) = blocking(move || pieces.forget()).await
-        {
-            tracing::warn!(job = %self.grant.job, %error, "the pieces of a recording stay until they are old");
-        }
-    }
 
     /// Has the runs of earlier attempts in the scratch, as if they were this one's, and none of them beyond the beginning of
-    /// the attempt after it.
-    pub(super) async fn lay_out_earlier(&self, broadcast: &Broadcast<'_>) -> Result<(), End> {
-        let Some(kept) = broadcast.kept.as_ref().filter(|_| broadcast.before > 0) else { return Ok(()) };
-        let spans = broadcast.timeline.spans().to_vec();
-        let scratch = self.scratch_path().to_owned();
-        let stop = self.orders.stop.clone();
-        let (room, kept) = (self.disk_bytes(), kept.clone());
-        let laid_out: io::Result<Result<(), u64>> = blocking(move || {
-            let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let runs = kept.recounted()?;
-            let bytes = kept.pieces.bytes(&runs.iter().map(|(_, run)| run.clone()).collect::<Vec<_>>())?;
-            // Once as pieces, once joined.
-            let needed = bytes_in(&scratch).saturating_add(bytes).saturating_mul(2);
-            if needed > room {
-                return Ok(Err(needed));
-            }
-            for (number, run) in &runs {
-                lay_out(&kept, *number, run, &spans, &|| stop.borrow().is_some())?;
-            }
-            Ok(Ok(()))
-        })
-        .await?;
-        match laid_out {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(needed)) => {
-                let (needed, room) = (needed.div_ceil(1 << 20), room >> 20);
-                let message = format!("the recording of all attempts needs {needed} MiB, `max_disk_mb` is {room}");
-                Err(End::failure(Cause::DiskFull, message))
-            }
-            Err(error) => Err(match self.orders.stop.borrow().clone() {
-                Some(order) if error.kind() == io::ErrorKind::Interrupted => order.into(),
-                Some(_) | None => End::failure(
-                    roots::io_cause(&error),
-                    format!("what earlier attempts recorded cannot be laid out: {error}"),
-                ),
-            }),
+    /// the attempt after it. Answers with the bytes that are needed where there is not so much room.
+    pub(super) fn lay_out_earlier(
+        &self,
+        spans: &[Span],
+        room: u64,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> io::Result<Result<(), u64>> {
+        let runs = self.recounted()?;
+        let bytes = self.pieces.bytes(runs.iter().map(|(_, run)| run))?;
+        // Once as pieces, once joined.
+        let needed = bytes_in(&self.scratch).saturating_add(bytes).saturating_mul(2);
+        if needed > room {
+            return Ok(Err(needed));
         }
+        for (number, run) in &runs {
+            self.lay_out(*number, run, spans, is_stopped)?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn lay_out(&self, number: u32, run: &Run, spans: &[Span], is_stopped: &dyn Fn() -> bool) -> io::Result<()> {
+        let path = self.scratch.join(piece_name(number));
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(path)?;
+        self.pieces.copy(run, &mut file, is_stopped)?;
+        // Only one that was handed over has recorded beside the next.
+        if !self.pieces.is_handed_over(run.attempt)? {
+            return Ok(());
+        }
+        let of = |number: u32| {
+            let earlier = number.checked_sub(1).and_then(|index| self.earlier.get(index as usize));
+            earlier.map_or(self.attempt, |run| run.attempt)
+        };
+        let own = spans.iter().find(|span| span.run == number);
+        let next = spans.iter().find(|span| span.run > number && of(span.run) != run.attempt);
+        if let (Some(own), Some(next)) = (own, next) {
+            // What was there before the next attempt began is no overlap, whatever the clocks say.
+            let secs = (next.offset - own.offset).max(run.secs);
+            let length = file.metadata()?.len();
+            if let Some(end) = transport::cut(&mut file, length, secs)? {
+                file.set_len(end)?;
+            }
+        }
+        Ok(())
     }
 }
 
-fn lay_out(kept: &Kept, number: u32, run: &Run, spans: &[Span], is_stopped: &dyn Fn() -> bool) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let path = kept.scratch.join(piece_name(number));
-    let mut file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(path)?;
-    kept.pieces.copy(run, &mut file, is_stopped)?;
-    // Only one that was handed over has recorded beside the next.
-    if !kept.pieces.is_handed_over(run.attempt)? {
-        return Ok(());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ffpool_schema::id::JobId;
+    use std::fs;
+
+    /// Packets of a transport stream, in each of which a frame begins.
+    fn frames(count: usize) -> Vec<u8> {
+        let mut packet = vec![0x47, 0x41, 0x00, 0x10, 0, 0, 1, 0xe0, 0, 0, 0x80, 0x00, 0];
+        packet.resize(transport::PACKET as usize, 0xff);
+        packet.repeat(count)
     }
-    let of = |number: u32| {
-        let earlier = number.checked_sub(1).and_then(|index| kept.earlier.get(index as usize));
-        earlier.map_or(kept.attempt, |run| run.attempt)
-    };
-    let own = spans.iter().find(|span| span.run == number);
-    let next = spans.iter().find(|span| span.run > number && of(span.run) != run.attempt);
-    if let (Some(own), Some(next)) = (own, next) {
-        // What was there before the next attempt began is no overlap, whatever the clocks say.
-        let secs = (next.offset - own.offset).max(run.secs);
-        let length = file.metadata()?.len();
-        if let Some(end) = transport::cut(&mut file, length, secs)? {
-            file.set_len(end)?;
+
+    fn account(runs: &[u32]) -> Account {
+        let mut timeline = crate::live::timeline::Timeline::default();
+        for run in runs {
+            timeline.observe(*run, f64::from(*run) * 10.0, 5.0);
+        }
+        Account { spans: timeline.spans().to_vec(), causes: Vec::new() }
+    }
+
+    struct Place {
+        scratch: tempfile::TempDir,
+        media: tempfile::TempDir,
+        job: JobId,
+    }
+
+    impl Place {
+        fn new() -> Place {
+            let directory = || tempfile::tempdir().unwrap();
+            Place { scratch: directory(), media: directory(), job: JobId(uuid::Uuid::new_v4()) }
+        }
+
+        fn kept(&self, attempt: u32, earlier: Vec<Run>) -> Kept {
+            let pieces = Pieces::at(None, &self.media.path().join("out.mp4"), self.job, attempt);
+            let scratch = self.scratch.path().to_owned();
+            Kept { earlier, ..Kept::new(pieces, scratch, attempt, 1e9, Duration::from_secs(3600)) }
+        }
+
+        fn record(&self, run: u32, bytes: &[u8]) {
+            fs::write(self.scratch.path().join(piece_name(run)), bytes).unwrap();
+        }
+
+        /// What the next attempt finds: of each run, which it is and its bytes.
+        fn found(&self) -> Vec<(u32, u32, u64)> {
+            let next = self.kept(9, Vec::new());
+            let runs = next.pieces.earlier().unwrap().runs;
+            let bytes = |run: &Run| next.pieces.bytes([run]).unwrap() / transport::PACKET;
+            runs.iter().map(|run| (run.attempt, run.run, bytes(run))).collect()
         }
     }
-    Ok(())
+
+    #[test]
+    fn what_could_not_be_kept_for_a_while_is_kept_later_and_nothing_twice() {
+        let place = Place::new();
+        let mut kept = place.kept(1, Vec::new());
+        kept.take(Step::Begins(1, vec!["-i".to_owned()]));
+        kept.carry(&account(&[])).unwrap();
+        place.record(1, &frames(3));
+        // Nobody has heard of its media yet.
+        kept.carry(&account(&[])).unwrap();
+        assert!(!place.media.path().join(".ffpool-chunks").exists());
+        // The last frame may not be whole.
+        kept.carry(&account(&[1])).unwrap();
+        assert_eq!(place.found(), [(1, 1, 2)]);
+        let directory = place.media.path().join(".ffpool-chunks").join(place.job.0.simple().to_string());
+        let away = place.media.path().join("away");
+        fs::rename(&directory, &away).unwrap();
+        place.record(1, &frames(6));
+        kept.carry(&account(&[1])).unwrap_err();
+        kept.take(Step::Ends(1, RunFile::Closed));
+        kept.take(Step::Begins(2, Vec::new()));
+        place.record(2, &frames(2));
+        kept.carry(&account(&[1, 2])).unwrap_err();
+        fs::rename(&away, &directory).unwrap();
+        kept.take(Step::Ends(2, RunFile::Torn));
+        kept.carry(&account(&[1, 2])).unwrap();
+        kept.carry(&account(&[1, 2])).unwrap();
+        assert_eq!(place.found(), [(1, 1, 6), (1, 2, 1)]);
+    }
+
+    #[test]
+    fn runs_are_numbered_through_and_a_hand_over_is_said_without_anything_new() {
+        let place = Place::new();
+        let mut first = place.kept(1, Vec::new());
+        first.take(Step::Begins(1, Vec::new()));
+        place.record(1, &frames(3));
+        first.carry(&account(&[1])).unwrap();
+        let before = place.kept(2, Vec::new()).pieces.earlier().unwrap();
+        let mut second = place.kept(2, before.runs);
+        second.say(&Account::default()).unwrap();
+        second.take(Step::Begins(2, Vec::new()));
+        place.record(2, &frames(2));
+        second.carry(&account(&[1, 2])).unwrap();
+        assert_eq!(place.found(), [(1, 1, 2), (2, 1, 1)]);
+        assert_eq!(second.recounted().unwrap().len(), 1);
+        assert!(!second.pieces.is_handed_over(1).unwrap());
+        first.take(Step::HandedOver);
+        first.carry(&account(&[1])).unwrap();
+        assert!(second.pieces.is_handed_over(1).unwrap());
+    }
 }

@@ -1,0 +1,251 @@
+//! Keeps what a live attempt records for the attempts after it, and goes on with what those before it have left.
+//!
+//! Invariant: keeping is an advantage, never a need: where it fails, or hangs, the job goes on, and says so once. Nothing is
+//! deleted before the recording is published, or its job cancelled.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::future::pending;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ffpool_schema::failure::Cause;
+use ffpool_schema::job::Checkpoint;
+use ffpool_schema::live::{Live, hide};
+use ffpool_schema::message::Outcome;
+
+use super::super::ends::{Destination, Place};
+use super::super::{Attempt, End, blocking, words};
+use super::handover::Succession;
+use super::kept::{Account, Kept, RunFile, Shared, Step};
+use super::run::Heard;
+use super::{Broadcast, Media};
+use crate::pieces::Pieces;
+use crate::roots;
+
+/// How long a piece is waited for where something else has to go on: a store that hangs must not hold up the job.
+const CARRY_WITHIN: Duration = Duration::from_secs(10);
+
+/// What a run needs to be kept while it goes on.
+#[derive(Clone, Copy)]
+pub(super) struct Keeping<'k, 'h> {
+    pub(super) kept: Option<&'k Shared>,
+    pub(super) heard: &'k Mutex<Heard<'h>>,
+    pub(super) causes: &'k [(u32, Cause)],
+}
+
+impl Keeping<'_, '_> {
+    /// Whether something is recorded now that the next attempt can go on with.
+    pub(super) fn is_recording(&self) -> bool {
+        self.kept.is_some() && self.heard.lock().unwrap_or_else(PoisonError::into_inner).has_media()
+    }
+
+    fn account(&self) -> Account {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        Account { spans: heard.timeline().spans().to_vec(), causes: self.causes.to_vec() }
+    }
+}
+
+impl Attempt<'_> {
+    /// Where the recording of this job is kept; `None`: it is not.
+    fn pieces(&self, live: &Live, is_live: bool, outputs: &[Destination]) -> Option<Pieces> {
+        // A file, or a picture, begins anew with every attempt, and so does what is recorded of it.
+        if !live.record || !is_live || self.grant.spec.checkpoint == Checkpoint::Off {
+            return None;
+        }
+        let store = self.shop.settings.chunks.chunk_store.as_deref();
+        let output = match &outputs.first()?.place {
+            Place::File(path) => path.as_path(),
+            Place::Object(_) if store.is_some() => Path::new(""),
+            Place::Object(_) => return None,
+        };
+        Some(Pieces::at(store, output, self.grant.job, self.grant.attempt))
+    }
+
+    /// Keeps the recording from now on, and goes on with what earlier attempts have left.
+    pub(super) async fn keep_recording(
+        &self,
+        broadcast: &mut Broadcast<'_>,
+        outputs: &[Destination],
+    ) -> Result<(), End> {
+        let is_live = matches!(broadcast.media, Media::Live(_));
+        let Some(pieces) = self.pieces(broadcast.live, is_live, outputs) else {
+            if broadcast.live.record && is_live && self.grant.spec.checkpoint != Checkpoint::Off {
+                self.reporter.log(
+                    "[ffpool] what is recorded would not survive this attempt: the output is an object, and this worker \
+                     has no `chunk_store`",
+                );
+            }
+            return Ok(());
+        };
+        let now = jiff::Timestamp::now().as_duration().as_secs_f64();
+        let (attempt, zero) = (self.grant.attempt, now - self.clock());
+        let keep = Duration::from_secs(self.shop.settings.chunks.chunk_keep_hours * 3600);
+        let mut kept = Kept::new(pieces, self.scratch_path().to_owned(), attempt, zero, keep);
+        let taken_up = blocking(move || {
+            kept.take_up()?;
+            let said = kept.say_earlier();
+            Ok((kept, said))
+        });
+        let (kept, said) = taken_up.await?.map_err(|error: io::Error| {
+            End::failure(roots::io_cause(&error), format!("what earlier attempts recorded cannot be read: {error}"))
+        })?;
+        broadcast.before = kept.before();
+        broadcast.run = broadcast.before;
+        for (number, begins, secs, cause) in kept.runs_before() {
+            broadcast.timeline.observe(number, begins + secs, secs);
+            broadcast.causes.push((number, cause.unwrap_or(Cause::WorkerLost)));
+        }
+        if broadcast.before > 0 {
+            let (runs, secs) = (broadcast.before, broadcast.timeline.secs());
+            self.reporter.log(&format!("[ffpool] goes on with a recording of {secs:.1} s, of {runs} runs before"));
+        }
+        broadcast.arguments = kept.arguments().iter().map(OsString::from).collect();
+        self.note_trouble(said, false);
+        if self.grant.attempt > 1 {
+            // The attempt before may record until this one does.
+            broadcast.succession = Succession::Waits;
+        }
+        broadcast.kept = Some(Arc::new(Mutex::new(kept)));
+        Ok(())
+    }
+
+    /// Keeps a run that begins.
+    pub(super) async fn keep_run(&self, broadcast: &Broadcast<'_>, arguments: &[OsString]) {
+        if let Some(kept) = &broadcast.kept {
+            let shown = words(arguments).iter().map(|word| hide(word, &self.reporter.secrets)).collect();
+            self.carry_recording(kept, broadcast.account(), Step::Begins(broadcast.run, shown)).await;
+        }
+    }
+
+    /// Carries the recording out for as long as a run lasts.
+    pub(super) async fn keep(&self, keeping: Keeping<'_, '_>) -> Infallible {
+        loop {
+            let Some(kept) = keeping.kept else { pending().await };
+            tokio::time::sleep(self.shop.settings.live_piece).await;
+            self.carry_recording(kept, keeping.account(), Step::GoesOn).await;
+        }
+    }
+
+    /// Has all that is recorded where the next attempt finds it: this one was told to hand itself over, and goes on.
+    pub(super) async fn keep_for_heir(&self, keeping: Keeping<'_, '_>) {
+        if let Some(kept) = keeping.kept {
+            self.carry_recording(kept, keeping.account(), Step::HandedOver).await;
+        }
+    }
+
+    /// Carries out the rest of a run that has ended.
+    pub(super) async fn keep_rest(&self, broadcast: &Broadcast<'_>, file: RunFile) {
+        if let Some(kept) = &broadcast.kept {
+            self.carry_recording(kept, broadcast.account(), Step::Ends(broadcast.run, file)).await;
+        }
+    }
+
+    /// Keeps by what the runs ended.
+    pub(super) async fn keep_causes(&self, broadcast: &Broadcast<'_>) {
+        if let Some(kept) = &broadcast.kept {
+            self.carry_recording(kept, broadcast.account(), Step::GoesOn).await;
+        }
+    }
+
+    async fn carry_recording(&self, kept: &Shared, account: Account, step: Step) {
+        let kept = kept.clone();
+        let carried = blocking(move || {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.step(step, &account)
+        });
+        match tokio::time::timeout(CARRY_WITHIN, carried).await {
+            Ok(Ok((went, was_in_trouble))) => self.note_trouble(went, was_in_trouble),
+            Ok(Err(_)) => {}
+            Err(_) => self.note_trouble(Err(io::ErrorKind::TimedOut.into()), false),
+        }
+    }
+
+    /// Says that keeping has become impossible, or possible again.
+    fn note_trouble(&self, went: io::Result<()>, was_in_trouble: bool) {
+        match went {
+            Err(error) if !was_in_trouble => {
+                tracing::warn!(job = %self.grant.job, attempt = self.grant.attempt, %error, "a recording cannot be kept");
+                self.reporter.log(&format!(
+                    "[ffpool] what is recorded cannot be kept, and would not survive this attempt: {error}"
+                ));
+            }
+            Ok(()) if was_in_trouble => self.reporter.log("[ffpool] what is recorded is kept again"),
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// Makes of a recording what the end of its attempt wants: nothing is left of one that was cancelled, and all of one
+    /// that others go on with.
+    pub(super) async fn settle_recording<T>(&self, broadcast: &mut Broadcast<'_>, went: &Result<T, End>) {
+        match went {
+            Ok(_) | Err(End::Silent) => return,
+            Err(End::Report(outcome)) => match &**outcome {
+                Outcome::Cancelled => {
+                    if let Some(kept) = &broadcast.kept {
+                        self.forget_recording(kept).await;
+                    }
+                    return;
+                }
+                Outcome::Failed { failure } => {
+                    let run = broadcast.run;
+                    if broadcast.causes.iter().all(|(known, _)| *known != run) {
+                        broadcast.causes.push((run, failure.cause));
+                    }
+                }
+                Outcome::Released { .. }
+                | Outcome::Rejected { .. }
+                | Outcome::Finished { .. }
+                | Outcome::Split { .. } => {}
+            },
+        }
+        self.keep_rest(broadcast, RunFile::Torn).await;
+    }
+
+    /// Deletes what was kept.
+    pub(super) async fn forget_recording(&self, kept: &Shared) {
+        let kept = kept.clone();
+        let forget = move || kept.lock().unwrap_or_else(PoisonError::into_inner).forget();
+        if let Ok(Err(error)) = blocking(forget).await {
+            tracing::warn!(job = %self.grant.job, %error, "the pieces of a recording stay until they are old");
+        }
+    }
+
+    /// The same of a job that an earlier attempt has published.
+    pub(super) async fn forget_recording_of(&self, live: &Live, outputs: &[Destination]) {
+        if let Some(pieces) = self.pieces(live, true, outputs)
+            && let Ok(Err(error)) = blocking(move || pieces.forget()).await
+        {
+            tracing::warn!(job = %self.grant.job, %error, "the pieces of a recording stay until they are old");
+        }
+    }
+
+    /// Has the runs of earlier attempts in the scratch, as if they were this one's, and none of them beyond the beginning of
+    /// the attempt after it.
+    pub(super) async fn lay_out_earlier(&self, broadcast: &Broadcast<'_>) -> Result<(), End> {
+        let Some(kept) = broadcast.kept.as_ref().filter(|_| broadcast.before > 0) else { return Ok(()) };
+        let (spans, stop) = (broadcast.timeline.spans().to_vec(), self.orders.stop.clone());
+        let (room, kept) = (self.disk_bytes(), kept.clone());
+        let laid_out = blocking(move || {
+            let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.lay_out_earlier(&spans, room, &|| stop.borrow().is_some())
+        });
+        match laid_out.await? {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(needed)) => {
+                let (needed, room) = (needed.div_ceil(1 << 20), room >> 20);
+                let message = format!("the recording of all attempts needs {needed} MiB, `max_disk_mb` is {room}");
+                Err(End::failure(Cause::DiskFull, message))
+            }
+            Err(error) => Err(match self.orders.stop.borrow().clone() {
+                Some(order) if error.kind() == io::ErrorKind::Interrupted => order.into(),
+                Some(_) | None => End::failure(
+                    roots::io_cause(&error),
+                    format!("what earlier attempts recorded cannot be laid out: {error}"),
+                ),
+            }),
+        }
+    }
+}
