@@ -37,6 +37,9 @@ pub struct Run {
     pub begins: f64,
     /// Seconds of media, as far as was known when the index was written.
     pub secs: f64,
+    /// When the index was written: what its pieces hold was there by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<f64>,
     /// By what it ended, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
@@ -98,9 +101,10 @@ impl Pieces {
     pub fn recount(&self, runs: &mut [Run]) -> io::Result<()> {
         let there = self.there()?;
         for run in runs {
-            if self.is_handed_over(run.attempt)? {
-                run.pieces = run.pieces.max(there.count(run));
-            }
+            let Some(index) = self.index(run.attempt)?.filter(|index| index.is_handed_over) else { continue };
+            run.pieces = run.pieces.max(there.count(run));
+            let said = index.runs.iter().find(|said| (said.attempt, said.run) == (run.attempt, run.run));
+            run.until = said.map_or(run.until, |said| said.until);
         }
         Ok(())
     }
@@ -293,7 +297,7 @@ mod tests {
     const KEEP: Duration = Duration::from_secs(3600);
 
     fn run(attempt: u32, run: u32, pieces: u32) -> Run {
-        Run { attempt, run, begins: 1e9 + f64::from(attempt), secs: 10.0, cause: None, pieces }
+        Run { attempt, run, begins: 1e9 + f64::from(attempt), secs: 10.0, until: None, cause: None, pieces }
     }
 
     fn index(runs: &[Run]) -> Index {
@@ -354,8 +358,10 @@ mod tests {
         assert_eq!(third.earlier().unwrap().runs, [run(1, 1, 1)]);
 
         said.is_handed_over = true;
+        said.runs[0].until = Some(1e9 + 20.0);
         first.put_index(&said, KEEP).unwrap();
         second.recount(&mut earlier.runs).unwrap();
+        assert_eq!(earlier.runs[0].until, Some(1e9 + 20.0));
         assert_eq!((earlier.runs[0].pieces, text(&second, &earlier.runs[0]).as_str()), (2, "ablate"));
     }
 

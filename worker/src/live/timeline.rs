@@ -18,6 +18,8 @@ pub struct Span {
     pub offset: f64,
     /// Seconds of media.
     pub secs: f64,
+    /// Seconds of the clock by which all that its file holds was there, where that is known.
+    until: Option<f64>,
 }
 
 /// All runs of an attempt, after those of earlier attempts with which it goes on.
@@ -34,7 +36,15 @@ impl Timeline {
                 span.offset = span.offset.min(clock - media);
                 span.secs = span.secs.max(media);
             }
-            None => self.spans.push(Span { run, offset: clock - media, secs: media }),
+            None => self.spans.push(Span { run, offset: clock - media, secs: media, until: None }),
+        }
+    }
+
+    /// Whatever the file of run `run` holds was there at `clock`. Of a run that was broken off early its progress tells too
+    /// little: its file may hold more than that told of.
+    pub fn was_there(&mut self, run: u32, clock: f64) {
+        if let Some(span) = self.spans.iter_mut().find(|span| span.run == run) {
+            span.until = Some(clock);
         }
     }
 
@@ -44,6 +54,7 @@ impl Timeline {
             Some(secs) => {
                 if let Some(span) = self.spans.iter_mut().find(|span| span.run == run) {
                     span.secs = secs;
+                    span.offset = span.until.map_or(span.offset, |until| span.offset.min(until - secs));
                 }
             }
             None => self.spans.retain(|span| span.run != run),
@@ -123,6 +134,20 @@ mod tests {
         assert_eq!((gaps[0].0, gaps[0].1), (1, 5.0));
         assert!((gaps[0].2 - 5.0).abs() < 1e-9, "{gaps:?}");
         assert!((timeline.secs() - 13.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_run_of_which_little_was_told_ends_before_it_was_looked_at() {
+        let mut timeline = Timeline::default();
+        // Killed a second after its first progress, when it had written all that it had looked at before.
+        timeline.observe(1, 4.0, 0.2);
+        timeline.observe(2, 9.0, 1.0);
+        timeline.was_there(1, 4.5);
+        timeline.measured(1, Some(3.5));
+        timeline.measured(2, Some(1.0));
+        let gaps = timeline.gaps();
+        assert_eq!(timeline.began(), Some(1.0));
+        assert!((gaps[0].1 - 3.5).abs() < 1e-9 && (gaps[0].2 - 3.5).abs() < 1e-9, "{gaps:?}");
     }
 
     #[test]

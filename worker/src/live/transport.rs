@@ -61,6 +61,27 @@ pub fn cut(stream: &mut (impl Read + Seek), length: u64, secs: f64) -> io::Resul
     Ok(end)
 }
 
+/// Seconds from the first picture to the last of a stream of so many bytes, which lasts about so many seconds; `None`: it has
+/// none.
+///
+/// # Errors
+/// When it cannot be read, or is no transport stream.
+pub fn secs(stream: &mut (impl Read + Seek), length: u64, about: f64) -> io::Result<Option<f64>> {
+    let Some(first) = first_picture(stream, length)? else { return Ok(None) };
+    let mut last = first;
+    backwards(stream, 0, length, |begin| match begin.ticks.filter(|_| begin.is_video) {
+        Some(ticks) => {
+            last = ticks;
+            false
+        }
+        None => true,
+    })?;
+    let turn = (1_u64 << TIME_BITS) as f64 / TICKS;
+    let secs = (last.wrapping_sub(first) % (1 << TIME_BITS)) as f64 / TICKS;
+    // How often its clock has begun anew, only its length tells.
+    Ok(Some(secs + ((about - secs) / turn).round().max(0.0) * turn))
+}
+
 fn first_picture(stream: &mut (impl Read + Seek), length: u64) -> io::Result<Option<u64>> {
     let mut at = 0;
     while at + PACKET <= length {
@@ -197,6 +218,8 @@ mod tests {
             assert_eq!(cut(0.2), Some((1 + 5 * 4) * PACKET), "{first}");
             assert_eq!(cut(0.15), Some((1 + 4 * 4) * PACKET), "{first}");
             assert_eq!(cut(0.0), Some(PACKET), "{first}");
+            let secs = |about| secs(&mut Cursor::new(&bytes), length, about).unwrap().unwrap();
+            assert!((secs(0.1) - 0.36).abs() < 1e-9 && (secs(95_444.0) - 95_444.0).abs() < 1.0, "{first}");
         }
         assert_eq!(cut(&mut Cursor::new(packet(0, None)), PACKET, 1.0).unwrap(), None);
     }

@@ -20,6 +20,11 @@ use crate::pieces::{Index, Pieces, Run};
 use crate::publish::{PublishError, open_made};
 use crate::tool::bytes_in;
 
+/// Seconds since 1970.
+pub(super) fn now() -> f64 {
+    jiff::Timestamp::now().as_duration().as_secs_f64()
+}
+
 /// The recording of one attempt, shared with the threads that carry it out.
 pub(super) type Shared = Arc<Mutex<Kept>>;
 
@@ -192,12 +197,13 @@ impl Kept {
 
     /// Writes the index.
     fn say(&mut self, account: &Account) -> io::Result<()> {
-        let before = self.before();
+        let (before, now) = (self.before(), now());
         let own = account.spans.iter().filter(|span| span.run > before).map(|span| Run {
             attempt: self.attempt,
             run: span.run - before,
             begins: self.zero + span.offset,
             secs: span.secs,
+            until: Some(now),
             cause: account.causes.iter().find(|(run, _)| *run == span.run).map(|(_, cause)| *cause),
             // Counted when it is read.
             pieces: 0,
@@ -226,13 +232,14 @@ impl Kept {
     }
 
     /// Has the runs of earlier attempts in the scratch, as if they were this one's, and none of them beyond the beginning of
-    /// the attempt after it. Answers with the bytes that are needed where there is not so much room.
+    /// the attempt after it. Answers by when, of this attempt's clock, what each holds was there; or with the bytes that are
+    /// needed where there is not so much room.
     pub(super) fn lay_out_earlier(
         &self,
         spans: &[Span],
         room: u64,
         is_stopped: &dyn Fn() -> bool,
-    ) -> io::Result<Result<(), u64>> {
+    ) -> io::Result<Result<Vec<(u32, f64)>, u64>> {
         let runs = self.recounted()?;
         let bytes = self.pieces.bytes(runs.iter().map(|(_, run)| run))?;
         // Once as pieces, once joined.
@@ -243,7 +250,8 @@ impl Kept {
         for (number, run) in &runs {
             self.lay_out(*number, run, spans, is_stopped)?;
         }
-        Ok(Ok(()))
+        let until = runs.iter().filter_map(|(number, run)| Some((*number, run.until? - self.zero)));
+        Ok(Ok(until.collect()))
     }
 
     fn lay_out(&self, number: u32, run: &Run, spans: &[Span], is_stopped: &dyn Fn() -> bool) -> io::Result<()> {
@@ -261,9 +269,12 @@ impl Kept {
         let own = spans.iter().find(|span| span.run == number);
         let next = spans.iter().find(|span| span.run > number && of(span.run) != run.attempt);
         if let (Some(own), Some(next)) = (own, next) {
-            // What was there before the next attempt began is no overlap, whatever the clocks say.
-            let secs = (next.offset - own.offset).max(run.secs);
             let length = file.metadata()?.len();
+            // Its progress may have told too little of where it began.
+            let by_end = run.until.zip(transport::secs(&mut file, length, run.secs)?);
+            let latest = by_end.map_or(own.offset, |(until, secs)| until - self.zero - secs);
+            // What was there before the next attempt began is no overlap, whatever the clocks say.
+            let secs = (next.offset - own.offset.min(latest)).max(run.secs);
             if let Some(end) = transport::cut(&mut file, length, secs)? {
                 file.set_len(end)?;
             }

@@ -19,7 +19,7 @@ use ffpool_schema::message::Outcome;
 use super::super::ends::{Destination, Place};
 use super::super::{Attempt, End, blocking, words};
 use super::handover::Succession;
-use super::kept::{Account, Kept, RunFile, Shared, Step};
+use super::kept::{Account, Kept, RunFile, Shared, Step, now};
 use super::run::Heard;
 use super::{Broadcast, Media};
 use crate::pieces::Pieces;
@@ -80,8 +80,7 @@ impl Attempt<'_> {
             }
             return Ok(());
         };
-        let now = jiff::Timestamp::now().as_duration().as_secs_f64();
-        let (attempt, zero) = (self.grant.attempt, now - self.clock());
+        let (attempt, zero) = (self.grant.attempt, now() - self.clock());
         let keep = Duration::from_secs(self.shop.settings.chunks.chunk_keep_hours * 3600);
         let mut kept = Kept::new(pieces, self.scratch_path().to_owned(), attempt, zero, keep);
         let taken_up = blocking(move || {
@@ -224,7 +223,7 @@ impl Attempt<'_> {
 
     /// Has the runs of earlier attempts in the scratch, as if they were this one's, and none of them beyond the beginning of
     /// the attempt after it.
-    pub(super) async fn lay_out_earlier(&self, broadcast: &Broadcast<'_>) -> Result<(), End> {
+    pub(super) async fn lay_out_earlier(&self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
         let Some(kept) = broadcast.kept.as_ref().filter(|_| broadcast.before > 0) else { return Ok(()) };
         let (spans, stop) = (broadcast.timeline.spans().to_vec(), self.orders.stop.clone());
         let (room, kept) = (self.disk_bytes(), kept.clone());
@@ -233,7 +232,12 @@ impl Attempt<'_> {
             kept.lay_out_earlier(&spans, room, &|| stop.borrow().is_some())
         });
         match laid_out.await? {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(until)) => {
+                for (run, clock) in until {
+                    broadcast.timeline.was_there(run, clock);
+                }
+                Ok(())
+            }
             Ok(Err(needed)) => {
                 let (needed, room) = (needed.div_ceil(1 << 20), room >> 20);
                 let message = format!("the recording of all attempts needs {needed} MiB, `max_disk_mb` is {room}");
