@@ -8,10 +8,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ffpool_schema::failure::Cause;
+use tokio::sync::OwnedMutexGuard;
 
 use super::record::piece_name;
 use crate::live::timeline::Span;
@@ -25,8 +27,57 @@ pub(super) fn now() -> f64 {
     jiff::Timestamp::now().as_duration().as_secs_f64()
 }
 
-/// The recording of one attempt, shared with the threads that carry it out.
-pub(super) type Shared = Arc<Mutex<Kept>>;
+/// The recording of one attempt, shared with the thread that carries it out. One thread at a time: whoever comes later waits
+/// without one, so a store that hangs holds up no more of them.
+#[derive(Debug)]
+pub(super) struct Shared {
+    kept: Arc<tokio::sync::Mutex<Kept>>,
+    /// What is to be taken with the next carrying. Held for moments only.
+    waiting: Mutex<Waiting>,
+    /// Whether it went wrong the last time.
+    is_in_trouble: AtomicBool,
+}
+
+/// Steps that nobody has taken yet, and what was known with the last of them.
+#[derive(Debug, Default)]
+struct Waiting {
+    steps: Vec<Step>,
+    account: Account,
+}
+
+impl Shared {
+    pub(super) fn new(kept: Kept) -> Shared {
+        let kept = Arc::new(tokio::sync::Mutex::new(kept));
+        Shared { kept, waiting: Mutex::default(), is_in_trouble: AtomicBool::new(false) }
+    }
+
+    /// Has a step taken by whoever carries next: it is not lost when that is somebody else.
+    pub(super) fn note(&self, step: Step, account: Account) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.steps.push(step);
+        waiting.account = account;
+    }
+
+    /// The recording, once no other thread has it.
+    pub(super) async fn own(&self) -> OwnedMutexGuard<Kept> {
+        self.kept.clone().lock_owned().await
+    }
+
+    /// The same with the steps that wait taken, and what is known.
+    pub(super) async fn own_with_steps(&self) -> (OwnedMutexGuard<Kept>, Account) {
+        let mut kept = self.own().await;
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for step in waiting.steps.drain(..) {
+            kept.take(step);
+        }
+        (kept, waiting.account.clone())
+    }
+
+    /// Notes whether it went wrong. Answers whether it had before.
+    pub(super) fn note_trouble(&self, is_in_trouble: bool) -> bool {
+        self.is_in_trouble.swap(is_in_trouble, Ordering::Relaxed)
+    }
+}
 
 /// What is known of the runs: their media, and by what they ended.
 #[derive(Debug, Clone, Default)]
@@ -55,8 +106,6 @@ pub(super) struct Kept {
     /// How many causes the index has, and whether it says that the attempt is handed over; `None`: there is none of this
     /// attempt.
     said: Option<(usize, bool)>,
-    /// Whether it went wrong the last time.
-    is_in_trouble: bool,
 }
 
 /// What is left to carry of a run.
@@ -80,6 +129,7 @@ pub(super) enum RunFile {
 }
 
 /// What happens to a recording besides being carried on.
+#[derive(Debug)]
 pub(super) enum Step {
     /// A run begins; how it is made.
     Begins(u32, Vec<String>),
@@ -94,23 +144,16 @@ impl Kept {
     /// Nothing is carried yet, and nothing is known of earlier attempts. `zero`: when the attempt's clock was at 0.
     pub(super) fn new(pieces: Pieces, scratch: PathBuf, attempt: u32, zero: f64, keep: Duration) -> Kept {
         let (earlier, arguments, left) = (Vec::new(), Vec::new(), VecDeque::new());
-        let (is_handed_over, said, is_in_trouble) = (false, None, false);
-        Kept { pieces, scratch, attempt, zero, keep, earlier, arguments, left, is_handed_over, said, is_in_trouble }
+        let (is_handed_over, said) = (false, None);
+        Kept { pieces, scratch, attempt, zero, keep, earlier, arguments, left, is_handed_over, said }
     }
 
-    /// Takes up what earlier attempts have left, and fixes it: from now on nobody counts what an attempt adds that does
-    /// not know of this one.
+    /// Takes up what earlier attempts have left. With the first index it is fixed: from then on nobody counts what an
+    /// attempt adds that does not know of this one.
     pub(super) fn take_up(&mut self) -> io::Result<()> {
         let Index { runs, arguments, .. } = self.pieces.earlier()?;
         (self.earlier, self.arguments) = (runs, arguments);
         Ok(())
-    }
-
-    /// Says what was taken up. Answers how it went.
-    pub(super) fn say_earlier(&mut self) -> io::Result<()> {
-        let said = if self.earlier.is_empty() { Ok(()) } else { self.say(&Account::default()) };
-        self.is_in_trouble = said.is_err();
-        said
     }
 
     /// The runs of earlier attempts as this one numbers them: number, seconds of this attempt's clock at the beginning,
@@ -122,14 +165,6 @@ impl Kept {
     /// How the first of all runs was made.
     pub(super) fn arguments(&self) -> &[String] {
         &self.arguments
-    }
-
-    /// Takes a step and carries out what is new. Answers how it went, and whether it had gone wrong before.
-    pub(super) fn step(&mut self, step: Step, account: &Account) -> (io::Result<()>, bool) {
-        self.take(step);
-        let went = self.carry(account);
-        let was_in_trouble = std::mem::replace(&mut self.is_in_trouble, went.is_err());
-        (went, was_in_trouble)
     }
 
     /// Deletes all pieces of the job.
@@ -160,10 +195,10 @@ impl Kept {
         u32::try_from(self.earlier.len()).unwrap_or(u32::MAX)
     }
 
-    /// Carries out what is new and whole.
-    fn carry(&mut self, account: &Account) -> io::Result<()> {
+    /// Carries out what is new and whole, and says first what counts of earlier attempts.
+    pub(super) fn carry(&mut self, account: &Account) -> io::Result<()> {
         let mut is_said = false;
-        if self.said.is_some_and(|said| said != (account.causes.len(), self.is_handed_over)) {
+        if self.is_to_say(account) {
             self.say(account)?;
             is_said = true;
         }
@@ -193,6 +228,14 @@ impl Kept {
             self.left.pop_front();
         }
         Ok(())
+    }
+
+    /// Whether the index is to be written even where there is no new piece.
+    fn is_to_say(&self, account: &Account) -> bool {
+        match self.said {
+            Some(said) => said != (account.causes.len(), self.is_handed_over),
+            None => !self.earlier.is_empty(),
+        }
     }
 
     /// Writes the index.
@@ -362,6 +405,22 @@ mod tests {
         kept.carry(&account(&[1, 2])).unwrap();
         kept.carry(&account(&[1, 2])).unwrap();
         assert_eq!(place.found(), [(1, 1, 6), (1, 2, 1)]);
+    }
+
+    #[tokio::test]
+    async fn no_step_is_lost_while_another_thread_carries_and_none_is_taken_with_what_was_known_before_it() {
+        let place = Place::new();
+        let shared = Shared::new(place.kept(1, Vec::new()));
+        shared.note(Step::Begins(1, Vec::new()), account(&[]));
+        let (hangs, _) = shared.own_with_steps().await;
+        place.record(1, &frames(3));
+        shared.note(Step::Ends(1, RunFile::Closed), account(&[1]));
+        assert!(tokio::time::timeout(Duration::from_millis(10), shared.own_with_steps()).await.is_err());
+        assert!(!shared.note_trouble(true) && shared.note_trouble(true), "it is said once");
+        drop(hangs);
+        let (mut kept, known) = shared.own_with_steps().await;
+        kept.carry(&known).unwrap();
+        assert_eq!(place.found(), [(1, 1, 3)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::future::pending;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ffpool_schema::failure::Cause;
@@ -24,9 +24,12 @@ use super::run::Heard;
 use super::{Broadcast, Media};
 use crate::pieces::Pieces;
 use crate::roots;
+use crate::store::fetch::stopped;
 
 /// How long a piece is waited for where something else has to go on: a store that hangs must not hold up the job.
 const CARRY_WITHIN: Duration = Duration::from_secs(10);
+/// How long is read what earlier attempts have left: a hundred thousand names, over a network.
+const TAKE_UP_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a run needs to be kept while it goes on.
 #[derive(Clone, Copy)]
@@ -83,12 +86,14 @@ impl Attempt<'_> {
         let (attempt, zero) = (self.grant.attempt, now() - self.clock());
         let keep = Duration::from_secs(self.shop.settings.chunks.chunk_keep_hours * 3600);
         let mut kept = Kept::new(pieces, self.scratch_path().to_owned(), attempt, zero, keep);
-        let taken_up = blocking(move || {
-            kept.take_up()?;
-            let said = kept.say_earlier();
-            Ok((kept, said))
-        });
-        let (kept, said) = taken_up.await?.map_err(|error: io::Error| {
+        let taken_up = within(TAKE_UP_WITHIN, blocking(move || kept.take_up().map(|()| kept)));
+        let mut stop = self.orders.stop.clone();
+        let taken_up = tokio::select! {
+            biased;
+            order = stopped(&mut stop) => return Err(order.into()),
+            taken_up = taken_up => taken_up?,
+        };
+        let kept = taken_up.map_err(|error| {
             End::failure(roots::io_cause(&error), format!("what earlier attempts recorded cannot be read: {error}"))
         })?;
         broadcast.before = kept.before();
@@ -102,12 +107,13 @@ impl Attempt<'_> {
             self.reporter.log(&format!("[ffpool] goes on with a recording of {secs:.1} s, of {runs} runs before"));
         }
         broadcast.arguments = kept.arguments().iter().map(OsString::from).collect();
-        self.note_trouble(said, false);
         if self.grant.attempt > 1 {
             // The attempt before may record until this one does.
             broadcast.succession = Succession::Waits;
         }
-        broadcast.kept = Some(Arc::new(Mutex::new(kept)));
+        let kept = broadcast.kept.insert(Shared::new(kept));
+        let account = Account { spans: broadcast.timeline.spans().to_vec(), causes: broadcast.causes.clone() };
+        self.carry_recording(kept, account, Step::GoesOn).await;
         Ok(())
     }
 
@@ -150,20 +156,19 @@ impl Attempt<'_> {
     }
 
     async fn carry_recording(&self, kept: &Shared, account: Account, step: Step) {
-        let kept = kept.clone();
-        let carried = blocking(move || {
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.step(step, &account)
-        });
-        match tokio::time::timeout(CARRY_WITHIN, carried).await {
-            Ok(Ok((went, was_in_trouble))) => self.note_trouble(went, was_in_trouble),
-            Ok(Err(_)) => {}
-            Err(_) => self.note_trouble(Err(io::ErrorKind::TimedOut.into()), false),
+        kept.note(step, account);
+        let carried = async {
+            let (mut kept, account) = kept.own_with_steps().await;
+            blocking(move || kept.carry(&account)).await
+        };
+        if let Ok(went) = within(CARRY_WITHIN, carried).await {
+            self.note_trouble(kept, went);
         }
     }
 
     /// Says that keeping has become impossible, or possible again.
-    fn note_trouble(&self, went: io::Result<()>, was_in_trouble: bool) {
+    fn note_trouble(&self, kept: &Shared, went: io::Result<()>) {
+        let was_in_trouble = kept.note_trouble(went.is_err());
         match went {
             Err(error) if !was_in_trouble => {
                 tracing::warn!(job = %self.grant.job, attempt = self.grant.attempt, %error, "a recording cannot be kept");
@@ -205,18 +210,22 @@ impl Attempt<'_> {
 
     /// Deletes what was kept.
     pub(super) async fn forget_recording(&self, kept: &Shared) {
-        let kept = kept.clone();
-        let forget = move || kept.lock().unwrap_or_else(PoisonError::into_inner).forget();
-        if let Ok(Err(error)) = blocking(forget).await {
-            tracing::warn!(job = %self.grant.job, %error, "the pieces of a recording stay until they are old");
-        }
+        let forgotten = async {
+            let kept = kept.own().await;
+            blocking(move || kept.forget()).await
+        };
+        self.note_forgotten(within(CARRY_WITHIN, forgotten).await);
     }
 
     /// The same of a job that an earlier attempt has published.
     pub(super) async fn forget_recording_of(&self, live: &Live, outputs: &[Destination]) {
-        if let Some(pieces) = self.pieces(live, true, outputs)
-            && let Ok(Err(error)) = blocking(move || pieces.forget()).await
-        {
+        if let Some(pieces) = self.pieces(live, true, outputs) {
+            self.note_forgotten(within(CARRY_WITHIN, blocking(move || pieces.forget())).await);
+        }
+    }
+
+    fn note_forgotten(&self, went: Result<io::Result<()>, End>) {
+        if let Ok(Err(error)) = went {
             tracing::warn!(job = %self.grant.job, %error, "the pieces of a recording stay until they are old");
         }
     }
@@ -226,12 +235,21 @@ impl Attempt<'_> {
     pub(super) async fn lay_out_earlier(&self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
         let Some(kept) = broadcast.kept.as_ref().filter(|_| broadcast.before > 0) else { return Ok(()) };
         let (spans, stop) = (broadcast.timeline.spans().to_vec(), self.orders.stop.clone());
-        let (room, kept) = (self.disk_bytes(), kept.clone());
-        let laid_out = blocking(move || {
-            let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.lay_out_earlier(&spans, room, &|| stop.borrow().is_some())
-        });
-        match laid_out.await? {
+        let (room, mut told) = (self.disk_bytes(), stop.clone());
+        let Ok(kept) = tokio::time::timeout(CARRY_WITHIN, kept.own()).await else {
+            return Err(End::failure(Cause::IoTransient, "what keeps the recordings of earlier attempts hangs"));
+        };
+        let laid_out = blocking(move || kept.lay_out_earlier(&spans, room, &|| stop.borrow().is_some()));
+        let mut laid_out = std::pin::pin!(laid_out);
+        let laid_out = tokio::select! {
+            laid_out = &mut laid_out => laid_out?,
+            // It sees so itself between two pieces, unless it hangs.
+            order = stopped(&mut told) => match tokio::time::timeout(CARRY_WITHIN, laid_out).await {
+                Ok(laid_out) => laid_out?,
+                Err(_) => return Err(order.into()),
+            },
+        };
+        match laid_out {
             Ok(Ok(until)) => {
                 for (run, clock) in until {
                     broadcast.timeline.was_there(run, clock);
@@ -252,4 +270,12 @@ impl Attempt<'_> {
             }),
         }
     }
+}
+
+/// Waits so long for what blocks; what takes longer is given up, and goes on by itself.
+async fn within<T>(
+    bound: Duration,
+    work: impl Future<Output = Result<io::Result<T>, End>>,
+) -> Result<io::Result<T>, End> {
+    tokio::time::timeout(bound, work).await.unwrap_or_else(|_| Ok(Err(io::ErrorKind::TimedOut.into())))
 }
