@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::JobId;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::chunks;
 use crate::publish::{PublishError, open_made};
@@ -40,8 +40,8 @@ pub struct Run {
     /// When the index was written: what its pieces hold was there by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<f64>,
-    /// By what it ended, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// By what it ended, where that is known; a cause that only a newer worker knows is none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_cause")]
     pub cause: Option<Cause>,
     /// How many of its pieces count.
     pub pieces: u32,
@@ -79,7 +79,7 @@ impl Pieces {
     /// What counts of the attempts before this one; nothing where there is nothing.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read, or a piece of it is gone: what is recorded besides could never be joined with it.
     pub fn earlier(&self) -> io::Result<Index> {
         // The first needs no directory that can be read.
         if self.attempt <= 1 {
@@ -89,8 +89,13 @@ impl Pieces {
         let there = self.there()?;
         for attempt in there.indexes.iter().rev().filter(|attempt| **attempt < self.attempt) {
             let Some(mut index) = self.index(*attempt)? else { continue };
-            for run in index.runs.iter_mut().filter(|run| run.attempt == *attempt) {
-                run.pieces = there.count(run);
+            for run in &mut index.runs {
+                let count = there.count(run);
+                if run.attempt == *attempt {
+                    run.pieces = count;
+                } else if count < run.pieces {
+                    return Err(self.missing(run, count));
+                }
             }
             index.runs.retain(|run| run.pieces > 0);
             return Ok(index);
@@ -125,11 +130,11 @@ impl Pieces {
         let mut text = Vec::new();
         let Some((file, _)) = made(&self.directory.join(index_name(attempt)))? else { return Ok(None) };
         file.take(INDEX_BYTES).read_to_end(&mut text)?;
-        let index = serde_json::from_slice(&text);
-        if let Err(error) = &index {
-            tracing::warn!(path = %self.directory.display(), attempt, %error, "an index of a recording cannot be read");
-        }
-        Ok(index.ok())
+        // It appears whole, so this is no accident of ours: what it counts must not be taken for nothing, and deleted.
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
+            let message = format!("the index of attempt {attempt} in {}: {error}", self.directory.display());
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })
     }
 
     fn there(&self) -> io::Result<There> {
@@ -215,9 +220,15 @@ impl Pieces {
     }
 
     fn open(&self, run: &Run, number: u32) -> io::Result<(File, u64)> {
-        let path = self.directory.join(piece_name(run.attempt, run.run, number));
-        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the piece {} is gone", path.display()));
-        made(&path)?.ok_or_else(missing)
+        made(&self.path(run, number))?.ok_or_else(|| self.missing(run, number))
+    }
+
+    fn path(&self, run: &Run, number: u32) -> PathBuf {
+        self.directory.join(piece_name(run.attempt, run.run, number))
+    }
+
+    fn missing(&self, run: &Run, number: u32) -> io::Error {
+        io::Error::new(io::ErrorKind::NotFound, format!("the piece {} is gone", self.path(run, number).display()))
     }
 
     /// Deletes all pieces of the job, and its directory.
@@ -249,13 +260,16 @@ struct There {
 }
 
 impl There {
+    /// Takes a name into account, where it is exactly one that we give.
     fn take(&mut self, name: &str) {
-        if let Some(attempt) = name.strip_suffix(".json").and_then(|number| number.parse().ok()) {
+        let attempt = name.strip_suffix(".json").and_then(|number| number.parse().ok());
+        if let Some(attempt) = attempt.filter(|attempt| index_name(*attempt) == name) {
             self.indexes.push(attempt);
         }
         let mut numbers = name.strip_suffix(".ts").into_iter().flat_map(|name| name.split('-')).map(str::parse);
         if let (Some(Ok(attempt)), Some(Ok(run)), Some(Ok(number)), None) =
             (numbers.next(), numbers.next(), numbers.next(), numbers.next())
+            && piece_name(attempt, run, number) == name
         {
             self.pieces.entry((attempt, run)).or_default().push(number);
         }
@@ -268,6 +282,11 @@ impl There {
         let there = (0..).zip(numbers).take_while(|(wanted, number)| wanted == number).count();
         u32::try_from(there).unwrap_or(u32::MAX)
     }
+}
+
+fn known_cause<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cause>, D::Error> {
+    let told = Option::<serde_json::Value>::deserialize(deserializer)?;
+    Ok(told.and_then(|told| serde_json::from_value(told).ok()))
 }
 
 fn index_name(attempt: u32) -> String {
@@ -367,6 +386,26 @@ mod tests {
         second.recount(&mut earlier.runs).unwrap();
         assert_eq!(earlier.runs[0].until, Some(1e9 + 20.0));
         assert_eq!((earlier.runs[0].pieces, text(&second, &earlier.runs[0]).as_str()), (2, "ablate"));
+    }
+
+    #[test]
+    fn a_past_that_cannot_be_read_or_has_a_hole_is_never_taken_for_nothing() {
+        let place = Place::new();
+        let (mut first, mut second, third) = (place.attempt(1), place.attempt(2), place.attempt(3));
+        first.put_index(&index(&[run(1, 1, 0)]), KEEP).unwrap();
+        first.put_piece(1, 0, &mut "ab".as_bytes()).unwrap();
+        for foreign in ["1.json", "+00003.json", "1-1-1.ts", "000001-+00001-00000001.ts"] {
+            fs::write(first.directory.join(foreign), "").unwrap();
+        }
+        second.put_index(&second.earlier().unwrap(), KEEP).unwrap();
+        let path = second.directory.join(index_name(2));
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("\"pieces\"", "\"cause\":\"of_tomorrow\",\"pieces\"")).unwrap();
+        assert_eq!(third.earlier().unwrap().runs, [run(1, 1, 1)]);
+        fs::remove_file(first.path(&run(1, 1, 0), 0)).unwrap();
+        assert_eq!(third.earlier().unwrap_err().kind(), io::ErrorKind::NotFound);
+        fs::write(&path, &text[1..]).unwrap();
+        assert_eq!(third.earlier().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
