@@ -128,7 +128,10 @@ impl Cage {
                 Err(why) if mode == SandboxMode::Require && layer.is_required() => {
                     return Err(CageError::Missing { layer, why });
                 }
-                Err(why) => tracing::warn!(%layer, %why, "tools run without this layer of the sandbox"),
+                Err(why) if layer.is_required() => {
+                    tracing::warn!(%layer, %why, "tools run without this layer of the sandbox");
+                }
+                Err(why) => tracing::info!(%layer, %why, "tools run without this layer of the sandbox"),
             }
         }
         cage.layers = works;
