@@ -67,6 +67,8 @@ pub struct LiveRequest<'a> {
     pub presentation: Option<(&'a Path, &'a str)>,
     /// Whether the playlist goes on from an earlier run.
     pub is_continued: bool,
+    /// Whether there was a run before it.
+    pub is_later: bool,
     /// Whether an earlier attempt may still feed the sinks, which then refuse this one for a moment.
     pub is_heir: bool,
     /// Certificates that servers over TLS are held against, instead of the system's: a path of letters, digits and `/._-`.
@@ -206,6 +208,10 @@ fn live_input(
             if let Some(port) = proxy {
                 // Wherever the playlist leads, the proxy decides whether it may be gone to.
                 arguments.pair("-http_proxy", format!("http://127.0.0.1:{port}"));
+            }
+            if request.is_later {
+                // Most of what is three segments back, where FFmpeg would begin, an earlier run has.
+                arguments.pair("-live_start_index", -1);
             }
             arguments.all(["-http_persistent", "0", "-f", "hls"]);
         }
@@ -402,6 +408,7 @@ mod tests {
             playlist: live.playlist.as_ref().map(|_| (Path::new("live.m3u8"), "1-1-%06d.ts")),
             presentation: live.presentation.as_ref().map(|_| (Path::new("live-1.mpd"), "job-1-1")),
             is_continued: true,
+            is_later: false,
             is_heir: false,
             ca_file: None,
             silence_secs: 20,

@@ -41,12 +41,13 @@ pub fn whole(stream: &mut (impl Read + Seek), from: u64, length: u64) -> io::Res
     Ok(found)
 }
 
-/// Where a stream of so many bytes is to end so that its pictures last so many seconds; `None`: they end before.
+/// Where a stream of so many bytes is to end so that no picture is later than so many seconds after what comes first in it,
+/// picture or sound; `None`: they end before.
 ///
 /// # Errors
 /// When it cannot be read, or is no transport stream.
 pub fn cut(stream: &mut (impl Read + Seek), length: u64, secs: f64) -> io::Result<Option<u64>> {
-    let Some(first) = first_picture(stream, length)? else { return Ok(None) };
+    let Some(first) = first_time(stream, length)? else { return Ok(None) };
     let wanted = first.wrapping_add((secs.max(0.0) * TICKS) as u64);
     let mut end = None;
     // From behind: the clock of a stream begins anew each day.
@@ -61,13 +62,13 @@ pub fn cut(stream: &mut (impl Read + Seek), length: u64, secs: f64) -> io::Resul
     Ok(end)
 }
 
-/// Seconds from the first picture to the last of a stream of so many bytes, which lasts about so many seconds; `None`: it has
-/// none.
+/// Seconds from what comes first, picture or sound, to the last picture of a stream of so many bytes, which lasts about so
+/// many seconds; `None`: it has nothing.
 ///
 /// # Errors
 /// When it cannot be read, or is no transport stream.
 pub fn secs(stream: &mut (impl Read + Seek), length: u64, about: f64) -> io::Result<Option<f64>> {
-    let Some(first) = first_picture(stream, length)? else { return Ok(None) };
+    let Some(first) = first_time(stream, length)? else { return Ok(None) };
     let mut last = first;
     backwards(stream, 0, length, |begin| match begin.ticks.filter(|_| begin.is_video) {
         Some(ticks) => {
@@ -82,12 +83,12 @@ pub fn secs(stream: &mut (impl Read + Seek), length: u64, about: f64) -> io::Res
     Ok(Some(secs + ((about - secs) / turn).round().max(0.0) * turn))
 }
 
-fn first_picture(stream: &mut (impl Read + Seek), length: u64) -> io::Result<Option<u64>> {
+fn first_time(stream: &mut (impl Read + Seek), length: u64) -> io::Result<Option<u64>> {
     let mut at = 0;
     while at + PACKET <= length {
         let window = read(stream, at, length.min(at + WINDOW * PACKET))?;
         let mut begins = begins(&window, at)?;
-        if let Some(ticks) = begins.find_map(|begin| begin.ticks.filter(|_| begin.is_video)) {
+        if let Some(ticks) = begins.find_map(|begin| begin.ticks) {
             return Ok(Some(ticks));
         }
         at += window.len() as u64;

@@ -73,6 +73,10 @@ impl End {
         End::Report(Box::new(Outcome::Rejected { faults: vec![fault] }))
     }
 
+    fn is_cancelled(&self) -> bool {
+        matches!(self, End::Report(outcome) if matches!(**outcome, Outcome::Cancelled))
+    }
+
     /// A failure of one output, said to be its.
     fn said_of(self, output: Option<&str>) -> End {
         let (End::Report(outcome), Some(name)) = (&self, output) else { return self };

@@ -62,6 +62,7 @@ pub(super) fn arguments(
         playlist: live.playlist.as_ref().map(|_| (Path::new("live.m3u8"), "segment-%06d.ts")),
         presentation: live.presentation.as_ref().map(|_| (Path::new("live-1.mpd"), "segment")),
         is_continued: false,
+        is_later: false,
         is_heir: false,
         ca_file: None,
         silence_secs: silence_secs(stall),

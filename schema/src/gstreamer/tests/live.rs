@@ -25,6 +25,7 @@ fn live_words(more: serde_json::Value) -> Vec<String> {
         playlist: None,
         presentation: None,
         is_continued: false,
+        is_later: false,
         is_heir: false,
         ca_file: None,
         silence_secs: 30,

@@ -130,6 +130,34 @@ impl<'a> Attempt<'a> {
             self.forget_recording_of(live, &outputs).await;
             return Ok(manifest);
         }
+        let prepared = self.prepare_live((encode, live), input, &outputs, consent).await;
+        if let Err(end) = &prepared
+            && end.is_cancelled()
+        {
+            self.forget_recording_of(live, &outputs).await;
+        }
+        let (mut broadcast, source) = prepared?;
+        let went = self.go_on(&mut broadcast).await;
+        judge(&broadcast.session, &went);
+        let went = match went {
+            Ok(()) => self.conclude_live(&mut broadcast, outputs, source, consent).await,
+            Err(end) => Err(end),
+        };
+        self.settle_recording(&mut broadcast, &went).await;
+        went
+    }
+
+    /// All that comes before the first run: room, source, encoder, and what earlier attempts have recorded.
+    async fn prepare_live<'b>(
+        &mut self,
+        (encode, live): (&'b Encode, &'b Live),
+        input: Option<Input>,
+        outputs: &[Destination],
+        consent: &'b dyn super::Consent,
+    ) -> Result<(Broadcast<'b>, Option<(SourceIdentity, Probe)>), End>
+    where
+        'a: 'b,
+    {
         let user = self.user(input.as_ref().and_then(Input::file))?;
         self.make_room(user)?;
         let (source, media) = match input {
@@ -145,15 +173,8 @@ impl<'a> Attempt<'a> {
             }
         };
         let mut broadcast = self.broadcast(encode, live, media, user, consent).await?;
-        self.keep_recording(&mut broadcast, &outputs).await?;
-        let went = self.go_on(&mut broadcast).await;
-        judge(&broadcast.session, &went);
-        let went = match went {
-            Ok(()) => self.conclude_live(&mut broadcast, outputs, source, consent).await,
-            Err(end) => Err(end),
-        };
-        self.settle_recording(&mut broadcast, &went).await;
-        went
+        self.keep_recording(&mut broadcast, outputs).await?;
+        Ok((broadcast, source))
     }
 
     async fn broadcast<'b>(
@@ -240,7 +261,7 @@ impl<'a> Attempt<'a> {
     async fn go_on(&mut self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
         let mut pause = None;
         if self.is_over(broadcast) {
-            return Ok(());
+            return self.end_before(broadcast);
         }
         loop {
             broadcast.run += 1;
@@ -271,6 +292,31 @@ impl<'a> Attempt<'a> {
     fn is_over(&self, broadcast: &Broadcast<'_>) -> bool {
         let is_wanted = *self.orders.finish.borrow() && !self.orders.freeze.borrow().holds();
         broadcast.before > 0 && (is_wanted || self.left(broadcast).is_some_and(|left| left.is_zero()))
+    }
+
+    /// The end of an attempt that finds its job's time over. Where a source that stays away is to fail the job, it is a
+    /// failure that the time went by without it; a wish is obeyed in any case.
+    fn end_before(&self, broadcast: &Broadcast<'_>) -> Result<(), End> {
+        let last = broadcast.causes.iter().max_by_key(|(run, _)| *run).map(|(_, cause)| *cause);
+        let is_wanted = *self.orders.finish.borrow() || broadcast.live.source_end == SourceEnd::Finish;
+        match last.filter(|cause| is_of_the_source(*cause) && !is_wanted) {
+            Some(cause) => Err(End::failure(cause, "the source was away when the job's time was over")),
+            None => Ok(()),
+        }
+    }
+
+    /// Has all that the attempt before this one recorded: it may still do so, and says so when it has let go.
+    async fn wait_for_the_one_before(&self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
+        if broadcast.kept.is_none() || broadcast.succession != Succession::Waits {
+            return Ok(());
+        }
+        let mut stop = self.orders.stop.clone();
+        tokio::select! {
+            biased;
+            order = crate::store::fetch::stopped(&mut stop) => return Err(order.into()),
+            () = broadcast.consent.take_over() => broadcast.succession = Succession::Settles,
+        }
+        Ok(())
     }
 
     /// Says that a run was lost, once for every time the source goes away.
@@ -342,6 +388,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<Manifest, End> {
         let (encode, user) = (broadcast.encode, broadcast.user);
         let first_run = std::mem::take(&mut broadcast.arguments);
+        self.wait_for_the_one_before(broadcast).await?;
         self.lay_out_earlier(broadcast).await?;
         let made = if broadcast.live.record {
             let first_run = (first_run.clone(), broadcast.tool.version());
@@ -398,6 +445,11 @@ impl<'a> Attempt<'a> {
 }
 
 impl Broadcast<'_> {
+    /// Whether this attempt itself has had media.
+    fn has_begun(&self) -> bool {
+        self.timeline.spans().iter().any(|span| span.run > self.before)
+    }
+
     /// Whether the source is away for longer than it may be, by the end of the next pause.
     fn is_given_up(&self, pause: Duration) -> bool {
         self.lost.as_ref().is_some_and(|(since, _)| since.elapsed() + pause > self.patience())
@@ -409,7 +461,11 @@ impl Broadcast<'_> {
 
     /// The end of a job whose source stays away.
     fn give_up(&mut self, is_over: bool) -> Result<(), End> {
-        let is_end = self.live.source_end == SourceEnd::Finish && self.timeline.began().is_some();
+        // An attempt that never saw the source may be where it cannot be reached; the next may be elsewhere.
+        let is_away = self.lost.as_ref().is_some_and(|(_, failure)| is_absence(failure.cause));
+        let is_end = self.live.source_end == SourceEnd::Finish
+            && self.timeline.began().is_some()
+            && (self.has_begun() || is_away);
         let Some((_, failure)) = self.lost.take().filter(|(_, failure)| !is_end || is_of_sinks(failure)) else {
             return Ok(());
         };
@@ -443,6 +499,16 @@ impl Broadcast<'_> {
 /// Whether a run was lost by its sinks, not by its source.
 fn is_of_sinks(failure: &Failure) -> bool {
     failure.cause == Cause::SinkRefused
+}
+
+/// Whether a cause says that the source itself was not there.
+fn is_absence(cause: Cause) -> bool {
+    matches!(cause, Cause::SourceGone | Cause::Stall | Cause::EncoderSlow)
+}
+
+/// Whether a cause is the source's, or of the way to it.
+fn is_of_the_source(cause: Cause) -> bool {
+    is_absence(cause) || matches!(cause, Cause::Dns | Cause::Tls | Cause::InputAuth)
 }
 
 /// What has to be left before a deadline so that a recording can be joined and proven.

@@ -166,10 +166,19 @@ async fn a_cancel_discards_what_all_attempts_recorded() {
     assert_nothing_is_left(&bench, &[]);
 }
 
-/// Between two attempts that record at once: the first ends when the test says so.
+/// Between two attempts that record at once: the first ends when the test says so, and the second is told so then.
 struct Meeting {
     is_handed_back: Semaphore,
     is_over: Semaphore,
+    is_asked: Semaphore,
+    has_let_go: Semaphore,
+}
+
+impl Meeting {
+    fn new() -> Arc<Meeting> {
+        let [is_handed_back, is_over, is_asked, has_let_go] = std::array::from_fn(|_| Semaphore::new(0));
+        Arc::new(Meeting { is_handed_back, is_over, is_asked, has_let_go })
+    }
 }
 
 impl Consent for Meeting {
@@ -181,6 +190,37 @@ impl Consent for Meeting {
         self.is_handed_back.add_permits(1);
         Box::pin(async { self.is_over.acquire().await.unwrap().forget() })
     }
+
+    fn take_over(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.is_asked.add_permits(1);
+        Box::pin(async { self.has_let_go.acquire().await.unwrap().forget() })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_ends_at_once_waits_for_what_the_one_before_still_records() {
+    let (bench, server) = (bench().await, server());
+    let _publisher = Publisher::to(&server.url("in"));
+    let first = bench.grant(&spec(&bench, &server));
+    let meeting = Meeting::new();
+    let old = bench.start_among(&first, meeting.clone());
+    until_media(&old, 1, 1.0).await;
+    old.stop.send_replace(Some(Stop::Release("a notice".to_owned())));
+    meeting.is_handed_back.acquire().await.unwrap().forget();
+    let new = bench.start_among(&next(&first), meeting.clone());
+    new.finish.send_replace(true);
+    meeting.is_asked.acquire().await.unwrap().forget();
+    let asked = secs_told(&old);
+    until_media(&old, 1, asked + 1.5).await;
+    let told = old.progress.clone();
+    meeting.is_over.add_permits(1);
+    let ended = old.ended.await.unwrap();
+    assert!(matches!(ended.outcome, Some(Outcome::Released { .. })), "{ended:?}");
+    meeting.has_let_go.add_permits(1);
+    let ended = new.ended.await.unwrap();
+    let live = manifest(&ended).live.as_ref().unwrap();
+    assert!(live.secs > last_told(&told) - 0.3, "{live:?}, told of {} s", last_told(&told));
+    assert_nothing_is_left(&bench, &["recording.mp4", "recording.mp4.ffpool.json"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,7 +228,9 @@ async fn two_attempts_that_record_at_once_while_one_is_handed_over_make_one_reco
     let (bench, server) = (bench().await, server());
     let _publisher = Publisher::to(&server.url("in"));
     let first = bench.grant(&spec(&bench, &server));
-    let meeting = Arc::new(Meeting { is_handed_back: Semaphore::new(0), is_over: Semaphore::new(0) });
+    let meeting = Meeting::new();
+    // Nobody waits for the other here.
+    meeting.has_let_go.add_permits(1);
     let old = bench.start_among(&first, meeting.clone());
     until_media(&old, 1, 1.0).await;
     old.stop.send_replace(Some(Stop::Release("a notice".to_owned())));

@@ -263,6 +263,7 @@ impl Attempt<'_> {
             playlist: broadcast.live.playlist.as_ref().map(|_| (Path::new(super::playlist::NAME), segments.as_str())),
             presentation: stem.as_deref().map(|stem| (Path::new(&presentation), stem)),
             is_continued,
+            is_later: broadcast.run > 1,
             is_heir: broadcast.succession != Succession::Owns,
             ca_file: self.shop.stores.live_ca().map(|_| Path::new(super::CERTIFICATES)),
             silence_secs: silence_secs(self.stall_after(is_live).as_secs()),
@@ -393,9 +394,8 @@ impl Attempt<'_> {
         }
         self.ended_outside(finished, broadcast.tool.name())?;
         if let Some(trouble) = refused {
-            // What was recorded before is kept.
-            let is_first = broadcast.timeline.began().is_none();
-            let is_final = trouble.cause == Cause::Policy && is_first;
+            // What this attempt recorded before is kept; what others did is kept for the next.
+            let is_final = trouble.cause == Cause::Policy && !broadcast.has_begun();
             return if is_final { Err(trouble.into()) } else { Ok(RunEnd::Lost(trouble.into())) };
         }
         let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
