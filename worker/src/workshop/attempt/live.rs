@@ -291,7 +291,8 @@ impl<'a> Attempt<'a> {
     /// Whether there is nothing to wait for any more, with what earlier attempts have recorded.
     fn is_over(&self, broadcast: &Broadcast<'_>) -> bool {
         let is_wanted = *self.orders.finish.borrow() && !self.orders.freeze.borrow().holds();
-        broadcast.before > 0 && (is_wanted || self.left(broadcast).is_some_and(|left| left.is_zero()))
+        let is_full = broadcast.kept.as_ref().is_some_and(kept::Shared::is_full);
+        broadcast.before > 0 && (is_wanted || is_full || self.left(broadcast).is_some_and(|left| left.is_zero()))
     }
 
     /// The end of an attempt that finds its job's time over. Where a source that stays away is to fail the job, it is a

@@ -36,6 +36,9 @@ pub(super) struct Shared {
     waiting: Mutex<Waiting>,
     /// Whether it went wrong the last time.
     is_in_trouble: AtomicBool,
+    pub(super) room: Room,
+    /// Whether there is no more of it.
+    is_full: AtomicBool,
 }
 
 /// Steps that nobody has taken yet, and what was known with the last of them.
@@ -46,9 +49,10 @@ struct Waiting {
 }
 
 impl Shared {
-    pub(super) fn new(kept: Kept) -> Shared {
+    pub(super) fn new(kept: Kept, room: Room) -> Shared {
         let kept = Arc::new(tokio::sync::Mutex::new(kept));
-        Shared { kept, waiting: Mutex::default(), is_in_trouble: AtomicBool::new(false) }
+        let (is_in_trouble, is_full) = (AtomicBool::new(false), AtomicBool::new(false));
+        Shared { kept, waiting: Mutex::default(), is_in_trouble, room, is_full }
     }
 
     /// Has a step taken by whoever carries next: it is not lost when that is somebody else.
@@ -77,6 +81,40 @@ impl Shared {
     pub(super) fn note_trouble(&self, is_in_trouble: bool) -> bool {
         self.is_in_trouble.swap(is_in_trouble, Ordering::Relaxed)
     }
+
+    /// Notes that there is no more room. Answers whether that was known.
+    pub(super) fn note_full(&self) -> bool {
+        self.is_full.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+}
+
+/// The room in the scratch for the recording of all attempts, which is there twice at the end: as pieces, and joined.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) bytes: u64,
+    /// Bytes that earlier attempts have recorded.
+    pub(super) earlier: u64,
+}
+
+impl Room {
+    /// What is left over when a recording ends for want of room: this part of it.
+    const RESERVE: u64 = 20;
+
+    /// Bytes that are needed once this attempt has recorded so many.
+    pub(super) fn needed(self, own: u64) -> u64 {
+        own.saturating_add(self.earlier).saturating_mul(2)
+    }
+
+    /// Whether a recording has to end now so that it can still be joined, by its bytes at this look and the one before: until
+    /// it has ended, twice as much may come.
+    pub(super) fn is_full(self, before: u64, own: u64) -> bool {
+        let coming = own.saturating_sub(before).saturating_mul(2);
+        self.needed(own.saturating_add(coming)) > self.bytes - self.bytes / Self::RESERVE
+    }
 }
 
 /// What is known of the runs: their media, and by what they ended.
@@ -98,6 +136,8 @@ pub(super) struct Kept {
     keep: Duration,
     /// What counts of earlier attempts: run 1 and those after it.
     earlier: Vec<Run>,
+    /// How many bytes that was when it was taken up.
+    earlier_bytes: u64,
     /// How the first run was made.
     arguments: Vec<String>,
     /// Runs of which something is left to carry.
@@ -144,16 +184,22 @@ impl Kept {
     /// Nothing is carried yet, and nothing is known of earlier attempts. `zero`: when the attempt's clock was at 0.
     pub(super) fn new(pieces: Pieces, scratch: PathBuf, attempt: u32, zero: f64, keep: Duration) -> Kept {
         let (earlier, arguments, left) = (Vec::new(), Vec::new(), VecDeque::new());
-        let (is_handed_over, said) = (false, None);
-        Kept { pieces, scratch, attempt, zero, keep, earlier, arguments, left, is_handed_over, said }
+        let (earlier_bytes, is_handed_over, said) = (0, false, None);
+        Kept { pieces, scratch, attempt, zero, keep, earlier, earlier_bytes, arguments, left, is_handed_over, said }
     }
 
     /// Takes up what earlier attempts have left. With the first index it is fixed: from then on nobody counts what an
     /// attempt adds that does not know of this one.
     pub(super) fn take_up(&mut self) -> io::Result<()> {
         let Index { runs, arguments, .. } = self.pieces.earlier()?;
+        self.earlier_bytes = self.pieces.bytes(&runs)?;
         (self.earlier, self.arguments) = (runs, arguments);
         Ok(())
+    }
+
+    /// Bytes of what was taken up.
+    pub(super) fn earlier_bytes(&self) -> u64 {
+        self.earlier_bytes
     }
 
     /// The runs of earlier attempts as this one numbers them: number, seconds of this attempt's clock at the beginning,
@@ -284,9 +330,8 @@ impl Kept {
         is_stopped: &dyn Fn() -> bool,
     ) -> io::Result<Result<Vec<(u32, f64)>, u64>> {
         let runs = self.recounted()?;
-        let bytes = self.pieces.bytes(runs.iter().map(|(_, run)| run))?;
-        // Once as pieces, once joined.
-        let needed = bytes_in(&self.scratch).saturating_add(bytes).saturating_mul(2);
+        let earlier = self.pieces.bytes(runs.iter().map(|(_, run)| run))?;
+        let needed = Room { bytes: room, earlier }.needed(bytes_in(&self.scratch));
         if needed > room {
             return Ok(Err(needed));
         }
@@ -379,6 +424,15 @@ mod tests {
     }
 
     #[test]
+    fn a_recording_ends_while_it_can_still_be_joined() {
+        let room = Room { bytes: 1000, earlier: 100 };
+        assert!(!room.is_full(0, 100) && !room.is_full(300, 310));
+        assert!(room.is_full(200, 300), "as much again comes before it has ended");
+        assert!(room.is_full(376, 376) && room.needed(400) <= 1000);
+        assert!(Room { bytes: 1000, earlier: 480 }.is_full(0, 0));
+    }
+
+    #[test]
     fn what_could_not_be_kept_for_a_while_is_kept_later_and_nothing_twice() {
         let place = Place::new();
         let mut kept = place.kept(1, Vec::new());
@@ -410,7 +464,7 @@ mod tests {
     #[tokio::test]
     async fn no_step_is_lost_while_another_thread_carries_and_none_is_taken_with_what_was_known_before_it() {
         let place = Place::new();
-        let shared = Shared::new(place.kept(1, Vec::new()));
+        let shared = Shared::new(place.kept(1, Vec::new()), Room { bytes: 1, earlier: 0 });
         shared.note(Step::Begins(1, Vec::new()), account(&[]));
         let (hangs, _) = shared.own_with_steps().await;
         place.record(1, &frames(3));

@@ -19,15 +19,18 @@ use ffpool_schema::message::Outcome;
 use super::super::ends::{Destination, Place};
 use super::super::{Attempt, End, blocking, words};
 use super::handover::Succession;
-use super::kept::{Account, Kept, RunFile, Shared, Step, now};
+use super::kept::{Account, Kept, Room, RunFile, Shared, Step, now};
 use super::run::Heard;
 use super::{Broadcast, Media};
 use crate::pieces::Pieces;
 use crate::roots;
 use crate::store::fetch::stopped;
+use crate::tool::bytes_in;
 
 /// How long a piece is waited for where something else has to go on: a store that hangs must not hold up the job.
 const CARRY_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked at how much room a recording has left.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long is read what earlier attempts have left: a hundred thousand names, over a network.
 const TAKE_UP_WITHIN: Duration = Duration::from_secs(60);
 
@@ -43,6 +46,12 @@ impl Keeping<'_, '_> {
     /// Whether something is recorded now that the next attempt can go on with.
     pub(super) fn is_recording(&self) -> bool {
         self.kept.is_some() && self.heard.lock().unwrap_or_else(PoisonError::into_inner).has_media()
+    }
+
+    /// Whether there is no room for more of the recording, and something to end with.
+    pub(super) fn is_full(&self) -> bool {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        self.kept.is_some_and(Shared::is_full) && heard.timeline().began().is_some()
     }
 
     fn account(&self) -> Account {
@@ -96,6 +105,10 @@ impl Attempt<'_> {
         let kept = taken_up.map_err(|error| {
             End::failure(roots::io_cause(&error), format!("what earlier attempts recorded cannot be read: {error}"))
         })?;
+        let room = Room { bytes: self.disk_bytes(), earlier: kept.earlier_bytes() };
+        if room.needed(0) > room.bytes {
+            return Err(too_large(room.needed(0), room.bytes));
+        }
         broadcast.before = kept.before();
         broadcast.run = broadcast.before;
         for (number, begins, secs, cause) in kept.runs_before() {
@@ -111,7 +124,8 @@ impl Attempt<'_> {
             // The attempt before may record until this one does.
             broadcast.succession = Succession::Waits;
         }
-        let kept = broadcast.kept.insert(Shared::new(kept));
+        let kept = broadcast.kept.insert(Shared::new(kept, room));
+        self.look_at_room(kept, 0, 0);
         let account = Account { spans: broadcast.timeline.spans().to_vec(), causes: broadcast.causes.clone() };
         self.carry_recording(kept, account, Step::GoesOn).await;
         Ok(())
@@ -125,10 +139,36 @@ impl Attempt<'_> {
         }
     }
 
-    /// Carries the recording out for as long as a run lasts.
+    /// Carries the recording out for as long as a run lasts, and looks whether there is room for it.
     pub(super) async fn keep(&self, keeping: Keeping<'_, '_>) -> Infallible {
+        let Some(kept) = keeping.kept else { pending().await };
+        tokio::select! {
+            never = self.carry_on(kept, keeping) => never,
+            never = self.mind_room(kept) => never,
+        }
+    }
+
+    async fn mind_room(&self, kept: &Shared) -> Infallible {
+        let mut before = None;
         loop {
-            let Some(kept) = keeping.kept else { pending().await };
+            let scratch = self.scratch_path().to_owned();
+            if let Ok(own) = blocking(move || bytes_in(&scratch)).await {
+                self.look_at_room(kept, before.unwrap_or(own), own);
+                before = Some(own);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn look_at_room(&self, kept: &Shared, before: u64, own: u64) {
+        if kept.room.is_full(before, own) && !kept.note_full() {
+            self.reporter
+                .log("[ffpool] `max_disk_mb` holds no more than this twice: the recording ends with what it has");
+        }
+    }
+
+    async fn carry_on(&self, kept: &Shared, keeping: Keeping<'_, '_>) -> Infallible {
+        loop {
             tokio::time::sleep(self.shop.settings.live_piece).await;
             self.carry_recording(kept, keeping.account(), Step::GoesOn).await;
         }
@@ -256,11 +296,7 @@ impl Attempt<'_> {
                 }
                 Ok(())
             }
-            Ok(Err(needed)) => {
-                let (needed, room) = (needed.div_ceil(1 << 20), room >> 20);
-                let message = format!("the recording of all attempts needs {needed} MiB, `max_disk_mb` is {room}");
-                Err(End::failure(Cause::DiskFull, message))
-            }
+            Ok(Err(needed)) => Err(too_large(needed, room)),
             Err(error) => Err(match self.orders.stop.borrow().clone() {
                 Some(order) if error.kind() == io::ErrorKind::Interrupted => order.into(),
                 Some(_) | None => End::failure(
@@ -270,6 +306,13 @@ impl Attempt<'_> {
             }),
         }
     }
+}
+
+/// The end of an attempt that could not join what all have recorded.
+fn too_large(needed: u64, room: u64) -> End {
+    let (needed, room) = (needed.div_ceil(1 << 20), room >> 20);
+    let message = format!("the recording of all attempts needs {needed} MiB, `max_disk_mb` is {room}");
+    End::failure(Cause::DiskFull, message)
 }
 
 /// Waits so long for what blocks; what takes longer is given up, and goes on by itself.

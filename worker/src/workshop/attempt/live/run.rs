@@ -43,7 +43,7 @@ const PERCENT_CAP: f64 = 99.9;
 /// Why we end a run ourselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Over {
-    /// The job's time is over.
+    /// The job's time is over, or its room.
     Time,
     /// Somebody wants it to end with what it has.
     Wish,
@@ -303,7 +303,7 @@ impl Attempt<'_> {
                 let heard = keeping.heard.lock().unwrap_or_else(PoisonError::into_inner);
                 self.why_over(&heard, limits)
             };
-            if let Some(why) = why
+            if let Some(why) = why.or_else(|| keeping.is_full().then_some(Over::Time))
                 && order.borrow().is_none()
             {
                 // Once: the run ends by it.
