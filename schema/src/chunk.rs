@@ -417,8 +417,7 @@ impl Cuts {
         if self.seams.is_empty() {
             return Err("it is too short for two chunks");
         }
-        // The tool's versions count the length from other times then.
-        if taken.length.is_some() && self.frames_late(fps, taken) > 1.0 {
+        if self.is_too_late(fps, taken) {
             return Err("its picture begins later than the part that is taken");
         }
         let rate = fps.map(Fps::as_f64);
@@ -449,6 +448,16 @@ impl Cuts {
             return Err("its frames are further apart than chunks are long");
         }
         Ok(chunks)
+    }
+
+    /// Whether the picture begins so late in a part that the tool's versions make different frames of it.
+    fn is_too_late(&self, fps: Option<Fps>, taken: &Taken) -> bool {
+        let late = self.frames_late(fps, taken);
+        // They count the length from other times then.
+        let is_cut_elsewhere = taken.length.is_some() && late > 1.0;
+        // How many frames show the first one follows from the tool's version then, and nothing here counts them.
+        let is_uncounted = taken.is_part() && fps.is_some() && self.begin.is_none() && late >= 1.0;
+        is_cut_elsewhere || is_uncounted
     }
 
     /// The chunks of an output, as [`chunks`](Cuts::chunks).
@@ -823,6 +832,39 @@ mod tests {
             [2.34, 0.29, 9.999_999_999_8, 7.0].map(|secs| Micros::told(secs).0),
             [2_340_000, 290_000, 9_999_999, 7_000_000]
         );
+    }
+
+    #[test]
+    fn a_part_at_another_rate_that_begins_before_the_picture_is_encoded_whole() {
+        let cuts = |taken: &Taken| {
+            let mut times = times(500, 25.0, |frame| frame % 25 == 0);
+            times.line("time_base=1/12800");
+            times.cuts(1.36, 1.0, taken).unwrap()
+        };
+        let mp4 = crate::scenario::resolve(&crate::job::JobSpec::new("720p-h264")).unwrap().unwrap();
+        let at = |fps: Option<u32>| Encode {
+            container: Container::Mp4,
+            video: VideoEncode { fps: fps.map(Fps::whole), ..mp4.video.clone() },
+            ..mp4.clone()
+        };
+        // One frame late: in a part from the beginning, in one that begins in the gap, and in one to the end.
+        let length = Some(Micros::told(4.0));
+        for (zero, start, length) in [(1.36, None, length), (1.32, Some(0.04), length), (1.32, Some(0.04), None)] {
+            let taken = Taken { zero: Micros::of(zero), start: start.map(Micros::told), length, ticks: 1 };
+            let cuts = cuts(&taken);
+            assert!(cuts.chunks_of(&at(Some(25)), &taken).is_err(), "{taken:?}");
+            let first = cuts.chunks_of(&at(None), &taken).unwrap().remove(0);
+            assert!(first.late.is_some() && first.frames.is_some(), "{taken:?}: {first:?}");
+        }
+        // A part from the beginning of a picture that is not late, and one that begins within the picture between two frames.
+        for (zero, start, fps) in [(1.4, None, 25), (1.4, Some(2.01), 30), (1.36, Some(2.01), 30)] {
+            let taken = Taken { zero: Micros::of(zero), start: start.map(Micros::told), length, ticks: 1 };
+            let first = cuts(&taken).chunks_of(&at(Some(fps)), &taken).unwrap().remove(0);
+            assert!(first.late.is_none() || first.frames.is_some(), "{taken:?}: {first:?}");
+        }
+        // All of such a source is not a part of it.
+        let all = Taken::all(Micros::of(1.36));
+        assert!(cuts(&all).chunks_of(&at(Some(25)), &all).is_ok());
     }
 
     #[test]

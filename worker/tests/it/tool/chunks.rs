@@ -41,6 +41,14 @@ fn source_of(bench: &Bench, name: &str, secs: f64, options: &[&str]) -> String {
     path
 }
 
+/// A film whose picture begins so many seconds after its sound.
+fn late(bench: &Bench, name: &str, secs: &str) -> String {
+    let even = source_of(bench, &format!("even.{name}"), 6.0, &[]);
+    let path = bench.media(name).display().to_string();
+    ffmpeg(&["-itsoffset", secs, "-i", &even, "-i", &even, "-map", "0:v", "-map", "1:a", "-c", "copy", &path]);
+    path
+}
+
 /// A lossless encode, so that frames can be compared.
 fn lossless(bench: &Bench, input: &str, output: &str) -> JobSpec {
     let mut spec = bench.spec("custom-input");
@@ -198,14 +206,17 @@ async fn a_part_in_chunks_is_the_part_that_a_whole_encode_makes() {
     let marked = marked(&bench, "marked.mkv");
     let film = source_of(&bench, "film.mkv", 15.0, &["-vf", "fps=30000/1001"]);
     let ts = source_of(&bench, "long.ts", 15.0, &open);
+    let late = late(&bench, "late.mp4", "0.04");
     // Parts that begin with a frame and between two, nearer to either, at rates that are whole and that are not; one that is
-    // read from its source's beginning, and one to its end; where the sound is made apart, and where it is not.
+    // read from its source's beginning, and one to its end; one whose picture begins a frame late; where the sound is made
+    // apart, and where it is not.
     for (number, input, [start, secs], fps, output, sounds) in [
         (0, &film, [11.111, 3.5], None, "mp4", 1),
         (1, &marked, [10.508, 3.3], None, "mkv", 0),
         (2, &marked, [1.0, 3.5], None, "mp4", 0),
         (3, &ts, [10.532, 0.0], None, "mkv", 0),
         (4, &ts, [10.3, 3.4], Some(Fps::whole(30)), "mp4", 1),
+        (5, &late, [0.0, 4.0], None, "mp4", 1),
     ] {
         let mut spec = lossless(&bench, input, &format!("{number}.chunks.{output}"));
         spec.parameters.fps = fps;
@@ -241,6 +252,24 @@ async fn a_part_in_chunks_is_the_part_that_a_whole_encode_makes() {
     let old = |spec: &JobSpec| Grant { minds: Vec::new(), ..split_grant(&bench, spec) };
     assert_eq!(fault(&bench.run(&old(&part)).await), "checkpoint unsupported");
     assert!(matches!(bench.run(&old(&spec)).await.outcome, Some(Outcome::Split { .. })));
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_at_another_rate_that_begins_before_the_picture_is_encoded_whole() {
+    let bench = bench().await;
+    let (one, two) = (late(&bench, "one.mp4", "0.04"), late(&bench, "two.mp4", "0.08"));
+    let length = Some(4.0);
+    for (number, input, start, duration) in
+        [(0, &one, None, length), (1, &two, Some(0.04), length), (2, &two, Some(0.04), None)]
+    {
+        let mut spec = lossless(&bench, input, &format!("{number}.mp4"));
+        (spec.parameters.start, spec.parameters.duration) = (start, duration);
+        assert!(!pieces(&bench, &split_grant(&bench, &spec)).await.is_empty(), "{number}: the frames are counted");
+        spec.parameters.fps = Some(Fps::whole(25));
+        let whole = bench.run(&split_grant(&bench, &spec)).await;
+        assert!(manifest(&whole).chunks.is_empty(), "{number}");
+    }
     bench.assert_clean();
 }
 
