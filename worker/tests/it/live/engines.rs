@@ -285,3 +285,30 @@ async fn a_pipeline_takes_its_sink_from_the_attempt_before_it_starts() {
     assert_eq!((sinks[0].is_up, sinks[0].losses), (true, 0), "{sinks:?}");
     bench.assert_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_whose_source_or_sink_cannot_be_found_leaves_the_sink_to_the_attempt_before_it() {
+    let bench = bench().await;
+    let sink = "rtmp://127.0.0.1:9/live/key";
+    for (input, output, cause) in [
+        (Some("rtmp://169.254.169.254/live/key"), sink, Cause::Policy),
+        (Some("rtmp://nobody.invalid/live/key"), sink, Cause::Dns),
+        (None, "rtmp://nobody.invalid/live/key", Cause::SinkRefused),
+    ] {
+        let between = Arc::new(Between { wanted: Semaphore::new(0), is_free: Semaphore::new(1) });
+        let mut spec = by(Engine::Gstreamer, &bench, input.map(str::to_owned), output.to_owned());
+        spec.parameters.reconnect_sec = Some(0);
+        if input.is_none() {
+            (spec.scenario, spec.parameters.duration) = ("240p25-h264".to_owned(), Some(600.0));
+        }
+        let mut second = bench.grant(&spec);
+        second.attempt = 2;
+        let ended = bench.start_among(&second, between.clone()).ended.await.unwrap();
+        let failure = failure(&ended);
+        assert_eq!(failure.cause, cause, "{ended:?}");
+        let evidence = failure.evidence.as_deref().unwrap_or_default();
+        assert!(cause != Cause::SinkRefused || evidence.contains("nobody.invalid"), "{ended:?}");
+        assert_eq!(between.wanted.available_permits(), 0, "the sink was asked for: {ended:?}");
+    }
+    bench.assert_clean();
+}

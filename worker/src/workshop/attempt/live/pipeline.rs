@@ -167,7 +167,8 @@ impl<'a> Attempt<'a> {
         Some((wish - gone).max(0.0))
     }
 
-    /// A pipeline needs its sink from the start: the attempt before this one is asked for it first. To record, both can run.
+    /// A pipeline needs its sink from the start: the attempt before this one is asked for it first, once source and sink were
+    /// found. To record, both can run.
     pub(super) async fn take_sinks_first(&self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
         let needs_sink = broadcast.tool.is_gstreamer() && !broadcast.sinks.is_empty();
         if !needs_sink || broadcast.succession != Succession::Waits {

@@ -40,6 +40,9 @@ const CARRY: Duration = Duration::from_millis(200);
 /// Percent shown of an encode that is not proven yet.
 const PERCENT_CAP: f64 = 99.9;
 
+/// Sinks, each at the address that was judged.
+type Dialled = Vec<(LiveAddress, Option<IpAddr>)>;
+
 /// Why we end a run ourselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Over {
@@ -87,18 +90,19 @@ impl Attempt<'_> {
         if left.is_some_and(|secs| secs <= 0.0) {
             return Ok(RunEnd::Done);
         }
-        self.take_sinks_first(broadcast).await?;
         let dialled = match self.dial(broadcast).await {
             Ok(dialled) => dialled,
             Err(trouble) if trouble.cause == Cause::Policy => return Err(trouble.into()),
             Err(trouble) => return Ok(RunEnd::Lost(trouble.into())),
         };
-        let sinks = self.dial_sinks(broadcast).await?;
+        let (sinks, unreachable) = self.dial_sinks(broadcast).await?;
+        self.note_unreachable(broadcast, &unreachable);
         if sinks.is_empty() && broadcast.live.needs_sink() {
             let mut failure = Failure::new(Cause::SinkRefused, "no sink can be reached");
-            failure.evidence = broadcast.fare.evidence();
+            failure.evidence = unreachable.first().map(|(index, why)| format!("{}: {why}", broadcast.sinks[*index]));
             return Ok(RunEnd::Lost(failure));
         }
+        self.take_sinks_first(broadcast).await?;
         // What was said of an earlier run is over.
         let _ = broadcast.egress.as_ref().and_then(Egress::trouble);
         let growing = broadcast.growing.clone();
@@ -195,8 +199,8 @@ impl Attempt<'_> {
         found.ok_or_else(|| Trouble::passing(Cause::Dns, format!("the name `{}` does not resolve", address.host)))
     }
 
-    /// Every sink that can be dialled now, at an address that was judged.
-    async fn dial_sinks(&self, broadcast: &mut Broadcast<'_>) -> Result<Vec<(LiveAddress, Option<IpAddr>)>, End> {
+    /// Every sink that can be dialled now, at an address that was judged, and why which others cannot.
+    async fn dial_sinks(&self, broadcast: &mut Broadcast<'_>) -> Result<(Dialled, Vec<(usize, String)>), End> {
         let mut sinks = Vec::new();
         let mut dialled = Vec::new();
         let mut unreachable = Vec::new();
@@ -217,12 +221,19 @@ impl Attempt<'_> {
         if !broadcast.tool.is_gstreamer() {
             broadcast.fare.begin(&dialled);
         }
+        Ok((sinks, unreachable))
+    }
+
+    /// Counts sinks that cannot be dialled as down. A pipeline that has not taken its sink yet leaves it to who feeds it.
+    fn note_unreachable(&self, broadcast: &mut Broadcast<'_>, unreachable: &[(usize, String)]) {
+        if broadcast.tool.is_gstreamer() && broadcast.succession != Succession::Owns {
+            return;
+        }
         for (index, why) in unreachable {
-            if let Some(news) = broadcast.fare.unreachable(index, &why, self.started.elapsed()) {
+            if let Some(news) = broadcast.fare.unreachable(*index, why, self.started.elapsed()) {
                 self.say(&news);
             }
         }
-        Ok(sinks)
     }
 
     fn live_run_arguments(
