@@ -58,6 +58,20 @@ impl Sinks {
         }
     }
 
+    /// A new run of a pipeline begins: whoever is down stays so until it has taken something, and has as long for it again.
+    pub fn renew(&mut self, now: Duration) {
+        for sink in &mut self.sinks {
+            sink.down_since = sink.down_since.map(|_| now);
+        }
+    }
+
+    /// The attempt stood still for so long, which is not held against a sink.
+    pub fn stood_still(&mut self, still: Duration) {
+        for sink in &mut self.sinks {
+            sink.down_since = sink.down_since.map(|since| since + still);
+        }
+    }
+
     /// A sink cannot be dialled.
     pub fn unreachable(&mut self, index: usize, why: &str, now: Duration) -> Option<News> {
         self.down(index, why, now)
@@ -169,6 +183,24 @@ mod tests {
         let report = sinks.report();
         assert_eq!((report[0].is_up, report[1].is_up, report[0].losses), (false, true, 2));
         assert_eq!(sinks.line("[flv @ 0x9] [warning] Failed to update header", at(6)), None);
+    }
+
+    #[test]
+    fn a_sink_is_not_away_while_the_attempt_stands_still_and_has_as_long_again_in_the_next_run() {
+        let mut sinks = Sinks::new(["rtmp://a:1935/live/***".to_owned()]);
+        let at = Duration::from_secs;
+        sinks.stood_still(at(5));
+        sinks.renew(at(5));
+        assert_eq!(sinks.all_down_since(), None);
+        assert!(sinks.unreachable(0, "it takes nothing", at(10)).is_some());
+        sinks.stood_still(at(100));
+        assert_eq!(sinks.all_down_since(), Some(at(110)));
+        sinks.renew(at(120));
+        assert_eq!((sinks.all_down_since(), sinks.report()[0].losses), (Some(at(120)), 1));
+        assert!(sinks.unreachable(0, "it takes nothing", at(121)).is_none());
+        assert!(sinks.taken(0).is_some());
+        sinks.renew(at(130));
+        assert_eq!(sinks.all_down_since(), None);
     }
 
     #[test]

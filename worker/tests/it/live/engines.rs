@@ -11,7 +11,7 @@ use ffpool_schema::job::{Engine, JobSpec};
 use ffpool_schema::live::SourceEnd;
 use ffpool_schema::message::{CommitReply, Manifest, Outcome, Usage};
 use ffpool_stack::Rtmp;
-use ffpool_worker::workshop::{Consent, Stop};
+use ffpool_worker::workshop::{Consent, Freeze, Stop};
 use tokio::sync::Semaphore;
 
 use super::sources::{Publisher, clip_secs, packet_times};
@@ -310,5 +310,31 @@ async fn a_pipeline_whose_source_or_sink_cannot_be_found_leaves_the_sink_to_the_
         assert!(cause != Cause::SinkRefused || evidence.contains("nobody.invalid"), "{ended:?}");
         assert_eq!(between.wanted.available_permits(), 0, "the sink was asked for: {ended:?}");
     }
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_longer_than_a_sink_may_be_away_is_not_held_against_it() {
+    let (bench, server) = (bench().await, server());
+    server.kill();
+    let mut spec = by(Engine::Gstreamer, &bench, None, server.url("out"));
+    (spec.scenario, spec.parameters.duration) = ("240p25-h264".to_owned(), Some(600.0));
+    spec.parameters.reconnect_sec = Some(4);
+    let mut running = bench.start(&bench.grant(&spec), Ledger::Grants);
+    let mut lines = String::new();
+    until("the loss of the sink", || {
+        lines += &said(&mut running);
+        if lines.contains("sink_refused") { Ok(()) } else { Err(lines.clone()) }
+    })
+    .await;
+    running.freeze.send_replace(Freeze { paused: true, preempted: false });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    server.restart().unwrap();
+    running.freeze.send_replace(Freeze::default());
+    until_up(&running, "media at the sink", 0.5).await;
+    running.finish.send_replace(true);
+    let ended = (&mut running.ended).await.unwrap();
+    let sinks = &manifest(&ended).live.as_ref().unwrap().sinks;
+    assert_eq!((sinks[0].is_up, sinks[0].losses), (true, 1), "{sinks:?}");
     bench.assert_clean();
 }

@@ -85,7 +85,9 @@ impl Heard<'_> {
 
 impl Attempt<'_> {
     pub(super) async fn live_run(&mut self, broadcast: &mut Broadcast<'_>) -> Result<RunEnd, End> {
+        let frozen_for = self.frozen_for;
         self.stand_still().await;
+        broadcast.stood_still(self.frozen_for - frozen_for);
         let left = self.generated_left(broadcast);
         if left.is_some_and(|secs| secs <= 0.0) {
             return Ok(RunEnd::Done);
@@ -171,6 +173,7 @@ impl Attempt<'_> {
             None => End::failure(Cause::Platform, format!("{} cannot be run: {error}", broadcast.tool.name())),
         })?;
         self.count(&finished);
+        broadcast.put_off_loss(finished.frozen_for);
         let is_lost = matches!(*self.orders.stop.borrow(), Some(Stop::Abandon | Stop::Cancel));
         if !is_lost {
             let file = if finished.signal().is_none() { RunFile::Closed } else { RunFile::Torn };
@@ -218,7 +221,9 @@ impl Attempt<'_> {
             }
         }
         // A pipeline's sink is up when it has taken something.
-        if !broadcast.tool.is_gstreamer() {
+        if broadcast.tool.is_gstreamer() {
+            broadcast.fare.renew(self.started.elapsed());
+        } else {
             broadcast.fare.begin(&dialled);
         }
         Ok((sinks, unreachable))
@@ -299,6 +304,7 @@ impl Attempt<'_> {
     ) -> std::convert::Infallible {
         let mut stop = self.orders.stop.clone();
         let mut look = tokio::time::interval(LOOK);
+        let mut still = Still::default();
         loop {
             tokio::select! {
                 told = crate::store::fetch::stopped(&mut stop) => {
@@ -310,9 +316,11 @@ impl Attempt<'_> {
                 }
                 _ = look.tick() => {}
             }
+            let frozen = still.look(self.orders.freeze.borrow().holds(), self.started.elapsed());
             let why = {
-                let heard = keeping.heard.lock().unwrap_or_else(PoisonError::into_inner);
-                self.why_over(&heard, limits)
+                let mut heard = keeping.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.fare.stood_still(frozen);
+                self.why_over(&heard, limits, still.whole)
             };
             if let Some(why) = why.or_else(|| keeping.is_full().then_some(Over::Time))
                 && order.borrow().is_none()
@@ -324,7 +332,8 @@ impl Attempt<'_> {
         }
     }
 
-    fn why_over(&self, heard: &Heard<'_>, limits: &Limits) -> Option<Over> {
+    /// Whether a run is over, of which the tool stood still for so long.
+    fn why_over(&self, heard: &Heard<'_>, limits: &Limits, still: Duration) -> Option<Over> {
         // What has nothing yet cannot end with what it has: an attempt that follows another is told at once.
         // A frozen tool could not end in good order.
         let is_frozen = self.orders.freeze.borrow().holds();
@@ -345,7 +354,8 @@ impl Attempt<'_> {
                 return Some(Over::Time);
             }
         }
-        let is_gone = limits.lost.is_some_and(|since| since.elapsed() > limits.patience.max(limits.stall));
+        let away = limits.lost.map(|since| since.elapsed().saturating_sub(still));
+        let is_gone = away.is_some_and(|away| away > limits.patience.max(limits.stall));
         if !has_media && is_gone {
             return Some(Over::NoSource);
         }
@@ -487,6 +497,39 @@ pub(super) fn is_ours(cause: Cause) -> bool {
     )
 }
 
+impl Broadcast<'_> {
+    /// The attempt stood still for so long: nobody could come back meanwhile.
+    fn stood_still(&mut self, still: Duration) {
+        self.fare.stood_still(still);
+        self.put_off_loss(still);
+    }
+
+    /// The source's absence lasts so much less than the clock says.
+    fn put_off_loss(&mut self, still: Duration) {
+        if let Some((since, _)) = &mut self.lost {
+            *since += still;
+        }
+    }
+}
+
+/// How long the tool stands still within a run, by looks at whether it does.
+#[derive(Debug, Default)]
+struct Still {
+    /// When it was last seen standing.
+    at: Option<Duration>,
+    whole: Duration,
+}
+
+impl Still {
+    /// How much longer it stood since the look before.
+    fn look(&mut self, is_frozen: bool, now: Duration) -> Duration {
+        let more = self.at.map_or(Duration::ZERO, |at| now.saturating_sub(at));
+        self.at = is_frozen.then_some(now);
+        self.whole += more;
+        more
+    }
+}
+
 /// When a run is over.
 struct Limits {
     /// Length of the whole, of a live source.
@@ -576,5 +619,21 @@ impl Ear<'_, '_, '_> {
             }),
             ..self.attempt.reporter.blank(Phase::Encode)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_stands_still_from_the_look_that_sees_it_to_the_look_that_does_not() {
+        let (mut still, at) = (Still::default(), Duration::from_secs);
+        let looks =
+            [(false, 1, 0), (true, 2, 0), (true, 5, 3), (false, 9, 4), (false, 12, 0), (true, 13, 0), (false, 14, 1)];
+        for (is_frozen, now, more) in looks {
+            assert_eq!(still.look(is_frozen, at(now)), at(more), "at {now}");
+        }
+        assert_eq!(still.whole, at(8));
     }
 }
