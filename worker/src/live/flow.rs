@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use ffpool_schema::gstreamer::{ARRIVAL, LIVE_SINK, LIVE_SOURCE, PROGRESS, SOUND};
 
+/// Pictures that come for so long after the last was handed on fill the queues: once those are full, nothing comes either.
+const HELD_UP_AFTER: Duration = Duration::from_secs(3);
+
 /// Follows one run.
 #[derive(Debug, Default)]
 pub struct Flow {
@@ -15,6 +18,8 @@ pub struct Flow {
     first: Option<f64>,
     /// The farthest of those that are handed on, and may not be taken yet.
     handed: f64,
+    /// When something was last handed on.
+    handed_at: Option<Duration>,
     /// When something last came from the source.
     arrived: Option<Duration>,
     has_sound: bool,
@@ -35,6 +40,7 @@ impl Flow {
         let at = shown_at(said)?;
         let first = *self.first.get_or_insert(at);
         let taken = self.handed;
+        self.handed_at = Some(now);
         self.handed = self.handed.max(at - first);
         Some(taken)
     }
@@ -42,7 +48,7 @@ impl Flow {
     /// What has come of the source.
     #[must_use]
     pub fn coming(&self) -> Coming {
-        Coming { picture: self.arrived, has_sound: self.has_sound }
+        Coming { picture: self.arrived, handed: self.handed_at, has_sound: self.has_sound }
     }
 }
 
@@ -51,6 +57,8 @@ impl Flow {
 pub struct Coming {
     /// When the last picture came.
     picture: Option<Duration>,
+    /// When the pipeline last handed something on to its end.
+    handed: Option<Duration>,
     has_sound: bool,
 }
 
@@ -63,7 +71,7 @@ pub enum Silence {
     NoPicture,
     /// The other way round, where the pipeline waits for sound.
     NoSound,
-    /// The source still sends, and what comes behind it takes nothing.
+    /// The source still sends, or did until the queues were full, and what comes behind it takes nothing.
     HeldUp,
 }
 
@@ -71,14 +79,21 @@ impl Coming {
     /// What a silence for as long as `stall` means.
     #[must_use]
     pub fn silence(self, now: Duration, stall: Duration, wants_sound: bool, had_media: bool) -> Silence {
+        let lacks_sound = wants_sound && !self.has_sound && !had_media;
         match self.picture {
             None if self.has_sound => Silence::NoPicture,
             None => Silence::Source,
+            Some(last) if !lacks_sound && self.is_ahead(last) => Silence::HeldUp,
             // The last pictures may have come later than what was last handed on.
             Some(last) if now.saturating_sub(last) >= stall / 2 => Silence::Source,
-            Some(_) if wants_sound && !self.has_sound && !had_media => Silence::NoSound,
+            Some(_) if lacks_sound => Silence::NoSound,
             Some(_) => Silence::HeldUp,
         }
+    }
+
+    /// Whether pictures came until `last`, long after anything was handed on.
+    fn is_ahead(self, last: Duration) -> bool {
+        self.handed.is_some_and(|handed| last > handed + HELD_UP_AFTER)
     }
 }
 
@@ -141,9 +156,9 @@ mod tests {
         assert_eq!(flow.line(&chain("progress", "0:01:02.540000000"), at(1)), Some(0.0));
         let taken = flow.line(&chain("progress", "0:01:02.520000000"), at(1)).unwrap();
         assert!((taken - 0.04).abs() < 1e-9, "{taken}");
-        assert_eq!(flow.coming(), Coming::default());
+        assert_eq!(flow.coming(), Coming { handed: Some(at(1)), ..Coming::default() });
         assert_eq!(flow.line(&chain("arrival", "1:00:00.000000000"), at(7)), None);
-        assert_eq!(flow.coming(), Coming { picture: Some(at(7)), has_sound: false });
+        assert_eq!(flow.coming(), Coming { picture: Some(at(7)), handed: Some(at(1)), has_sound: false });
         assert_eq!(flow.line("/GstPipeline:pipeline0/GstAacParse:sound.GstPad:sink: caps = audio/mpeg", at(8)), None);
         assert!(flow.coming().has_sound);
         assert_eq!(flow.line("Setting pipeline to PLAYING ...", at(8)), None);
@@ -163,8 +178,24 @@ mod tests {
             (Some(85), true, true, true, Silence::Source),
             (Some(86), false, true, false, Silence::Source),
         ] {
-            let coming = Coming { picture: picture.map(at), has_sound };
+            let coming = Coming { picture: picture.map(at), handed: None, has_sound };
             assert_eq!(coming.silence(at(100), stall, wants_sound, had_media), means, "{coming:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_sent_until_the_queues_were_full_is_held_up_and_not_silent() {
+        let at = Duration::from_secs;
+        for (picture, handed, has_sound, had_media, means) in [
+            (40, 10, true, true, Silence::HeldUp),
+            (14, 10, true, true, Silence::HeldUp),
+            (12, 10, true, true, Silence::Source),
+            (10, 11, true, true, Silence::Source),
+            (40, 10, false, false, Silence::Source),
+            (60, 10, false, false, Silence::NoSound),
+        ] {
+            let coming = Coming { picture: Some(at(picture)), handed: Some(at(handed)), has_sound };
+            assert_eq!(coming.silence(at(70), at(60), true, had_media), means, "{coming:?}");
         }
     }
 
