@@ -20,7 +20,7 @@ use crate::tool::ToolUser;
 
 pub use classify::classify;
 
-/// GStreamer's list of its plugins, in a worker's scratch and by a link in each attempt's. Without it every run would look
+/// GStreamer's list of its plugins, in a worker's scratch and a copy in each attempt's. Without it every run would look
 /// through all plugins first.
 pub const REGISTRY: &str = "gstreamer.registry";
 /// How long all of it may take, the first look through all plugins with it: a worker starts without a GStreamer that hangs.
@@ -37,7 +37,7 @@ pub struct Gstreamer {
     pub installation: Installation,
     /// What it encodes.
     pub features: Vec<&'static str>,
-    /// Its list of plugins, which anybody may read.
+    /// Its list of plugins, of which each attempt has a copy.
     pub registry: PathBuf,
 }
 

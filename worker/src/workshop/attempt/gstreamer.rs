@@ -5,6 +5,7 @@
 //! GStreamer's decoders hide damage and the pipeline ends well, so the source is decoded with every error fatal before it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::Path;
 
 use ffpool_schema::encode::Encode;
@@ -118,10 +119,13 @@ impl<'a> Attempt<'a> {
         self.shop.gstreamer.as_ref().ok_or_else(|| End::failure(Cause::Platform, none))
     }
 
-    /// Puts what a pipeline needs into the scratch: the list of plugins, and the source by its fixed name.
+    /// Puts what a pipeline needs into the scratch: the list of plugins, and the source by its fixed name. A copy of the list:
+    /// where tools run as the worker's own user, one could write a link's for all jobs.
     pub(super) fn furnish(&self, there: &Gstreamer, source: Option<&Path>) -> Result<(), End> {
         let fail = |error: std::io::Error| End::failure(Cause::Platform, format!("scratch cannot be filled: {error}"));
-        std::fs::hard_link(&there.registry, self.scratch_path().join(REGISTRY)).map_err(fail)?;
+        File::open(&there.registry)
+            .and_then(|mut list| std::io::copy(&mut list, &mut self.create_in_scratch(REGISTRY.as_ref())?))
+            .map_err(fail)?;
         source.map_or(Ok(()), |source| {
             std::os::unix::fs::symlink(source, self.scratch_path().join(gstreamer::SOURCE)).map_err(fail)
         })

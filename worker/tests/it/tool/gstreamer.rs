@@ -1,6 +1,6 @@
 //! GStreamer's engine: it makes what FFmpeg's makes, tells the same causes, and leaves as little behind.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ffpool_schema::encode::{AudioChoice, Bitrate, CodecChoice, Fps, Metric, Metrics, Resolution};
@@ -243,6 +243,10 @@ async fn progress_is_told_and_a_cancel_or_a_limit_ends_the_pipeline() {
     })
     .await;
     assert!(bench.processes().iter().any(|line| line.contains("gst-launch-1.0")), "{:?}", bench.processes());
+    // What a tool could write is no other job's.
+    let lists = bench.leftovers().into_iter().map(|attempt| attempt.join("gstreamer.registry"));
+    let lists: Vec<u64> = lists.filter_map(|list| Some(list.metadata().ok()?.nlink())).collect();
+    assert_eq!(lists, [1], "the list of plugins is shared");
     running.stop.send_replace(Some(Stop::Cancel));
     let ended = running.ended.await.unwrap();
     assert_eq!(ended.outcome, Some(Outcome::Cancelled));
