@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ffpool_schema::failure::Cause;
 use tokio::sync::OwnedMutexGuard;
@@ -21,6 +21,10 @@ use crate::live::transport;
 use crate::pieces::{Index, Pieces, Run};
 use crate::publish::{PublishError, open_made};
 use crate::tool::bytes_in;
+
+/// After so long without anything new the index is written again, so that the pieces do not look forgotten while their job
+/// waits for its source or is paused. A quarter of the shortest time after which any worker deletes them.
+pub(super) const REFRESH: Duration = Duration::from_secs(15 * 60);
 
 /// Seconds since 1970.
 pub(super) fn now() -> f64 {
@@ -143,9 +147,16 @@ pub(super) struct Kept {
     /// Runs of which something is left to carry.
     left: VecDeque<Left>,
     is_handed_over: bool,
-    /// How many causes the index has, and whether it says that the attempt is handed over; `None`: there is none of this
-    /// attempt.
-    said: Option<(usize, bool)>,
+    /// What the index has; `None`: there is none of this attempt.
+    said: Option<Said>,
+}
+
+/// What an index says, and since when.
+#[derive(Debug)]
+struct Said {
+    causes: usize,
+    is_handed_over: bool,
+    at: Instant,
 }
 
 /// What is left to carry of a run.
@@ -278,8 +289,11 @@ impl Kept {
 
     /// Whether the index is to be written even where there is no new piece.
     fn is_to_say(&self, account: &Account) -> bool {
-        match self.said {
-            Some(said) => said != (account.causes.len(), self.is_handed_over),
+        match &self.said {
+            Some(said) => {
+                (said.causes, said.is_handed_over) != (account.causes.len(), self.is_handed_over)
+                    || said.at.elapsed() >= REFRESH.min(self.keep / 4)
+            }
             None => !self.earlier.is_empty(),
         }
     }
@@ -300,7 +314,8 @@ impl Kept {
         let runs = self.earlier.iter().cloned().chain(own).collect();
         let index = Index { runs, arguments: self.arguments.clone(), is_handed_over: self.is_handed_over };
         self.pieces.put_index(&index, self.keep)?;
-        self.said = Some((account.causes.len(), self.is_handed_over));
+        let (causes, at) = (account.causes.len(), Instant::now());
+        self.said = Some(Said { causes, is_handed_over: self.is_handed_over, at });
         Ok(())
     }
 
@@ -376,6 +391,7 @@ mod tests {
     use super::*;
     use ffpool_schema::id::JobId;
     use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
 
     /// Packets of a transport stream, in each of which a frame begins.
     fn frames(count: usize) -> Vec<u8> {
@@ -408,6 +424,11 @@ mod tests {
             let pieces = Pieces::at(None, &self.media.path().join("out.mp4"), self.job, attempt);
             let scratch = self.scratch.path().to_owned();
             Kept { earlier, ..Kept::new(pieces, scratch, attempt, 1e9, Duration::from_secs(3600)) }
+        }
+
+        /// Where its pieces lie.
+        fn directory(&self) -> PathBuf {
+            self.media.path().join(".ffpool-chunks").join(self.job.0.simple().to_string())
         }
 
         fn record(&self, run: u32, bytes: &[u8]) {
@@ -445,7 +466,7 @@ mod tests {
         // The last frame may not be whole.
         kept.carry(&account(&[1])).unwrap();
         assert_eq!(place.found(), [(1, 1, 2)]);
-        let directory = place.media.path().join(".ffpool-chunks").join(place.job.0.simple().to_string());
+        let directory = place.directory();
         let away = place.media.path().join("away");
         fs::rename(&directory, &away).unwrap();
         place.record(1, &frames(6));
@@ -459,6 +480,22 @@ mod tests {
         kept.carry(&account(&[1, 2])).unwrap();
         kept.carry(&account(&[1, 2])).unwrap();
         assert_eq!(place.found(), [(1, 1, 6), (1, 2, 1)]);
+    }
+
+    #[test]
+    fn the_index_is_written_again_before_the_pieces_look_forgotten() {
+        let place = Place::new();
+        let mut kept = place.kept(1, Vec::new());
+        kept.take(Step::Begins(1, Vec::new()));
+        place.record(1, &frames(3));
+        kept.carry(&account(&[1])).unwrap();
+        let index = || fs::metadata(place.directory().join("000001.json")).unwrap().ino();
+        let before = index();
+        kept.carry(&account(&[1])).unwrap();
+        assert_eq!(index(), before);
+        kept.keep = Duration::ZERO;
+        kept.carry(&account(&[1])).unwrap();
+        assert_ne!(index(), before);
     }
 
     #[tokio::test]

@@ -15,11 +15,12 @@ use ffpool_schema::failure::Cause;
 use ffpool_schema::job::Checkpoint;
 use ffpool_schema::live::{Live, hide};
 use ffpool_schema::message::Outcome;
+use tokio::time::Instant;
 
 use super::super::ends::{Destination, Place};
 use super::super::{Attempt, End, blocking, words};
 use super::handover::Succession;
-use super::kept::{Account, Kept, Room, RunFile, Shared, Step, now};
+use super::kept::{Account, Kept, REFRESH, Room, RunFile, Shared, Step, now};
 use super::run::Heard;
 use super::{Broadcast, Media};
 use crate::pieces::Pieces;
@@ -169,7 +170,7 @@ impl Attempt<'_> {
 
     async fn carry_on(&self, kept: &Shared, keeping: Keeping<'_, '_>) -> Infallible {
         loop {
-            tokio::time::sleep(self.shop.settings.live_piece).await;
+            tokio::time::sleep(self.shop.settings.live_piece.min(REFRESH)).await;
             self.carry_recording(kept, keeping.account(), Step::GoesOn).await;
         }
     }
@@ -192,6 +193,18 @@ impl Attempt<'_> {
     pub(super) async fn keep_causes(&self, broadcast: &Broadcast<'_>) {
         if let Some(kept) = &broadcast.kept {
             self.carry_recording(kept, broadcast.account(), Step::GoesOn).await;
+        }
+    }
+
+    /// Stands still while the job is paused, and has its recording not look forgotten meanwhile.
+    pub(super) async fn stand_still_keeping(&mut self, broadcast: &Broadcast<'_>) {
+        loop {
+            let since = Instant::now();
+            if tokio::time::timeout(REFRESH, self.stand_still()).await.is_ok() {
+                return;
+            }
+            self.keep_causes(broadcast).await;
+            self.frozen_for += since.elapsed();
         }
     }
 

@@ -86,7 +86,7 @@ impl Heard<'_> {
 impl Attempt<'_> {
     pub(super) async fn live_run(&mut self, broadcast: &mut Broadcast<'_>) -> Result<RunEnd, End> {
         let frozen_for = self.frozen_for;
-        self.stand_still().await;
+        self.stand_still_keeping(broadcast).await;
         broadcast.stood_still(self.frozen_for - frozen_for);
         let left = self.generated_left(broadcast);
         if left.is_some_and(|secs| secs <= 0.0) {
