@@ -264,7 +264,14 @@ impl Kept {
             if let Some((mut file, length)) = self.made(run)? {
                 let whole = match end {
                     Some(RunFile::Closed) => length - length % transport::PACKET,
-                    Some(RunFile::Torn) | None => transport::whole(&mut file, carried, length)?,
+                    Some(RunFile::Torn) | None => match transport::whole(&mut file, carried, length) {
+                        // It will be no stream later either, and must not hold up the runs after it.
+                        Err(error) if end.is_some() && error.kind() == io::ErrorKind::InvalidData => {
+                            tracing::warn!(run, %error, "what is left of a run is not kept");
+                            carried
+                        }
+                        whole => whole?,
+                    },
                 };
                 // A run that the account does not know has no place in time: it carried no media that anybody heard of.
                 if whole > carried && account.spans.iter().any(|span| span.run == run) {
@@ -496,6 +503,20 @@ mod tests {
         kept.keep = Duration::ZERO;
         kept.carry(&account(&[1])).unwrap();
         assert_ne!(index(), before);
+    }
+
+    #[test]
+    fn a_run_that_left_no_stream_does_not_hold_up_the_runs_after_it() {
+        let place = Place::new();
+        let mut kept = place.kept(1, Vec::new());
+        kept.take(Step::Begins(1, Vec::new()));
+        place.record(1, &vec![0; 3 * transport::PACKET as usize]);
+        kept.carry(&account(&[1])).unwrap_err();
+        kept.take(Step::Ends(1, RunFile::Torn));
+        kept.take(Step::Begins(2, Vec::new()));
+        place.record(2, &frames(3));
+        kept.carry(&account(&[1, 2])).unwrap();
+        assert_eq!(place.found(), [(1, 2, 2)]);
     }
 
     #[tokio::test]
