@@ -7,7 +7,7 @@
 //!
 //! Everything here blocks: call it from a thread that may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -97,6 +97,8 @@ impl Pieces {
                     return Err(self.missing(run, count));
                 }
             }
+            // At the end they will be needed.
+            self.handed_over(&index.runs)?;
             index.runs.retain(|run| run.pieces > 0);
             return Ok(index);
         }
@@ -104,26 +106,31 @@ impl Pieces {
     }
 
     /// What runs of earlier attempts have gained since they were counted: only those of attempts that were handed over.
+    /// Answers which these are.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn recount(&self, runs: &mut [Run]) -> io::Result<()> {
-        let there = self.there()?;
+    pub fn recount(&self, runs: &mut [Run]) -> io::Result<BTreeSet<u32>> {
+        let (there, handed_over) = (self.there()?, self.handed_over(runs)?);
         for run in runs {
-            let Some(index) = self.index(run.attempt)?.filter(|index| index.is_handed_over) else { continue };
+            let Some(index) = handed_over.get(&run.attempt) else { continue };
             run.pieces = run.pieces.max(there.count(run));
             let said = index.runs.iter().find(|said| (said.attempt, said.run) == (run.attempt, run.run));
             run.until = said.map_or(run.until, |said| said.until);
         }
-        Ok(())
+        Ok(handed_over.into_keys().collect())
     }
 
-    /// Whether an attempt was handed over.
-    ///
-    /// # Errors
-    /// When its index cannot be read.
-    pub fn is_handed_over(&self, attempt: u32) -> io::Result<bool> {
-        Ok(self.index(attempt)?.is_some_and(|index| index.is_handed_over))
+    /// The indexes of those attempts that recorded these runs and were handed over, each read once.
+    fn handed_over(&self, runs: &[Run]) -> io::Result<BTreeMap<u32, Index>> {
+        let attempts: BTreeSet<u32> = runs.iter().map(|run| run.attempt).collect();
+        let mut handed_over = BTreeMap::new();
+        for attempt in attempts {
+            if let Some(index) = self.index(attempt)?.filter(|index| index.is_handed_over) {
+                handed_over.insert(attempt, index);
+            }
+        }
+        Ok(handed_over)
     }
 
     fn index(&self, attempt: u32) -> io::Result<Option<Index>> {
@@ -191,13 +198,16 @@ impl Pieces {
         written
     }
 
-    /// Bytes of all pieces of these runs.
+    /// Bytes of all pieces of these runs, unless `is_stopped` says so on the way.
     ///
     /// # Errors
-    /// When one is not there.
-    pub fn bytes<'r>(&self, runs: impl IntoIterator<Item = &'r Run>) -> io::Result<u64> {
+    /// When one is not there; of the kind `Interrupted` when it was stopped.
+    pub fn bytes<'r>(&self, runs: impl IntoIterator<Item = &'r Run>, is_stopped: &dyn Fn() -> bool) -> io::Result<u64> {
         let mut sum = 0;
         for run in runs {
+            if is_stopped() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             for number in 0..run.pieces {
                 sum += self.open(run, number)?.1;
             }
@@ -361,7 +371,10 @@ mod tests {
         let second = place.attempt(2);
         let found = second.earlier().unwrap();
         assert_eq!(found.runs, [run(1, 1, 2), run(1, 2, 1)]);
-        assert_eq!((text(&second, &found.runs[0]).as_str(), second.bytes(&found.runs).unwrap()), ("abcd", 6));
+        assert_eq!(
+            (text(&second, &found.runs[0]).as_str(), second.bytes(&found.runs, &|| false).unwrap()),
+            ("abcd", 6)
+        );
         assert_eq!(first.earlier().unwrap(), Index::default(), "an attempt is not its own past");
     }
 
@@ -383,7 +396,7 @@ mod tests {
         said.is_handed_over = true;
         said.runs[0].until = Some(1e9 + 20.0);
         first.put_index(&said, KEEP).unwrap();
-        second.recount(&mut earlier.runs).unwrap();
+        assert_eq!(second.recount(&mut earlier.runs).unwrap(), BTreeSet::from([1]));
         assert_eq!(earlier.runs[0].until, Some(1e9 + 20.0));
         assert_eq!((earlier.runs[0].pieces, text(&second, &earlier.runs[0]).as_str()), (2, "ablate"));
     }

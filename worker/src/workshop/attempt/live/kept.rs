@@ -3,7 +3,7 @@
 //! Invariant: what is carried is whole, and nothing is carried twice; what counts of earlier attempts is fixed when this one
 //! begins, unless they were handed over to it. Runs are numbered through: those of earlier attempts come first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -203,7 +203,7 @@ impl Kept {
     /// attempt adds that does not know of this one.
     pub(super) fn take_up(&mut self) -> io::Result<()> {
         let Index { runs, arguments, .. } = self.pieces.earlier()?;
-        self.earlier_bytes = self.pieces.bytes(&runs)?;
+        self.earlier_bytes = self.pieces.bytes(&runs, &|| false)?;
         (self.earlier, self.arguments) = (runs, arguments);
         Ok(())
     }
@@ -335,11 +335,11 @@ impl Kept {
         }
     }
 
-    /// Runs of earlier attempts as this one numbers them, with all that counts by now.
-    fn recounted(&self) -> io::Result<Vec<(u32, Run)>> {
+    /// Runs of earlier attempts with all that counts by now, and which attempts were handed over.
+    fn recounted(&self) -> io::Result<(Vec<Run>, BTreeSet<u32>)> {
         let mut runs = self.earlier.clone();
-        self.pieces.recount(&mut runs)?;
-        Ok((1..).zip(runs).collect())
+        let handed_over = self.pieces.recount(&mut runs)?;
+        Ok((runs, handed_over))
     }
 
     /// Has the runs of earlier attempts in the scratch, as if they were this one's, and none of them beyond the beginning of
@@ -351,27 +351,32 @@ impl Kept {
         room: u64,
         is_stopped: &dyn Fn() -> bool,
     ) -> io::Result<Result<Vec<(u32, f64)>, u64>> {
-        let runs = self.recounted()?;
-        let earlier = self.pieces.bytes(runs.iter().map(|(_, run)| run))?;
+        let (runs, handed_over) = self.recounted()?;
+        let earlier = self.pieces.bytes(&runs, is_stopped)?;
         let needed = Room { bytes: room, earlier }.needed(bytes_in(&self.scratch));
         if needed > room {
             return Ok(Err(needed));
         }
-        for (number, run) in &runs {
-            self.lay_out(*number, run, spans, is_stopped)?;
+        for (number, run) in (1..).zip(&runs) {
+            let mut file = self.lay_out(number, run, is_stopped)?;
+            // Only one that was handed over has recorded beside the next.
+            if handed_over.contains(&run.attempt) {
+                self.cut(number, run, spans, &mut file)?;
+            }
         }
-        let until = runs.iter().filter_map(|(number, run)| Some((*number, run.until? - self.zero)));
+        let until = (1..).zip(&runs).filter_map(|(number, run)| Some((number, run.until? - self.zero)));
         Ok(Ok(until.collect()))
     }
 
-    fn lay_out(&self, number: u32, run: &Run, spans: &[Span], is_stopped: &dyn Fn() -> bool) -> io::Result<()> {
+    fn lay_out(&self, number: u32, run: &Run, is_stopped: &dyn Fn() -> bool) -> io::Result<File> {
         let path = self.scratch.join(piece_name(number));
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(path)?;
         self.pieces.copy(run, &mut file, is_stopped)?;
-        // Only one that was handed over has recorded beside the next.
-        if !self.pieces.is_handed_over(run.attempt)? {
-            return Ok(());
-        }
+        Ok(file)
+    }
+
+    /// Takes from the end of a run what the attempt after it has recorded as well.
+    fn cut(&self, number: u32, run: &Run, spans: &[Span], file: &mut File) -> io::Result<()> {
         let of = |number: u32| {
             let earlier = number.checked_sub(1).and_then(|index| self.earlier.get(index as usize));
             earlier.map_or(self.attempt, |run| run.attempt)
@@ -381,11 +386,11 @@ impl Kept {
         if let (Some(own), Some(next)) = (own, next) {
             let length = file.metadata()?.len();
             // Its progress may have told too little of where it began.
-            let by_end = run.until.zip(transport::secs(&mut file, length, run.secs)?);
+            let by_end = run.until.zip(transport::secs(file, length, run.secs)?);
             let latest = by_end.map_or(own.offset, |(until, secs)| until - self.zero - secs);
             // What was there before the next attempt began is no overlap, whatever the clocks say.
             let secs = (next.offset - own.offset.min(latest)).max(run.secs);
-            if let Some(end) = transport::cut(&mut file, length, secs)? {
+            if let Some(end) = transport::cut(file, length, secs)? {
                 file.set_len(end)?;
             }
         }
@@ -446,7 +451,7 @@ mod tests {
         fn found(&self) -> Vec<(u32, u32, u64)> {
             let next = self.kept(9, Vec::new());
             let runs = next.pieces.earlier().unwrap().runs;
-            let bytes = |run: &Run| next.pieces.bytes([run]).unwrap() / transport::PACKET;
+            let bytes = |run: &Run| next.pieces.bytes([run], &|| false).unwrap() / transport::PACKET;
             runs.iter().map(|run| (run.attempt, run.run, bytes(run))).collect()
         }
     }
@@ -549,10 +554,10 @@ mod tests {
         place.record(2, &frames(2));
         second.carry(&account(&[1, 2])).unwrap();
         assert_eq!(place.found(), [(1, 1, 2), (2, 1, 1)]);
-        assert_eq!(second.recounted().unwrap().len(), 1);
-        assert!(!second.pieces.is_handed_over(1).unwrap());
+        let (runs, handed_over) = second.recounted().unwrap();
+        assert_eq!((runs.len(), handed_over.len()), (1, 0));
         first.take(Step::HandedOver);
         first.carry(&account(&[1])).unwrap();
-        assert!(second.pieces.is_handed_over(1).unwrap());
+        assert_eq!(second.recounted().unwrap().1, BTreeSet::from([1]));
     }
 }
