@@ -13,14 +13,22 @@ use std::fmt;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::sched::CloneFlags;
 use seccompiler::BpfProgram;
 
 use calls::Calls;
 use files::Files;
+
+use crate::tool::ToolUser;
+
+/// How long a tool may take to say its version behind a layer that is tried.
+const TRIAL: Duration = Duration::from_secs(20);
+/// How often it is looked at whether it has.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Whether tools run behind bars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,14 +99,45 @@ pub struct Needs<'a> {
     pub devices: bool,
 }
 
+/// The filters of calls, made once for all runs.
+#[derive(Debug, Clone)]
+struct Programs {
+    usual: Arc<BpfProgram>,
+    network: Arc<BpfProgram>,
+    devices: Arc<BpfProgram>,
+    both: Arc<BpfProgram>,
+}
+
+impl Programs {
+    fn make() -> Result<Programs, seccompiler::BackendError> {
+        let of = |network, devices| Calls { network, devices }.program().map(Arc::new);
+        Ok(Programs {
+            usual: of(false, false)?,
+            network: of(true, false)?,
+            devices: of(false, true)?,
+            both: of(true, true)?,
+        })
+    }
+
+    fn of(&self, needs: &Needs<'_>) -> Arc<BpfProgram> {
+        let program = match (needs.network, needs.devices) {
+            (false, false) => &self.usual,
+            (true, false) => &self.network,
+            (false, true) => &self.devices,
+            (true, true) => &self.both,
+        };
+        program.clone()
+    }
+}
+
 /// The layers that work on this machine.
 #[derive(Debug, Clone)]
 pub struct Cage {
     layers: Vec<Layer>,
     /// What is read besides the system's own.
     reads: Vec<PathBuf>,
-    /// The calls of jobs that are not live, and of those that are. `None`: this architecture's are not known.
-    calls: Option<[Arc<BpfProgram>; 2]>,
+    /// `None`: the calls of this architecture are not known.
+    calls: Option<Programs>,
 }
 
 impl Cage {
@@ -108,14 +147,7 @@ impl Cage {
     /// # Errors
     /// A layer that is required and does not work.
     pub fn open(mode: SandboxMode, tool: &Path, reads: &[PathBuf]) -> Result<Cage, CageError> {
-        let mut cage = Cage {
-            layers: Vec::new(),
-            reads: reads.to_vec(),
-            calls: Calls::Offline
-                .program()
-                .and_then(|offline| Ok([offline, Calls::Online.program()?].map(Arc::new)))
-                .ok(),
-        };
+        let mut cage = Cage { layers: Vec::new(), reads: reads.to_vec(), calls: Programs::make().ok() };
         if mode == SandboxMode::Off {
             tracing::warn!("FFPOOL_SANDBOX=off: tools are kept from nothing that their user may do");
             return Ok(cage);
@@ -150,7 +182,7 @@ impl Cage {
                 bars.close()
             });
         }
-        let status = command.status()?;
+        let status = within(TRIAL, command.spawn()?)?;
         if status.success() {
             Ok(())
         } else {
@@ -169,21 +201,73 @@ impl Cage {
         self.layers.iter().copied().filter(move |layer| !is_live || *layer != Layer::Network)
     }
 
-    fn calls(&self, online: bool) -> io::Result<Arc<BpfProgram>> {
+    fn calls(&self, needs: &Needs<'_>) -> io::Result<Arc<BpfProgram>> {
         let unknown = || io::Error::new(io::ErrorKind::Unsupported, "the calls of this architecture are not known");
-        let [without, with] = self.calls.as_ref().ok_or_else(unknown)?;
-        Ok(if online { with.clone() } else { without.clone() })
+        let programs = self.calls.as_ref().ok_or_else(unknown)?;
+        Ok(programs.of(needs))
     }
 
     /// The bars of one run of `program`, which may write into `scratch`.
     pub(crate) fn bars(&self, program: &Path, scratch: Option<&Path>, needs: &Needs<'_>) -> io::Result<Bars> {
         let has = |layer| self.layers.contains(&layer);
-        let reads = self.reads.iter().chain(needs.reads).map(PathBuf::as_path).chain([program]);
+        let runs = self.reads.iter().map(PathBuf::as_path).chain([program]);
         Ok(Bars {
-            files: has(Layer::Files).then(|| Files::prepare(reads, scratch, needs)).transpose()?,
-            calls: if has(Layer::Calls) { Some(self.calls(needs.network)?) } else { None },
+            files: has(Layer::Files).then(|| Files::prepare(runs, scratch, needs)).transpose()?,
+            calls: if has(Layer::Calls) { Some(self.calls(needs)?) } else { None },
             leaves_network: has(Layer::Network) && !needs.network,
         })
+    }
+}
+
+/// As whom tools run on a worker, and behind what.
+#[derive(Debug, Clone)]
+pub struct Quarters {
+    /// Their user.
+    pub user: ToolUser,
+    /// Their bars.
+    pub cage: Cage,
+}
+
+impl Quarters {
+    /// Has a trial run as a job would, but for its network, which only root can take away, and its cgroup: what is offered
+    /// is what works there.
+    ///
+    /// # Errors
+    /// When the bars cannot be made ready.
+    pub(crate) fn shut_in(
+        &self,
+        command: &mut tokio::process::Command,
+        program: &Path,
+        needs: &Needs<'_>,
+    ) -> io::Result<()> {
+        let mut bars = self.cage.bars(program, None, needs)?;
+        if let ToolUser::Switch { uid, gid } = self.user {
+            command.gid(gid).uid(uid);
+        }
+        // SAFETY: as in `tool::confined`.
+        unsafe {
+            command.pre_exec(move || bars.close());
+        }
+        Ok(())
+    }
+}
+
+/// How a child ends within this time; then it is killed.
+fn within(bound: Duration, mut child: Child) -> io::Result<ExitStatus> {
+    let until = Instant::now() + bound;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() >= until {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("behind it a tool did not end within {bound:?}"),
+            ));
+        }
+        std::thread::sleep(LOOK);
     }
 }
 

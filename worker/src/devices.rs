@@ -16,8 +16,8 @@ use metrics::{counter, gauge};
 use tokio::sync::Notify;
 use tracing::{error, info};
 
+use crate::cage::Quarters;
 use crate::encoders::{self, Trial};
-use crate::tool::ToolUser;
 use breaker::Breaker;
 pub use breaker::Policy;
 
@@ -50,7 +50,7 @@ pub struct Devices {
 struct Shared {
     settings: DeviceSettings,
     ffmpeg: PathBuf,
-    user: ToolUser,
+    quarters: Quarters,
     /// Never held across an await.
     devices: Mutex<Vec<One>>,
     freed: Notify,
@@ -80,13 +80,13 @@ impl Standing {
 
 impl Devices {
     /// Tries every hardware encoder that FFmpeg was built with on every device of its family.
-    pub async fn open(ffmpeg: &Path, user: ToolUser, built_in: &[Encoder], settings: DeviceSettings) -> Devices {
+    pub async fn open(ffmpeg: &Path, quarters: Quarters, built_in: &[Encoder], settings: DeviceSettings) -> Devices {
         let limits = settings.devices.clone().unwrap_or_else(|| found(built_in, Path::new("/dev")));
         let mut devices = Vec::new();
         for DeviceLimit { device, sessions } in limits {
             let family = built_in.iter().copied().filter(|encoder| encoder.family() == Some(device.family));
             let trials = family.map(|encoder| Trial { encoder, device: Some(device) }).collect();
-            let tried = encoders::try_all(ffmpeg, user, trials).await;
+            let tried = encoders::try_all(ffmpeg, &quarters, trials).await;
             let standing = |(trial, works): (Trial, bool)| Standing {
                 encoder: trial.encoder,
                 works,
@@ -95,8 +95,13 @@ impl Devices {
             };
             devices.push(One { device, sessions, used: 0, encoders: tried.into_iter().map(standing).collect() });
         }
-        let shared =
-            Shared { settings, ffmpeg: ffmpeg.to_owned(), user, devices: Mutex::new(devices), freed: Notify::new() };
+        let shared = Shared {
+            settings,
+            ffmpeg: ffmpeg.to_owned(),
+            quarters,
+            devices: Mutex::new(devices),
+            freed: Notify::new(),
+        };
         let devices = Devices { shared: Arc::new(shared) };
         devices.count();
         devices
@@ -149,7 +154,7 @@ impl Devices {
         loop {
             tokio::time::sleep(LOOK).await;
             for trial in self.due(Instant::now()) {
-                let tried = encoders::try_all(&self.shared.ffmpeg, self.shared.user, vec![trial]).await;
+                let tried = encoders::try_all(&self.shared.ffmpeg, &self.shared.quarters, vec![trial]).await;
                 for (trial, works) in tried {
                     self.tried(trial, works);
                 }

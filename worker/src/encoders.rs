@@ -15,8 +15,8 @@ use ffpool_schema::plan;
 use futures_util::{StreamExt, stream};
 use tokio::process::Command;
 
+use crate::cage::{Needs, Quarters};
 use crate::classify;
-use crate::tool::ToolUser;
 
 /// How long a trial may take: well under a second on an idle machine, and a busy one must not lose its encoders.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -86,10 +86,10 @@ pub struct Listed {
 ///
 /// # Errors
 /// When none does.
-pub async fn working(ffmpeg: &Path, user: ToolUser, built_in: &[Encoder]) -> Result<Vec<Encoder>, EncodersError> {
+pub async fn working(ffmpeg: &Path, quarters: &Quarters, built_in: &[Encoder]) -> Result<Vec<Encoder>, EncodersError> {
     let software = built_in.iter().copied().filter(|encoder| !encoder.is_hardware());
     let trials = software.map(|encoder| Trial { encoder, device: None }).collect();
-    let results = try_all(ffmpeg, user, trials).await;
+    let results = try_all(ffmpeg, quarters, trials).await;
     let working: Vec<Encoder> =
         results.into_iter().filter(|(_, works)| *works).map(|(trial, _)| trial.encoder).collect();
     if working.is_empty() { Err(EncodersError::None { program: ffmpeg.to_owned() }) } else { Ok(working) }
@@ -105,8 +105,8 @@ pub struct Trial {
 }
 
 /// Has each encode a frame. Answers in the same order which did.
-pub async fn try_all(ffmpeg: &Path, user: ToolUser, trials: Vec<Trial>) -> Vec<(Trial, bool)> {
-    let each = trials.into_iter().map(|trial| async move { (trial, works(ffmpeg, user, trial).await) });
+pub async fn try_all(ffmpeg: &Path, quarters: &Quarters, trials: Vec<Trial>) -> Vec<(Trial, bool)> {
+    let each = trials.into_iter().map(|trial| async move { (trial, works(ffmpeg, quarters, trial).await) });
     stream::iter(each).buffered(TRIALS).collect().await
 }
 
@@ -160,8 +160,9 @@ fn built_in(text: &str) -> Vec<Encoder> {
     Encoder::ALL.iter().copied().filter(|encoder| names.contains(&encoder.as_str())).collect()
 }
 
-async fn works(ffmpeg: &Path, user: ToolUser, trial: Trial) -> bool {
+async fn works(ffmpeg: &Path, quarters: &Quarters, trial: Trial) -> bool {
     let Trial { encoder, device } = trial;
+    let needs = Needs { reads: &[], network: false, devices: device.is_some() };
     let device = device.map(|device| device.to_string());
     let mut command = Command::new(ffmpeg);
     command
@@ -171,8 +172,11 @@ async fn works(ffmpeg: &Path, user: ToolUser, trial: Trial) -> bool {
         .stderr(Stdio::piped())
         .current_dir("/")
         .kill_on_drop(true);
-    as_user(&mut command, user);
-    match tokio::time::timeout(TRIAL_TIMEOUT, command.output()).await {
+    let output = async {
+        quarters.shut_in(&mut command, ffmpeg, &needs)?;
+        command.output().await
+    };
+    match tokio::time::timeout(TRIAL_TIMEOUT, output).await {
         Ok(Ok(output)) if output.status.success() => true,
         Ok(Ok(output)) => {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -187,16 +191,6 @@ async fn works(ffmpeg: &Path, user: ToolUser, trial: Trial) -> bool {
         Err(_) => {
             tracing::warn!(%encoder, device, timeout = ?TRIAL_TIMEOUT, "encoder hangs");
             false
-        }
-    }
-}
-
-/// Runs a command as the user as whom jobs run: what root may open proves nothing for that one.
-pub(crate) fn as_user(command: &mut Command, user: ToolUser) {
-    match user {
-        ToolUser::Own => {}
-        ToolUser::Switch { uid, gid } => {
-            command.gid(gid).uid(uid);
         }
     }
 }

@@ -15,8 +15,8 @@ use ffpool_schema::live::Protocol;
 use tokio::process::Command;
 use tracing::{info, warn};
 
+use crate::cage::{Needs, Quarters};
 use crate::encoders;
-use crate::tool::ToolUser;
 
 pub use classify::classify;
 
@@ -43,8 +43,8 @@ pub struct Gstreamer {
 
 impl Gstreamer {
     /// Looks for it and tries every encoder as the user as whom jobs run. `None`: it is not there, or nothing works.
-    pub async fn open(program: &Path, scratch: &Path, user: ToolUser) -> Option<Gstreamer> {
-        match tokio::time::timeout(OPENING, Gstreamer::look(program, scratch, user)).await {
+    pub async fn open(program: &Path, scratch: &Path, quarters: &Quarters) -> Option<Gstreamer> {
+        match tokio::time::timeout(OPENING, Gstreamer::look(program, scratch, quarters)).await {
             Ok(found) => found,
             Err(_) => {
                 warn!(program = %program.display(), within = ?OPENING, "GStreamer hangs here: it is not offered");
@@ -53,13 +53,13 @@ impl Gstreamer {
         }
     }
 
-    async fn look(program: &Path, scratch: &Path, user: ToolUser) -> Option<Gstreamer> {
+    async fn look(program: &Path, scratch: &Path, quarters: &Quarters) -> Option<Gstreamer> {
         let Some(program) = encoders::find_program(program) else {
             info!(program = %program.display(), "no GStreamer here: install gstreamer1.0-tools and its plugins to offer it");
             return None;
         };
         let registry = scratch.join(REGISTRY);
-        let version = match run(&program, &registry, ToolUser::Own, OPENING, &["--version"]).await {
+        let version = match run(&program, &registry, None, OPENING, &["--version"]).await {
             Ok(version) => version,
             Err(reason) => {
                 warn!(program = %program.display(), reason, "GStreamer does not run here: it is not offered");
@@ -74,7 +74,7 @@ impl Gstreamer {
             warn!(registry = %registry.display(), %error, "GStreamer's list of plugins cannot be shared: it is not offered");
             return None;
         }
-        let mut features = features(&program, &registry, user).await;
+        let mut features = features(&program, &registry, quarters).await;
         if features.is_empty() {
             warn!(%version, "no encoder of GStreamer works here: it is not offered");
             return None;
@@ -99,7 +99,7 @@ async fn missing(program: &Path, registry: &Path) -> Option<Vec<String>> {
     let beside = program.with_file_name("gst-inspect-1.0");
     let inspect = if beside.is_file() { Some(beside) } else { encoders::find_program(Path::new("gst-inspect-1.0")) };
     let listed = match inspect {
-        Some(inspect) => run(&inspect, registry, ToolUser::Own, OPENING, &[]).await,
+        Some(inspect) => run(&inspect, registry, None, OPENING, &[]).await,
         None => Err("it is not there: install gstreamer1.0-tools".to_owned()),
     };
     let listed = match listed {
@@ -126,15 +126,15 @@ fn elements(listed: &str) -> Vec<&str> {
 }
 
 /// The features of the encoders that work.
-async fn features(program: &Path, registry: &Path, user: ToolUser) -> Vec<&'static str> {
+async fn features(program: &Path, registry: &Path, quarters: &Quarters) -> Vec<&'static str> {
     let trials = gstreamer::trials();
     let all: Vec<&str> = trials.iter().flat_map(|(_, words)| words.iter().copied()).collect();
-    if run(program, registry, user, TRIAL, &all).await.is_ok() {
+    if run(program, registry, Some(quarters), TRIAL, &all).await.is_ok() {
         return trials.iter().map(|(feature, _)| *feature).collect();
     }
     let mut features = Vec::new();
     for (feature, words) in &trials {
-        match run(program, registry, user, TRIAL, words).await {
+        match run(program, registry, Some(quarters), TRIAL, words).await {
             Ok(_) => features.push(*feature),
             Err(reason) => info!(feature, reason, "an encoder of GStreamer does not work here"),
         }
@@ -146,7 +146,7 @@ async fn features(program: &Path, registry: &Path, user: ToolUser) -> Vec<&'stat
 async fn run(
     program: &Path,
     registry: &Path,
-    user: ToolUser,
+    quarters: Option<&Quarters>,
     within: Duration,
     words: &[&str],
 ) -> Result<String, String> {
@@ -160,7 +160,11 @@ async fn run(
         .current_dir("/")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    encoders::as_user(&mut command, user);
+    if let Some(quarters) = quarters {
+        let reads = [registry.to_owned()];
+        let needs = Needs { reads: &reads, network: false, devices: false };
+        quarters.shut_in(&mut command, program, &needs).map_err(|error| error.to_string())?;
+    }
     let output = match tokio::time::timeout(within, command.output()).await {
         Ok(output) => output.map_err(|error| error.to_string())?,
         Err(_) => return Err(format!("it does not end within {within:?}")),

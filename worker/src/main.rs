@@ -10,8 +10,18 @@ use ffpool_worker::settings::Settings;
 use tokio::sync::watch;
 use tracing::error;
 
+/// Tools of a worker that is not root run as its user: they are not to read its environment, where its passwords are.
+fn close_to_its_own_user() {
+    if !nix::unistd::Uid::effective().is_root()
+        && let Err(error) = nix::sys::prctl::set_dumpable(false)
+    {
+        eprintln!("warning: tools may be able to read this worker's environment: {error}");
+    }
+}
+
 fn main() -> ExitCode {
     let settings: Settings = settings::parse("worker");
+    close_to_its_own_user();
     install_crypto();
     let telemetry = match telemetry::init("ffpool-worker", &settings.telemetry) {
         Ok(telemetry) => telemetry,

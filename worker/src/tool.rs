@@ -491,6 +491,7 @@ fn confined(invocation: &Invocation<'_>) -> io::Result<Command> {
         .current_dir(invocation.directory)
         .env_clear()
         .env("HOME", invocation.directory)
+        .env("TMPDIR", invocation.directory)
         .env("LC_ALL", "C.UTF-8")
         .env("AV_LOG_FORCE_NOCOLOR", "1")
         // One encoder talks past FFmpeg's log: errors only.

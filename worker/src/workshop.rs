@@ -22,7 +22,7 @@ use ffpool_schema::plan;
 use tokio::sync::{mpsc, watch};
 
 pub use crate::cage::SandboxMode;
-use crate::cage::{Cage, CageError, Layer};
+use crate::cage::{Cage, CageError, Layer, Quarters};
 use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Devices};
 use crate::encoders::{self, EncodersError};
@@ -277,8 +277,8 @@ struct Shop {
     tool_version: String,
     /// The first line that the prober says of its version.
     prober_version: String,
-    user: ToolUser,
-    cage: Cage,
+    /// As whom the tools run, and behind what.
+    quarters: Quarters,
     groups: Result<Groups, String>,
     launcher: Launcher,
     /// Software encoders that passed a real encode, in the schema's order.
@@ -352,13 +352,14 @@ impl Workshop {
             let opened = tokio::task::spawn_blocking(move || Cage::open(mode, &tool, &reads)).await;
             opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?
         };
+        let quarters = Quarters { user, cage };
         let listed = encoders::listed(&ffmpeg).await?;
-        let encoders = encoders::working(&ffmpeg, user, &listed.video).await?;
+        let encoders = encoders::working(&ffmpeg, &quarters, &listed.video).await?;
         let gstreamer = match &settings.gstreamer {
-            Some(program) => Gstreamer::open(program, &scratch, user).await,
+            Some(program) => Gstreamer::open(program, &scratch, &quarters).await,
             None => None,
         };
-        let devices = Devices::open(&ffmpeg, user, &listed.video, settings.devices.clone()).await;
+        let devices = Devices::open(&ffmpeg, quarters.clone(), &listed.video, settings.devices.clone()).await;
         let mut features = encoders::features(&ffmpeg, &listed).await?;
         let by_gstreamer = gstreamer.iter().flat_map(|gstreamer| &gstreamer.features);
         features.extend(by_gstreamer.map(|feature| (*feature).to_owned()));
@@ -376,8 +377,7 @@ impl Workshop {
                 ffprobe,
                 tool_version,
                 prober_version,
-                user,
-                cage,
+                quarters,
                 groups,
                 launcher,
                 encoders,
@@ -415,7 +415,7 @@ impl Workshop {
     /// The layers of the sandbox that stand around its tools.
     #[must_use]
     pub fn sandbox(&self) -> &[Layer] {
-        self.shop.cage.layers()
+        self.shop.quarters.cage.layers()
     }
 
     /// Slots that a job takes: never more than the worker has.
@@ -488,7 +488,7 @@ impl Shop {
             stores: self.stores.served(),
             devices: self.devices.states(),
             gstreamer: self.gstreamer.as_ref().map(|gstreamer| gstreamer.installation.clone()),
-            sandbox: self.cage.layers().iter().map(|layer| layer.as_str().to_owned()).collect(),
+            sandbox: self.quarters.cage.layers().iter().map(|layer| layer.as_str().to_owned()).collect(),
         }
     }
 

@@ -45,7 +45,7 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_sched_setaffinity, libc::SYS_sched_getparam,
     libc::SYS_sched_setparam, libc::SYS_sched_getscheduler, libc::SYS_sched_setscheduler, libc::SYS_sched_getattr,
     libc::SYS_sched_setattr, libc::SYS_sched_get_priority_max, libc::SYS_sched_get_priority_min, libc::SYS_getpriority,
-    libc::SYS_setpriority, libc::SYS_prlimit64, libc::SYS_getrusage,
+    libc::SYS_setpriority, libc::SYS_getrusage,
     libc::SYS_times, libc::SYS_sysinfo, libc::SYS_uname, libc::SYS_prctl, libc::SYS_getcpu, libc::SYS_capget,
     // Signals and time.
     libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_rt_sigpending,
@@ -80,13 +80,18 @@ const OLDER: &[libc::c_long] = &[];
 
 /// What those need besides that go to the network.
 #[rustfmt::skip]
-const ONLINE: &[libc::c_long] = &[
+const NETWORK: &[libc::c_long] = &[
     libc::SYS_connect, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_sendmmsg,
     libc::SYS_recvmmsg,
 ];
 
-/// Families of sockets that go to the network; names are looked up by `AF_UNIX` and `AF_NETLINK`.
-const FAMILIES: [libc::c_int; 4] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX, libc::AF_NETLINK];
+/// What drivers of devices need besides: sockets between their own processes, memory that they share, and whether two
+/// descriptors are one.
+#[rustfmt::skip]
+const DEVICES: &[libc::c_long] = &[
+    libc::SYS_connect, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept4, libc::SYS_kcmp, libc::SYS_shmget,
+    libc::SYS_shmat, libc::SYS_shmdt, libc::SYS_shmctl, libc::SYS_semget, libc::SYS_semop, libc::SYS_semctl,
+];
 
 /// New namespaces, in which a process gets rights that it does not have.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
@@ -97,13 +102,13 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
 
-/// What a tool may call.
+/// What a tool may call besides what all may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Calls {
-    /// No socket.
-    Offline,
-    /// Sockets too.
-    Online,
+pub(super) struct Calls {
+    /// Sockets of the network.
+    pub(super) network: bool,
+    /// What drivers of devices need.
+    pub(super) devices: bool,
 }
 
 impl Calls {
@@ -117,10 +122,21 @@ impl Calls {
         // `clone3` hides its flags in memory, so there is none, and the library takes `clone`.
         rules.insert(libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(word(NAMESPACES)), 0)]);
         rules.insert(libc::SYS_socketpair, vec![when(0, SeccompCmpOp::Eq, word(libc::AF_UNIX))]);
-        if self == Calls::Online {
-            rules.extend(ONLINE.iter().map(|call| (*call, Vec::new())));
-            let families = FAMILIES.map(|family| when(0, SeccompCmpOp::Eq, word(family)));
-            rules.insert(libc::SYS_socket, families.to_vec());
+        // Its own limits, and no other process's.
+        rules.insert(libc::SYS_prlimit64, vec![when(0, SeccompCmpOp::Eq, 0)]);
+        let mut sockets = Vec::new();
+        if self.network {
+            rules.extend(NETWORK.iter().map(|call| (*call, Vec::new())));
+            sockets.extend([libc::AF_INET, libc::AF_INET6].map(|family| when(0, SeccompCmpOp::Eq, word(family))));
+            // What the library asks for this machine's own addresses when it looks a name up.
+            sockets.push(all([(0, word(libc::AF_NETLINK)), (2, word(libc::NETLINK_ROUTE))]));
+        }
+        if self.devices {
+            rules.extend(DEVICES.iter().map(|call| (*call, Vec::new())));
+            sockets.push(when(0, SeccompCmpOp::Eq, word(libc::AF_UNIX)));
+        }
+        if !sockets.is_empty() {
+            rules.insert(libc::SYS_socket, sockets);
         }
         let no_such_call = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         let arch = TargetArch::try_from(std::env::consts::ARCH)?;
@@ -132,6 +148,14 @@ fn when(argument: u8, compare: SeccompCmpOp, value: u64) -> SeccompRule {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, value)
         .and_then(|condition| SeccompRule::new(vec![condition]))
         .expect("a call has six arguments, and this is one of them")
+}
+
+/// Where every argument of these has its value.
+fn all(wishes: [(u8, u64); 2]) -> SeccompRule {
+    let condition =
+        |(argument, value)| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
+    let conditions: Result<Vec<_>, _> = wishes.into_iter().map(condition).collect();
+    conditions.and_then(SeccompRule::new).expect("a call has six arguments, and these are two of them")
 }
 
 fn word(bits: libc::c_int) -> u64 {

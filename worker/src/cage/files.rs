@@ -19,7 +19,7 @@ use super::Needs;
 const NEWEST: ABI = ABI::V6;
 
 /// Programs and libraries.
-const PROGRAMS: [&str; 8] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt"];
+const PROGRAMS: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// What programs read besides.
 const SYSTEM: [&str; 16] = [
     "/etc/alternatives",
@@ -56,8 +56,8 @@ const NETWORK: [&str; 13] = [
     "/var/lib/ca-certificates",
 ];
 /// What encodes on devices reads.
-const DEVICE_SYSTEM: [&str; 6] =
-    ["/etc/OpenCL", "/etc/glvnd", "/etc/vulkan", "/proc/driver/nvidia", "/proc/devices", "/sys"];
+const DEVICE_SYSTEM: [&str; 7] =
+    ["/etc/OpenCL", "/etc/glvnd", "/etc/vulkan", "/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/sys"];
 /// Devices that encode.
 const DEVICES: [&str; 2] = ["/dev/dri", "/dev/kfd"];
 
@@ -66,6 +66,8 @@ const DEVICES: [&str; 2] = ["/dev/dri", "/dev/kfd"];
 pub(super) struct Files {
     /// `None`: they have been put up.
     rules: Option<OwnedFd>,
+    /// What it may do with what the kernel tells of itself.
+    own: BitFlags<AccessFs>,
 }
 
 /// The kernel's `struct landlock_path_beneath_attr`.
@@ -77,14 +79,17 @@ struct PathBeneath {
 
 impl Files {
     pub(super) fn prepare<'a>(
-        reads: impl Iterator<Item = &'a Path>,
+        runs: impl Iterator<Item = &'a Path>,
         scratch: Option<&Path>,
         needs: &Needs<'_>,
     ) -> io::Result<Files> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         let run = read | AccessFs::Execute;
         let all = AccessFs::from_all(NEWEST);
-        let write = all & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeSock | AccessFs::IoctlDev);
+        // What it wrote, or was given, it does not run.
+        let never =
+            AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeSock | AccessFs::IoctlDev | AccessFs::Execute;
+        let write = all & !never;
         let of = |paths: &[&'static str], access: BitFlags<AccessFs>| path_beneath_rules(paths.to_vec(), access);
         let mut rules = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -95,7 +100,8 @@ impl Files {
             .and_then(|rules| rules.add_rules(of(&PROGRAMS, run)))
             .and_then(|rules| rules.add_rules(of(&SYSTEM, read)))
             .and_then(|rules| rules.add_rules(of(&["/dev/null"], read | AccessFs::WriteFile)))
-            .and_then(|rules| rules.add_rules(path_beneath_rules(reads, run)))
+            .and_then(|rules| rules.add_rules(path_beneath_rules(runs, run)))
+            .and_then(|rules| rules.add_rules(path_beneath_rules(needs.reads, read)))
             .and_then(|rules| rules.add_rules(path_beneath_rules(scratch, write)))
             .map_err(io::Error::other)?;
         if needs.network {
@@ -111,7 +117,11 @@ impl Files {
                 .map_err(io::Error::other)?;
         }
         match Option::<OwnedFd>::from(rules) {
-            Some(rules) => Ok(Files { rules: Some(rules) }),
+            Some(rules) => Ok(Files {
+                rules: Some(rules),
+                // NVIDIA's library gives its threads names there.
+                own: if needs.devices { read | AccessFs::WriteFile } else { read },
+            }),
             None => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel has no Landlock, or it is not switched on"))
             }
@@ -125,8 +135,7 @@ impl Files {
         // SAFETY: the path is a constant that ends with a zero.
         let own = unsafe { libc::open(c"/proc/self".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
         if own >= 0 {
-            let access = AccessFs::ReadFile | AccessFs::ReadDir;
-            let rule = PathBeneath { allowed_access: access.bits(), parent_fd: own };
+            let rule = PathBeneath { allowed_access: self.own.bits(), parent_fd: own };
             debug_assert_eq!(size_of::<PathBeneath>(), 12, "as the kernel has it");
             // SAFETY: the kernel reads the rule, which outlives the call, and keeps no pointer to it.
             let added = unsafe {

@@ -291,8 +291,8 @@ impl<'a> Attempt<'a> {
 
     /// As whom the tools run: the workshop's user, or whoever may read the input.
     fn user(&self, input: Option<&Path>) -> Result<ToolUser, End> {
-        let (ToolUser::Switch { uid, gid }, Some(input)) = (self.shop.user, input) else {
-            return Ok(self.shop.user);
+        let (ToolUser::Switch { uid, gid }, Some(input)) = (self.shop.quarters.user, input) else {
+            return Ok(self.shop.quarters.user);
         };
         let owner = std::fs::metadata(input).ok().map(|metadata| (metadata.uid(), metadata.gid()));
         // Root without capabilities is an ordinary reader: the last resort.
@@ -369,7 +369,7 @@ impl<'a> Attempt<'a> {
             prober: Some(self.shop.prober_version.clone()),
             checker: None,
             engine: self.engine.clone(),
-            sandbox: self.shop.cage.around(self.is_live()).map(|layer| layer.as_str().to_owned()).collect(),
+            sandbox: self.shop.quarters.cage.around(self.is_live()).map(|layer| layer.as_str().to_owned()).collect(),
             device: None,
             fallback: None,
             source_probe,

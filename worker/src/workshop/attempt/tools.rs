@@ -101,7 +101,7 @@ impl Attempt<'_> {
             user,
             group: self.group.as_ref(),
             file_bytes: self.disk_bytes(),
-            cage: &self.shop.cage,
+            cage: &self.shop.quarters.cage,
             needs: Needs { reads: &self.reads, network: self.is_live(), devices: self.uses_device },
         }
     }
