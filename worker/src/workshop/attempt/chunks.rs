@@ -427,18 +427,7 @@ impl Attempt<'_> {
                 return Err(End::failure(Cause::IoTransient, why));
             }
         };
-        let proof = |(key, manifest): &(String, Manifest)| {
-            let one = |artifact: &Artifact| ChunkProof {
-                key: key.clone(),
-                job: manifest.job,
-                worker: manifest.worker.clone(),
-                frames: artifact.proof.as_ref().and_then(|proof| proof.frames).unwrap_or(0),
-                sha256: artifact.sha256.clone(),
-                output: artifact.name.clone(),
-            };
-            manifest.artifacts.iter().map(one).collect::<Vec<_>>()
-        };
-        made.chunks = parts.all().flat_map(proof).collect();
+        made.chunks = parts.all().flat_map(|(key, manifest)| proofs(key, manifest, outputs)).collect();
         // All chunks differ in their cut alone.
         let example = parts.chunks.first().map(|(_, manifest)| &manifest.arguments);
         made.steps.extend(example.map(|words| words.iter().map(Into::into).collect()));
@@ -554,6 +543,19 @@ impl Parts {
         let probe = longest.and_then(|(_, manifest)| manifest.artifacts.get(output)?.probe.video.as_ref()?.fps);
         probe.filter(|fps| *fps > 0.0).unwrap_or(25.0)
     }
+}
+
+/// What a manifest says of a chunk. Another job may have made it, so the outputs are called what this one calls them.
+fn proofs<'a>(key: &'a str, manifest: &'a Manifest, outputs: &'a [Output]) -> impl Iterator<Item = ChunkProof> + 'a {
+    let one = move |(artifact, output): (&Artifact, &Output)| ChunkProof {
+        key: key.to_owned(),
+        job: manifest.job,
+        worker: manifest.worker.clone(),
+        frames: artifact.proof.as_ref().and_then(|proof| proof.frames).unwrap_or(0),
+        sha256: artifact.sha256.clone(),
+        output: output.name.clone(),
+    };
+    manifest.artifacts.iter().zip(outputs).map(one)
 }
 
 /// What a source is called in the names of its chunks: the same for every worker, another when it has changed.

@@ -273,6 +273,17 @@ async fn a_part_at_another_rate_that_begins_before_the_picture_is_encoded_whole(
     bench.assert_clean();
 }
 
+/// As if a chunk had been made for a job that calls its outputs otherwise.
+fn call_otherwise(bench: &Bench, piece: &Piece) {
+    let store = std::fs::read_dir(bench.media(".ffpool-chunks")).unwrap().next().unwrap().unwrap().path();
+    let path = store.join(format!("{}.mp4.ffpool.json", piece.key));
+    let mut told: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for artifact in told["artifacts"].as_array_mut().unwrap() {
+        artifact["name"] = json!("other");
+    }
+    std::fs::write(&path, told.to_string()).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn several_outputs_are_made_in_chunks_by_one_decode_each_and_are_what_a_whole_encode_makes() {
     let bench = bench().await;
@@ -322,7 +333,20 @@ async fn several_outputs_are_made_in_chunks_by_one_decode_each_and_are_what_a_wh
         spec.parameters.crf = crf;
         spec
     };
-    let (proof, count) = in_chunks(&bench, &ladder(Some(30))).await;
+    let grant = split_grant(&bench, &ladder(Some(30)));
+    let all = pieces(&bench, &grant).await;
+    for piece in &all {
+        manifest(&bench.run(&piece_grant(&bench, &ladder(Some(30)), piece)).await);
+        call_otherwise(&bench, piece);
+    }
+    let made = bench.run(&Grant { attempt: 2, splits: Some(1), ..grant }).await;
+    let (proof, count) = (manifest(&made), all.len());
+    let called: Vec<_> = proof.chunks.iter().map(|chunk| chunk.output.as_deref()).collect();
+    assert_eq!(
+        called,
+        [Some("160x90"), Some("80x46")].repeat(count),
+        "whatever the job that made them calls its outputs"
+    );
     let rungs: Vec<_> =
         proof.artifacts.iter().map(|made| (made.name.as_deref(), made.proof.as_ref().unwrap().frames)).collect();
     assert_eq!((rungs, proof.chunks.len()), (vec![(Some("160x90"), Some(85)), (Some("80x46"), Some(85))], 2 * count));
