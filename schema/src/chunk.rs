@@ -22,6 +22,9 @@ const PREROLL: Micros = Micros(3_000_000);
 pub const CHUNKS_MAX: usize = 1500;
 /// Bytes that the jobs of one split may have together: they are recorded in one transaction.
 const SPLIT_BYTES_MAX: usize = 64 << 20;
+/// Files of chunks that one job may have, of all its outputs: the manifest names each, in some 400 bytes, and goes to the ledger
+/// in one message.
+const PROOFS_MAX: usize = 10_000;
 /// What a chunk adds to the text of its job, at most: its name, its cut and its id.
 const PIECE_BYTES: usize = 1024;
 /// Frames that are looked at, at most: ten days at 24 frames per second. More are encoded whole.
@@ -574,6 +577,17 @@ pub fn too_large(body_bytes: usize, chunks: usize, outputs: usize) -> Option<Str
     })
 }
 
+/// Why a job of so many outputs is not made in so many `chunks`: its manifest names the file of each.
+#[must_use]
+pub fn too_many(chunks: usize, outputs: usize) -> Option<String> {
+    (chunks.saturating_mul(outputs) > PROOFS_MAX).then(|| {
+        format!(
+            "{chunks} chunks of {outputs} outputs are more than the {PROOFS_MAX} files that a manifest names: have fewer outputs, or \
+             longer chunks"
+        )
+    })
+}
+
 /// The directory of a source's chunks, by what identifies the source.
 #[must_use]
 pub fn directory(source: &str) -> String {
@@ -776,6 +790,13 @@ mod tests {
         let why = too_large(500_000, CHUNKS_MAX, 1).unwrap();
         assert!(why.contains("500000 bytes") && why.contains("1500 chunks") && why.contains("64 MiB"), "{why}");
         assert!(too_large(usize::MAX, 2, 1).is_some());
+    }
+
+    #[test]
+    fn a_manifest_is_bounded_in_chunks() {
+        assert_eq!((too_many(CHUNKS_MAX + 1, 1), too_many(500, 20)), (None, None));
+        let why = too_many(CHUNKS_MAX, 20).unwrap();
+        assert!(why.contains("1500 chunks of 20 outputs") && why.contains("10000"), "{why}");
     }
 
     #[test]

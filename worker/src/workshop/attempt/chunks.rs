@@ -166,7 +166,8 @@ impl Attempt<'_> {
         };
         let chunks = cuts.seams.len() + 1;
         let count = chunks + usize::from(sound.is_some());
-        if let Some(why) = chunk::too_large(body_bytes, count, list.len()) {
+        let too_many = chunk::too_many(count, list.len());
+        if let Some(why) = too_many.or_else(|| chunk::too_large(body_bytes, count, list.len())) {
             return Err(Why::Because(why));
         }
         let total = u32::try_from(count).unwrap_or(u32::MAX);
