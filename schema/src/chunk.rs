@@ -122,6 +122,26 @@ impl Taken {
     }
 }
 
+/// What all outputs take of the source. `outputs`: each with what it takes by itself.
+///
+/// # Errors
+/// Why it is not the same for all.
+pub fn taken_by_all(outputs: &[(&Encode, Taken)]) -> Result<Taken, &'static str> {
+    let Some(((encode, taken), others)) = outputs.split_first() else { return Err("it has no output") };
+    let part = |encode: &Encode| (encode.start_secs, encode.duration_secs);
+    if others.iter().any(|(other, _)| part(other) != part(encode)) {
+        return Err("its outputs take different parts of the source");
+    }
+    if others.iter().any(|(_, other)| other.zero != taken.zero) {
+        return Err("its outputs begin with different streams of the source");
+    }
+    // The filter has a clock of its own.
+    if others.iter().any(|(_, other)| other != taken) {
+        return Err("only some of its outputs are deinterlaced");
+    }
+    Ok(*taken)
+}
+
 /// Times of a source's frames, read line by line from the prober.
 #[derive(Debug, Default)]
 pub struct Times {
@@ -797,6 +817,18 @@ mod tests {
         assert_eq!((too_many(CHUNKS_MAX + 1, 1), too_many(500, 20)), (None, None));
         let why = too_many(CHUNKS_MAX, 20).unwrap();
         assert!(why.contains("1500 chunks of 20 outputs") && why.contains("10000"), "{why}");
+    }
+
+    #[test]
+    fn it_is_told_in_what_outputs_differ() {
+        let one = crate::scenario::resolve(&crate::job::JobSpec::new("720p-h264")).unwrap().unwrap();
+        let part = Encode { start_secs: Some(2.0), ..one.clone() };
+        let (later, halves) = (Taken { zero: Micros(1_400_001), ..ALL }, Taken { ticks: 2, ..ALL });
+        let told = |other: &Encode, taken: Taken| taken_by_all(&[(&one, ALL), (other, taken)]);
+        assert_eq!(told(&one, ALL), Ok(ALL));
+        assert!(told(&part, later).unwrap_err().contains("different parts"));
+        assert!(told(&one, later).unwrap_err().contains("different streams"));
+        assert!(told(&one, halves).unwrap_err().contains("deinterlaced"));
     }
 
     #[test]

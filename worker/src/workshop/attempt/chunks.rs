@@ -147,7 +147,7 @@ impl Attempt<'_> {
             return Err(Why::Because(format!("it was split {splits} times and still lacks chunks")));
         }
         let source = Some((path.as_path(), probed));
-        let taken = self.taken_by_all(&list, source)?.ok_or("its outputs take different parts of the source")?;
+        let taken = self.taken_by_all(&list, source)??;
         let named = taken.name(&source_name(encode, identity));
         let store = self.open_chunks(outputs, &list, &named).await?;
         let keep = Duration::from_secs(self.shop.settings.chunks.chunk_keep_hours * 3600);
@@ -205,15 +205,20 @@ impl Attempt<'_> {
         outputs.map(|outputs| outputs.list).map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))
     }
 
-    /// What the outputs take of the source. `None`: it is not the same for all.
-    fn taken_by_all(&self, list: &[Output], source: Option<(&Path, &Probed)>) -> Result<Option<Taken>, End> {
+    /// What the outputs take of the source, or why that is not the same for all.
+    fn taken_by_all(
+        &self,
+        list: &[Output],
+        source: Option<(&Path, &Probed)>,
+    ) -> Result<Result<Taken, &'static str>, End> {
         let mut all = Vec::new();
         for output in list {
             let request = self.request(&output.encode, source, &self.shop.features)?;
             let taken = plan::taken(&request);
-            all.push(taken.map_err(|refusal| refused_for(&self.grant.spec, output.number, refusal))?);
+            let taken = taken.map_err(|refusal| refused_for(&self.grant.spec, output.number, refusal))?;
+            all.push((&output.encode, taken));
         }
-        Ok(all.first().copied().filter(|first| all.iter().all(|taken| taken == first)))
+        Ok(chunk::taken_by_all(&all))
     }
 
     /// What a piece is called here, the sound or this stretch of the picture. `alone`: what is encoded of each output.
@@ -317,7 +322,7 @@ impl Attempt<'_> {
     ) -> Result<Option<Manifest>, End> {
         let source = Some((path.as_path(), probed));
         let list = self.single_outputs(encode, probed)?;
-        let Some(taken) = self.taken_by_all(&list, source)? else { return self.make_none(OTHERS, consent).await };
+        let Ok(taken) = self.taken_by_all(&list, source)? else { return self.make_none(OTHERS, consent).await };
         let named = taken.name(&source_name(encode, identity));
         let store = self.open_chunks(outputs, &list, &named).await.map_err(|why| match why {
             Why::End(end) => end,
