@@ -118,9 +118,7 @@ impl Attempt<'_> {
     fn is_long(&self, encode: &Encode, probed: &Probed) -> bool {
         let above = self.shop.settings.chunks.chunk_above_secs;
         let all = probed.probe.video.as_ref().and_then(|video| video.duration_secs).or(probed.probe.duration_secs);
-        let left = all.map(|secs| secs - encode.start_secs.unwrap_or(0.0));
-        let secs = left.into_iter().chain(encode.duration_secs).reduce(f64::min);
-        above > 0 && all.is_some() && secs.is_some_and(|secs| secs > above as f64)
+        above > 0 && all.is_some() && taken_secs(encode, all).is_some_and(|secs| secs > above as f64)
     }
 
     async fn find_parts(
@@ -349,7 +347,7 @@ impl Attempt<'_> {
             return Ok(Some(there));
         }
         let recipe = if piece.is_sound {
-            Recipe::Sound { secs: encode.duration_secs.or(probed.probe.duration_secs) }
+            Recipe::Sound { secs: taken_secs(encode, probed.probe.duration_secs) }
         } else {
             Recipe::Chunk { cuts: &cuts, secs: length(&piece.cut, encode, probed) }
         };
@@ -577,6 +575,12 @@ fn source_name(encode: &Encode, identity: &SourceIdentity) -> String {
     }
 }
 
+/// Seconds of what is taken of a source that has `all` of them.
+fn taken_secs(encode: &Encode, all: Option<f64>) -> Option<f64> {
+    let left = all.map(|secs| (secs - encode.start_secs.unwrap_or(0.0)).max(0.0));
+    left.into_iter().chain(encode.duration_secs).reduce(f64::min)
+}
+
 /// Length of a chunk in seconds, for its progress.
 fn length(cut: &Cut, encode: &Encode, probed: &Probed) -> Option<f64> {
     let fps = match cut.span {
@@ -609,5 +613,22 @@ fn may_lack_chunks(end: &End) -> bool {
         | Outcome::Released { .. }
         | Outcome::Split { .. }
         | Outcome::Cancelled => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ffpool_schema::job::JobSpec;
+
+    #[test]
+    fn a_part_is_no_longer_than_what_is_left_of_its_source() {
+        let whole = ffpool_schema::scenario::resolve(&JobSpec::new("720p-h264")).unwrap().unwrap();
+        let part = |start_secs, duration_secs| Encode { start_secs, duration_secs, ..whole.clone() };
+        let secs = |start, length| taken_secs(&part(start, length), Some(100.0));
+        assert_eq!([secs(None, None), secs(Some(70.0), None)], [Some(100.0), Some(30.0)]);
+        assert_eq!([secs(Some(70.0), Some(10.0)), secs(Some(70.0), Some(50.0))], [Some(10.0), Some(30.0)]);
+        assert_eq!(secs(Some(170.0), None), Some(0.0));
+        assert_eq!(taken_secs(&part(Some(7.0), Some(10.0)), None), Some(10.0));
     }
 }
