@@ -169,8 +169,8 @@ impl Attempt<'_> {
             return Err(Why::Because(why));
         }
         let total = u32::try_from(count).unwrap_or(u32::MAX);
-        let alone: Vec<Encode> = list.iter().map(|output| chunk::of(&output.encode)).collect();
-        let sound: Vec<Encode> = sound.into_iter().collect();
+        let alone: Vec<Output> = list.iter().map(|output| with(output, chunk::of(&output.encode))).collect();
+        let sound: Vec<Output> = list.iter().zip(sound).map(|(output, sound)| with(output, sound)).collect();
         let of_chunk = |chunk: usize| cut.iter().map(|cuts| cuts[chunk].clone()).collect::<Vec<Cut>>();
         let taken_out = (0..chunks).map(|chunk| (of_chunk(chunk), alone.as_slice(), false));
         let all = taken_out.chain(sound.chunks(1).map(|sound| (vec![Cut::NONE], sound, true)));
@@ -224,13 +224,13 @@ impl Attempt<'_> {
         &self,
         is_sound: bool,
         cuts: &[Cut],
-        alone: &[Encode],
+        alone: &[Output],
         (path, probed): (&Path, &Probed),
         named: &str,
     ) -> Result<String, End> {
         let (features, tool) = (&self.shop.features, &self.shop.tool_version);
         let source = Some((path, probed));
-        let requests = alone.iter().map(|encode| self.request(encode, source, features));
+        let requests = alone.iter().map(|output| self.request(&output.encode, source, features));
         let requests = requests.collect::<Result<Vec<Request<'_>>, End>>()?;
         let key = match requests.first() {
             Some(request) if is_sound => {
@@ -238,7 +238,9 @@ impl Attempt<'_> {
             }
             Some(_) | None => plan::chunk_key(&requests, cuts, named, tool),
         };
-        key.map_err(|refused| refused_for(&self.grant.spec, 0, refused.refusal))
+        key.map_err(|Refused { output, refusal }| {
+            refused_for(&self.grant.spec, alone.get(output).map_or(0, |output| output.number), refusal)
+        })
     }
 
     /// Every chunk, sound. Where some are missing, these are what the attempt reports.
@@ -327,10 +329,11 @@ impl Attempt<'_> {
             Why::Because(why) => End::failure(Cause::ConfigBad, why),
         })?;
         let cuts = piece.cuts();
-        let alone: Vec<Encode> = if piece.is_sound {
-            list.iter().filter_map(|output| plan::sound_alone(&output.encode, probed)).collect()
+        let alone: Vec<Output> = if piece.is_sound {
+            let sound = |output: &Output| Some(with(output, plan::sound_alone(&output.encode, probed)?));
+            list.iter().filter_map(sound).collect()
         } else {
-            list.iter().map(|output| chunk::of(&output.encode)).collect()
+            list.iter().map(|output| with(output, chunk::of(&output.encode))).collect()
         };
         if alone.len() != cuts.len() {
             return self.make_none(OTHERS, consent).await;
@@ -351,8 +354,6 @@ impl Attempt<'_> {
         } else {
             Recipe::Chunk { cuts: &cuts, secs: length(&piece.cut, encode, probed) }
         };
-        let alone: Vec<Output> =
-            list.into_iter().zip(alone).map(|(output, encode)| Output { encode, ..output }).collect();
         let made = self.make(&alone, source, user, recipe).await;
         let made = unchanged(made, path, identity)?;
         let mut counted = cuts.iter().zip(made.frames().into_iter().map(|frames| frames.unwrap_or(0)));
@@ -560,6 +561,11 @@ fn proofs<'a>(key: &'a str, manifest: &'a Manifest, outputs: &'a [Output]) -> im
         output: output.name.clone(),
     };
     manifest.artifacts.iter().zip(outputs).map(one)
+}
+
+/// An output of which only this is encoded.
+fn with(output: &Output, encode: Encode) -> Output {
+    Output { encode, ..output.clone() }
 }
 
 /// What a source is called in the names of its chunks: the same for every worker, another when it has changed.
