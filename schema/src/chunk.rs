@@ -418,8 +418,13 @@ impl Cuts {
         const MOST: i64 = 1_000_000_000_000_000;
         let is_time = |time: Micros| (-MOST..=MOST).contains(&time.0);
         let rises = |pair: &[Seam]| pair[0].frame < pair[1].frame && pair[0].at < pair[1].at;
+        let begin = self.begin.map(|seam| seam.at);
+        let starts = |begin: Micros| begin < self.first && self.seams.first().is_none_or(|seam| begin < seam.at);
+        let ends = |end: Micros| self.seams.last().is_none_or(|seam| seam.at < end);
         is_time(self.start)
             && is_time(self.first)
+            && begin.is_none_or(starts)
+            && self.end.is_none_or(ends)
             && self.end.is_none_or(is_time)
             && self.begin.is_none_or(|seam| seam.frame == 0 && is_time(seam.at) && is_time(seam.key))
             && self.seams.windows(2).all(rises)
@@ -731,6 +736,12 @@ mod tests {
         assert!(!changed(&|cuts| cuts.seams[0].frame = 0));
         assert!(!changed(&|cuts| cuts.seams[0].key = Micros(i64::MIN)));
         assert!(!changed(&|cuts| cuts.start = Micros(i64::MAX)));
+        let (first, last) = (cuts.seams[0], cuts.seams[cuts.seams.len() - 1].at);
+        let begin = |at: Micros| Some(Seam { frame: 0, at, ..first });
+        assert!(changed(&|cuts| (cuts.begin, cuts.end) = (begin(Micros(cuts.first.0 - 1)), Some(Micros(last.0 + 1)))));
+        assert!(!changed(&|cuts| cuts.begin = begin(cuts.first)));
+        assert!(!changed(&|cuts| (cuts.first, cuts.begin) = (Micros(first.at.0 + 1), begin(first.at))));
+        assert!(!changed(&|cuts| cuts.end = Some(last)));
     }
 
     #[test]
