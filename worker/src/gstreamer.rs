@@ -67,7 +67,8 @@ impl Gstreamer {
             }
         };
         let version = version.lines().next().unwrap_or_default().to_owned();
-        let missing = missing(&program, &registry).await;
+        let inspect = inspector(&program);
+        let missing = missing(inspect.as_deref(), &registry).await;
         // It is made for its maker alone.
         let opened = std::fs::set_permissions(&registry, std::fs::Permissions::from_mode(0o644));
         if let Err(error) = opened {
@@ -79,27 +80,68 @@ impl Gstreamer {
             warn!(%version, "no encoder of GStreamer works here: it is not offered");
             return None;
         }
-        features.extend(missing.iter().flat_map(|missing| spoken(missing)));
+        if let (Some(inspect), Some(missing)) = (&inspect, &missing) {
+            features.extend(spoken(inspect, &registry, missing).await);
+        }
         let missing = missing.unwrap_or_default();
         Some(Gstreamer { program, installation: Installation { version, missing }, features, registry })
     }
 }
 
-/// The features of the protocols of which all elements are there. What lies behind a network cannot be tried.
-fn spoken(missing: &[String]) -> Vec<&'static str> {
+/// The features of the protocols of which all elements are there, with what pipelines set of them. What lies behind a network
+/// cannot be tried.
+async fn spoken(inspect: &Path, registry: &Path, missing: &[String]) -> Vec<&'static str> {
+    let mut features = Vec::new();
+    for speech in whole(missing) {
+        match incomplete(inspect, registry, &speech).await {
+            None => features.push(speech.feature),
+            Some(reason) => {
+                info!(feature = speech.feature, reason, "GStreamer's elements do not do here what pipelines ask")
+            }
+        }
+    }
+    features
+}
+
+/// The protocols of which all elements are there.
+fn whole(missing: &[String]) -> Vec<Speech> {
     let is_there = |element: &str| !missing.iter().any(|missing| missing == element);
     let speeches = Protocol::ALL.into_iter().filter_map(gstreamer::speech);
-    let whole = speeches.filter(|Speech { elements, .. }| elements.iter().all(|element| is_there(element)));
-    whole.map(|Speech { feature, .. }| feature).collect()
+    speeches.filter(|Speech { elements, .. }| elements.iter().all(|element| is_there(element))).collect()
+}
+
+/// What an element of a protocol lacks that pipelines set.
+async fn incomplete(inspect: &Path, registry: &Path, speech: &Speech) -> Option<String> {
+    for (element, properties) in speech.elements.into_iter().zip(speech.properties) {
+        match run(inspect, registry, None, TRIAL, &[element]).await {
+            Ok(described) => {
+                if let Some(property) = lacking(&described, properties) {
+                    return Some(format!("`{element}` has no property `{property}`: it is of an older version"));
+                }
+            }
+            Err(reason) => return Some(format!("`{element}` cannot be looked at: {reason}")),
+        }
+    }
+    None
+}
+
+/// The first property that is not among those of an element, by lines such as `  latency             : Minimum latency`.
+fn lacking<'p>(described: &str, properties: &[&'p str]) -> Option<&'p str> {
+    let own = described.split_once("Element Properties:").map_or("", |(_, own)| own);
+    let names = || own.lines().filter_map(|line| Some(line.strip_prefix("  ")?.split_once(':')?.0.trim_end()));
+    properties.iter().find(|property| !names().any(|name| name == **property)).copied()
+}
+
+/// `gst-inspect-1.0`, which comes with the other, in the same package.
+fn inspector(program: &Path) -> Option<PathBuf> {
+    let beside = program.with_file_name("gst-inspect-1.0");
+    if beside.is_file() { Some(beside) } else { encoders::find_program(Path::new("gst-inspect-1.0")) }
 }
 
 /// The elements that pipelines may need and that are not there. `None`: that is not known.
-async fn missing(program: &Path, registry: &Path) -> Option<Vec<String>> {
-    // It comes with the other, in the same package.
-    let beside = program.with_file_name("gst-inspect-1.0");
-    let inspect = if beside.is_file() { Some(beside) } else { encoders::find_program(Path::new("gst-inspect-1.0")) };
+async fn missing(inspect: Option<&Path>, registry: &Path) -> Option<Vec<String>> {
     let listed = match inspect {
-        Some(inspect) => run(&inspect, registry, None, OPENING, &[]).await,
+        Some(inspect) => run(inspect, registry, None, OPENING, &[]).await,
         None => Err("it is not there: install gstreamer1.0-tools".to_owned()),
     };
     let listed = match listed {
@@ -196,8 +238,21 @@ mod tests {
 
     #[test]
     fn a_protocol_is_spoken_with_all_of_its_elements() {
-        assert_eq!(spoken(&[]), ["gstreamer-rtmp", "gstreamer-srt"]);
-        assert_eq!(spoken(&["srtsink".to_owned()]), ["gstreamer-rtmp"]);
+        let of = |missing: &[String]| whole(missing).iter().map(|speech| speech.feature).collect::<Vec<_>>();
+        assert_eq!(of(&[]), ["gstreamer-rtmp", "gstreamer-srt"]);
+        assert_eq!(of(&["srtsink".to_owned()]), ["gstreamer-rtmp"]);
+    }
+
+    #[test]
+    fn a_property_that_an_older_element_lacks_is_named() {
+        let described = "Factory Details:\n  timeout             : of something else\n\nElement Properties:\n\n\
+                         \x20 auto-reconnect      : Automatically reconnect when connection fails\n\
+                         \x20                       flags: readable, writable\n\
+                         \x20 a-name-longer-than-its-column: Anything\n  uri                 : URI: srt://address:port\n";
+        assert_eq!(lacking(described, &["uri", "auto-reconnect", "a-name-longer-than-its-column"]), None);
+        assert_eq!(lacking(described, &["uri", "timeout"]), Some("timeout"));
+        assert_eq!(lacking(described, &["flags"]), Some("flags"));
+        assert_eq!(lacking("No such element", &["uri"]), Some("uri"));
     }
 
     #[test]

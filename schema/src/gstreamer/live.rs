@@ -35,22 +35,38 @@ const ANSWER_SECS: u64 = 5;
 /// How a protocol is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Speech {
-    /// The feature of a worker that has all of its elements.
+    /// The feature of a worker that has all of its elements, with all of their properties.
     pub feature: &'static str,
     /// Its elements: source, demuxer, muxer, sink.
     pub elements: [&'static str; 4],
+    /// What pipelines set of each, beside names. Elements of older versions lack some.
+    pub properties: [&'static [&'static str]; 4],
 }
 
 /// How a protocol is spoken; `None`: it is not.
 #[must_use]
 pub fn speech(protocol: Protocol) -> Option<Speech> {
     match protocol {
-        Protocol::Rtmp => {
-            Some(Speech { feature: "gstreamer-rtmp", elements: ["rtmp2src", "flvdemux", "flvmux", "rtmp2sink"] })
-        }
-        Protocol::Srt => {
-            Some(Speech { feature: "gstreamer-srt", elements: ["srtsrc", "tsdemux", "mpegtsmux", "srtsink"] })
-        }
+        Protocol::Rtmp => Some(Speech {
+            feature: "gstreamer-rtmp",
+            elements: ["rtmp2src", "flvdemux", "flvmux", "rtmp2sink"],
+            properties: [
+                &["location", "timeout", "idle-timeout"],
+                &[],
+                &["latency", "streamable"],
+                &["location", "timeout", "sync"],
+            ],
+        }),
+        Protocol::Srt => Some(Speech {
+            feature: "gstreamer-srt",
+            elements: ["srtsrc", "tsdemux", "mpegtsmux", "srtsink"],
+            properties: [
+                &["uri", "auto-reconnect"],
+                &[],
+                &["latency", "alignment"],
+                &["uri", "auto-reconnect", "sync"],
+            ],
+        }),
         Protocol::Rtmps | Protocol::Hls | Protocol::HlsTls => None,
     }
 }

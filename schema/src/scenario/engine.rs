@@ -130,11 +130,11 @@ fn by_gstreamer(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Vec<Fault
             need("engine", format!("no worker here has what this needs of GStreamer: {why}, or use `engine: ffmpeg`"));
         }
     }
-    for Speech { feature, elements } in gstreamer::speeches(encode) {
+    for Speech { feature, elements, .. } in gstreamer::speeches(encode) {
         if !ability.has(feature) {
             let lacking = elements.into_iter().find(|element| there.lacks(element));
             let why = lacking.map_or_else(
-                || format!("`{feature}`, which a worker of this version with its elements has"),
+                || format!("`{feature}`: its elements are there, and they or the worker are of an older version"),
                 gstreamer::missing,
             );
             need("engine", format!("no worker here has what this needs of GStreamer: {why}, or use `engine: ffmpeg`"));

@@ -37,7 +37,26 @@ fn live_words(more: serde_json::Value) -> Vec<String> {
         let is_packaged = ELEMENTS.iter().any(|(known, _)| known == element);
         assert!(is_packaged || core.contains(element), "{element} is in no package");
     }
-    pipeline.arguments().iter().map(|word| word.to_str().unwrap().to_owned()).collect()
+    let words: Vec<String> = pipeline.arguments().iter().map(|word| word.to_str().unwrap().to_owned()).collect();
+    assert_eq!(unlisted(&words), Vec::<String>::new(), "set, and not looked for on workers");
+    words
+}
+
+/// What words set of the elements of protocols that the protocols do not say.
+fn unlisted(words: &[String]) -> Vec<String> {
+    let speeches = crate::live::Protocol::ALL.into_iter().filter_map(speech);
+    let known: Vec<_> = speeches.flat_map(|speech| speech.elements.into_iter().zip(speech.properties)).collect();
+    let mut unlisted = Vec::new();
+    let mut of = None;
+    for word in words {
+        match word.split_once('=') {
+            None => of = known.iter().find(|(element, _)| element == word).map(|(_, properties)| properties),
+            Some((name, _)) => {
+                unlisted.extend(of.filter(|known| name != "name" && !known.contains(&name)).map(|_| word.clone()))
+            }
+        }
+    }
+    unlisted
 }
 
 #[test]
