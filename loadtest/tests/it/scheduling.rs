@@ -156,7 +156,7 @@ fn a_job_waits_for_its_time() {
     });
 }
 
-/// Always has some jobs of a fraction of a second waiting, until dropped.
+/// Always has some short jobs waiting, until dropped.
 struct SmallJobs(tokio::task::JoinHandle<()>);
 
 impl SmallJobs {
@@ -172,6 +172,8 @@ impl SmallJobs {
                 }
                 let mut spec = quick(&media.join(format!("small-{number}.mp4")).display().to_string());
                 (spec.queue, spec.priority, spec.pool) = (queue, Priority::High, of_pool.parse().expect("a pool"));
+                // Of equal length two would begin and end together, and leave the worker idle in between.
+                spec.parameters.duration = Some(if number % 2 == 0 { 2.0 } else { 5.0 });
                 // What is refused while a part is away is only one job less.
                 let _ = client.submit(&spec).await;
             }
