@@ -71,7 +71,8 @@ pub struct LiveRequest<'a> {
     pub is_later: bool,
     /// Whether an earlier attempt may still feed the sinks, which then refuse this one for a moment.
     pub is_heir: bool,
-    /// Certificates that servers over TLS are held against, instead of the system's: a path of letters, digits and `/._-`.
+    /// Certificates that servers over TLS are held against, instead of the system's: a file of the run's own directory.
+    /// Its name is ours and becomes part of an option: letters, digits, points and dashes.
     pub ca_file: Option<&'a Path>,
     /// Seconds of silence after which the network gives up.
     pub silence_secs: u64,

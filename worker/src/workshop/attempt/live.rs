@@ -296,10 +296,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// The end of an attempt that finds its job's time over. Where a source that stays away is to fail the job, it is a
-    /// failure that the time went by without it; a wish is obeyed in any case.
+    /// failure that the time went by without it; a wish is obeyed in any case, and so is a disk that holds no more.
     fn end_before(&self, broadcast: &Broadcast<'_>) -> Result<(), End> {
         let last = broadcast.causes.iter().max_by_key(|(run, _)| *run).map(|(_, cause)| *cause);
-        let is_wanted = *self.orders.finish.borrow() || broadcast.live.source_end == SourceEnd::Finish;
+        let is_full = broadcast.kept.as_ref().is_some_and(kept::Shared::is_full);
+        let is_wanted = *self.orders.finish.borrow() || is_full || broadcast.live.source_end == SourceEnd::Finish;
         match last.filter(|cause| is_of_the_source(*cause) && !is_wanted) {
             Some(cause) => Err(End::failure(cause, "the source was away when the job's time was over")),
             None => Ok(()),
