@@ -49,7 +49,7 @@ pub enum Layer {
     Files,
     /// seccomp: which system calls may be made. No sockets for jobs that are not live.
     Calls,
-    /// A network of its own without any interface, for jobs that are not live.
+    /// A network without any interface, and shared memory, of its own, for jobs that are not live.
     Network,
 }
 

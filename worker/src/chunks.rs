@@ -234,11 +234,15 @@ pub(crate) fn make(directory: &Path) -> io::Result<()> {
 pub(crate) fn refuse_links(directory: &Path) -> io::Result<()> {
     let is_link = |path: &Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
     let root = directory.parent().unwrap_or(Path::new("/"));
-    if (root.ends_with(BESIDE) && is_link(root)) || is_link(directory) {
-        let root = root.display();
-        return Err(io::Error::other(format!("{root} is a link: chunks are kept in plain directories")));
+    let is_ours = |path: &&Path| *path == directory || path.ends_with(BESIDE);
+    match [root, directory].into_iter().filter(is_ours).find(|path| is_link(path)) {
+        Some(link) => {
+            let link = link.display();
+            let message = format!("{link} is a link: chunks and recordings are kept in plain directories; remove it");
+            Err(io::Error::other(message))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Deletes such a directory when it is empty, and the hidden one with the last of them.

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -139,7 +139,10 @@ impl Pieces {
         file.take(INDEX_BYTES).read_to_end(&mut text)?;
         // It appears whole, so this is no accident of ours: what it counts must not be taken for nothing, and deleted.
         serde_json::from_slice(&text).map(Some).map_err(|error| {
-            let message = format!("the index of attempt {attempt} in {}: {error}", self.directory.display());
+            let all = self.directory.display();
+            let message = format!(
+                "the index of attempt {attempt} in {all}: {error}; bring it back, or delete {all} to record anew"
+            );
             io::Error::new(io::ErrorKind::InvalidData, message)
         })
     }
@@ -186,7 +189,6 @@ impl Pieces {
             delete(&part)?;
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&part)?;
             io::copy(from, &mut file)?;
-            file.flush()?;
             file.sync_all()?;
             fs::rename(&part, self.directory.join(name))?;
             File::open(&self.directory)?.sync_all()
@@ -238,7 +240,9 @@ impl Pieces {
     }
 
     fn missing(&self, run: &Run, number: u32) -> io::Error {
-        io::Error::new(io::ErrorKind::NotFound, format!("the piece {} is gone", self.path(run, number).display()))
+        let (piece, all) = (self.path(run, number), self.directory.display());
+        let message = format!("the piece {} is gone: bring it back, or delete {all} to record anew", piece.display());
+        io::Error::new(io::ErrorKind::NotFound, message)
     }
 
     /// Deletes all pieces of the job, and its directory.

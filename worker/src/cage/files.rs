@@ -77,6 +77,11 @@ struct PathBeneath {
     parent_fd: i32,
 }
 
+const _: () = assert!(size_of::<PathBeneath>() == 12, "as the kernel has it");
+
+/// The kernel's `LANDLOCK_RULE_PATH_BENEATH`.
+const PATH_BENEATH: libc::c_int = 1;
+
 impl Files {
     pub(super) fn prepare<'a>(
         runs: impl Iterator<Item = &'a Path>,
@@ -136,10 +141,15 @@ impl Files {
         let own = unsafe { libc::open(c"/proc/self".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
         if own >= 0 {
             let rule = PathBeneath { allowed_access: self.own.bits(), parent_fd: own };
-            debug_assert_eq!(size_of::<PathBeneath>(), 12, "as the kernel has it");
             // SAFETY: the kernel reads the rule, which outlives the call, and keeps no pointer to it.
             let added = unsafe {
-                libc::syscall(libc::SYS_landlock_add_rule, rules.as_raw_fd(), 1, std::ptr::from_ref(&rule), 0)
+                libc::syscall(
+                    libc::SYS_landlock_add_rule,
+                    rules.as_raw_fd(),
+                    PATH_BENEATH,
+                    std::ptr::from_ref(&rule),
+                    0,
+                )
             };
             // SAFETY: it was opened above and is used by nobody else.
             unsafe { libc::close(own) };

@@ -291,16 +291,16 @@ impl<'a> Attempt<'a> {
     /// Whether there is nothing to wait for any more, with what earlier attempts have recorded.
     fn is_over(&self, broadcast: &Broadcast<'_>) -> bool {
         let is_wanted = *self.orders.finish.borrow() && !self.orders.freeze.borrow().holds();
-        let is_full = broadcast.kept.as_ref().is_some_and(kept::Shared::is_full);
-        broadcast.before > 0 && (is_wanted || is_full || self.left(broadcast).is_some_and(|left| left.is_zero()))
+        broadcast.before > 0
+            && (is_wanted || broadcast.is_full() || self.left(broadcast).is_some_and(|left| left.is_zero()))
     }
 
     /// The end of an attempt that finds its job's time over. Where a source that stays away is to fail the job, it is a
     /// failure that the time went by without it; a wish is obeyed in any case, and so is a disk that holds no more.
     fn end_before(&self, broadcast: &Broadcast<'_>) -> Result<(), End> {
         let last = broadcast.causes.iter().max_by_key(|(run, _)| *run).map(|(_, cause)| *cause);
-        let is_full = broadcast.kept.as_ref().is_some_and(kept::Shared::is_full);
-        let is_wanted = *self.orders.finish.borrow() || is_full || broadcast.live.source_end == SourceEnd::Finish;
+        let is_wanted =
+            *self.orders.finish.borrow() || broadcast.is_full() || broadcast.live.source_end == SourceEnd::Finish;
         match last.filter(|cause| is_of_the_source(*cause) && !is_wanted) {
             Some(cause) => Err(End::failure(cause, "the source was away when the job's time was over")),
             None => Ok(()),
@@ -447,6 +447,11 @@ impl<'a> Attempt<'a> {
 }
 
 impl Broadcast<'_> {
+    /// Whether there is no room for more of the recording.
+    fn is_full(&self) -> bool {
+        self.kept.as_ref().is_some_and(kept::Shared::is_full)
+    }
+
     /// Whether this attempt itself has had media.
     fn has_begun(&self) -> bool {
         self.timeline.spans().iter().any(|span| span.run > self.before)

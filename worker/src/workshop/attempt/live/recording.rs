@@ -88,7 +88,7 @@ impl Attempt<'_> {
             if broadcast.live.record && is_live && self.grant.spec.checkpoint != Checkpoint::Off {
                 self.reporter.log(
                     "[ffpool] what is recorded would not survive this attempt: the output is an object, and this worker \
-                     has no `chunk_store`",
+                     has no `chunk_store`: set FFPOOL_CHUNK_STORE to a directory that all workers share",
                 );
             }
             return Ok(());
@@ -189,7 +189,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Keeps by what the runs ended.
+    /// Keeps what is known of the runs by now, and that they are not forgotten.
     pub(super) async fn keep_causes(&self, broadcast: &Broadcast<'_>) {
         if let Some(kept) = &broadcast.kept {
             self.carry_recording(kept, broadcast.account(), Step::GoesOn).await;
@@ -324,7 +324,7 @@ impl Attempt<'_> {
 /// The end of an attempt that could not join what all have recorded.
 fn too_large(needed: u64, room: u64) -> End {
     let (needed, room) = (needed.div_ceil(1 << 20), room >> 20);
-    let message = format!("the recording of all attempts needs {needed} MiB, `max_disk_mb` is {room}");
+    let message = format!("the recording of all attempts needs {needed} MiB, `max_disk_mb` is {room}: raise it");
     End::failure(Cause::DiskFull, message)
 }
 

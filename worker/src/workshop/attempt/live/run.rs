@@ -125,9 +125,8 @@ impl Attempt<'_> {
                 consent, timeline, fare, encode, live, user, lost, growing, media, tool, kept, causes, ..
             } = &mut *broadcast;
             let secs = encode.duration_secs;
-            let is_handed_over = handover::is_possible(live, media);
-            let handing =
-                Handing { consent: *consent, growing, is_possible: is_handed_over, succession: succession.subscribe() };
+            let is_possible = handover::is_possible(live, media);
+            let handing = Handing { consent: *consent, growing, is_possible, succession: succession.subscribe() };
             let heard = Mutex::new(Heard {
                 timeline,
                 fare,
