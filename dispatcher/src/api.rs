@@ -25,9 +25,12 @@ mod routes;
 mod schedules;
 mod stream;
 mod submit;
+mod throttle;
 mod workers;
 
 use std::future::{Future, IntoFuture as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -40,10 +43,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::access::Right;
 use crate::api::problem::{ApiError, Kind};
+use crate::api::throttle::{Probes, Throttle};
 use crate::ledger::Ledger;
 use crate::vitals::Vitals;
 
 pub use key_command::KeyCommand;
+pub use throttle::ThrottleRules;
 
 /// Requests that are under way when the API stops get so long to end; then their connections are cut. Shorter than what
 /// the process gives its parts, so that the API ends by itself.
@@ -57,6 +62,7 @@ pub struct App {
     signals: Signals,
     /// `None` where the API stands alone.
     vitals: Option<Vitals>,
+    throttle: Arc<Throttle>,
     /// Cancelled when the API stops: event streams, which never end by themselves, end then.
     closing: CancellationToken,
 }
@@ -65,7 +71,14 @@ impl App {
     /// An API over these.
     #[must_use]
     pub fn new(ledger: Ledger, amqp: AmqpLink, signals: Signals) -> App {
-        App { ledger, amqp, signals, vitals: None, closing: CancellationToken::new() }
+        let throttle = Arc::new(Throttle::new(ThrottleRules::default()));
+        App { ledger, amqp, signals, vitals: None, throttle, closing: CancellationToken::new() }
+    }
+
+    /// The same with these limits.
+    #[must_use]
+    pub fn with_limits(self, rules: ThrottleRules) -> App {
+        App { throttle: Arc::new(Throttle::new(rules)), ..self }
     }
 
     /// The same as part of a dispatcher, of which it tells how it does.
@@ -96,7 +109,8 @@ pub async fn serve(
             tracing::debug!(%error, "a connection keeps its send delay");
         }
     });
-    let server = axum::serve(listener, router(app)).with_graceful_shutdown(stopped);
+    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(stopped);
     tokio::select! {
         ended = server.into_future() => ended,
         () = async { closing.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => {
@@ -109,7 +123,9 @@ pub async fn serve(
 /// Every route of the table behind its right, with problems for everything else.
 fn router(app: App) -> Router {
     let mut router = Router::new();
-    for route in routes::all() {
+    let routes = routes::all();
+    let probes = Probes(routes.iter().filter(|route| route.right == Right::Open).map(|route| route.path).collect());
+    for route in routes {
         let handler = match route.right {
             Right::Open => route.handler,
             Right::Read | Right::Submit | Right::Control | Right::Administer => {
@@ -121,6 +137,7 @@ fn router(app: App) -> Router {
     router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state((app.clone(), probes), throttle::by_address))
         .layer(from_fn(observe::observe))
         .with_state(app)
 }

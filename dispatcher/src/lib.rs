@@ -17,6 +17,7 @@ mod fleet;
 mod heartbeats;
 mod intake;
 pub mod ledger;
+pub mod limits;
 mod metrics_endpoint;
 mod outbox;
 mod placement;

@@ -132,7 +132,9 @@ impl Dispatcher {
         let desk = Desk { ledger: ledger.clone(), signals: signals.clone(), fleet, unfit: settings.unfit, serves };
         let stop = intake.clone();
         bringers.spawn(async move { report("claims", Arc::new(desk).serve(stop).await) });
-        let app = App::new(ledger.clone(), amqp.clone(), signals).with_vitals(vitals.clone());
+        let app = App::new(ledger.clone(), amqp.clone(), signals)
+            .with_vitals(vitals.clone())
+            .with_limits(settings.throttle());
         workers.spawn(vitals::keep_told(app.clone(), vitals, intake.clone(), work.clone()));
         let served = api::serve(api, app, intake.clone().cancelled_owned());
         bringers.spawn(async move { report("the API", served.await.map_err(anyhow::Error::from)) });

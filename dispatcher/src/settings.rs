@@ -15,9 +15,10 @@ use ffpool_schema::cost::Prices;
 use ffpool_schema::job::Pool;
 use ffpool_schema::retry::Backoff;
 
-use crate::api::KeyCommand;
+use crate::api::{KeyCommand, ThrottleRules};
 use crate::callbacks::{CallbackRules, CallbackSecret, Secrets};
 use crate::ledger::{LedgerSettings, Policy};
+use crate::limits::{Limit, ProxyHeader, RateLimits};
 
 /// Keeps the ledger of a media pool: records every job in Postgres, decides which worker may run and publish what, tries
 /// again what failed or fell silent, and answers over HTTP.
@@ -77,6 +78,23 @@ pub struct Settings {
     /// After so many seconds a callback is given up.
     #[arg(long, env = "FFPOOL_CALLBACK_GIVE_UP_SECS", value_name = "SECS", default_value_t = 86_400.0, value_parser = seconds)]
     pub callback_give_up_secs: f64,
+
+    /// Requests of one address to the API, as `<a second>/<at once>`, or `off`. IPv6 addresses are counted by /64.
+    #[arg(long, env = "FFPOOL_RATE_ADDRESS", value_name = "RATE", default_value = "100/200")]
+    pub rate_address: Limit,
+    /// Requests with one key to the API.
+    #[arg(long, env = "FFPOOL_RATE_KEY", value_name = "RATE", default_value = "100/200")]
+    pub rate_key: Limit,
+    /// Keys of one address that are not known: as many are looked up.
+    #[arg(long, env = "FFPOOL_RATE_FAILED", value_name = "RATE", default_value = "5/50")]
+    pub rate_failed: Limit,
+    /// Proxies before the API whose word for the client's address is taken, as `10.0.0.5` or `10.0.0.0/24`; several with
+    /// commas. Without one, the address of the connection counts.
+    #[arg(long, env = "FFPOOL_TRUSTED_PROXIES", value_name = "RANGES", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Cidr>,
+    /// In which header these proxies say it. They must write it on every request.
+    #[arg(long, env = "FFPOOL_PROXY_HEADER", value_enum, default_value = "x-forwarded-for")]
+    pub proxy_header: ProxyHeader,
 
     /// Price of one core for an hour of processor time.
     #[arg(long, env = "FFPOOL_PRICE_CORE_HOUR", value_name = "AMOUNT", value_parser = price)]
@@ -175,6 +193,16 @@ impl Settings {
 }
 
 impl Settings {
+    /// How requests to the API are limited.
+    #[must_use]
+    pub fn throttle(&self) -> ThrottleRules {
+        ThrottleRules {
+            limits: RateLimits { address: self.rate_address, key: self.rate_key, failed: self.rate_failed },
+            trusted_proxies: self.trusted_proxies.clone().into(),
+            proxy_header: self.proxy_header,
+        }
+    }
+
     fn secrets(&self) -> anyhow::Result<Secrets> {
         // Not by clap, which would print what it cannot read.
         let read = self.callback_secret.iter().map(|text| text.parse::<CallbackSecret>());

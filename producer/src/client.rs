@@ -123,6 +123,15 @@ impl ApiError {
         }
     }
 
+    /// When the same call may be made again, where the API said it.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            ApiError::Problem(problem) => problem.retry_after_ms.map(Duration::from_millis),
+            ApiError::Setup { .. } | ApiError::Unreachable { .. } | ApiError::Strange { .. } => None,
+        }
+    }
+
     /// What to do about it, in one sentence.
     #[must_use]
     pub fn next_step(&self) -> &'static str {

@@ -677,4 +677,7 @@ pub struct Problem {
     /// Everything wrong with a job.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
+    /// When the same may be asked again, in milliseconds: `Retry-After` as exactly as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }

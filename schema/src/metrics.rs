@@ -59,6 +59,7 @@ metrics! {
     WORKERS = "ffpool_workers", Gauge, ["state"], "Workers known to the ledger, by state.";
     HTTP_REQUESTS = "ffpool_http_requests_total", Counter, ["route", "status"], "API requests, by route pattern and status.";
     HTTP_SECONDS = "ffpool_http_request_seconds", Histogram, ["route"], "Duration of API requests, by route pattern.";
+    HTTP_RATE_LIMITED = "ffpool_http_rate_limited_total", Counter, ["by"], "API requests answered with 429, by what was used up: address, probe (health and readiness of an address), key, failed_key (unknown keys of an address).";
     WORKER_SLOTS = "ffpool_worker_slots", Gauge, [], "Slots of this worker.";
     WORKER_SLOTS_USED = "ffpool_worker_slots_used", Gauge, [], "Slots in use on this worker.";
     WORKER_CPU_PERCENT = "ffpool_worker_cpu_limit_percent", Gauge, [], "Processor time this worker may use, in percent of one core.";

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError, Kind};
+use crate::api::throttle::ClientAddress;
 use crate::ledger::keys::{Caller, Role};
 
 /// What a route asks of its caller.
@@ -63,7 +64,7 @@ pub(crate) fn allows(role: Role, right: Right) -> bool {
 
 /// Stands before a route: lets a request pass that carries a key with `right`, and tells the handler whose it is.
 pub(crate) async fn check(State((app, right)): State<(App, Right)>, mut request: Request, next: Next) -> Response {
-    match authorise(&app, right, request.headers()).await {
+    match authorise(&app, right, ClientAddress::of(&request), request.headers()).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -72,9 +73,9 @@ pub(crate) async fn check(State((app, right)): State<(App, Right)>, mut request:
     }
 }
 
-async fn authorise(app: &App, right: Right, headers: &HeaderMap) -> Answer<Caller> {
+async fn authorise(app: &App, right: Right, from: ClientAddress, headers: &HeaderMap) -> Answer<Caller> {
     let key = presented_key(headers)?;
-    let caller = app.ledger.caller(key).await?.ok_or_else(|| {
+    let caller = app.throttle.caller(app, from, key).await?.ok_or_else(|| {
         ApiError::new(
             Kind::Unauthenticated,
             "this API key is not known here, or was revoked; ask an administrator for a new one",

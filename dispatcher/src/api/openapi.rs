@@ -95,9 +95,9 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
             .insert(status.as_str().to_owned(), json!({"description": meaning, "content": content(body, generator)}));
     }
     let of_right: &[Kind] = match route.right {
-        Right::Open => &[],
+        Right::Open => &[Kind::TooManyRequests],
         Right::Read | Right::Submit | Right::Control | Right::Administer => {
-            &[Kind::Unauthenticated, Kind::Forbidden, Kind::Internal, Kind::Unavailable]
+            &[Kind::Unauthenticated, Kind::Forbidden, Kind::TooManyRequests, Kind::Internal, Kind::Unavailable]
         }
     };
     for kind in route.problems.iter().chain(of_right) {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: `kind` and status come from one closed table, and `detail` says what to do about it.
 
+use std::time::Duration;
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ffpool_schema::api::Problem;
@@ -28,6 +30,7 @@ pub(crate) enum Kind {
     Conflict,
     TooLarge,
     InvalidJob,
+    TooManyRequests,
     Internal,
     Unavailable,
 }
@@ -35,7 +38,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// Every kind, in order of status.
     #[cfg(test)]
-    pub(crate) const ALL: [Kind; 11] = [
+    pub(crate) const ALL: [Kind; 12] = [
         Kind::BadRequest,
         Kind::Unauthenticated,
         Kind::Forbidden,
@@ -45,6 +48,7 @@ impl Kind {
         Kind::Conflict,
         Kind::TooLarge,
         Kind::InvalidJob,
+        Kind::TooManyRequests,
         Kind::Internal,
         Kind::Unavailable,
     ];
@@ -67,6 +71,9 @@ impl Kind {
             Kind::Conflict => ("/problems/conflict", StatusCode::CONFLICT, "The present state does not allow it"),
             Kind::TooLarge => ("/problems/too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
             Kind::InvalidJob => ("/problems/invalid-job", StatusCode::UNPROCESSABLE_ENTITY, "The job is not valid"),
+            Kind::TooManyRequests => {
+                ("/problems/too-many-requests", StatusCode::TOO_MANY_REQUESTS, "More was asked than is allowed")
+            }
             Kind::Internal => ("/problems/internal", StatusCode::INTERNAL_SERVER_ERROR, "The dispatcher is at fault"),
             Kind::Unavailable => {
                 ("/problems/unavailable", StatusCode::SERVICE_UNAVAILABLE, "A part of the pool does not answer")
@@ -103,6 +110,7 @@ impl ApiError {
             | Kind::Conflict
             | Kind::TooLarge
             | Kind::InvalidJob
+            | Kind::TooManyRequests
             | Kind::Internal => None,
         };
         let problem = Problem {
@@ -111,8 +119,19 @@ impl ApiError {
             status: status.as_u16(),
             detail: detail.into(),
             faults: Vec::new(),
+            retry_after_ms: None,
         };
         ApiError { problem: Box::new(problem), status, header }
+    }
+
+    /// More was asked than is allowed; in `wait` it may be asked again.
+    pub(crate) fn too_many(detail: impl Into<String>, wait: Duration) -> ApiError {
+        let mut error = ApiError::new(Kind::TooManyRequests, detail);
+        // Whole seconds, never too few.
+        let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        error.header = Some((header::RETRY_AFTER, HeaderValue::from(secs.max(1))));
+        error.problem.retry_after_ms = Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1));
+        error
     }
 
     /// A parameter that cannot be read.

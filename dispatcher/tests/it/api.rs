@@ -7,6 +7,7 @@ mod dead_letters;
 mod explain;
 mod jobs;
 mod keys;
+mod limits;
 mod outage;
 mod pages;
 mod pausing;
@@ -19,9 +20,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ffpool_broker::{AmqpConfig, AmqpLink, Signals};
-use ffpool_dispatcher::api::{App, serve};
+use ffpool_dispatcher::api::{App, ThrottleRules, serve};
 use ffpool_dispatcher::ledger::keys::Role;
 use ffpool_dispatcher::ledger::{Ledger, LedgerSettings, Policy};
+use ffpool_dispatcher::limits::RateLimits;
 use ffpool_schema::catalog::Catalog;
 use ffpool_schema::cost::Prices;
 use ffpool_schema::retry::Backoff;
@@ -60,9 +62,19 @@ impl Api {
 
     /// The same, with scenarios and templates of the operator's.
     async fn start_with(catalog: Catalog) -> Api {
+        // Tests ask as fast as they can.
+        Api::start_by(catalog, ThrottleRules { limits: RateLimits::OFF, ..ThrottleRules::default() }).await
+    }
+
+    /// An API with limits on what it may be asked.
+    async fn start_limited(rules: ThrottleRules) -> Api {
+        Api::start_by(Catalog::default(), rules).await
+    }
+
+    async fn start_by(catalog: Catalog, rules: ThrottleRules) -> Api {
         let stack = Stack::shared();
         let (amqp, database) = (stack.rabbit.new_vhost(), stack.postgres.new_database());
-        let api = Api::start_as(&amqp, &stack.nats.url(), &database, catalog).await;
+        let api = Api::start_as(&amqp, &stack.nats.url(), &database, catalog, rules).await;
         api.amqp.connected(BOUND).await.unwrap();
         ffpool_broker::declare_topology(&api.amqp, &Topology::for_pools(&[])).await.unwrap();
         until("NATS is connected", async || api.signals.is_up().then_some(()).ok_or("not yet".to_owned())).await;
@@ -71,10 +83,10 @@ impl Api {
 
     /// An API on these servers, of which only Postgres must be there.
     async fn start_on(amqp: &str, nats: &str, database: &str) -> Api {
-        Api::start_as(amqp, nats, database, Catalog::default()).await
+        Api::start_as(amqp, nats, database, Catalog::default(), ThrottleRules::default()).await
     }
 
-    async fn start_as(amqp: &str, nats: &str, database: &str, catalog: Catalog) -> Api {
+    async fn start_as(amqp: &str, nats: &str, database: &str, catalog: Catalog, rules: ThrottleRules) -> Api {
         ffpool_runtime::install_crypto();
         let prices = Prices { core_hour: Some(0.5), currency: "EUR".to_owned(), ..Prices::default() };
         let policy = Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 };
@@ -96,7 +108,7 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let app = App::new(ledger.clone(), amqp.clone(), signals.clone());
+        let app = App::new(ledger.clone(), amqp.clone(), signals.clone()).with_limits(rules);
         let served = tokio::spawn(serve(listener, app, stop.clone().cancelled_owned()));
         Api { base, http: reqwest::Client::new(), admin, ledger, sql, signals, amqp, stop, served }
     }
@@ -172,7 +184,7 @@ async fn problem(request: RequestBuilder, status: u16) -> String {
     let problem: ffpool_schema::api::Problem = serde_json::from_str(&text).unwrap();
     assert_eq!(problem.status, status);
     assert_eq!(headers.contains_key("www-authenticate"), status == 401, "{url}");
-    assert_eq!(headers.contains_key("retry-after"), status == 503, "{url}");
+    assert_eq!(headers.contains_key("retry-after"), matches!(status, 429 | 503), "{url}");
     problem.detail
 }
 

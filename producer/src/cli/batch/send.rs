@@ -3,7 +3,7 @@
 //! Invariant: a job is told as sent only when the API has recorded it or the broker has confirmed it. A doubtful answer
 //! is asked again under the same id.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ffpool::{AmqpProducer, ApiError, Client};
 use ffpool_schema::api::Submitted;
@@ -24,6 +24,8 @@ const IN_FLIGHT: usize = 16;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Tries of one job, so that a restart of a dispatcher does not end a long list.
 const TRIES: u32 = 30;
+/// So long one job is tried against a limit of the API.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A job that was not sent for certain.
 pub(super) struct Failed {
@@ -102,9 +104,15 @@ pub(super) fn answers<'s>(
 }
 
 async fn persistently(client: &Client, entry: &Entry) -> Result<(Submitted, bool), ApiError> {
+    let began = Instant::now();
     let mut tries = 1;
     loop {
         match client.submit_once(&entry.asked).await {
+            // We are only too fast: it costs no try.
+            Err(error) if error.retry_after().is_some() && began.elapsed() < PATIENCE => {
+                let wait = error.retry_after().unwrap_or(AGAIN_AFTER);
+                tokio::time::sleep(wait + apart(entry)).await;
+            }
             Err(error) if error.is_transient() && tries < TRIES => {
                 tries += 1;
                 tokio::time::sleep(AGAIN_AFTER).await;
@@ -112,4 +120,9 @@ async fn persistently(client: &Client, entry: &Entry) -> Result<(Submitted, bool
             answer => return answer,
         }
     }
+}
+
+/// Up to a quarter of a second, another for each job: those that wait for the same limit do not all come back at once.
+fn apart(entry: &Entry) -> Duration {
+    Duration::from_millis(entry.id.0.as_bytes()[15].into())
 }
