@@ -26,6 +26,14 @@ pub enum Cause {
     InputChecksum,
     /// The live source did not come, or went away for longer than it may.
     SourceGone,
+    /// A picture of the input has more pixels than the worker takes.
+    InputPixels,
+    /// The input has more streams than the worker takes.
+    InputStreams,
+    /// The input lasts longer than the worker takes.
+    InputTooLong,
+    /// The playlists of the source are too many, nested too deep or too large.
+    InputPlaylists,
     /// The encode cannot be done as configured.
     ConfigBad,
     /// A rule of the pool forbids it.
@@ -36,6 +44,10 @@ pub enum Cause {
     OutputMissing,
     /// No live sink takes what is sent to it.
     SinkRefused,
+    /// What is made is larger than the worker lets an output be.
+    OutputTooLarge,
+    /// The attempt wrote more than its limit for scratch and output.
+    ScratchLimit,
     /// The network failed.
     NetTransient,
     /// Reading or writing failed on this machine.
@@ -52,6 +64,10 @@ pub enum Cause {
     Resource,
     /// The encoder fell behind a live source, which did not wait.
     EncoderSlow,
+    /// The tool opened more files than the worker lets it.
+    OpenFiles,
+    /// The tool started more processes and threads than the worker lets it.
+    Processes,
     /// A hardware encoder failed.
     Device,
     /// The tool crashed.
@@ -76,7 +92,8 @@ pub enum Cause {
     DeliveryLimit,
     /// The worker could not prepare or publish.
     Platform,
-    /// Nothing known fits.
+    /// Nothing known fits. So is read what a newer worker says and this version does not know.
+    #[serde(other)]
     Unknown,
 }
 
@@ -114,7 +131,7 @@ pub enum RetryPolicy {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 34] = [
+    pub const ALL: [Cause; 42] = [
         Cause::InputMissing,
         Cause::InputAuth,
         Cause::InputBad,
@@ -123,11 +140,17 @@ impl Cause {
         Cause::InputChanged,
         Cause::InputChecksum,
         Cause::SourceGone,
+        Cause::InputPixels,
+        Cause::InputStreams,
+        Cause::InputTooLong,
+        Cause::InputPlaylists,
         Cause::ConfigBad,
         Cause::Policy,
         Cause::OutputAuth,
         Cause::OutputMissing,
         Cause::SinkRefused,
+        Cause::OutputTooLarge,
+        Cause::ScratchLimit,
         Cause::NetTransient,
         Cause::IoTransient,
         Cause::Dns,
@@ -136,6 +159,8 @@ impl Cause {
         Cause::DiskFull,
         Cause::Resource,
         Cause::EncoderSlow,
+        Cause::OpenFiles,
+        Cause::Processes,
         Cause::Device,
         Cause::Crash,
         Cause::Killed,
@@ -163,11 +188,17 @@ impl Cause {
             Cause::InputChanged => 1006,
             Cause::InputChecksum => 1007,
             Cause::SourceGone => 1008,
+            Cause::InputPixels => 1009,
+            Cause::InputStreams => 1010,
+            Cause::InputTooLong => 1011,
+            Cause::InputPlaylists => 1012,
             Cause::ConfigBad => 2001,
             Cause::Policy => 2002,
             Cause::OutputAuth => 2003,
             Cause::OutputMissing => 2004,
             Cause::SinkRefused => 2005,
+            Cause::OutputTooLarge => 2006,
+            Cause::ScratchLimit => 2007,
             Cause::NetTransient => 3001,
             Cause::IoTransient => 3002,
             Cause::Dns => 3003,
@@ -176,6 +207,8 @@ impl Cause {
             Cause::DiskFull => 4002,
             Cause::Resource => 4003,
             Cause::EncoderSlow => 4004,
+            Cause::OpenFiles => 4005,
+            Cause::Processes => 4006,
             Cause::Device => 5001,
             Cause::Crash => 6001,
             Cause::Killed => 6002,
@@ -204,11 +237,17 @@ impl Cause {
             Cause::InputChanged => "input_changed",
             Cause::InputChecksum => "input_checksum",
             Cause::SourceGone => "source_gone",
+            Cause::InputPixels => "input_pixels",
+            Cause::InputStreams => "input_streams",
+            Cause::InputTooLong => "input_too_long",
+            Cause::InputPlaylists => "input_playlists",
             Cause::ConfigBad => "config_bad",
             Cause::Policy => "policy",
             Cause::OutputAuth => "output_auth",
             Cause::OutputMissing => "output_missing",
             Cause::SinkRefused => "sink_refused",
+            Cause::OutputTooLarge => "output_too_large",
+            Cause::ScratchLimit => "scratch_limit",
             Cause::NetTransient => "net_transient",
             Cause::IoTransient => "io_transient",
             Cause::Dns => "dns",
@@ -217,6 +256,8 @@ impl Cause {
             Cause::DiskFull => "disk_full",
             Cause::Resource => "resource",
             Cause::EncoderSlow => "encoder_slow",
+            Cause::OpenFiles => "open_files",
+            Cause::Processes => "processes",
             Cause::Device => "device",
             Cause::Crash => "crash",
             Cause::Killed => "killed",
@@ -243,9 +284,15 @@ impl Cause {
             | Cause::InputTruncated
             | Cause::InputChanged
             | Cause::InputChecksum
+            | Cause::InputPixels
+            | Cause::InputStreams
+            | Cause::InputTooLong
+            | Cause::InputPlaylists
             | Cause::SourceGone => Blame::Input,
             Cause::InputTooLarge
             | Cause::OutputMissing
+            | Cause::OutputTooLarge
+            | Cause::ScratchLimit
             | Cause::SinkRefused
             | Cause::ConfigBad
             | Cause::Policy
@@ -256,7 +303,12 @@ impl Cause {
             | Cause::QualityMissed => Blame::Request,
             Cause::NetTransient | Cause::Dns | Cause::Tls => Blame::Network,
             Cause::Device => Blame::Device,
-            Cause::DiskFull | Cause::Resource | Cause::EncoderSlow | Cause::OutputAuth => Blame::Operator,
+            Cause::DiskFull
+            | Cause::Resource
+            | Cause::EncoderSlow
+            | Cause::OpenFiles
+            | Cause::Processes
+            | Cause::OutputAuth => Blame::Operator,
             Cause::IoTransient
             | Cause::Crash
             | Cause::Killed
@@ -276,7 +328,13 @@ impl Cause {
             Cause::InputAuth
             | Cause::InputBad
             | Cause::InputTooLarge
+            | Cause::InputPixels
+            | Cause::InputStreams
+            | Cause::InputTooLong
+            | Cause::InputPlaylists
             | Cause::OutputMissing
+            | Cause::OutputTooLarge
+            | Cause::ScratchLimit
             | Cause::ConfigBad
             | Cause::Policy
             | Cause::Timeout
@@ -290,6 +348,8 @@ impl Cause {
             | Cause::VerifyFailed
             | Cause::InputChecksum
             | Cause::OutputAuth
+            | Cause::OpenFiles
+            | Cause::Processes
             | Cause::Tls => RetryPolicy::Once,
             Cause::NetTransient
             | Cause::Dns
@@ -322,11 +382,19 @@ impl Cause {
             Cause::InputChanged => "Publish the job after the input is written, or give the input a name of its own.",
             Cause::InputChecksum => "Upload the input again: it is not what its checksum says.",
             Cause::SourceGone => "Start the publisher, or raise parameters.reconnect_sec so that the job waits longer.",
+            Cause::InputPixels => "Make the picture smaller, or have the operator raise FFPOOL_MAX_PIXELS.",
+            Cause::InputStreams => "Leave streams out of the input, or have the operator raise FFPOOL_MAX_STREAMS.",
+            Cause::InputTooLong => "Cut the input, or have the operator raise FFPOOL_MAX_DURATION_SECS.",
+            Cause::InputPlaylists => {
+                "Look at what the playlists lead to, or have the operator raise FFPOOL_MAX_PLAYLISTS."
+            }
             Cause::ConfigBad => "Change the parameters: the tool cannot encode what they ask for.",
             Cause::Policy => "Use only what the pool allows, or ask its operator to allow more.",
             Cause::OutputAuth => "Give the worker's credentials the right to read and write the output's bucket.",
             Cause::OutputMissing => "Create the bucket, or correct its name in the job.",
             Cause::SinkRefused => "Check the sink's address and key, and that nobody else publishes under it.",
+            Cause::OutputTooLarge => "Ask for fewer bits or a part, or have the operator raise FFPOOL_MAX_OUTPUT_MB.",
+            Cause::ScratchLimit => "Raise resource_limits.max_disk_mb, or ask for fewer bits or a part.",
             Cause::NetTransient => "Nothing, unless it stays: then look at the network between worker and input.",
             Cause::IoTransient => "Nothing, unless it stays: then look at the worker's disks and mounts.",
             Cause::Dns => "Correct the host's name in the address, or look at the worker's name servers.",
@@ -335,6 +403,8 @@ impl Cause {
             Cause::DiskFull => "Free space on the disk named in the evidence, or raise resource_limits.max_disk_mb.",
             Cause::Resource => "Look at the worker: it ran out of memory, files or processes.",
             Cause::EncoderSlow => "Choose a faster preset, a smaller size or a worker with more cores.",
+            Cause::OpenFiles => "Find out what the tool opens so many of, or raise FFPOOL_MAX_OPEN_FILES.",
+            Cause::Processes => "Find out what the tool starts so many of, or raise FFPOOL_MAX_PROCESSES.",
             Cause::Device => "Look at the device and its driver, or allow a software encoder.",
             Cause::Crash => "Keep the input and report it: the tool crashed on it.",
             Cause::Killed => "Find out who killed the tool: the kernel's log on the worker tells.",

@@ -400,6 +400,10 @@ fn causes_keep_their_numbers_and_names() {
     for cause in Cause::ALL {
         assert_eq!(serde_json::to_value(cause).unwrap(), cause.as_str());
     }
+    // A newer worker knows more of them, and is heard all the same.
+    assert_eq!(serde_json::from_str::<Cause>("\"of_a_later_version\"").unwrap(), Cause::Unknown);
+    let packed = rmp_serde::to_vec_named("of_a_later_version").unwrap();
+    assert_eq!(rmp_serde::from_slice::<Cause>(&packed).unwrap(), Cause::Unknown);
 }
 
 /// A live job, the encode it resolves to, and what is said of it while it runs and at its end.

@@ -18,8 +18,19 @@ pub struct Exit {
     pub oom_kills: u64,
 }
 
+/// What FFmpeg holds to because the worker told it so. Before all else, for what follows from it is said too.
+const BOUNDS: [(Cause, &[&str]); 2] = [
+    (Cause::InputPixels, &["exceeds specified max pixel count"]),
+    (Cause::InputStreams, &["exceeds max_streams parameter"]),
+];
+
 /// Patterns by cause, checked in this order; `*` stands for anything. Lower case.
 const TABLE: &[(Cause, &[&str])] = &[
+    BOUNDS[0],
+    BOUNDS[1],
+    // Larger than FFmpeg itself takes, or no size at all.
+    (Cause::InputBad, &["picture size 0x*is invalid", "picture size -*is invalid", "x0 is invalid", "x-*is invalid"]),
+    (Cause::InputPixels, &["picture size * is invalid"]),
     (
         Cause::NetTransient,
         &[
@@ -55,7 +66,8 @@ const TABLE: &[(Cause, &[&str])] = &[
         ],
     ),
     (Cause::DiskFull, &["no space left on device", "disk quota exceeded", "file too large"]),
-    (Cause::Resource, &["cannot allocate memory", "error while allocating", "too many open files"]),
+    (Cause::Resource, &["cannot allocate memory", "error while allocating", "too many open files in system"]),
+    (Cause::OpenFiles, &["too many open files"]),
     (
         Cause::Device,
         &[
@@ -232,6 +244,16 @@ fn contains(line: &str, pattern: &str) -> bool {
     })
 }
 
+/// The bound on inputs that a tool met and went on from, where its log tells of one: what it says of the input is no proof.
+#[must_use]
+pub fn passed_bound(log: &[String]) -> Option<(Cause, &str)> {
+    log.iter().find_map(|line| {
+        let lower = line.to_ascii_lowercase();
+        let (cause, _) = BOUNDS.iter().find(|(_, patterns)| patterns.iter().any(|text| contains(&lower, text)))?;
+        Some((*cause, line.as_str()))
+    })
+}
+
 /// A log line fit to be kept: no addresses of memory, no secrets.
 #[must_use]
 pub fn clean(line: &str) -> String {
@@ -281,6 +303,15 @@ mod tests {
             ("[panic] Assertion src->f->buf[0] failed at libavcodec/x.c:1", Cause::Crash),
             ("[error] x: Invalid argument", Cause::ConfigBad),
             ("[error] file:/media/a.mp4: Input/output error", Cause::IoTransient),
+            ("[error] file:/media/a.mp4: Too many open files", Cause::OpenFiles),
+            ("[error] file:/media/a.mp4: Too many open files in system", Cause::Resource),
+            (
+                "[error] Number of streams exceeds max_streams parameter (200), see the documentation",
+                Cause::InputStreams,
+            ),
+            ("[error] Picture size 16384x16384 exceeds specified max pixel count 67108864, see", Cause::InputPixels),
+            ("[IMGUTILS @ 0x1] [error] Picture size 16384x16384 is invalid", Cause::InputPixels),
+            ("[IMGUTILS @ 0x1] [error] Picture size 0x0 is invalid", Cause::InputBad),
             ("[error] something new", Cause::Unknown),
         ] {
             assert_eq!(cause(FAILED, &[line]), expected, "{line}");

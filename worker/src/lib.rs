@@ -11,6 +11,7 @@
 //! to somebody else.
 
 pub mod attempts;
+pub mod bounds;
 pub mod cage;
 pub mod carrier;
 pub mod chunks;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::JobId;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::chunks;
 use crate::publish::{PublishError, open_made};
@@ -40,8 +40,8 @@ pub struct Run {
     /// When the index was written: what its pieces hold was there by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<f64>,
-    /// By what it ended, where that is known; a cause that only a newer worker knows is none.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_cause")]
+    /// By what it ended, where that is known; a cause that only a newer worker knows is `unknown`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
     /// How many of its pieces count.
     pub pieces: u32,
@@ -298,11 +298,6 @@ impl There {
     }
 }
 
-fn known_cause<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cause>, D::Error> {
-    let told = Option::<serde_json::Value>::deserialize(deserializer)?;
-    Ok(told.and_then(|told| serde_json::from_value(told).ok()))
-}
-
 fn index_name(attempt: u32) -> String {
     format!("{attempt:06}.json")
 }
@@ -418,7 +413,7 @@ mod tests {
         let path = second.directory.join(index_name(2));
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace("\"pieces\"", "\"cause\":\"of_tomorrow\",\"pieces\"")).unwrap();
-        assert_eq!(third.earlier().unwrap().runs, [run(1, 1, 1)]);
+        assert_eq!(third.earlier().unwrap().runs, [Run { cause: Some(Cause::Unknown), ..run(1, 1, 1) }]);
         fs::remove_file(first.path(&run(1, 1, 0), 0)).unwrap();
         assert_eq!(third.earlier().unwrap_err().kind(), io::ErrorKind::NotFound);
         fs::write(&path, &text[1..]).unwrap();

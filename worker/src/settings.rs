@@ -12,6 +12,7 @@ use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Pool, ResourceLimits};
 use ffpool_schema::live::Live;
 
+use crate::bounds::Bounds;
 use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Policy};
 use crate::machine::energy;
@@ -161,6 +162,9 @@ pub struct Settings {
     /// Long encodes in chunks.
     #[command(flatten)]
     pub chunks: ChunkArgs,
+    /// What is taken of one job at most.
+    #[command(flatten)]
+    pub bounds: Bounds,
     /// Eviction notices of the cloud.
     #[command(flatten)]
     pub eviction: EvictionArgs,
@@ -260,6 +264,7 @@ impl Settings {
             },
             quality_every: self.quality_every,
             chunks: self.chunks.clone(),
+            bounds: self.bounds.clone(),
         }
     }
 }

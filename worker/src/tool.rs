@@ -39,8 +39,6 @@ const DRAIN_WAIT: Duration = Duration::from_secs(2);
 const KILL_WAIT: Duration = Duration::from_secs(5);
 /// How long a killed tool is waited for. Longer, it hangs in the kernel, on a dead mount say, and no signal reaches it.
 const UNKILLABLE_AFTER: Duration = Duration::from_secs(60);
-/// Files that a tool may have open.
-const OPEN_FILES: rlim_t = 1024;
 
 /// As whom a tool runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +122,8 @@ pub struct Invocation<'a> {
     pub group: Option<&'a Group>,
     /// Size that no file may exceed, in bytes.
     pub file_bytes: u64,
+    /// Files that it may have open.
+    pub open_files: u64,
     /// The bars that work here.
     pub cage: &'a Cage,
     /// What it needs besides its directory.
@@ -376,6 +376,17 @@ pub fn bytes_in(directory: &Path) -> u64 {
         .sum()
 }
 
+/// Bytes of the largest file in a directory or below it.
+#[must_use]
+pub fn largest_in(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| {
+        let metadata = entry.metadata().ok()?;
+        Some(if metadata.is_dir() { largest_in(&entry.path()) } else { metadata.len() })
+    });
+    sizes.max().unwrap_or(0)
+}
+
 fn kill_all(group: Option<&Group>, pid: Option<Pid>) {
     if let Some(group) = group {
         group.kill();
@@ -438,7 +449,7 @@ impl Confinement {
             entrances: invocation.group.map(Group::entrances).transpose()?.unwrap_or_default(),
             limits: vec![
                 capped(Resource::RLIMIT_CORE, 0)?,
-                capped(Resource::RLIMIT_NOFILE, OPEN_FILES)?,
+                capped(Resource::RLIMIT_NOFILE, invocation.open_files)?,
                 capped(Resource::RLIMIT_FSIZE, invocation.file_bytes)?,
             ],
             bounding: if may_bound { bounding.into_iter().collect() } else { Vec::new() },

@@ -21,6 +21,7 @@ use ffpool_schema::message::{Ability, Capacity, CommitReply, Grant, LogLine, Out
 use ffpool_schema::plan;
 use tokio::sync::{mpsc, watch};
 
+use crate::bounds::Bounds;
 pub use crate::cage::SandboxMode;
 use crate::cage::{Cage, CageError, Layer, Quarters};
 use crate::chunks::ChunkArgs;
@@ -28,7 +29,7 @@ use crate::devices::{DeviceSettings, Devices};
 use crate::encoders::{self, EncodersError};
 use crate::gstreamer::Gstreamer;
 use crate::machine::energy::{self, Meter};
-use crate::machine::group::{self, GroupLimits, Groups};
+use crate::machine::group::{GroupLimits, Groups};
 pub use crate::machine::room::Workload;
 use crate::machine::room::{self, Room};
 use crate::publish::Notes;
@@ -95,6 +96,8 @@ pub struct WorkshopSettings {
     pub quality_every: u32,
     /// Long encodes in chunks.
     pub chunks: ChunkArgs,
+    /// What is taken of one job at most.
+    pub bounds: Bounds,
 }
 
 impl WorkshopSettings {
@@ -131,6 +134,7 @@ impl WorkshopSettings {
             devices: DeviceSettings::default(),
             quality_every: WorkshopSettings::QUALITY_EVERY,
             chunks: ChunkArgs::default(),
+            bounds: Bounds::default(),
         }
     }
 }
@@ -533,7 +537,7 @@ impl Shop {
             cpu_percent: limits.max_cpu_percent,
             // A job that does not say is run with what there is.
             memory_bytes: limits.memory_mb().min(self.room().memory_mb).max(1) * 1024 * 1024,
-            pids: group::PIDS_MAX,
+            pids: self.settings.bounds.max_processes,
         }
     }
 }

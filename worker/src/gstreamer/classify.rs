@@ -50,7 +50,8 @@ const TABLE: &[(&str, Cause)] = &[
     ("could not initialize supporting library", Cause::ConfigBad),
     ("could not configure supporting library", Cause::ConfigBad),
     ("failed to allocate", Cause::Resource),
-    ("too many open files", Cause::Resource),
+    ("too many open files in system", Cause::Resource),
+    ("too many open files", Cause::OpenFiles),
 ];
 
 /// The failure of a pipeline that we did not end. `log` is the end of what it said.

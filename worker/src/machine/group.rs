@@ -53,6 +53,8 @@ pub struct GroupUsage {
     pub peak_memory_bytes: Option<u64>,
     /// Processes that the kernel killed for memory.
     pub oom_kills: u64,
+    /// Processes and threads that the kernel refused to start, because there were too many.
+    pub refused_forks: u64,
 }
 
 /// The directories of one group.
@@ -165,11 +167,13 @@ impl Dirs {
                 cpu_us: keyed(&dir.join("cpu.stat"), "usage_usec").unwrap_or(0),
                 peak_memory_bytes: number(&dir.join("memory.peak")),
                 oom_kills: keyed(&dir.join("memory.events"), "oom_kill").unwrap_or(0),
+                refused_forks: keyed(&dir.join("pids.events"), "max").unwrap_or(0),
             },
-            Dirs::V1 { memory, cpuacct, .. } => GroupUsage {
+            Dirs::V1 { memory, cpuacct, pids, .. } => GroupUsage {
                 cpu_us: cpuacct.as_ref().and_then(|dir| number(&dir.join("cpuacct.usage"))).unwrap_or(0) / 1000,
                 peak_memory_bytes: number(&memory.join("memory.max_usage_in_bytes")),
                 oom_kills: keyed(&memory.join("memory.oom_control"), "oom_kill").unwrap_or(0),
+                refused_forks: keyed(&pids.join("pids.events"), "max").unwrap_or(0),
             },
         }
     }
@@ -560,6 +564,7 @@ mod tests {
             ("cg/unit/ffpool/w1/cgroup.controllers", "cpu memory pids\n"),
             ("cg/unit/ffpool/w1/a.1/memory.swap.max", "max\n"),
             ("cg/unit/ffpool/w1/a.1/memory.events", "oom 3\noom_kill 2\noom_group_kill 1\n"),
+            ("cg/unit/ffpool/w1/a.1/pids.events", "max 3\n"),
             ("cg/unit/ffpool/w1/a.1/cpu.stat", "usage_usec 1500000\nuser_usec 1\n"),
             ("cg/unit/ffpool/w1/a.1/memory.peak", "4096\n"),
         ])
@@ -580,7 +585,10 @@ mod tests {
         assert_eq!(read(dir.join("memory.max")), "67108864");
         assert_eq!(read(dir.join("memory.swap.max")), "0");
         assert_eq!(read(dir.join("pids.max")), "512");
-        assert_eq!(group.usage(), GroupUsage { cpu_us: 1_500_000, peak_memory_bytes: Some(4096), oom_kills: 2 });
+        assert_eq!(
+            group.usage(),
+            GroupUsage { cpu_us: 1_500_000, peak_memory_bytes: Some(4096), oom_kills: 2, refused_forks: 3 }
+        );
     }
 
     #[test]

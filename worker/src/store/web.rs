@@ -5,6 +5,7 @@
 //! Neither proxies of the environment nor cookies nor automatic redirects take part.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use ffpool_schema::failure::Cause;
 use ffpool_schema::message::hex;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::header::{
@@ -36,11 +38,20 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// For the head of an answer.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// What turns a host's name into addresses.
+type Lookup = fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
+
+/// The system's own.
+fn by_system(host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+    Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+}
+
 /// One resource of a web server.
 #[derive(Debug)]
 pub struct WebOrigin {
     url: Url,
     allowed: Arc<[Cidr]>,
+    lookup: Lookup,
     /// By host and port: the client that connects to the addresses judged for it, and to no others.
     clients: HashMap<(String, u16), Client>,
 }
@@ -53,7 +64,7 @@ impl WebOrigin {
     pub fn new(url: &str, allowed: Arc<[Cidr]>) -> Result<WebOrigin, Trouble> {
         let url = Url::parse(url)
             .map_err(|error| Trouble::lasting(Cause::ConfigBad, format!("the input's address is none: {error}")))?;
-        Ok(WebOrigin { url, allowed, clients: HashMap::new() })
+        Ok(WebOrigin { url, allowed, lookup: by_system, clients: HashMap::new() })
     }
 
     /// Asks for everything from a byte on, provided it is still of `version`; otherwise for the whole.
@@ -90,7 +101,7 @@ impl WebOrigin {
         if let Some(client) = self.clients.get(&key) {
             return Ok(client.clone());
         }
-        let addresses = judged(host, port, &self.allowed).await?;
+        let addresses = judged_by(self.lookup, host, port, &self.allowed).await?;
         let client = client(host, &addresses)
             .build()
             .map_err(|error| Trouble::lasting(Cause::Platform, "an HTTP client cannot be made").because(&error))?;
@@ -112,7 +123,11 @@ pub(super) fn client(host: &str, addresses: &[SocketAddr]) -> reqwest::ClientBui
 
 /// Every address of a host, all of which may be gone to.
 pub(super) async fn judged(host: &str, port: u16, allowed: &[Cidr]) -> Result<Vec<SocketAddr>, Trouble> {
-    let addresses = resolve(host, port).await?;
+    judged_by(by_system, host, port, allowed).await
+}
+
+async fn judged_by(lookup: Lookup, host: &str, port: u16, allowed: &[Cidr]) -> Result<Vec<SocketAddr>, Trouble> {
+    let addresses = resolve(lookup, host, port).await?;
     let Some(refused) = addresses.iter().find(|address| !is_allowed(address.ip(), allowed)) else {
         return Ok(addresses);
     };
@@ -125,17 +140,15 @@ pub(super) async fn judged(host: &str, port: u16, allowed: &[Cidr]) -> Result<Ve
 }
 
 /// Every address of a host.
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Trouble> {
+async fn resolve(lookup: Lookup, host: &str, port: u16) -> Result<Vec<SocketAddr>, Trouble> {
     // The library has turned every odd spelling of an IPv4 address into the usual one.
     if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     let unresolved = || Trouble::passing(Cause::Dns, format!("the name `{host}` does not resolve"));
-    match timeout(RESOLVE, tokio::net::lookup_host((host, port))).await {
-        Ok(Ok(found)) => {
-            let addresses: Vec<SocketAddr> = found.collect();
-            if addresses.is_empty() { Err(unresolved()) } else { Ok(addresses) }
-        }
+    match timeout(RESOLVE, lookup(host.to_owned(), port)).await {
+        Ok(Ok(addresses)) if addresses.is_empty() => Err(unresolved()),
+        Ok(Ok(addresses)) => Ok(addresses),
         Ok(Err(error)) => Err(unresolved().because(&error)),
         Err(_) => Err(unresolved()),
     }
@@ -245,10 +258,59 @@ fn http_date(text: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    /// Answers with a name's good address the first time, and with one inside ever after.
+    fn changing(_: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        let address = if LOOKUPS.fetch_add(1, Ordering::SeqCst) == 0 { GOOD } else { INSIDE };
+        Box::pin(std::future::ready(Ok(vec![SocketAddr::from((address, port))])))
+    }
+
+    static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+    const GOOD: [u8; 4] = [127, 0, 0, 1];
+    const INSIDE: [u8; 4] = [127, 0, 0, 2];
+
+    #[tokio::test]
+    async fn a_name_whose_address_changes_leads_nowhere_else() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let good = tokio::net::TcpListener::bind((std::net::Ipv4Addr::from(GOOD), 0)).await.unwrap();
+        let port = good.local_addr().unwrap().port();
+        let inside = tokio::net::TcpListener::bind((std::net::Ipv4Addr::from(INSIDE), port)).await.unwrap();
+        let serving = tokio::spawn(async move {
+            // A redirect to the name itself, a whole, the rest of it: each on a connection of its own, so that there is every
+            // reason to look the name up again.
+            for answer in ["302 Found\r\nlocation: /b", "200 OK", "206 Partial Content\r\ncontent-range: bytes 2-4/5"] {
+                let (mut client, _) = good.accept().await.unwrap();
+                let mut head = [0; 4096];
+                assert!(client.read(&mut head).await.unwrap() > 0);
+                let body = if answer.starts_with("206") { "cde" } else { "abcde" };
+                let head = format!("HTTP/1.1 {answer}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                client.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        });
+        let allowed: Arc<[Cidr]> = ["127.0.0.1".parse().unwrap()].into();
+        let origin = || {
+            let url = format!("http://rebinds.example:{port}/a");
+            WebOrigin { lookup: changing, ..WebOrigin::new(&url, allowed.clone()).unwrap() }
+        };
+        let mut fetch = origin();
+        assert_eq!(fetch.open(0, None).await.map(|opened| opened.total).ok(), Some(Some(5)));
+        assert_eq!(fetch.open(2, Some("1")).await.map(|opened| opened.from).ok(), Some(2));
+        assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1, "a name is looked up once for a fetch");
+        serving.await.unwrap();
+
+        assert_eq!(origin().open(0, None).await.err().map(|trouble| trouble.cause), Some(Cause::Policy));
+        assert_eq!(LOOKUPS.load(Ordering::SeqCst), 2);
+        let visited = timeout(Duration::ZERO, inside.accept()).await;
+        assert!(visited.is_err(), "nobody was ever sent inside: {visited:?}");
     }
 
     #[test]

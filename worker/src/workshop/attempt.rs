@@ -239,7 +239,7 @@ impl<'a> Attempt<'a> {
             Some(input) => {
                 let (path, identity) = self.bring(input).await?;
                 self.usage.input_bytes = Some(identity.size_bytes);
-                let probed = self.probe(&path, user).await?;
+                let probed = self.probe_source(&path, user).await?;
                 Some((path, probed, identity))
             }
             None => None,

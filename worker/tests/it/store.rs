@@ -4,4 +4,4 @@ mod inputs;
 mod jobs;
 mod outputs;
 mod s3;
-mod web;
+pub mod web;

@@ -3,6 +3,7 @@
 pub mod bench;
 mod chunks;
 mod confinement;
+mod corpus;
 mod devices;
 mod encodes;
 mod endings;

@@ -19,6 +19,7 @@ use super::device::judge;
 use super::quality::at_crf;
 use super::report::Part;
 use super::{Attempt, End, NEARLY};
+use crate::bounds::Bounds;
 use crate::devices::Session;
 use crate::packets::Packets;
 use crate::tool::{Answer, ToolUser};
@@ -89,6 +90,21 @@ impl Recipe<'_> {
         let plan = plan.map_err(|refusal| Refused { output: 0, refusal })?;
         let steps = plan.steps.into_iter().map(|step| Shared { step, outputs: vec![0] });
         Ok(Together { steps: steps.collect(), expected: vec![plan.expected] })
+    }
+
+    /// The plan, which holds to the worker's bounds on what it reads of somebody else's.
+    fn bounded_plan(&self, requests: &[Request<'_>], bounds: &Bounds) -> Result<Together, Refused> {
+        let mut plan = self.plan(requests)?;
+        match self {
+            Recipe::Whole | Recipe::Chunk { .. } | Recipe::Sound { .. } => {
+                for shared in &mut plan.steps {
+                    shared.step.arguments = bounds.applied(std::mem::take(&mut shared.step.arguments));
+                }
+            }
+            // It reads what was made here.
+            Recipe::Stitch { .. } => {}
+        }
+        Ok(plan)
     }
 
     /// Its part of the job: most of the work on a whole from chunks is done before.
@@ -224,7 +240,8 @@ impl Attempt<'_> {
     ) -> Result<Together, End> {
         let spec = &self.grant.spec;
         let refused = |refused: Refused| refused_for(spec, outputs[refused.output].number, refused.refusal);
-        let mut plan = recipe.plan(&requests).map_err(refused)?;
+        let bounds = &self.shop.settings.bounds;
+        let mut plan = recipe.bounded_plan(&requests, bounds).map_err(refused)?;
         // What was measured before its run changes the arguments of those that follow, but neither their number nor weight.
         let weights: Vec<f64> = plan.steps.iter().map(|shared| shared.step.purpose.weight()).collect();
         let total: f64 = weights.iter().sum();
@@ -247,7 +264,7 @@ impl Attempt<'_> {
                 for output in concerned {
                     requests[output].loudness = Some(found);
                 }
-                plan = recipe.plan(&requests).map_err(refused)?;
+                plan = recipe.bounded_plan(&requests, bounds).map_err(refused)?;
             }
         }
         Ok(plan)

@@ -298,6 +298,7 @@ impl Attempt<'_> {
 
     /// Has every output one step from visible, or none.
     pub(super) async fn stage_all(&mut self, made: &[Proven], outputs: Vec<Destination>) -> Result<Vec<Ready>, End> {
+        self.within_output_bound(made)?;
         let mut ready = Vec::new();
         let outputs = outputs.into_iter().filter(|output| made.iter().any(|made| made.name == output.name));
         for (number, (made, output)) in (0u32..).zip(made.iter().zip(outputs)) {
@@ -312,6 +313,21 @@ impl Attempt<'_> {
         let size = |ready: &Ready| ready.describe().1 + ready.files().iter().map(|file| file.size_bytes).sum::<u64>();
         self.usage.output_bytes = Some(ready.iter().map(size).sum());
         Ok(ready)
+    }
+
+    /// Ends the attempt where its outputs together are larger than the worker lets them be.
+    fn within_output_bound(&self, made: &[Proven]) -> Result<(), End> {
+        let scratch = self.scratch_path();
+        let files = made.iter().flat_map(|made| {
+            std::iter::once(made.file.clone()).chain(made.names.iter().map(|name| scratch.join(name)))
+        });
+        let bytes: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+        if bytes <= self.shop.settings.bounds.output_bytes() {
+            return Ok(());
+        }
+        let (bytes, most) = (bytes >> 20, self.shop.settings.bounds.output_bytes() >> 20);
+        let message = format!("the outputs have {bytes} MiB together, FFPOOL_MAX_OUTPUT_MB is {most}");
+        Err(End::failure(Cause::OutputTooLarge, message))
     }
 
     /// Has an output one step from visible: a file beside its name, or an object's parts in its store.

@@ -83,6 +83,7 @@ impl<'a> Attempt<'a> {
         let mut steps = Vec::new();
         if let Some((path, _)) = source {
             let reading = plan::source_decode_arguments(path, expected.audio.len(), threads);
+            let reading = shop.settings.bounds.applied(reading);
             self.run_ffmpeg(&reading, user, Phase::Prepare, duration, READING).await?;
             steps.push(reading);
         }

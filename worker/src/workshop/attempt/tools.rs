@@ -31,14 +31,22 @@ pub(super) struct Ran {
 }
 
 impl Attempt<'_> {
-    /// What ffprobe finds in a source.
+    /// What ffprobe finds in somebody else's file, where the worker takes as much.
+    pub(super) async fn probe_source(&mut self, file: &Path, user: ToolUser) -> Result<Probed, End> {
+        let probed = self.probe(file, user).await?;
+        self.shop.settings.bounds.judge(&probed).map_or(Ok(probed), |failure| Err(End::failed(failure)))
+    }
+
+    /// What ffprobe finds in a file.
     pub(super) async fn probe(&mut self, file: &Path, user: ToolUser) -> Result<Probed, End> {
         let mut answer = Answer::default();
-        self.run_ffprobe(&probe::arguments(file), user, &mut answer).await?;
+        let arguments = self.shop.settings.bounds.applied(probe::arguments(file));
+        self.run_ffprobe(&arguments, user, &mut answer).await?;
         let mut probed = read_probe(&answer)?;
         if probed.is_hdr_unsaid() {
             let mut answer = Answer::default();
-            self.run_ffprobe(&probe::frame_arguments(file), user, &mut answer).await?;
+            let arguments = self.shop.settings.bounds.applied(probe::frame_arguments(file));
+            self.run_ffprobe(&arguments, user, &mut answer).await?;
             probe::add_frame(&mut probed, &answer.text).map_err(unreadable)?;
         }
         Ok(probed)
@@ -57,7 +65,11 @@ impl Attempt<'_> {
         for line in &finished.log {
             self.reporter.log(line);
         }
-        self.check(&finished, "ffprobe")
+        self.check(&finished, "ffprobe")?;
+        let Some((cause, line)) = classify::passed_bound(&finished.log) else { return Ok(()) };
+        let mut failure = Failure::new(cause, "the input is more than this worker takes");
+        failure.evidence = Some(self.reporter.clean(line));
+        Err(End::failed(failure))
     }
 
     /// Runs FFmpeg to a good end.
@@ -100,7 +112,8 @@ impl Attempt<'_> {
             directory: self.scratch_path(),
             user,
             group: self.group.as_ref(),
-            file_bytes: self.disk_bytes(),
+            file_bytes: self.file_bytes(),
+            open_files: self.shop.settings.bounds.max_open_files,
             cage: &self.shop.quarters.cage,
             needs: Needs { reads: &self.reads, network: self.is_live(), devices: self.uses_device },
         }
@@ -157,7 +170,13 @@ impl Attempt<'_> {
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.grant.spec.resource_limits.disk_mb().saturating_mul(1024 * 1024)
+        let wished = self.grant.spec.resource_limits.disk_mb().saturating_mul(1024 * 1024);
+        self.shop.settings.bounds.scratch_bytes(wished)
+    }
+
+    /// Bytes that no file may exceed.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.disk_bytes().min(self.shop.settings.bounds.output_bytes())
     }
 
     pub(super) fn scratch_path(&self) -> &Path {
@@ -190,15 +209,14 @@ impl Attempt<'_> {
 
     /// Ends the attempt where a run was ended from outside.
     pub(super) fn ended_outside(&self, finished: &Finished, name: &str) -> Result<(), End> {
-        let limits = &self.grant.spec.resource_limits;
         let (cause, message) = match &finished.ended_by {
             EndedBy::Itself => return Ok(()),
             EndedBy::Stop(order) => return Err(order.clone().into()),
             EndedBy::Timeout => (Cause::Timeout, format!("the attempt took longer than {} s", self.timeout_secs())),
             EndedBy::Stall => (Cause::Stall, format!("{name} made no progress for too long")),
             EndedBy::Disk(bytes) => (
-                Cause::DiskFull,
-                format!("the attempt wrote {} MiB, its limit is {} MiB", bytes / (1024 * 1024), limits.disk_mb()),
+                Cause::ScratchLimit,
+                format!("the attempt wrote {} MiB, its limit is {} MiB", bytes >> 20, self.disk_bytes() >> 20),
             ),
         };
         let mut failure = Failure::new(cause, message);
@@ -215,6 +233,29 @@ impl Attempt<'_> {
             return Ok(());
         }
         let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
-        Err(End::failed(classify::classify(name, exit, &finished.log)))
+        Err(End::failed(self.of_bounds(classify::classify(name, exit, &finished.log))))
+    }
+
+    /// A failure whose reason is that the attempt ran into a bound of its own, said to be that.
+    pub(super) fn of_bounds(&self, failure: Failure) -> Failure {
+        let is_exceeded = failure.signal == Some(nix::libc::SIGXFSZ)
+            || (failure.cause == Cause::DiskFull && tool::largest_in(self.scratch_path()) >= self.file_bytes());
+        if is_exceeded {
+            let mib = self.file_bytes() >> 20;
+            let (cause, message) = if self.file_bytes() < self.disk_bytes() {
+                (Cause::OutputTooLarge, format!("an output has more than {mib} MiB, which FFPOOL_MAX_OUTPUT_MB allows"))
+            } else {
+                (Cause::ScratchLimit, format!("the attempt wrote more than its limit of {mib} MiB"))
+            };
+            return Failure { cause, message, ..failure };
+        }
+        let refused_forks = self.group.as_ref().map_or(0, |group| group.usage().refused_forks);
+        if refused_forks > 0 && !matches!(failure.cause, Cause::Oom | Cause::InputBad) {
+            let most = self.shop.settings.bounds.max_processes;
+            let message =
+                format!("the attempt has {most} processes and threads, and was refused more {refused_forks} times");
+            return Failure { cause: Cause::Processes, message, ..failure };
+        }
+        failure
     }
 }

@@ -256,7 +256,7 @@ async fn progress_is_told_and_a_cancel_or_a_limit_ends_the_pipeline() {
     spec.resource_limits.max_disk_mb = Some(1);
     spec.parameters.crf = Some(0);
     let full = bench.run_spec(&spec).await;
-    assert_eq!(failure(&full).cause, Cause::DiskFull, "{:?}", failure(&full));
+    assert_eq!(failure(&full).cause, Cause::ScratchLimit, "{:?}", failure(&full));
     bench.assert_clean();
 }
 

@@ -59,7 +59,7 @@ async fn an_output_over_the_disk_limit_is_stopped() {
     spec.parameters.duration = Some(600.0);
     spec.resource_limits.max_disk_mb = Some(2);
     let ended = bench.run_spec(&spec).await;
-    assert_eq!(failure(&ended).cause, Cause::DiskFull, "{:?}", failure(&ended));
+    assert_eq!(failure(&ended).cause, Cause::ScratchLimit, "{:?}", failure(&ended));
     bench.assert_clean();
 }
 
@@ -73,6 +73,7 @@ async fn a_tool_cannot_fill_the_machine_with_processes() {
     .await;
     let ended = bench.run_spec(&bench.spec("240p25-h264")).await;
     let failure = failure(&ended);
+    assert_eq!(failure.cause, Cause::Processes, "{failure:?}");
     assert!(failure.evidence.as_ref().is_some_and(|line| line.contains("fork")), "{failure:?}");
     bench.assert_clean();
 }

@@ -59,6 +59,8 @@ struct Way {
     shop: Arc<Shop>,
     /// Hosts and ports that TLS is spoken to.
     secure: Mutex<BTreeSet<(String, u16)>>,
+    /// Playlists that the run has read, without what is behind `?`.
+    playlists: Mutex<BTreeSet<String>>,
     /// Why the last request that came to nothing did.
     trouble: Mutex<Option<Trouble>>,
     /// Clients for hosts, each for the addresses that it goes to.
@@ -82,10 +84,17 @@ impl Egress {
         let way = Arc::new(Way {
             shop,
             secure: Mutex::new(secure.into_iter().collect()),
+            playlists: Mutex::default(),
             trouble: Mutex::default(),
             clients: Mutex::default(),
         });
         Ok(Egress { port, way: way.clone(), serving: tokio::spawn(serve(listener, way)) })
+    }
+
+    /// A run begins: what was said of and counted for an earlier one is over.
+    pub(super) fn begin(&self) {
+        let _ = self.trouble();
+        self.way.playlists.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Why the last request that came to nothing did, once.
@@ -199,6 +208,20 @@ impl Way {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
     }
 
+    /// Counts a playlist; one that is too many is refused. Playlists that lead to playlists end so, however deep they lie.
+    fn count(&self, playlist: &reqwest::Url) -> Result<(), Trouble> {
+        let most = self.shop.settings.bounds.max_playlists as usize;
+        let mut playlists = self.playlists.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut address = playlist.clone();
+        address.set_query(None);
+        if !playlists.contains(address.as_str()) && playlists.len() >= most {
+            let message = format!("the source leads to more than {most} playlists (FFPOOL_MAX_PLAYLISTS)");
+            return Err(Trouble::lasting(Cause::InputPlaylists, message));
+        }
+        playlists.insert(address.into());
+        Ok(())
+    }
+
     fn is_secure(&self, wanted: &Wanted) -> bool {
         let secure = self.secure.lock().unwrap_or_else(PoisonError::into_inner);
         secure.contains(&(wanted.host.clone(), wanted.port))
@@ -283,11 +306,17 @@ async fn answer(mut client: OwnedWriteHalf, way: &Way, is_secure: bool, mut resp
     let next = async |response: &mut Response| response.chunk().await.map_err(io::Error::other);
     let first = next(&mut response).await?.unwrap_or_default();
     if is_playlist || first.starts_with(PLAYLIST) {
+        if let Err(trouble) = way.count(response.url()) {
+            way.note(trouble);
+            return client.write_all(BAD_GATEWAY).await;
+        }
         let mut bytes = first.to_vec();
         let rest = async {
             while let Some(more) = next(&mut response).await? {
                 bytes.extend_from_slice(&more);
                 if bytes.len() > PLAYLIST_BYTES {
+                    let message = format!("a playlist of the source is larger than {} MiB", PLAYLIST_BYTES >> 20);
+                    way.note(Trouble::lasting(Cause::InputPlaylists, message));
                     return Err(io::Error::from(io::ErrorKind::InvalidData));
                 }
             }

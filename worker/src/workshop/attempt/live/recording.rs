@@ -106,7 +106,7 @@ impl Attempt<'_> {
         let kept = taken_up.map_err(|error| {
             End::failure(roots::io_cause(&error), format!("what earlier attempts recorded cannot be read: {error}"))
         })?;
-        let room = Room { bytes: self.disk_bytes(), earlier: kept.earlier_bytes() };
+        let room = Room { bytes: self.file_bytes(), earlier: kept.earlier_bytes() };
         if room.needed(0) > room.bytes {
             return Err(too_large(room.needed(0), room.bytes));
         }
@@ -288,7 +288,7 @@ impl Attempt<'_> {
     pub(super) async fn lay_out_earlier(&self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
         let Some(kept) = broadcast.kept.as_ref().filter(|_| broadcast.before > 0) else { return Ok(()) };
         let (spans, stop) = (broadcast.timeline.spans().to_vec(), self.orders.stop.clone());
-        let (room, mut told) = (self.disk_bytes(), stop.clone());
+        let (room, mut told) = (self.file_bytes(), stop.clone());
         let Ok(kept) = tokio::time::timeout(CARRY_WITHIN, kept.own()).await else {
             return Err(End::failure(Cause::IoTransient, "what keeps the recordings of earlier attempts hangs"));
         };

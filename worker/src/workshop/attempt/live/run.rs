@@ -106,7 +106,9 @@ impl Attempt<'_> {
         }
         self.take_sinks_first(broadcast).await?;
         // What was said of an earlier run is over.
-        let _ = broadcast.egress.as_ref().and_then(Egress::trouble);
+        if let Some(egress) = &broadcast.egress {
+            egress.begin();
+        }
         let growing = broadcast.growing.clone();
         let run = broadcast.run;
         let begun = blocking(move || growing.lock().unwrap_or_else(PoisonError::into_inner).begin(run)).await?;
@@ -284,7 +286,10 @@ impl Attempt<'_> {
             silence_secs: silence_secs(self.stall_after(is_live).as_secs()),
             secs,
         };
-        self.tool_arguments(broadcast, &request)
+        let arguments = self.tool_arguments(broadcast, &request)?;
+        // A pipeline has no such options.
+        let is_bounded = !broadcast.tool.is_gstreamer();
+        Ok(if is_bounded { self.shop.settings.bounds.applied(arguments) } else { arguments })
     }
 
     pub(super) fn stall_after(&self, is_live: bool) -> Duration {
@@ -415,7 +420,7 @@ impl Attempt<'_> {
         self.ended_outside(finished, broadcast.tool.name())?;
         if let Some(trouble) = refused {
             // What this attempt recorded before is kept; what others did is kept for the next.
-            let is_final = trouble.cause == Cause::Policy && !broadcast.has_begun();
+            let is_final = matches!(trouble.cause, Cause::Policy | Cause::InputPlaylists) && !broadcast.has_begun();
             return if is_final { Err(trouble.into()) } else { Ok(RunEnd::Lost(trouble.into())) };
         }
         let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
@@ -434,7 +439,7 @@ impl Attempt<'_> {
             return Ok(RunEnd::Lost(failure));
         }
         let log: Vec<String> = finished.log.iter().filter(|line| !is_of_a_sink(line)).cloned().collect();
-        let mut failure = classify::classify("ffmpeg", exit, &log);
+        let mut failure = self.of_bounds(classify::classify("ffmpeg", exit, &log));
         failure.evidence = failure.evidence.map(|line| self.reporter.clean(&line));
         if !is_live || is_ours(failure.cause) {
             return Err(End::failed(failure));
@@ -492,6 +497,12 @@ pub(super) fn is_ours(cause: Cause) -> bool {
             | Cause::Device
             | Cause::Resource
             | Cause::DiskFull
+            | Cause::ScratchLimit
+            | Cause::OutputTooLarge
+            | Cause::OpenFiles
+            | Cause::Processes
+            | Cause::InputPixels
+            | Cause::InputStreams
             | Cause::ConfigBad
     )
 }
