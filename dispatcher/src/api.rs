@@ -9,9 +9,12 @@ mod access;
 mod audit;
 mod body;
 mod catalog;
+mod certificates;
 mod cost;
 mod dead_letters;
+mod door;
 mod explain;
+mod guests;
 mod health;
 mod jobs;
 mod key_command;
@@ -26,17 +29,15 @@ mod schedules;
 mod stream;
 mod submit;
 mod throttle;
+mod wire;
 mod workers;
 
-use std::future::{Future, IntoFuture as _};
-use std::net::SocketAddr;
+use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::serve::ListenerExt as _;
 use ffpool_broker::{AmqpLink, Signals};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -47,12 +48,11 @@ use crate::api::throttle::{Probes, Throttle};
 use crate::ledger::Ledger;
 use crate::vitals::Vitals;
 
+pub use certificates::{ClientRole, ClientRoles};
+pub use door::Door;
+pub use guests::Limits;
 pub use key_command::KeyCommand;
 pub use throttle::ThrottleRules;
-
-/// Requests that are under way when the API stops get so long to end; then their connections are cut. Shorter than what
-/// the process gives its parts, so that the API ends by itself.
-const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// What the handlers work with. Clones share it.
 #[derive(Clone)]
@@ -87,7 +87,8 @@ impl App {
     }
 }
 
-/// Serves the API on `listener` until `stop` is over and the requests under way have been answered.
+/// Serves the API on `listener` over plain HTTP, as behind a proxy that speaks TLS, until `stop` is over and the requests
+/// under way have been answered.
 ///
 /// # Errors
 /// When the listener fails for good.
@@ -96,28 +97,21 @@ pub async fn serve(
     app: App,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    serve_through(Door::plain(), listener, app, stop).await
+}
+
+/// Serves the API on `listener` behind `door`, until `stop` is over and the requests under way have been answered.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve_through(
+    door: Door,
+    listener: TcpListener,
+    app: App,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
     let closing = app.closing.clone();
-    let stopped = {
-        let closing = closing.clone();
-        async move {
-            stop.await;
-            closing.cancel();
-        }
-    };
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its send delay");
-        }
-    });
-    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(stopped);
-    tokio::select! {
-        ended = server.into_future() => ended,
-        () = async { closing.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => {
-            tracing::warn!("requests were under way for {STOP_GRACE:?} after the stop; their connections are cut");
-            Ok(())
-        }
-    }
+    door::receive(door, listener, router(app), closing, stop).await
 }
 
 /// Every route of the table behind its right, with problems for everything else.

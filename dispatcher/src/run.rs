@@ -59,12 +59,13 @@ impl Dispatcher {
     /// # Errors
     /// When a setting, an address or what stands on a server cannot be used.
     pub async fn start(settings: &Settings, exposition: Option<Exposition>) -> anyhow::Result<Dispatcher> {
-        let api = bind(settings.api_addr, "the API").await?;
+        let api = bind(settings.api.api_addr, "the API").await?;
         let metrics = match &exposition {
             Some(_) => Some(bind(settings.metrics_addr, "the metrics").await?),
             None => None,
         };
         let api_addr = api.local_addr().context("read the API's own address")?;
+        let door = settings.api.door(api_addr).context("secure the API")?;
 
         let amqp = AmqpLink::open(AmqpConfig::new(&settings.amqp_url, "ffpool-dispatcher"));
         let publisher = Publisher::open(AmqpConfig::new(&settings.amqp_url, "ffpool-dispatcher-publish"));
@@ -136,7 +137,7 @@ impl Dispatcher {
             .with_vitals(vitals.clone())
             .with_limits(settings.throttle());
         workers.spawn(vitals::keep_told(app.clone(), vitals, intake.clone(), work.clone()));
-        let served = api::serve(api, app, intake.clone().cancelled_owned());
+        let served = api::serve_through(door, api, app, intake.clone().cancelled_owned());
         bringers.spawn(async move { report("the API", served.await.map_err(anyhow::Error::from)) });
 
         info!(api = %api_addr, "the dispatcher works");

@@ -1,5 +1,7 @@
 //! The dispatcher's settings, as flags, `FFPOOL_*` variables or keys of the settings file.
 
+mod api;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use crate::api::{KeyCommand, ThrottleRules};
 use crate::callbacks::{CallbackRules, CallbackSecret, Secrets};
 use crate::ledger::{LedgerSettings, Policy};
 use crate::limits::{Limit, ProxyHeader, RateLimits};
+
+pub use api::{ApiSettings, TlsMode};
 
 /// Keeps the ledger of a media pool: records every job in Postgres, decides which worker may run and publish what, tries
 /// again what failed or fell silent, and answers over HTTP.
@@ -49,9 +53,9 @@ pub struct Settings {
     /// takes writes is used.
     #[arg(long, env = "FFPOOL_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: String,
-    /// Address of the HTTP API.
-    #[arg(long, env = "FFPOOL_API_ADDR", value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub api_addr: SocketAddr,
+    /// The API's listener.
+    #[command(flatten)]
+    pub api: ApiSettings,
     /// Address of `/metrics`.
     #[arg(long, env = "FFPOOL_METRICS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9090")]
     pub metrics_addr: SocketAddr,

@@ -281,6 +281,8 @@ impl Pool {
             ("FFPOOL_NATS_URL", self.nats_url.clone()),
             ("FFPOOL_DATABASE_URL", self.database_url.clone()),
             ("FFPOOL_API_ADDR", api.to_string()),
+            // On loopback, and what TLS costs is not what is measured.
+            ("FFPOOL_API_TLS", "off".to_owned()),
             ("FFPOOL_METRICS_ADDR", metrics.to_string()),
             ("FFPOOL_BOOTSTRAP_KEY", self.key.clone()),
         ];

@@ -27,6 +27,8 @@ use crate::events::JobEvents;
 
 /// For the TCP and TLS handshakes.
 const CONNECT: Duration = Duration::from_secs(5);
+/// A connection that was idle for so long is not used again. The API closes it soon after, perhaps just when it is asked.
+const IDLE: Duration = Duration::from_secs(60);
 /// For one answer, event streams excepted.
 const ANSWER: Duration = Duration::from_secs(30);
 /// So much of an answer that is not ours is shown.
@@ -41,19 +43,35 @@ pub struct ClientConfig {
     pub key: Option<String>,
     /// A PEM file with the only certificates to trust, for a server whose certificate the system does not know.
     pub ca_file: Option<PathBuf>,
+    /// A PEM file with a certificate of the client's own and its private key, for a server that asks for one.
+    pub client_cert_file: Option<PathBuf>,
 }
 
 impl ClientConfig {
     /// The API at `url`, without a key.
     #[must_use]
     pub fn new(url: impl Into<String>) -> ClientConfig {
-        ClientConfig { url: url.into(), key: None, ca_file: None }
+        ClientConfig { url: url.into(), key: None, ca_file: None, client_cert_file: None }
     }
 
     /// With this API key.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> ClientConfig {
         self.key = Some(key.into());
+        self
+    }
+
+    /// Trusting only the certificates in this PEM file.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> ClientConfig {
+        self.ca_file = Some(path.into());
+        self
+    }
+
+    /// Showing the certificate in this PEM file, which holds its private key too.
+    #[must_use]
+    pub fn client_cert_file(mut self, path: impl Into<PathBuf>) -> ClientConfig {
+        self.client_cert_file = Some(path.into());
         self
     }
 }
@@ -136,10 +154,10 @@ impl ApiError {
     #[must_use]
     pub fn next_step(&self) -> &'static str {
         match self {
-            ApiError::Setup { .. } => "Correct --api-url (FFPOOL_API_URL), --api-key or --api-ca-file.",
-            ApiError::Unreachable { .. } => {
-                "Start the dispatcher, or say where it is with --api-url (FFPOOL_API_URL); `ffpool doctor` looks closer."
+            ApiError::Setup { .. } => {
+                "Correct --api-url (FFPOOL_API_URL), --api-key, --api-ca-file or --api-client-cert."
             }
+            ApiError::Unreachable { reason, .. } => unreachable_step(reason),
             ApiError::Problem(problem) => match problem.status {
                 401 => "Give a valid key with FFPOOL_API_KEY, or with `api_key` in the configuration file.",
                 403 => "Ask the pool's operator for a key with this right.",
@@ -257,7 +275,17 @@ impl Client {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("ffpool/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
-            .connect_timeout(CONNECT);
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(IDLE);
+        if let Some(path) = &config.client_cert_file {
+            let pem = std::fs::read(path)
+                .map_err(|error| setup(format!("the certificate {} cannot be read ({error})", path.display())))?;
+            let identity = reqwest::Identity::from_pem(&pem).map_err(|error| {
+                let why = root(&error);
+                setup(format!("{} must hold a certificate and its private key as PEM ({why})", path.display()))
+            })?;
+            builder = builder.identity(identity);
+        }
         if let Some(path) = &config.ca_file {
             let pem = std::fs::read(path)
                 .map_err(|error| setup(format!("the CA file {} cannot be read ({error})", path.display())))?;
@@ -569,6 +597,24 @@ fn schedule_path(name: &str, rest: &str) -> Result<String, ApiError> {
 
 fn setup(reason: impl Into<String>) -> ApiError {
     ApiError::Setup { reason: reason.into() }
+}
+
+/// What to do where nobody answered; TLS says in a word of its own what it did not like.
+fn unreachable_step(reason: &str) -> &'static str {
+    let says = |word: &str| reason.contains(word);
+    if says("UnknownIssuer") || says("BadSignature") {
+        "Give the API's certificate authority with --api-ca-file (FFPOOL_API_CA_FILE): the dispatcher's log names the file."
+    } else if says("NotValidForName") {
+        "Ask the API by a name that its certificate has, or have the operator add this one with FFPOOL_API_NAMES."
+    } else if says("Expired") || says("NotValidYet") {
+        "Have the operator renew the API's certificate, and compare the clocks of both machines."
+    } else if says("CertificateRequired") || says("certificate required") {
+        "The API asks for a client certificate: give one with --api-client-cert (FFPOOL_API_CLIENT_CERT)."
+    } else if says("InvalidContentType") || says("wrong version number") {
+        "What answers there does not speak TLS: check the port, or ask it with http:// if the operator turned TLS off."
+    } else {
+        "Start the dispatcher, or say where it is with --api-url (FFPOOL_API_URL); `ffpool doctor` looks closer."
+    }
 }
 
 /// The innermost reason: what the HTTP client says outside is "error sending request".

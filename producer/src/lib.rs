@@ -9,7 +9,7 @@
 //! use ffpool_schema::api::StreamEvent;
 //! use ffpool_schema::job::JobSpec;
 //!
-//! let client = Client::open(ClientConfig::new("http://127.0.0.1:8080").key("…"))?;
+//! let client = Client::open(ClientConfig::new("https://127.0.0.1:8080").ca_file("ca.pem").key("…"))?;
 //! let submitted = client.submit(&JobSpec::new("720p30-h264")).await?;
 //! let mut events = client.events(submitted.id);
 //! loop {

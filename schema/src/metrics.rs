@@ -57,6 +57,10 @@ metrics! {
     CALLBACKS_WAITING = "ffpool_callbacks_waiting", Gauge, [], "Callbacks that are neither delivered nor given up; only the leader shows them.";
     LEADER = "ffpool_leader", Gauge, [], "1 on the dispatcher that runs the timers.";
     WORKERS = "ffpool_workers", Gauge, ["state"], "Workers known to the ledger, by state.";
+    CERTIFICATE_EXPIRES_SECONDS = "ffpool_certificate_expires_seconds", Gauge, ["certificate"], "Seconds until a certificate of the API ends, negative when it has: api, api-ca, api-client-ca.";
+    CERTIFICATE_RELOADS = "ffpool_certificate_reloads_total", Counter, ["outcome"], "Certificates that changed while the API served: taken, or refused because they cannot be used.";
+    API_CONNECTIONS = "ffpool_api_connections", Gauge, [], "Connections to the API that are open.";
+    API_CONNECTIONS_CUT = "ffpool_api_connections_cut_total", Counter, ["reason"], "Connections to the API that the server ended or did not take, by reason: full, share, handshake, plain, slow, idle.";
     HTTP_REQUESTS = "ffpool_http_requests_total", Counter, ["route", "status"], "API requests, by route pattern and status.";
     HTTP_SECONDS = "ffpool_http_request_seconds", Histogram, ["route"], "Duration of API requests, by route pattern.";
     HTTP_RATE_LIMITED = "ffpool_http_rate_limited_total", Counter, ["by"], "API requests answered with 429, by what was used up: address, probe (health and readiness of an address), key, failed_key (unknown keys of an address).";

@@ -2,12 +2,15 @@
 //!
 //! Invariant: a handler behind a right runs only for a key whose role has it.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::api::App;
+use crate::api::certificates::ClientCertificate;
 use crate::api::problem::{Answer, ApiError, Kind};
 use crate::api::throttle::ClientAddress;
 use crate::ledger::keys::{Caller, Role};
@@ -64,7 +67,8 @@ pub(crate) fn allows(role: Role, right: Right) -> bool {
 
 /// Stands before a route: lets a request pass that carries a key with `right`, and tells the handler whose it is.
 pub(crate) async fn check(State((app, right)): State<(App, Right)>, mut request: Request, next: Next) -> Response {
-    match authorise(&app, right, ClientAddress::of(&request), request.headers()).await {
+    let certificate = request.extensions().get::<Arc<ClientCertificate>>().cloned();
+    match authorise(&app, right, ClientAddress::of(&request), request.headers(), certificate.as_deref()).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -73,7 +77,19 @@ pub(crate) async fn check(State((app, right)): State<(App, Right)>, mut request:
     }
 }
 
-async fn authorise(app: &App, right: Right, from: ClientAddress, headers: &HeaderMap) -> Answer<Caller> {
+async fn authorise(
+    app: &App,
+    right: Right,
+    from: ClientAddress,
+    headers: &HeaderMap,
+    certificate: Option<&ClientCertificate>,
+) -> Answer<Caller> {
+    // A key that is sent decides: the certificate then only opened the door.
+    if let Some(certificate) = certificate.filter(|_| !carries_key(headers)) {
+        let caller = by_certificate(certificate, right)?;
+        app.throttle.known(&caller)?;
+        return Ok(caller);
+    }
     let key = presented_key(headers)?;
     let caller = app.throttle.caller(app, from, key).await?.ok_or_else(|| {
         ApiError::new(
@@ -94,6 +110,30 @@ async fn authorise(app: &App, right: Right, from: ClientAddress, headers: &Heade
         ));
     }
     Ok(caller)
+}
+
+/// Whose request it is that carries no key, only a certificate.
+fn by_certificate(certificate: &ClientCertificate, right: Right) -> Answer<Caller> {
+    let name = &certificate.name;
+    let forbidden = |detail: String| ApiError::new(Kind::Forbidden, detail);
+    let role = certificate.role.ok_or_else(|| {
+        forbidden(format!(
+            "the certificate {name} is trusted, but nothing says what it may do: send an API key, or have the operator \
+             name it in FFPOOL_API_CLIENT_ROLES"
+        ))
+    })?;
+    if allows(role, right) {
+        return Ok(Caller { name: format!("certificate {name}"), role });
+    }
+    Err(forbidden(format!(
+        "the certificate {name} has the role {role}, and this route needs the right to {}; it takes one of the role {}",
+        right.as_str(),
+        least_role(right),
+    )))
+}
+
+fn carries_key(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AUTHORIZATION) || headers.contains_key("x-api-key")
 }
 
 /// The least role that has `right`.

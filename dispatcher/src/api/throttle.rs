@@ -123,8 +123,13 @@ impl Throttle {
             return Ok(None);
         };
         locked(&self.good).set(hash, self.now() + GOOD_FOR, self.now());
-        self.take(By::Key, &self.keys, caller.name.clone(), self.rules.limits.key.0)?;
+        self.known(&caller)?;
         Ok(Some(caller))
+    }
+
+    /// Somebody who is known asks.
+    pub(crate) fn known(&self, caller: &Caller) -> Answer<()> {
+        self.take(By::Key, &self.keys, caller.name.clone(), self.rules.limits.key.0)
     }
 
     fn may_try(&self, origin: Origin, hash: u64) -> Answer<()> {

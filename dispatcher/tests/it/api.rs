@@ -13,14 +13,16 @@ mod pages;
 mod pausing;
 mod routes;
 mod stream;
+mod tls;
 mod workers;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ffpool_broker::{AmqpConfig, AmqpLink, Signals};
-use ffpool_dispatcher::api::{App, ThrottleRules, serve};
+use ffpool_dispatcher::api::{App, Door, ThrottleRules, serve, serve_through};
 use ffpool_dispatcher::ledger::keys::Role;
 use ffpool_dispatcher::ledger::{Ledger, LedgerSettings, Policy};
 use ffpool_dispatcher::limits::RateLimits;
@@ -111,6 +113,16 @@ impl Api {
         let app = App::new(ledger.clone(), amqp.clone(), signals.clone()).with_limits(rules);
         let served = tokio::spawn(serve(listener, app, stop.clone().cancelled_owned()));
         Api { base, http: reqwest::Client::new(), admin, ledger, sql, signals, amqp, stop, served }
+    }
+
+    /// The same API once more, behind a door of its own. Gives where it listens; it ends with this one.
+    async fn open_door(&self, door: Door) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let rules = ThrottleRules { limits: RateLimits::OFF, ..ThrottleRules::default() };
+        let app = App::new(self.ledger.clone(), self.amqp.clone(), self.signals.clone()).with_limits(rules);
+        tokio::spawn(serve_through(door, listener, app, self.stop.clone().cancelled_owned()));
+        address
     }
 
     fn request(&self, method: &str, path: &str) -> RequestBuilder {

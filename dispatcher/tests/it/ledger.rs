@@ -90,6 +90,8 @@ impl Scene {
             &self.database_url,
             "--api-addr",
             "127.0.0.1:0",
+            "--api-tls",
+            "off",
             "--bootstrap-key",
             "a-key-for-tests-only",
         ];

@@ -61,7 +61,7 @@ fn epilogue() -> String {
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
     /// Address of the dispatcher's API.
-    #[arg(long, env = "FFPOOL_API_URL", global = true, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(long, env = "FFPOOL_API_URL", global = true, default_value = "https://127.0.0.1:8080", value_name = "URL")]
     pub(crate) api_url: String,
     /// Key for the API. Give it as a variable or in the file: other users see a process's flags.
     #[arg(long, env = "FFPOOL_API_KEY", global = true, hide_env_values = true, value_name = "KEY")]
@@ -69,6 +69,9 @@ pub(crate) struct Connection {
     /// PEM file with the only certificates to trust, when the API has one that the system does not know.
     #[arg(long, env = "FFPOOL_API_CA_FILE", global = true, value_name = "FILE")]
     pub(crate) api_ca_file: Option<PathBuf>,
+    /// PEM file with a certificate of your own and its private key, when the API asks for one.
+    #[arg(long, env = "FFPOOL_API_CLIENT_CERT", global = true, value_name = "FILE")]
+    pub(crate) api_client_cert: Option<PathBuf>,
     /// RabbitMQ, such as `amqp://user:password@host:5672/vhost`. For `submit --amqp` and `doctor`.
     #[arg(long, env = "FFPOOL_AMQP_URL", global = true, hide_env_values = true, value_name = "URL")]
     pub(crate) amqp_url: Option<String>,

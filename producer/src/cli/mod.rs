@@ -46,6 +46,7 @@ impl Context {
             url: self.connection.api_url.clone(),
             key: self.connection.api_key.clone().filter(|key| !key.is_empty()),
             ca_file: self.connection.api_ca_file.clone(),
+            client_cert_file: self.connection.api_client_cert.clone(),
         };
         Ok(Client::open(config)?)
     }

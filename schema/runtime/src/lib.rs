@@ -11,6 +11,7 @@ pub mod scenarios;
 pub mod settings;
 pub mod stop;
 pub mod telemetry;
+pub mod tls;
 
 /// Makes ring the process's TLS provider. Needed once before any TLS connection; a second call changes nothing.
 pub fn install_crypto() {

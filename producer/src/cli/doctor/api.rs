@@ -22,7 +22,7 @@ pub(super) async fn check(context: &Context) -> Vec<Check> {
         Err(error) => return vec![failed("api", &error)],
     };
     let after = Timestamp::now();
-    let mut checks = vec![Check::ok("api", format!("{} is alive", client.base()))];
+    let mut checks = vec![Check::ok("api", format!("{} is alive", client.base())), tls(client.base())];
     if let Some(theirs) = clock {
         checks.push(compare_clocks("clock of the api", theirs, before, after, DATE_RESOLUTION_SECS));
     }
@@ -39,11 +39,22 @@ pub(super) async fn check(context: &Context) -> Vec<Check> {
 }
 
 fn failed(name: &'static str, error: &ApiError) -> Check {
-    let remedy = match error {
-        ApiError::Unreachable { .. } => "Start the dispatcher, or say where it is with FFPOOL_API_URL.",
-        ApiError::Setup { .. } | ApiError::Problem(_) | ApiError::Strange { .. } => error.next_step(),
-    };
-    Check::fail(name, error.to_string(), remedy)
+    Check::fail(name, error.to_string(), error.next_step())
+}
+
+/// Plain HTTP is seen by whoever sees the network; on loopback that is nobody.
+fn tls(base: &str) -> Check {
+    let (scheme, rest) = base.split_once("://").unwrap_or_default();
+    let is_local = ["127.", "localhost", "[::1]"].iter().any(|host| rest.starts_with(host));
+    match (scheme, is_local) {
+        ("https", _) => Check::ok("api tls", "its certificate is valid and trusted"),
+        (_, true) => Check::ok("api tls", "plain HTTP, on this machine only"),
+        (_, false) => Check::warn(
+            "api tls",
+            "plain HTTP: whoever sees the network sees jobs and your API key",
+            "Leave FFPOOL_API_TLS=off out of the dispatcher's settings, and ask with https://.",
+        ),
+    }
 }
 
 async fn ready(client: &Client) -> Check {
@@ -104,6 +115,13 @@ mod tests {
     use super::*;
     use crate::cli::doctor::Status;
     use crate::cli::fleet::tests::worker;
+
+    #[test]
+    fn plain_http_over_a_network_is_worth_a_warning() {
+        let status = |base| tls(base).status;
+        assert_eq!((status("https://pool:8080"), status("http://127.0.0.1:8080")), (Status::Ok, Status::Ok));
+        assert_eq!(status("http://pool.example:8080"), Status::Warn);
+    }
 
     #[test]
     fn a_pool_without_a_worker_is_worth_a_warning() {

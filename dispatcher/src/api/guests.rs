@@ -1,0 +1,355 @@
+//! Who is connected to the API: a bound on all, a share for each address, and an end for whoever only holds a place.
+//!
+//! Invariants: never more than `Limits::connections` at a time; a connection whose request is being answered is never ended to
+//! make room, one that waits is, the one that has waited longest first.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ffpool_schema::metrics::{API_CONNECTIONS, API_CONNECTIONS_CUT};
+use tokio_util::sync::CancellationToken;
+
+/// How many may be connected, and for how long without asking for anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// All together.
+    pub connections: usize,
+    /// From one address; an IPv6 network of 64 bits counts as one.
+    pub per_address: usize,
+    /// From the connection to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// For the line and the headers of a request, from their first byte; and from the handshake to the end of the first ones.
+    pub header: Duration,
+    /// Between two requests.
+    pub idle: Duration,
+    /// Without a byte of the answer taken.
+    pub stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 8192,
+            per_address: 1024,
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(10),
+            // Longer than a poll every minute, so that those keep their connection.
+            idle: Duration::from_secs(75),
+            stall: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What a connection is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not yet past its handshake.
+    Opening,
+    /// Has begun to ask, or never asked.
+    Asking,
+    /// A request of its is being answered.
+    Busy,
+    /// Waits to ask again.
+    Idle,
+}
+
+/// What a connection is at and since when, told by its reader and its handlers.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    began: Instant,
+    /// Milliseconds since `began`, times four, plus the phase.
+    state: AtomicU64,
+}
+
+impl Activity {
+    fn new(now: Instant) -> Activity {
+        Activity { began: now, state: AtomicU64::new(Phase::Opening as u64) }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.state.store(self.code(phase), Ordering::Relaxed);
+    }
+
+    fn code(&self, phase: Phase) -> u64 {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX / 8);
+        millis * 4 + phase as u64
+    }
+
+    /// Its handshake is over.
+    pub(crate) fn opened(&self) {
+        self.enter(Phase::Asking);
+    }
+
+    /// Something was read from it.
+    pub(crate) fn heard(&self) {
+        let idle = self.state.load(Ordering::Relaxed);
+        if phase_of(idle) == Phase::Idle {
+            // Lost to a request that begins meanwhile, which is then what it is at.
+            let _ = self.state.compare_exchange(idle, self.code(Phase::Asking), Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// A request of its is being answered until this is dropped.
+    pub(crate) fn busy(self: &Arc<Activity>) -> Busy {
+        self.enter(Phase::Busy);
+        Busy(self.clone())
+    }
+
+    fn phase(&self) -> (Phase, Instant) {
+        let state = self.state.load(Ordering::Relaxed);
+        (phase_of(state), self.began + Duration::from_millis(state / 4))
+    }
+}
+
+fn phase_of(state: u64) -> Phase {
+    [Phase::Opening, Phase::Asking, Phase::Busy, Phase::Idle][usize::from((state % 4) as u8)]
+}
+
+/// A request that is being answered.
+pub(crate) struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Idle);
+    }
+}
+
+/// Why a connection is ended, as the metric tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// There are as many as there may be.
+    Full,
+    /// Its address has its share.
+    Share,
+    /// Its handshake failed or took too long.
+    Handshake,
+    /// It spoke plain HTTP where TLS is spoken.
+    Plain,
+    /// It asks, or takes the answer, too slowly.
+    Slow,
+    /// It asked nothing for too long.
+    Idle,
+}
+
+impl Reason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Reason::Full => "full",
+            Reason::Share => "share",
+            Reason::Handshake => "handshake",
+            Reason::Plain => "plain",
+            Reason::Slow => "slow",
+            Reason::Idle => "idle",
+        }
+    }
+
+    /// Counts a connection that ends for this reason.
+    pub(crate) fn count(self) {
+        metrics::counter!(API_CONNECTIONS_CUT, "reason" => self.as_str()).increment(1);
+    }
+}
+
+struct Place {
+    share: IpAddr,
+    activity: Arc<Activity>,
+    cut: CancellationToken,
+}
+
+#[derive(Default)]
+struct Room {
+    next: u64,
+    places: HashMap<u64, Place>,
+    shares: HashMap<IpAddr, usize>,
+}
+
+impl Room {
+    fn leave(&mut self, number: u64) -> Option<Place> {
+        let place = self.places.remove(&number)?;
+        if let Some(count) = self.shares.get_mut(&place.share) {
+            *count -= 1;
+            if *count == 0 {
+                self.shares.remove(&place.share);
+            }
+        }
+        Some(place)
+    }
+
+    /// Ends the one that has waited longest, of those that `share` has or of all. Whether there is room then.
+    fn make_room(&mut self, share: Option<IpAddr>, reason: Reason) -> bool {
+        let waiting = self.places.iter().filter(|(_, place)| share.is_none_or(|share| place.share == share));
+        let waiting = waiting.filter_map(|(number, place)| {
+            let (phase, since) = place.activity.phase();
+            (phase != Phase::Busy).then_some((since, *number))
+        });
+        let Some((_, longest)) = waiting.min() else { return false };
+        self.end(longest, reason);
+        true
+    }
+
+    fn end(&mut self, number: u64, reason: Reason) {
+        if let Some(place) = self.leave(number) {
+            reason.count();
+            place.cut.cancel();
+        }
+    }
+}
+
+/// Everybody who is connected. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Guests {
+    limits: Limits,
+    room: Arc<Mutex<Room>>,
+}
+
+/// A connection's place; dropping it gives the place back.
+pub(crate) struct Guest {
+    number: u64,
+    room: Arc<Mutex<Room>>,
+    /// What it is at.
+    pub(crate) activity: Arc<Activity>,
+    /// Cancelled when it must go.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Guests {
+    pub(crate) fn new(limits: Limits) -> Guests {
+        Guests { limits, room: Arc::default() }
+    }
+
+    /// A place for a connection from `address`, if need be that of one which only waits.
+    pub(crate) fn admit(&self, address: IpAddr) -> Result<Guest, Reason> {
+        let share = share_of(address);
+        let mut room = locked(&self.room);
+        let taken = room.shares.get(&share).copied().unwrap_or(0);
+        if taken >= self.limits.per_address && !room.make_room(Some(share), Reason::Share) {
+            return Err(Reason::Share);
+        }
+        if room.places.len() >= self.limits.connections && !room.make_room(None, Reason::Full) {
+            return Err(Reason::Full);
+        }
+        let (activity, cut) = (Arc::new(Activity::new(Instant::now())), CancellationToken::new());
+        let number = room.next;
+        room.next += 1;
+        *room.shares.entry(share).or_default() += 1;
+        room.places.insert(number, Place { share, activity: activity.clone(), cut: cut.clone() });
+        tell(&room);
+        Ok(Guest { number, room: self.room.clone(), activity, cut })
+    }
+
+    /// Ends whoever has waited too long.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let limits = self.limits;
+        let mut room = locked(&self.room);
+        let late: Vec<(u64, Reason)> = room
+            .places
+            .iter()
+            .filter_map(|(number, place)| {
+                let (phase, since) = place.activity.phase();
+                let waited = now.saturating_duration_since(since);
+                let reason = match phase {
+                    Phase::Opening => (waited > limits.handshake).then_some(Reason::Handshake),
+                    Phase::Asking => (waited > limits.header).then_some(Reason::Slow),
+                    Phase::Busy => None,
+                    Phase::Idle => (waited > limits.idle).then_some(Reason::Idle),
+                };
+                reason.map(|reason| (*number, reason))
+            })
+            .collect();
+        for (number, reason) in late {
+            room.end(number, reason);
+        }
+        tell(&room);
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut room = locked(&self.room);
+        room.leave(self.number);
+        tell(&room);
+    }
+}
+
+fn tell(room: &Room) {
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 connections")]
+    metrics::gauge!(API_CONNECTIONS).set(room.places.len() as f64);
+}
+
+fn locked(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
+    room.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What counts as one address.
+fn share_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn small() -> Limits {
+        Limits { connections: 3, per_address: 2, ..Limits::default() }
+    }
+
+    #[test]
+    fn who_waits_makes_room_and_who_is_answered_does_not() {
+        let guests = Guests::new(small());
+        let first = guests.admit(ip("10.0.0.1")).unwrap();
+        let second = guests.admit(ip("::ffff:10.0.0.1")).unwrap();
+        let answered = first.activity.busy();
+        let third = guests.admit(ip("10.0.0.1")).unwrap();
+        assert!(second.cut.is_cancelled() && !first.cut.is_cancelled(), "the share is full: its one that waits goes");
+        let _answered_too = third.activity.busy();
+        assert_eq!(guests.admit(ip("10.0.0.1")).err(), Some(Reason::Share));
+
+        let other = guests.admit(ip("10.0.0.2")).unwrap();
+        let _another = guests.admit(ip("10.0.0.3")).unwrap();
+        assert!(other.cut.is_cancelled(), "all is full: the one that has waited longest goes");
+        drop(answered);
+        assert!(guests.admit(ip("10.0.0.1")).is_ok() && first.cut.is_cancelled());
+    }
+
+    #[test]
+    fn a_place_is_given_back_once() {
+        let guests = Guests::new(small());
+        for _ in 0..10 {
+            let _guest = guests.admit(ip("2001:db8::1")).unwrap();
+            let _neighbour = guests.admit(ip("2001:db8::2")).unwrap();
+            assert_eq!(locked(&guests.room).shares.len(), 1, "one network");
+        }
+        let room = locked(&guests.room);
+        assert!(room.places.is_empty() && room.shares.is_empty());
+    }
+
+    #[test]
+    fn each_phase_has_its_time() {
+        let guests = Guests::new(Limits { connections: 9, per_address: 9, ..Limits::default() });
+        let [opening, asking, busy, idle, woken] = [(); 5].map(|()| guests.admit(ip("10.0.0.1")).unwrap());
+        for opened in [&asking, &busy, &idle, &woken] {
+            opened.activity.opened();
+        }
+        let _answered = busy.activity.busy();
+        drop(idle.activity.busy());
+        drop(woken.activity.busy());
+        woken.activity.heard();
+        let cut = || [&opening, &asking, &busy, &idle, &woken].map(|guest| guest.cut.is_cancelled());
+        let now = Instant::now();
+        guests.sweep(now + Duration::from_secs(9));
+        assert_eq!(cut(), [false; 5]);
+        guests.sweep(now + Duration::from_secs(12));
+        assert_eq!(cut(), [true, true, false, false, true]);
+        guests.sweep(now + Duration::from_secs(90));
+        assert_eq!(cut(), [true, true, false, true, true]);
+    }
+}

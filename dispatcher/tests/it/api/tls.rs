@@ -1,0 +1,276 @@
+//! The API's door: TLS with certificates of our own, client certificates, renewal while it serves, and guests who only wait.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use ffpool_dispatcher::api::{ClientRole, ClientRoles, Limits};
+use ffpool_runtime::tls::{Authority, Automatic, ServerTls, Source, Wanted, facts, write_over};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::*;
+
+fn wanted(common_name: &str, life: Duration) -> Wanted {
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    Wanted { common_name: common_name.to_owned(), names, is_server: true, is_client: true, life }
+}
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Certificate and key of `authority` in one PEM text.
+fn pem_of(authority: &Authority, common_name: &str, life: Duration) -> String {
+    let issued = authority.issue(&wanted(common_name, life)).unwrap();
+    format!("{}{}", issued.certificate, issued.key)
+}
+
+fn automatic(folder: &Path) -> Source {
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    Source::Automatic(Automatic { folder: folder.to_owned(), server: "api", names })
+}
+
+fn door(tls: &ServerTls) -> Door {
+    Door { tls: Some(tls.clone()), ..Door::plain() }
+}
+
+/// A client that trusts the authority in `ca`, shows `identity`, and makes a connection for each request.
+fn client(ca: &Path, identity: Option<&str>) -> reqwest::Client {
+    let ca = reqwest::Certificate::from_pem_bundle(&std::fs::read(ca).unwrap()).unwrap();
+    let mut builder = reqwest::Client::builder().tls_certs_only(ca).pool_max_idle_per_host(0).timeout(BOUND);
+    if let Some(pem) = identity {
+        builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
+    }
+    builder.build().unwrap()
+}
+
+/// Why there was no answer.
+fn refusal(answer: Result<Response, reqwest::Error>) -> String {
+    match answer {
+        Ok(response) => panic!("it was answered with {}", response.status()),
+        Err(error) => ffpool_runtime::settings::chain(&error),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_makes_its_own_certificate_and_is_heard_over_tls_alone() {
+    let api = Api::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let tls = ServerTls::open(automatic(folder.path()), None).unwrap();
+    let ca = tls.authority().unwrap();
+    for (name, mode) in [("ca.pem", 0o644), ("ca-key.pem", 0o600), ("api.pem", 0o600)] {
+        let found = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(found, mode, "{name}");
+    }
+    let place = api.open_door(door(&tls)).await;
+    let url = format!("https://localhost:{}/health", place.port());
+
+    assert_eq!(client(&ca, None).get(&url).send().await.unwrap().status(), 200);
+    let old = reqwest::Certificate::from_pem(&std::fs::read(&ca).unwrap()).unwrap();
+    let old = reqwest::Client::builder().tls_certs_only([old]).tls_version_max(reqwest::tls::Version::TLS_1_2);
+    assert_eq!(old.build().unwrap().get(&url).send().await.unwrap().status(), 200, "TLS 1.2");
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (stranger, _) = Authority::open_or_create(elsewhere.path(), "another").unwrap();
+    let said = refusal(client(stranger.path(), None).get(&url).send().await);
+    assert!(said.contains("UnknownIssuer"), "{said}");
+
+    // TLS 1.1 is the best that this client offers.
+    let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 2];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0, 0x2f, 1, 0]);
+    let mut socket = TcpStream::connect(place).await.unwrap();
+    socket.write_all(&hello).await.unwrap();
+    let mut alert = Vec::new();
+    socket.read_to_end(&mut alert).await.unwrap();
+    assert_eq!((alert[0], alert[5]), (21, 2), "a fatal alert: {alert:?}");
+
+    let plain = reqwest::get(format!("http://{place}/health")).await.unwrap();
+    assert_eq!(plain.status(), 400);
+    assert!(plain.text().await.unwrap().contains("https://"));
+
+    // The next start goes on with the same authority, and never writes over one that it cannot use.
+    let again = ServerTls::open(automatic(folder.path()), None).unwrap();
+    assert_eq!(client(&ca, None).get(&url).send().await.unwrap().status(), 200);
+    std::fs::write(folder.path().join("ca-key.pem"), std::fs::read(elsewhere.path().join("ca-key.pem")).unwrap())
+        .unwrap();
+    let said = ServerTls::open(automatic(folder.path()), None).err().unwrap().to_string();
+    assert!(said.contains("belong together") && again.authority() == Some(ca), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_verified_certificate_nothing_is_answered_and_its_name_decides_what_it_may_do() {
+    let api = Api::start().await;
+    let (folder, clients, strangers) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (clients, _) = Authority::open_or_create(clients.path(), "clients").unwrap();
+    let (strangers, _) = Authority::open_or_create(strangers.path(), "clients").unwrap();
+    let client_ca = folder.path().join("clients.pem");
+    std::fs::copy(clients.path(), &client_ca).unwrap();
+    let tls = ServerTls::open(automatic(folder.path()), Some(client_ca)).unwrap();
+    let roles: Vec<ClientRole> = vec!["cn=ops:operator".parse().unwrap(), "cn=eyes:viewer".parse().unwrap()];
+    let place = api.open_door(Door { roles: ClientRoles::from(roles), ..door(&tls) }).await;
+    let ca = tls.authority().unwrap();
+    let ask = async |identity: Option<&str>, method: &str, path: &str, key: Option<&str>| {
+        let request =
+            client(&ca, identity).request(method.parse().unwrap(), format!("https://localhost:{}{path}", place.port()));
+        match key {
+            Some(key) => request.bearer_auth(key).send().await,
+            None => request.send().await,
+        }
+    };
+
+    let stranger = pem_of(&strangers, "ops", YEAR);
+    let late = pem_of(&clients, "ops", Duration::ZERO);
+    for path in ["/health", "/ready", "/openapi.json", "/v1/jobs", "/v1/audit", "/nowhere"] {
+        refusal(ask(None, "GET", path, Some(&api.admin)).await);
+        refusal(ask(Some(&stranger), "GET", path, Some(&api.admin)).await);
+    }
+    let said = refusal(ask(None, "GET", "/health", None).await);
+    assert!(said.contains("CertificateRequired"), "{said}");
+    until("a certificate that has expired is refused", async || {
+        match ask(Some(&late), "GET", "/v1/jobs", None).await {
+            Ok(response) => Err(response.status().to_string()),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+
+    let (ops, eyes, nobody) =
+        (pem_of(&clients, "ops", YEAR), pem_of(&clients, "eyes", YEAR), pem_of(&clients, "nobody", YEAR));
+    for (identity, method, path, key, expected) in [
+        (&ops, "GET", "/v1/jobs", None, 200),
+        (&ops, "POST", "/v1/queues/batch/pause", None, 200),
+        (&ops, "GET", "/v1/audit", None, 403),
+        (&eyes, "GET", "/v1/jobs", None, 200),
+        (&eyes, "POST", "/v1/queues/batch/resume", None, 403),
+        (&nobody, "GET", "/v1/jobs", None, 403),
+        (&nobody, "GET", "/v1/audit", Some(api.admin.as_str()), 200),
+        (&ops, "GET", "/v1/jobs", Some("no-such-key"), 401),
+    ] {
+        let response = ask(Some(identity), method, path, key).await.unwrap();
+        let (status, text) = (response.status().as_u16(), response.text().await.unwrap());
+        let is_expected = status == expected || (expected == 200 && (200..300).contains(&status));
+        assert!(is_expected, "{method} {path}: {status} {text}");
+    }
+    let audit = api.show("/v1/audit").await.to_string();
+    assert!(audit.contains("certificate cn=ops"), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_under_load_and_no_request_fails() {
+    let api = Api::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let tls = ServerTls::open(automatic(folder.path()), None).unwrap();
+    let place = api.open_door(door(&tls)).await;
+    let ca = tls.authority().unwrap();
+    let (over, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load: Vec<_> = (0..2)
+        .map(|_| {
+            let (over, asked, client) = (over.clone(), asked.clone(), client(&ca, None));
+            let url = format!("https://127.0.0.1:{}/health", place.port());
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let more = async |count: usize| {
+        let from = asked.load(Ordering::Relaxed);
+        let enough = async || match asked.load(Ordering::Relaxed) {
+            now if now >= from + count => Ok(()),
+            now => Err(format!("{} of {count} requests", now - from)),
+        };
+        until("requests are answered", enough).await;
+    };
+    let file = folder.path().join("api.pem");
+    let days_left = async || served(place, &ca).await.left_secs(jiff::Timestamp::now().as_second()) / 86_400;
+
+    more(20).await;
+    assert!(days_left().await >= 89);
+    // Near its end: made anew.
+    let (authority, _) = Authority::open_or_create(folder.path(), "x").unwrap();
+    write_over(&file, &pem_of(&authority, "old", Duration::from_secs(1200)), true).unwrap();
+    let old = served(place, &ca).await;
+    tls.look();
+    more(20).await;
+    let renewed = served(place, &ca).await;
+    assert!(renewed != old && days_left().await >= 89);
+    over.store(true, Ordering::Relaxed);
+    for task in load {
+        task.await.unwrap();
+    }
+
+    // The operator's own: a file that cannot be used changes nothing, a good one does.
+    let own = folder.path().join("own.pem");
+    write_over(&own, &pem_of(&authority, "first", YEAR), true).unwrap();
+    let files = Source::Files { certificate: own.clone(), key: own.clone() };
+    let tls = ServerTls::open(files, None).unwrap();
+    let place = api.open_door(door(&tls)).await;
+    let first = served(place, &ca).await;
+    let foreign_key = authority.issue(&wanted("x", YEAR)).unwrap().key;
+    let issued = authority.issue(&wanted("second", YEAR)).unwrap();
+    for bad in ["", "nonsense", &issued.certificate, &format!("{}{foreign_key}", issued.certificate)] {
+        std::fs::write(&own, bad).unwrap();
+        tls.look();
+        assert_eq!(served(place, &ca).await, first, "{bad}");
+    }
+    std::fs::write(&own, format!("{}{}", issued.certificate, issued.key)).unwrap();
+    tls.look();
+    assert!(served(place, &ca).await.subject.contains("second"));
+}
+
+/// The certificate that a new connection is shown.
+async fn served(place: SocketAddr, ca: &Path) -> ffpool_runtime::tls::Facts {
+    use rustls::pki_types::pem::PemObject as _;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls::pki_types::CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let socket = TcpStream::connect(place).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap();
+    facts(&stream.get_ref().1.peer_certificates().unwrap()[0]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_who_only_wait_keep_nobody_from_being_answered() {
+    let api = Api::start().await;
+    let limits = Limits { connections: 200, per_address: 200, header: Duration::from_secs(5), ..Limits::default() };
+    let place = api.open_door(Door { limits, ..Door::plain() }).await;
+    let ask = async || {
+        let answer = client_of_its_own().get(format!("http://{place}/health")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    };
+    let mut idle = Vec::new();
+    for number in 0..300 {
+        let mut guest = TcpStream::connect(place).await.unwrap();
+        guest.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        // Those who were here longest have to go.
+        assert!(guest.read(&mut [0; 16]).await.unwrap() > 0, "guest {number}");
+        idle.push(guest);
+        if number % 50 == 0 {
+            ask().await;
+        }
+    }
+    let mut slow = Vec::new();
+    for _ in 0..50 {
+        let mut guest = TcpStream::connect(place).await.unwrap();
+        guest.write_all(b"GET /health HTTP/1.1\r\nHost:").await.unwrap();
+        slow.push(guest);
+    }
+    ask().await;
+    for guest in &mut slow {
+        let told = tokio::time::timeout(BOUND, guest.read(&mut [0; 16])).await.expect("a slow guest is shown out");
+        assert!(!matches!(told, Ok(1..)), "nothing to answer");
+    }
+    ask().await;
+    drop(idle);
+}
+
+/// A client without connections from before.
+fn client_of_its_own() -> reqwest::Client {
+    reqwest::Client::builder().tls_certs_only([]).timeout(BOUND).build().unwrap()
+}

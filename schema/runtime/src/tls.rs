@@ -1,0 +1,67 @@
+//! Certificates and TLS: a certificate authority of our own, what it issues, and servers whose certificates are renewed and
+//! read again while they serve.
+//!
+//! Invariants:
+//! * ring is the only provider, TLS 1.2 the oldest version, and nothing here turns a check off;
+//! * a private key is written with mode 0600 and whole, and an authority's key is never written over;
+//! * a server that has a certificate keeps it until it has a better one.
+
+mod authority;
+mod automatic;
+mod certificate;
+mod files;
+mod server;
+
+use std::path::PathBuf;
+
+pub use authority::{Authority, Issued, Wanted};
+pub use automatic::{Automatic, own_names, state_directory};
+use certificate::now;
+pub use certificate::{Facts, Name, NameKind, facts, names};
+pub use files::{write_new, write_over};
+pub use server::{ServerTls, Source};
+
+/// What is in the way of TLS, with the file that it is about.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file cannot be written.
+    #[error("write {}", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file does not hold what is needed.
+    #[error("{}: {reason}", path.display())]
+    Unusable {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A certificate cannot be made as it was asked for.
+    #[error("make a certificate for {who}: {reason}")]
+    Make {
+        /// For whom.
+        who: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl TlsError {
+    fn unusable(path: impl Into<PathBuf>, reason: impl Into<String>) -> TlsError {
+        TlsError::Unusable { path: path.into(), reason: reason.into() }
+    }
+}

@@ -1,0 +1,77 @@
+//! Writing keys and certificates.
+//!
+//! Invariant: a reader finds the old file, the new one or none, never a part; what was written is on the disk when this returns.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::TlsError;
+
+/// For everybody to read.
+pub(super) const PUBLIC: u32 = 0o644;
+/// For the owner alone.
+pub(super) const PRIVATE: u32 = 0o600;
+
+/// Writes a file that must not exist yet; `is_private` for its owner alone.
+///
+/// # Errors
+/// When there is a file of this name, or it cannot be written.
+pub fn write_new(path: &Path, content: &str, is_private: bool) -> Result<(), TlsError> {
+    let written = prepare(path, content, if is_private { PRIVATE } else { PUBLIC })
+        .and_then(|file| file.persist_noclobber(path).map_err(|error| error.error))
+        .and_then(|_| sync_folder_of(path));
+    written.map_err(|source| TlsError::Write { path: path.to_owned(), source })
+}
+
+/// Writes a file in place of whatever has its name; `is_private` for its owner alone.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_over(path: &Path, content: &str, is_private: bool) -> Result<(), TlsError> {
+    let written = prepare(path, content, if is_private { PRIVATE } else { PUBLIC })
+        .and_then(|file| file.persist(path).map_err(|error| error.error))
+        .and_then(|_| sync_folder_of(path));
+    written.map_err(|source| TlsError::Write { path: path.to_owned(), source })
+}
+
+fn prepare(path: &Path, content: &str, mode: u32) -> io::Result<NamedTempFile> {
+    // Made with 0600, and beside its place, so that it can be renamed there.
+    let mut file = NamedTempFile::new_in(folder_of(path))?;
+    file.write_all(content.as_bytes())?;
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// Makes a folder, readable by its owner alone, unless there is one.
+pub(super) fn make_folder(path: &Path) -> Result<(), TlsError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| TlsError::Write { path: path.to_owned(), source })
+}
+
+/// The text of a file.
+pub(super) fn read(path: &Path) -> Result<String, TlsError> {
+    fs::read_to_string(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+/// Holds a folder for oneself until it is dropped: two processes that start at once must not both make an authority.
+pub(super) fn lock(folder: &Path) -> Result<File, TlsError> {
+    let path = folder.join(".lock");
+    let locked = File::options().create(true).truncate(false).write(true).open(&path).and_then(|file| {
+        file.lock()?;
+        Ok(file)
+    });
+    locked.map_err(|source| TlsError::Write { path, source })
+}
