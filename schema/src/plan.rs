@@ -30,7 +30,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::device::Device;
-use crate::encode::{Encode, Encoder, Segments, SubtitleMode, Treatment, VideoEncode};
+use crate::encode::{Encode, Encoder, SubtitleMode, Treatment, VideoEncode};
 use crate::parse::Fault;
 use crate::probe::Probed;
 
@@ -310,12 +310,7 @@ impl<'a> Whole<'a> {
                 let passes = pass.map(|number| video::Pass { number, file: request.pass_file() });
                 video::video(&request.encode.video, encoder, shape, request.threads, passes.as_ref(), arguments);
                 video::choose_device(encoder, request.device, arguments);
-                if let Some(Segments { secs, .. }) = request.encode.segments {
-                    // Where a segment is to begin, so that all renditions are cut at the same times: segments are counted from
-                    // the first frame, which may come later than the sound. A millionth is for what is lost in the sum.
-                    let key = format!("expr:if(n_forced,gte(t+0.000001,ld(0)+n_forced*{secs}),st(0,t)+10)");
-                    arguments.pair("-force_key_frames", key);
-                }
+                video::segments(request.encode.segments, arguments);
             }
             (Treatment::Encode, None) | (Treatment::Drop, _) => {}
         }

@@ -7,15 +7,20 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::encode::{Container, PictureFormat};
+use crate::encode::{Container, Fps, PictureFormat};
 use crate::message::{AudioProbe, Probe, VideoProbe};
 use crate::plan::{READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
+
+/// By how much of itself a rate is another one.
+const FAR: f64 = 0.1;
 
 /// A probed file: what goes into a manifest, and what planning needs besides.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Probed {
     /// For the record.
     pub probe: Probe,
+    /// The rate by which FFmpeg counts the frames of its video.
+    pub rate: Option<Fps>,
     /// Shape of a pixel: width and height.
     pub sample_aspect: (u32, u32),
     /// Bits per second of the video stream alone, where the container tells.
@@ -169,6 +174,7 @@ pub fn parse(json: &str) -> Result<Probed, serde_json::Error> {
             audio: audio.first().cloned(),
             streams: u32::try_from(raw.streams.len()).unwrap_or(u32::MAX),
         },
+        rate: video.and_then(frame_rate),
         sample_aspect: video.and_then(|video| ratio(video.sample_aspect_ratio.as_deref()?, ':')).unwrap_or((1, 1)),
         video_bitrate: video.and_then(|video| video.bit_rate.as_deref()?.parse().ok()),
         audio_bitrate: of_kind("audio").next().and_then(|audio| audio.bit_rate.as_deref()?.parse().ok()),
@@ -217,6 +223,17 @@ fn video_probe(stream: &RawStream) -> VideoProbe {
         frames: None,
         rotation: stream.rotation(),
     }
+}
+
+/// The rate that fits all times of a stream, unless it is far from the average, as where it counts fields.
+fn frame_rate(stream: &RawStream) -> Option<Fps> {
+    let rate = |text: &Option<String>| {
+        let (num, den) = ratio(text.as_deref()?, '/')?;
+        Some(Fps { num, den }).filter(|fps| fps.as_f64() <= Fps::MAX)
+    };
+    let (fits, average) = (rate(&stream.r_frame_rate), rate(&stream.avg_frame_rate));
+    let is_near = |fits: &Fps| average.is_none_or(|fps| (fps.as_f64() / fits.as_f64() - 1.0).abs() <= FAR);
+    fits.filter(is_near).or(average)
 }
 
 fn audio_probe(stream: &RawStream) -> AudioProbe {
@@ -399,6 +416,7 @@ mod tests {
         let video = probed.probe.video.unwrap();
         assert_eq!((video.codec.as_str(), video.width, video.rotation), ("h264", 1920, Some(-90)));
         assert!((video.fps.unwrap() - 29.97).abs() < 0.01);
+        assert_eq!(probed.rate, Some(Fps::whole(30)), "which fits every time");
         assert_eq!(probed.probe.audio.unwrap().duration_secs, Some(61.5));
         assert_eq!((probed.sample_aspect, probed.video_bitrate, probed.probe.streams), ((4, 3), Some(14_000_000), 3));
     }

@@ -194,8 +194,17 @@ fn cuts(outputs: &[Output], files: &[Output], view: &View, threads: u32) -> Vec<
         }
         let sounds = expected.map(|made| !made.audio.is_empty());
         if let (Some(has_sound), 1..) = (sounds, count) {
+            let size = |index: usize| {
+                let made = view.outputs.get(first + index)?.expected.as_ref()?.video.as_ref()?;
+                Some((made.width, made.height))
+            };
             let renditions: Vec<Rendition<'_>> = (output.renditions.iter().zip(&names[first..]).enumerate())
-                .map(|(index, (made, file))| Rendition { file, name: &made.name, has_sound: has_sound && index == 0 })
+                .map(|(index, (made, file))| Rendition {
+                    file,
+                    name: &made.name,
+                    has_sound: has_sound && index == 0,
+                    size: size(index).unwrap_or_default(),
+                })
                 .collect();
             let top = PathBuf::from(format!("presentation-{place}.{}", output.encode.container.extension()));
             // A worker puts the job and the attempt into the name.

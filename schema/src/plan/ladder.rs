@@ -94,7 +94,11 @@ pub fn outputs(encode: &Encode, source: Option<&Probed>) -> Result<Outputs, Refu
         (None, Some(_)) => vec![pictured(encode, 0)],
         (None, None) => own,
     };
-    Ok(Outputs { list: named(encode, own), reasons })
+    let mut list = named(encode, own);
+    for output in &mut list {
+        cut_evenly(output, source);
+    }
+    Ok(Outputs { list, reasons })
 }
 
 /// An output that a job may come to, before its source is known.
@@ -293,6 +297,17 @@ fn streamed(encode: &Encode, made: Vec<Output>, number: usize) -> Output {
     };
     let renditions = made.into_iter().enumerate().map(rendition).collect();
     Output { renditions, ..single(encode, number) }
+}
+
+/// Has its segments begin with a frame each, where the rate of its frames is known.
+fn cut_evenly(output: &mut Output, source: Option<&Probed>) {
+    let rate = output.encode.video.fps.or(source.and_then(|probed| probed.rate));
+    let Some((segments, rate)) = output.encode.segments.zip(rate) else { return };
+    let segments = Some(segments.at(rate));
+    output.encode.segments = segments;
+    for rendition in &mut output.renditions {
+        rendition.encode.segments = segments;
+    }
 }
 
 /// A set of pictures, from one file that has them one after the other with their times.

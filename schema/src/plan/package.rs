@@ -18,6 +18,9 @@ pub const SOUND: &str = "audio";
 /// The name of every media playlist.
 pub const MEDIA_PLAYLIST: &str = "index.m3u8";
 
+/// How far a shape may be from another and be shown as it, as a part of it: rounding to whole pixels.
+const NEAR_SHAPE: f64 = 0.01;
+
 /// A file with a rendition, as it was proven.
 #[derive(Debug, Clone, Copy)]
 pub struct Rendition<'a> {
@@ -27,6 +30,8 @@ pub struct Rendition<'a> {
     pub name: &'a str,
     /// Whether the sound of all renditions is in it.
     pub has_sound: bool,
+    /// Width and height of its picture, whose pixels are square.
+    pub size: (u32, u32),
 }
 
 /// Where a run puts what it makes: the file that is opened first, and the directory of everything else, beside it.
@@ -66,7 +71,7 @@ pub fn package_arguments(output: &Output, renditions: &[Rendition<'_>], layout: 
         arguments.pair("-tag:v", "hvc1");
     }
     match output.encode.container {
-        Container::Dash => dash(output, sound.is_some(), layout, &mut arguments),
+        Container::Dash => dash(output, renditions, sound.is_some(), layout, &mut arguments),
         Container::Hls
         | Container::Mp4
         | Container::Mov
@@ -106,17 +111,37 @@ fn hls(output: &Output, renditions: &[Rendition<'_>], has_sound: bool, segments:
     arguments.list.push(format!("{segments}/%v/{MEDIA_PLAYLIST}").into());
 }
 
-fn dash(output: &Output, has_sound: bool, layout: Layout<'_>, arguments: &mut Arguments) {
+fn dash(output: &Output, renditions: &[Rendition<'_>], has_sound: bool, layout: Layout<'_>, arguments: &mut Arguments) {
     let Layout { top, segments } = layout;
     arguments.all(["-f", "dash"]);
     arguments.pair("-seg_duration", cut(output).secs);
     arguments.all(["-use_template", "1", "-use_timeline", "1", "-dash_segment_type", "mp4"]);
-    let sets = if has_sound { "id=0,streams=v id=1,streams=a" } else { "id=0,streams=v" };
+    let sets = sets(renditions, has_sound, arguments);
     arguments.pair("-adaptation_sets", sets);
     arguments.pair("-init_seg_name", format!("{segments}/init-$RepresentationID$.mp4"));
     arguments.pair("-media_seg_name", format!("{segments}/$RepresentationID$-$Number%05d$.m4s"));
     arguments.all(["-y"]);
     arguments.list.push(file_argument(top));
+}
+
+/// The renditions between which a player may change, set by set in their order, then the sound. Those of a set have one shape: a size in whole pixels is
+/// only near it, as 854x480 is near 16:9, and FFmpeg takes none into a set that is not told to be shown as the first of it.
+fn sets(renditions: &[Rendition<'_>], has_sound: bool, arguments: &mut Arguments) -> String {
+    let shape = |(width, height): (u32, u32)| f64::from(width) / f64::from(height.max(1));
+    let mut sets: Vec<((u32, u32), Vec<String>)> = Vec::new();
+    for (number, Rendition { size, .. }) in renditions.iter().enumerate() {
+        let is_near = |first: (u32, u32)| (shape(*size) / shape(first) - 1.0).abs() <= NEAR_SHAPE;
+        match sets.last_mut().filter(|(first, _)| is_near(*first)) {
+            Some((first, streams)) => {
+                arguments.pair(&format!("-aspect:v:{number}"), format!("{}:{}", first.0, first.1));
+                streams.push(number.to_string());
+            }
+            None => sets.push((*size, vec![number.to_string()])),
+        }
+    }
+    let pictures = sets.into_iter().map(|(_, streams)| streams.join(","));
+    let all = pictures.chain(has_sound.then(|| "a".to_owned())).enumerate();
+    all.map(|(id, streams)| format!("id={id},streams={streams}")).collect::<Vec<_>>().join(" ")
 }
 
 fn cut(output: &Output) -> Segments {

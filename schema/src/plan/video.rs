@@ -6,7 +6,7 @@ use super::arguments::Arguments;
 use super::shape::Shape;
 use super::{Request, expected, pictures, rate, speed};
 use crate::device::{Device, Family};
-use crate::encode::{Encoder, Pictures, VideoEncode};
+use crate::encode::{Encoder, Pictures, Segments, VideoEncode};
 use crate::probe::Mastering;
 
 /// Time between key frames where the job does not say.
@@ -69,6 +69,14 @@ pub(super) fn video(
     arguments.pair("-g", gop(video, shape.rate()));
     colors(shape, arguments);
     arguments.pair("-threads", threads);
+}
+
+/// Puts a key frame where a segment is to begin, so that all renditions are cut at the same times: segments are counted from the
+/// first frame, which may come later than the sound. A millionth is for what is lost in the sum.
+pub(super) fn segments(segments: Option<Segments>, arguments: &mut Arguments) {
+    let Some(Segments { secs, .. }) = segments else { return };
+    let key = format!("expr:if(n_forced,gte(t+0.000001,ld(0)+n_forced*{secs}),st(0,t)+10)");
+    arguments.pair("-force_key_frames", key);
 }
 
 /// Frames between key frames at most, at so many frames per second.

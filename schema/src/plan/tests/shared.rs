@@ -101,6 +101,7 @@ fn renditions_have_key_frames_where_segments_begin_and_one_run_cuts_them_all() {
         file: names[place],
         name: &made[0].renditions[place].name,
         has_sound: place == 0,
+        size: [(1280, 720), (854, 480)][place],
     });
     let layout = package::Layout { top: Path::new("p.m3u8"), segments: "segments" };
     let cut = text(&package::package_arguments(&made[0], &renditions, layout));
@@ -111,5 +112,10 @@ fn renditions_have_key_frames_where_segments_begin_and_one_run_cuts_them_all() {
         ladder::Output { encode: Encode { container: Container::Dash, ..made[0].encode.clone() }, ..made[0].clone() };
     let cut = text(&package::package_arguments(&dash, &renditions, layout));
     has(&cut, "-init_seg_name segments/init-$RepresentationID$.mp4");
+    has(&cut, "-aspect:v:1 1280:720 -adaptation_sets id=0,streams=0,1 id=1,streams=a");
+    let upright = renditions
+        .map(|made| package::Rendition { size: if made.has_sound { (720, 1280) } else { made.size }, ..made });
+    let apart = text(&package::package_arguments(&dash, &upright, layout));
+    has(&apart, "-adaptation_sets id=0,streams=0 id=1,streams=1 id=2,streams=a");
     assert!(cut.trim_end().ends_with("-y file:p.m3u8"), "{cut}");
 }

@@ -104,6 +104,7 @@ impl Attempt<'_> {
                 file,
                 name: made.name.as_deref().unwrap_or("main"),
                 has_sound: has_sound && index == 0,
+                size: made.probed.probe.video.as_ref().map_or((0, 0), |video| (video.width, video.height)),
             })
             .collect();
         let is_hls = output.encode.container == Container::Hls;
