@@ -258,6 +258,7 @@ fn a_job_that_insists_on_chunks_says_so_where_it_cannot_have_them() {
     assert_eq!(refused(job("720p-h264", "a.mp4", json!({"crf": 20, "maxrate": "4M", "duration": 5}))), None);
     let ladder = |parameters: Value| job("ladder-h264", "{name}.mp4", parameters);
     assert_eq!(refused(ladder(json!({"crf": 20}))), None);
+    assert_eq!(refused(job("ladder-h264", "a.m3u8", json!({"crf": 20, "segment_seconds": 4}))), None);
     let mut poster = job("720p-h264", "a.mp4", json!({}));
     poster["outputs"] = json!([{"url": "/m/b.jpg", "scenario": "thumbnail"}]);
     for (wish, why) in [
@@ -265,7 +266,7 @@ fn a_job_that_insists_on_chunks_says_so_where_it_cannot_have_them() {
         (job("720p-h264", "a.mp4", json!({"bitrate": "2M"})), "a bit rate is spent over the whole"),
         (ladder(json!({})), "a bit rate is spent over the whole"),
         (poster, "is not encoded"),
-        (job("1080p30-h264", "a.m3u8", json!({"crf": 20})), "segments of one length"),
+        (job("ladder-h264", "a.mpd", json!({})), "a bit rate is spent over the whole"),
         (job("copy", "a.mkv", json!({})), "is not encoded"),
         (json!({"scenario": "720p30-h264"}), "its source is generated"),
     ] {
@@ -323,7 +324,16 @@ fn a_client_cannot_pose_as_the_ledger_that_makes_chunks() {
     let mut several = wish.clone();
     several["parameters"] = json!({});
     several["outputs"] = json!([{"url": "/m/b.mp4", "scenario": "480p-h264"}]);
-    for (wish, feature) in [(wish, "chunks-part-1"), (insists, "chunks-part-1"), (several, "chunks-outputs-1")] {
+    // And one of a presentation.
+    let mut streamed = job("720p-h264", "a.m3u8", json!({}));
+    streamed["checkpoint"] = json!("require");
+    knows.features.push(Encode::SEGMENTS_FEATURE.to_owned());
+    for (wish, feature) in [
+        (wish, "chunks-part-1"),
+        (insists, "chunks-part-1"),
+        (several, "chunks-outputs-1"),
+        (streamed, "chunks-segments-1"),
+    ] {
         let body = serde_json::to_vec(&wish).unwrap();
         let received = Received { body: &body, ..Received::default() };
         let spec = parse::piece(&received).unwrap_or_else(|| parse(&received).unwrap());

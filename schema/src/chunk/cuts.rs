@@ -14,6 +14,10 @@ const ENDING: u64 = 4;
 /// What FFmpeg adds to a time that lies halfway between two frames, in frames.
 pub(super) const TIE: f64 = 1.0 / 131_072.0;
 
+/// How far the source's rate may be from the one by which its segments were counted, as a part of it: half of what tells 30
+/// frames per second from 30000/1001.
+const OFF_RATE: f64 = 5e-4;
+
 /// Where a source, or the part that is taken of it, is cut. Follows from these and the length of a chunk, not from the encode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cuts {
@@ -52,6 +56,9 @@ pub struct Seam {
     pub at: Micros,
     /// The last key frame that is shown no later than the frame after it.
     pub key: Micros,
+    /// Segments before it, where it is the beginning of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<u32>,
 }
 
 /// One chunk of a source.
@@ -116,7 +123,12 @@ impl Cuts {
         /// Thirty years.
         const MOST: i64 = 1_000_000_000_000_000;
         let is_time = |time: Micros| (-MOST..=MOST).contains(&time.0);
-        let rises = |pair: &[Seam]| pair[0].frame < pair[1].frame && pair[0].at < pair[1].at;
+        let are_segments = |pair: &[Seam]| match (pair[0].segment, pair[1].segment) {
+            (None, None) => true,
+            (Some(before), Some(after)) => before < after,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        let rises = |pair: &[Seam]| pair[0].frame < pair[1].frame && pair[0].at < pair[1].at && are_segments(pair);
         let begin = self.begin.map(|seam| seam.at);
         let starts = |begin: Micros| begin < self.first && self.seams.first().is_none_or(|seam| begin < seam.at);
         let ends = |end: Micros| self.seams.last().is_none_or(|seam| seam.at < end);
@@ -148,6 +160,7 @@ impl Cuts {
             return Err("its picture begins later than the part that is taken");
         }
         let rate = fps.map(Fps::as_f64);
+        let segment = taken.segment.map(|segment| self.frames_of(segment, fps, taken)).transpose()?;
         let (before, after) = (self.first_number(rate, taken), self.last_number(rate, taken));
         let chunk = |index: usize| {
             let from = index.checked_sub(1).map_or(self.begin.as_ref(), |before| self.seams.get(before));
@@ -161,7 +174,12 @@ impl Cuts {
                 }
                 Some(rate) => {
                     let zero = taken.zero;
-                    let number = |seam: &Seam| ((seam.at.0 - zero.0) as f64 / 1e6 * rate).ceil().max(0.0) as u64;
+                    let number = |seam: &Seam| match segment.zip(seam.segment) {
+                        Some((frames, segments)) => {
+                            before.unwrap_or_else(|| self.frames_late(fps, taken) as u64) + frames * u64::from(segments)
+                        }
+                        None => ((seam.at.0 - zero.0) as f64 / 1e6 * rate).ceil().max(0.0) as u64,
+                    };
                     let from = if index == 0 { before } else { from.map(number) };
                     let (to, is_known) = to.map_or((after, self.left > ENDING), |seam| (Some(number(seam)), true));
                     let frames = from.zip(to).filter(|_| is_known).map(|(from, to)| to.saturating_sub(from));
@@ -175,6 +193,23 @@ impl Cuts {
             return Err("its frames are further apart than chunks are long");
         }
         Ok(chunks)
+    }
+
+    /// Frames in a segment of an output. Where its frames are the source's, all seams lie where segments begin.
+    fn frames_of(&self, segment: Micros, fps: Option<Fps>, taken: &Taken) -> Result<u64, &'static str> {
+        // The tool's version decides whether the first is shown once more, and so with which frame a segment begins.
+        if taken.is_part() && self.frames_late(fps, taken) >= 1.0 {
+            return Err("its picture begins later than the part that is taken");
+        }
+        let exact = segment.secs() * fps.map(Fps::as_f64).or(self.fps).unwrap_or(0.0);
+        let frames = exact.round();
+        let is_there = |seam: &Seam| {
+            seam.segment.is_some_and(|segments| fps.is_some() || seam.frame == frames as u64 * u64::from(segments))
+        };
+        if frames < 1.0 || (exact - frames).abs() > frames * OFF_RATE || !self.seams.iter().all(is_there) {
+            return Err("its segments do not begin with frames of the source");
+        }
+        Ok(frames as u64)
     }
 
     /// Whether the picture begins so late in a part that the tool's versions make different frames of it.
@@ -193,6 +228,8 @@ impl Cuts {
     /// Why there are none.
     pub fn chunks_of(&self, encode: &Encode, taken: &Taken) -> Result<Vec<Cut>, &'static str> {
         let fps = encode.video.fps;
+        // Beside a presentation a file is cut at the same times, wherever its own frames fall.
+        let taken = &Taken { segment: taken.segment.filter(|_| encode.segments.is_some()), ..*taken };
         let mut chunks = self.chunks(fps, taken)?;
         let is_filled_up = matches!(encode.container, Container::Mp4 | Container::Mov);
         let is_late = taken.is_part() && self.frames_late(fps, taken) == 1.0;

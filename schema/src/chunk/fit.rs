@@ -9,9 +9,6 @@ use crate::encode::{AudioChoice, Container, Encode, Encoder, Keep, RateControl, 
 #[must_use]
 pub fn unfit(encode: &Encode) -> Option<&'static str> {
     let video = &encode.video;
-    if encode.segments.is_some() {
-        return Some("it is cut into segments of one length");
-    }
     if encode.live.is_some() || matches!(encode.source, Source::Live { .. }) {
         return Some("its source is live");
     }
@@ -40,8 +37,10 @@ pub fn needs(encode: &Encode) -> impl Iterator<Item = &'static str> {
     let is_part = |encode: &Encode| encode.start_secs.is_some() || encode.duration_secs.is_some();
     let has_part = is_part(encode) || encode.others.iter().any(is_part);
     let has_several = encode.ladder.is_some() || !encode.others.is_empty();
+    let has_segments = encode.segments.is_some() || encode.others.iter().any(|other| other.segments.is_some());
     let part = has_part.then_some(Piece::PART_FEATURE);
-    part.into_iter().chain(has_several.then_some(Piece::OUTPUTS_FEATURE))
+    let several = has_several.then_some(Piece::OUTPUTS_FEATURE);
+    part.into_iter().chain(several).chain(has_segments.then_some(Piece::SEGMENTS_FEATURE))
 }
 
 /// Why an encoder makes no chunks.

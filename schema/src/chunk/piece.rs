@@ -47,8 +47,10 @@ impl Piece {
     pub const SOUND_FEATURE: &'static str = "chunks-sound-1";
     /// The feature of a worker that makes chunks of several outputs at once.
     pub const OUTPUTS_FEATURE: &'static str = "chunks-outputs-1";
+    /// The feature of a worker that makes chunks of presentations, which begin where segments do.
+    pub const SEGMENTS_FEATURE: &'static str = "chunks-segments-1";
     /// The features that only some workers that make chunks have.
-    pub const FEATURES: [&'static str; 2] = [Piece::PART_FEATURE, Piece::OUTPUTS_FEATURE];
+    pub const FEATURES: [&'static str; 3] = [Piece::PART_FEATURE, Piece::OUTPUTS_FEATURE, Piece::SEGMENTS_FEATURE];
 
     /// Where the source is cut for each output.
     #[must_use]

@@ -16,13 +16,16 @@ pub struct Taken {
     pub length: Option<Micros>,
     /// In how many parts filters count a tick of the source's clock.
     pub ticks: u8,
+    /// How long the segments are into which it is cut afterwards: a chunk begins where one of them does. Absent: it may begin
+    /// anywhere.
+    pub segment: Option<Micros>,
 }
 
 impl Taken {
     /// All of a source.
     #[must_use]
     pub fn all(zero: Micros) -> Taken {
-        Taken { zero, start: None, length: None, ticks: 1 }
+        Taken { zero, start: None, length: None, ticks: 1, segment: None }
     }
 
     /// Whether it is less than the source, or may be.
@@ -36,15 +39,19 @@ impl Taken {
         Micros(self.zero.0 + self.start.map_or(0, |start| start.0))
     }
 
-    /// The source's name, and which part of it this is: the parts of a source are cut each by itself.
+    /// The source's name, which part of it this is, and how long the segments are: each is cut by itself.
     #[must_use]
     pub fn name(&self, source: &str) -> String {
-        if !self.is_part() {
-            return source.to_owned();
+        let Taken { zero, start, length, ticks, segment } = self;
+        let mut name = source.to_owned();
+        if self.is_part() {
+            let told = |time: &Option<Micros>| time.map_or("-".to_owned(), |time| time.0.to_string());
+            name += &format!(" part {} {} {} {ticks}", zero.0, told(start), told(length));
         }
-        let Taken { zero, start, length, ticks } = self;
-        let told = |time: &Option<Micros>| time.map_or("-".to_owned(), |time| time.0.to_string());
-        format!("{source} part {} {} {} {ticks}", zero.0, told(start), told(length))
+        if let Some(segment) = segment {
+            name += &format!(" segments {}", segment.0);
+        }
+        name
     }
 }
 
@@ -62,8 +69,12 @@ pub fn taken_by_all(outputs: &[(&Encode, Taken)]) -> Result<Taken, &'static str>
         return Err("its outputs begin with different streams of the source");
     }
     // The filter has a clock of its own.
-    if others.iter().any(|(_, other)| other != taken) {
+    if others.iter().any(|(_, other)| other.ticks != taken.ticks) {
         return Err("only some of its outputs are deinterlaced");
     }
-    Ok(*taken)
+    let segment = outputs.iter().find_map(|(_, taken)| taken.segment);
+    if outputs.iter().any(|(_, taken)| taken.segment.is_some() && taken.segment != segment) {
+        return Err("the segments of its presentations have different lengths");
+    }
+    Ok(Taken { segment, ..*taken })
 }

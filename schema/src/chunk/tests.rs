@@ -1,12 +1,12 @@
 //! Cuts, chunks and pieces together.
 
 use super::*;
-use crate::encode::{Container, Encode, Fps, VideoEncode};
+use crate::encode::{Container, Encode, Fps, SegmentType, Segments, VideoEncode};
 use crate::id::JobId;
 
 /// When the sources here begin.
 const ZERO: Micros = Micros(1_400_000);
-const ALL: Taken = Taken { zero: ZERO, start: None, length: None, ticks: 1 };
+const ALL: Taken = Taken { zero: ZERO, start: None, length: None, ticks: 1, segment: None };
 
 fn times(frames: usize, fps: f64, key: impl Fn(usize) -> bool) -> Times {
     let mut times = Times::default();
@@ -176,6 +176,7 @@ fn a_part_has_the_frames_that_ffmpeg_takes_for_it_and_is_cut_within() {
         start: Some(Micros::told(start)),
         length: Some(Micros::told(length)),
         ticks: 1,
+        segment: None,
     };
     let mp4 = crate::scenario::resolve(&crate::job::JobSpec::new("720p-h264")).unwrap().unwrap();
     let mp4 = Encode { container: Container::Mp4, video: VideoEncode { fps: None, ..mp4.video.clone() }, ..mp4 };
@@ -230,7 +231,7 @@ fn a_part_at_another_rate_that_begins_before_the_picture_is_encoded_whole() {
     // One frame late: in a part from the beginning, in one that begins in the gap, and in one to the end.
     let length = Some(Micros::told(4.0));
     for (zero, start, length) in [(1.36, None, length), (1.32, Some(0.04), length), (1.32, Some(0.04), None)] {
-        let taken = Taken { zero: Micros::of(zero), start: start.map(Micros::told), length, ticks: 1 };
+        let taken = Taken { zero: Micros::of(zero), start: start.map(Micros::told), length, ticks: 1, segment: None };
         let cuts = cuts(&taken);
         assert!(cuts.chunks_of(&at(Some(25)), &taken).is_err(), "{taken:?}");
         let first = cuts.chunks_of(&at(None), &taken).unwrap().remove(0);
@@ -238,7 +239,7 @@ fn a_part_at_another_rate_that_begins_before_the_picture_is_encoded_whole() {
     }
     // A part from the beginning of a picture that is not late, and one that begins within the picture between two frames.
     for (zero, start, fps) in [(1.4, None, 25), (1.4, Some(2.01), 30), (1.36, Some(2.01), 30)] {
-        let taken = Taken { zero: Micros::of(zero), start: start.map(Micros::told), length, ticks: 1 };
+        let taken = Taken { zero: Micros::of(zero), start: start.map(Micros::told), length, ticks: 1, segment: None };
         let first = cuts(&taken).chunks_of(&at(Some(fps)), &taken).unwrap().remove(0);
         assert!(first.late.is_none() || first.frames.is_some(), "{taken:?}: {first:?}");
     }
@@ -254,4 +255,56 @@ fn times_come_out_of_json_as_they_went_in_and_are_written_as_seconds() {
     assert_eq!(again.seams, cuts.seams);
     let written = [0, -20_500, 1_462_000, 61_000_001].map(|micros| Micros(micros).to_string());
     assert_eq!(written, ["0.000000", "-0.020500", "1.462000", "61.000001"]);
+}
+
+#[test]
+fn chunks_of_a_presentation_begin_where_segments_do() {
+    let streamed = |fps: Option<Fps>| {
+        let one = crate::scenario::resolve(&crate::job::JobSpec::new("720p-h264")).unwrap().unwrap();
+        let segments = Some(Segments { kind: SegmentType::Ts, secs: 4.0 });
+        Encode { container: Container::Mp4, segments, video: VideoEncode { fps, ..one.video.clone() }, ..one }
+    };
+    let ntsc = || times(1055, 30.0 / 1.001, |frame| frame % 97 == 0);
+    // 120 frames of the source, whatever key frames it has; the segments are 4.004 s long then.
+    let taken = Taken { segment: Some(Micros(4_004_000)), ..ALL };
+    let cuts = ntsc().cuts(1.4, 9.0, &taken).unwrap();
+    assert_eq!(
+        cuts.seams.iter().map(|seam| (seam.frame, seam.segment)).collect::<Vec<_>>(),
+        [(240, Some(2)), (480, Some(4)), (720, Some(6))]
+    );
+    assert!(cuts.are_sound() && taken.name("a") != ALL.name("a"));
+    let frames = |cuts: &[Cut]| cuts.iter().map(|cut| cut.frames).collect::<Vec<_>>();
+    let own = cuts.chunks_of(&streamed(None), &taken).unwrap();
+    assert_eq!(frames(&own), [Some(240), Some(240), Some(240), Some(335)]);
+    assert!(matches!(own[1].span, Span::Time { from: Some(from), .. } if from == cuts.seams[0].at));
+    // At another rate by its own frames: 101 of them are no shorter than 4.004 s.
+    let other = Taken { segment: Some(Micros(4_040_000)), ..ALL };
+    let rate = ntsc().cuts(1.4, 9.0, &other).unwrap().chunks_of(&streamed(Some(Fps::whole(25))), &other).unwrap();
+    let numbers = rate.iter().map(|cut| match cut.span {
+        Span::Frame { to, .. } => to,
+        Span::Time { .. } => panic!("{cut:?}"),
+    });
+    assert_eq!(numbers.collect::<Vec<_>>(), [Some(202), Some(404), Some(606), None]);
+    // A picture that begins three frames late is counted from its first.
+    let late = Taken { zero: Micros(1_280_000), ..other };
+    let rate = ntsc().cuts(1.28, 9.0, &late).unwrap().chunks_of(&streamed(Some(Fps::whole(25))), &late).unwrap();
+    assert!(matches!(rate[0].span, Span::Frame { to: Some(205), .. }), "{:?}", rate[0]);
+    // A file beside it has its frames cut at the same times.
+    let beside = Encode { segments: None, ..streamed(Some(Fps::whole(25))) };
+    let file = cuts.chunks_of(&beside, &taken).unwrap();
+    assert!(matches!(file[0].span, Span::Frame { to: Some(200), .. }), "{:?}", file[0]);
+
+    // Cut elsewhere, at a length that is none of frames, or where the first is late in a part, there are none.
+    let elsewhere = ntsc().cuts(1.4, 9.0, &ALL).unwrap();
+    let off = Taken { segment: Some(Micros(4_000_000)), ..ALL };
+    let part = Taken { zero: Micros(1_366_000), length: Some(Micros(30_000_000)), ..taken };
+    assert!(elsewhere.chunks_of(&streamed(None), &taken).is_err());
+    assert!(ntsc().cuts(1.4, 9.0, &off).unwrap().chunks_of(&streamed(None), &off).is_err());
+    let mut clocked = ntsc();
+    clocked.line("time_base=1/12800");
+    assert!(clocked.cuts(1.366, 9.0, &part).unwrap().chunks_of(&streamed(None), &part).is_err());
+    // Outputs without segments go along; other segments do not.
+    let (hls, plain) = (streamed(None), Encode { segments: None, ..streamed(None) });
+    assert_eq!(taken_by_all(&[(&plain, ALL), (&hls, taken)]), Ok(taken));
+    assert!(taken_by_all(&[(&hls, taken), (&hls, other)]).unwrap_err().contains("different lengths"));
 }

@@ -98,18 +98,22 @@ impl Times {
             return Err("it has no frames");
         };
         let mut target = target_secs.max((last - first) / CHUNKS_MAX as f64);
-        let mut seams = self.seams(begin, end, target);
+        let seams = |target: f64| match taken.segment {
+            Some(segment) => self.at_segments(begin, end, target, segment.secs()),
+            None => self.seams(begin, end, target),
+        };
+        let mut found = seams(target);
         // Where many scenes begin early, chunks are shorter than they were to be.
-        while seams.len() >= CHUNKS_MAX {
+        while found.len() >= CHUNKS_MAX {
             target *= 2.0;
-            seams = self.seams(begin, end, target);
+            found = seams(target);
         }
         Ok(Cuts {
             start: Micros::of(start_secs),
             first: Micros::of(first),
             frames: frames.len() as u64,
             fps: even_rate(frames),
-            seams,
+            seams: found,
             begin: (begin > 0).then(|| self.seam(begin, begin)),
             end: (end < self.frames.len()).then(|| self.between(end)),
             left: self.frames.len().saturating_sub(end) as u64,
@@ -169,6 +173,30 @@ impl Times {
         seams
     }
 
+    /// A seam about every `target` seconds from frame `begin` to before frame `end`, each at a frame with which a segment of this
+    /// length begins, counted from the first: there is a key frame in every output, whether the source has one or not.
+    fn at_segments(&self, begin: usize, end: usize, target: f64, length: f64) -> Vec<Seam> {
+        let frames = &self.frames[begin..end];
+        let (Some(first), Some(last)) = (frames.first().copied(), frames.last().copied()) else {
+            return Vec::new();
+        };
+        let half_a_frame = (last - first) / frames.len() as f64 / 2.0;
+        let most = (last - first) / length;
+        let each = (target / length).round().clamp(1.0, most.max(1.0)) as u32;
+        let mut seams: Vec<Seam> = Vec::new();
+        let mut segment = each;
+        while f64::from(segment) + f64::from(each) * 0.5 <= most {
+            let wish = first + f64::from(segment) * length - half_a_frame;
+            let frame = self.frames.partition_point(|frame| *frame < wish).clamp(begin + 1, end - 1);
+            // Between two frames that are far apart more than one may begin.
+            if seams.last().is_none_or(|last| last.frame < (frame - begin) as u64) {
+                seams.push(Seam { segment: Some(segment), ..self.seam(frame, begin) });
+            }
+            segment = segment.saturating_add(each);
+        }
+        seams
+    }
+
     /// The seam before a frame, of those that are counted from frame `begin`.
     fn seam(&self, frame: usize, begin: usize) -> Seam {
         let key = self.keys.partition_point(|key| *key <= self.frames[frame]);
@@ -176,6 +204,7 @@ impl Times {
             frame: (frame - begin) as u64,
             at: self.between(frame),
             key: Micros::of(key.checked_sub(1).map_or(self.frames[0], |index| self.keys[index])),
+            segment: None,
         }
     }
 

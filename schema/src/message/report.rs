@@ -217,7 +217,7 @@ pub struct ChunkProof {
     pub frames: u64,
     /// Hex sha256 of the file.
     pub sha256: String,
-    /// The output that the file is for, where there are several.
+    /// The output or rendition that the file is for, where there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
 }

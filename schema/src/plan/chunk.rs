@@ -72,6 +72,8 @@ fn one(request: &Request<'_>, cut: &Cut, zero: Option<Micros>, arguments: &mut A
     arguments.all(["-map", "0:V:0"]);
     arguments.pair("-vf", filters::of_chunk(request, &shape, cut, zero)?);
     video::video(&request.encode.video, encoder, &shape, request.threads, None, arguments);
+    // A chunk begins where a segment does, so they are counted in it as in the whole.
+    video::segments(request.encode.segments, arguments);
     if cut.late.is_none() {
         arguments.all(["-fps_mode", "passthrough"]);
     }
@@ -202,7 +204,9 @@ pub fn taken(request: &Request<'_>) -> Result<Taken, Refusal> {
         return Ok(Taken::all(zero));
     }
     let start = (left > 0.0).then(|| Micros::told(left));
-    let taken = Taken { start, length: request.encode.duration_secs.map(Micros::told), ..Taken::all(zero) };
+    let segment = request.encode.segments.map(|segments| Micros::of(segments.secs));
+    let length = request.encode.duration_secs.map(Micros::told);
+    let taken = Taken { start, length, segment, ..Taken::all(zero) };
     let is_deinterlaced = Shape::of(request)?.is_some_and(|shape| shape.is_deinterlaced);
     // The filter counts in halves, whether it makes two frames of one or not.
     Ok(if taken.is_part() && is_deinterlaced { Taken { ticks: 2, ..taken } } else { taken })

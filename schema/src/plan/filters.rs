@@ -8,7 +8,7 @@ use super::streams::Chosen;
 use super::video::is_vaapi;
 use super::{Refusal, Request, Schedule, pictures};
 use crate::chunk::{Cut, Micros, Span};
-use crate::encode::{Encoder, Fit, PixelFormat, SubtitleMode, Treatment};
+use crate::encode::{Encoder, Fit, Fps, PixelFormat, SubtitleMode, Treatment};
 
 pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> Result<String, Refusal> {
     chain(request, shape, chosen, None)
@@ -32,7 +32,9 @@ pub(super) fn of_chunk(
     cut: &Cut,
     zero: Option<Micros>,
 ) -> Result<String, Refusal> {
-    chain(request, shape, &Chosen::default(), Some(taken(cut, shape, zero)))
+    let mut filters = taken(cut, shape, zero);
+    filters.push(again(request, cut));
+    chain(request, shape, &Chosen::default(), Some(filters))
 }
 
 /// `taken`: filters that take frames out, where not all are taken.
@@ -83,7 +85,18 @@ fn before(request: &Request<'_>, shape: &Shape, taken: Vec<String>) -> Vec<Strin
     filters
 }
 
-/// Takes the frames of a chunk out of a source that is read by its own clock, and lets them begin at 0, or as late as they are.
+/// Lets the frames of a chunk begin at 0, or as late as they are. Those of a presentation that are the source's lie where their
+/// rate puts them: rounded to the source's clock, one with which a segment begins could come before its time.
+fn again(request: &Request<'_>, cut: &Cut) -> String {
+    let rate = request.source.and_then(|(_, probed)| probed.rate);
+    match (&cut.span, cut.late, rate.filter(|_| request.encode.segments.is_some())) {
+        (Span::Time { .. }, None, Some(Fps { num, den })) => format!("settb={den}/{num},setpts=N"),
+        (_, Some(late), _) => format!("setpts=PTS-STARTPTS+{late}/TB"),
+        (_, None, _) => "setpts=PTS-STARTPTS".to_owned(),
+    }
+}
+
+/// Takes the frames of a chunk out of a source that is read by its own clock.
 fn taken(cut: &Cut, shape: &Shape, zero: Option<Micros>) -> Vec<String> {
     let mut filters: Vec<String> = zero.map(|zero| format!("setpts=PTS+({zero})/TB")).into_iter().collect();
     let bounds = match &cut.span {
@@ -99,10 +112,6 @@ fn taken(cut: &Cut, shape: &Shape, zero: Option<Micros>) -> Vec<String> {
     if !bounds.is_empty() {
         filters.push(format!("trim={}", bounds.join(":")));
     }
-    filters.push(match cut.late {
-        Some(late) => format!("setpts=PTS-STARTPTS+{late}/TB"),
-        None => "setpts=PTS-STARTPTS".to_owned(),
-    });
     filters
 }
 

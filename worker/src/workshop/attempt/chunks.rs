@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ffpool_schema::chunk::{self, Cut, Cuts, Piece, Span, Taken, Times};
-use ffpool_schema::encode::{Encode, Encoder, Source};
+use ffpool_schema::encode::{Encode, Encoder, Fps, Source};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::Checkpoint;
 use ffpool_schema::message::{Artifact, ChunkProof, Manifest, Outcome, SourceIdentity};
-use ffpool_schema::plan::ladder::{self, Output};
+use ffpool_schema::plan::ladder::{self, Output, Rendition};
 use ffpool_schema::plan::together::Refused;
 use ffpool_schema::plan::{self, Request};
 use ffpool_schema::probe::Probed;
@@ -40,8 +40,10 @@ pub(super) struct Parts {
     chunks: Vec<(String, Manifest)>,
     /// The same of the sound, where it was made apart.
     sound: Option<(String, Manifest)>,
-    /// When the first frame of each output is shown.
+    /// When the first frame of each file is shown.
     offsets: Vec<f64>,
+    /// Frames per second of each file, where segments are counted by them.
+    rates: Vec<Option<f64>>,
 }
 
 /// Why a job is not split.
@@ -135,7 +137,8 @@ impl Attempt<'_> {
         if let Some(why) = chunk::unfit(encode) {
             return Err(why.into());
         }
-        let list = self.single_outputs(encode, probed)?;
+        let made = self.single_outputs(encode, probed)?;
+        let list = ladder::files(&made);
         for output in &list {
             if let Some(why) = chunk::unfit_encoder(self.encoder(&output.encode)?) {
                 return Err(why.into());
@@ -145,9 +148,9 @@ impl Attempt<'_> {
             return Err(Why::Because(format!("it was split {splits} times and still lacks chunks")));
         }
         let source = Some((path.as_path(), probed));
-        let taken = self.taken_by_all(&list, source)??;
+        let taken = self.taken_by_all(&made, source)??;
         let named = taken.name(&source_name(encode, identity));
-        let store = self.open_chunks(outputs, &list, &named).await?;
+        let store = self.open_chunks(outputs, &made, &named).await?;
         let keep = Duration::from_secs(self.shop.settings.chunks.chunk_keep_hours * 3600);
         let swept = store.clone();
         blocking(move || swept.sweep_beside(keep)).await?;
@@ -188,12 +191,16 @@ impl Attempt<'_> {
             if is_filled { 0.0 } else { cuts.offset_secs(output.encode.video.fps, &taken) }
         };
         let offsets = list.iter().enumerate().map(offset).collect();
+        let rate =
+            |output: &Output| output.encode.segments.and(output.encode.video.fps.or(probed.rate)).map(Fps::as_f64);
+        let rates = list.iter().map(rate).collect();
         let found = |(piece, manifest): (Piece, Manifest)| (piece.key, manifest);
         Ok(Parts {
             store,
             chunks: chunks.into_iter().map(found).collect(),
             sound: sound.into_iter().map(found).next(),
             offsets,
+            rates,
         })
     }
 
@@ -203,7 +210,8 @@ impl Attempt<'_> {
         outputs.map(|outputs| outputs.list).map_err(|refusal| refused_for(&self.grant.spec, 0, refusal))
     }
 
-    /// What the outputs take of the source, or why that is not the same for all.
+    /// What the outputs take of the source, or why that is not the same for all. The renditions of a presentation are shown with the
+    /// sound of the first: they take what it takes.
     fn taken_by_all(
         &self,
         list: &[Output],
@@ -211,10 +219,11 @@ impl Attempt<'_> {
     ) -> Result<Result<Taken, &'static str>, End> {
         let mut all = Vec::new();
         for output in list {
-            let request = self.request(&output.encode, source, &self.shop.features)?;
+            let encode = output.renditions.first().map_or(&output.encode, |rendition| &rendition.encode);
+            let request = self.request(encode, source, &self.shop.features)?;
             let taken = plan::taken(&request);
             let taken = taken.map_err(|refusal| refused_for(&self.grant.spec, output.number, refusal))?;
-            all.push((&output.encode, taken));
+            all.push((encode, taken));
         }
         Ok(chunk::taken_by_all(&all))
     }
@@ -321,14 +330,14 @@ impl Attempt<'_> {
         consent: &dyn Consent,
     ) -> Result<Option<Manifest>, End> {
         let source = Some((path.as_path(), probed));
-        let list = self.single_outputs(encode, probed)?;
-        let Ok(taken) = self.taken_by_all(&list, source)? else { return self.make_none(OTHERS, consent).await };
+        let all = self.single_outputs(encode, probed)?;
+        let Ok(taken) = self.taken_by_all(&all, source)? else { return self.make_none(OTHERS, consent).await };
         let named = taken.name(&source_name(encode, identity));
-        let store = self.open_chunks(outputs, &list, &named).await.map_err(|why| match why {
+        let store = self.open_chunks(outputs, &all, &named).await.map_err(|why| match why {
             Why::End(end) => end,
             Why::Because(why) => End::failure(Cause::ConfigBad, why),
         })?;
-        let cuts = piece.cuts();
+        let (cuts, list) = (piece.cuts(), ladder::files(&all));
         let alone: Vec<Output> = if piece.is_sound {
             let sound = |output: &Output| Some(with(output, plan::sound_alone(&output.encode, probed)?));
             list.iter().filter_map(sound).collect()
@@ -414,7 +423,8 @@ impl Attempt<'_> {
         user: ToolUser,
         parts: &Parts,
     ) -> Result<Made, End> {
-        let totals: Vec<u64> = (0..outputs.len()).map(|output| parts.frames(output).sum()).collect();
+        let files = ladder::files(outputs);
+        let totals: Vec<u64> = (0..files.len()).map(|file| parts.frames(file).sum()).collect();
         let made = self.put_together(outputs, (path, probed), user, parts).await;
         let made = made.and_then(|made| {
             let counted = made.frames().into_iter().map(|frames| frames.unwrap_or(0));
@@ -432,7 +442,8 @@ impl Attempt<'_> {
                 return Err(End::failure(Cause::IoTransient, why));
             }
         };
-        made.chunks = parts.all().flat_map(|(key, manifest)| proofs(key, manifest, outputs)).collect();
+        let names: Vec<Option<String>> = outputs.iter().flat_map(names).collect();
+        made.chunks = parts.all().flat_map(|(key, manifest)| proofs(key, manifest, &names)).collect();
         // All chunks differ in their cut alone.
         let example = parts.chunks.first().map(|(_, manifest)| &manifest.arguments);
         made.steps.extend(example.map(|words| words.iter().map(Into::into).collect()));
@@ -446,7 +457,7 @@ impl Attempt<'_> {
         user: ToolUser,
         parts: &Parts,
     ) -> Result<Made, End> {
-        let lists = (0..outputs.len()).map(|output| self.lay_out(parts, output, user));
+        let lists = (0..parts.offsets.len()).map(|file| self.lay_out(parts, file, user));
         let lists = lists.collect::<Result<Vec<PathBuf>, End>>()?;
         let sound = match &parts.sound {
             Some((key, _)) => {
@@ -491,17 +502,17 @@ impl Attempt<'_> {
         end
     }
 
-    /// Has the chunks of an output where the tool can read them, and the list of them.
-    fn lay_out(&mut self, parts: &Parts, output: usize, user: ToolUser) -> Result<PathBuf, End> {
+    /// Has the chunks of a file where the tool can read them, and the list of them.
+    fn lay_out(&mut self, parts: &Parts, file: usize, user: ToolUser) -> Result<PathBuf, End> {
         let mut names = Vec::with_capacity(parts.chunks.len());
-        for (number, ((key, _), frames)) in parts.chunks.iter().zip(parts.frames(output)).enumerate() {
-            let name = format!("chunk{number:05}.{output}.mp4");
-            self.lay_out_one(&parts.store.path(key, output), &name, user)?;
+        for (number, ((key, _), frames)) in parts.chunks.iter().zip(parts.frames(file)).enumerate() {
+            let name = format!("chunk{number:05}.{file}.mp4");
+            self.lay_out_one(&parts.store.path(key, file), &name, user)?;
             names.push((name, frames));
         }
-        let list = plan::chunk_list(names.iter().map(|(name, frames)| (name.as_str(), *frames)), parts.fps(output));
-        let name = PathBuf::from(format!("chunks.{output}.txt"));
-        let written = self.create_in_scratch(&name).and_then(|mut file| file.write_all(list.as_bytes()));
+        let list = plan::chunk_list(names.iter().map(|(name, frames)| (name.as_str(), *frames)), parts.fps(file));
+        let name = PathBuf::from(format!("chunks.{file}.txt"));
+        let written = self.create_in_scratch(&name).and_then(|mut list_file| list_file.write_all(list.as_bytes()));
         written.map_err(|error| not_laid_out(&error))?;
         Ok(name)
     }
@@ -537,30 +548,47 @@ impl Parts {
         self.chunks.iter().chain(&self.sound)
     }
 
-    /// Frames of each chunk of an output.
-    fn frames(&self, output: usize) -> impl Iterator<Item = u64> {
-        self.chunks.iter().map(move |(_, manifest)| chunks::frames(manifest, output).unwrap_or(0))
+    /// Frames of each chunk of a file.
+    fn frames(&self, file: usize) -> impl Iterator<Item = u64> {
+        self.chunks.iter().map(move |(_, manifest)| chunks::frames(manifest, file).unwrap_or(0))
     }
 
-    /// Frames per second of an output's chunks, by the one that has most of them.
-    fn fps(&self, output: usize) -> f64 {
-        let longest = self.chunks.iter().max_by_key(|(_, manifest)| chunks::frames(manifest, output));
-        let probe = longest.and_then(|(_, manifest)| manifest.artifacts.get(output)?.probe.video.as_ref()?.fps);
-        probe.filter(|fps| *fps > 0.0).unwrap_or(25.0)
+    /// Frames per second of a file's chunks: as segments are counted, else by the one that has most of them.
+    fn fps(&self, file: usize) -> f64 {
+        let longest = self.chunks.iter().max_by_key(|(_, manifest)| chunks::frames(manifest, file));
+        let probe = || longest.and_then(|(_, manifest)| manifest.artifacts.get(file)?.probe.video.as_ref()?.fps);
+        let exact = self.rates.get(file).copied().flatten();
+        exact.or_else(probe).filter(|fps| *fps > 0.0).unwrap_or(25.0)
     }
 }
 
-/// What a manifest says of a chunk. Another job may have made it, so the outputs are called what this one calls them.
-fn proofs<'a>(key: &'a str, manifest: &'a Manifest, outputs: &'a [Output]) -> impl Iterator<Item = ChunkProof> + 'a {
-    let one = move |(artifact, output): (&Artifact, &Output)| ChunkProof {
+/// What the files of an output are called where their chunks are proven.
+fn names(output: &Output) -> Vec<Option<String>> {
+    let rendition = |rendition: &Rendition| match &output.name {
+        Some(name) => format!("{name} {}", rendition.name),
+        None => rendition.name.clone(),
+    };
+    match output.renditions.as_slice() {
+        [] => vec![output.name.clone()],
+        renditions => renditions.iter().map(|made| Some(rendition(made))).collect(),
+    }
+}
+
+/// What a manifest says of a chunk. Another job may have made it, so the files are called what this one calls them.
+fn proofs<'a>(
+    key: &'a str,
+    manifest: &'a Manifest,
+    names: &'a [Option<String>],
+) -> impl Iterator<Item = ChunkProof> + 'a {
+    let one = move |(artifact, name): (&Artifact, &Option<String>)| ChunkProof {
         key: key.to_owned(),
         job: manifest.job,
         worker: manifest.worker.clone(),
         frames: artifact.proof.as_ref().and_then(|proof| proof.frames).unwrap_or(0),
         sha256: artifact.sha256.clone(),
-        output: output.name.clone(),
+        output: name.clone(),
     };
-    manifest.artifacts.iter().zip(outputs).map(one)
+    manifest.artifacts.iter().zip(names).map(one)
 }
 
 /// An output of which only this is encoded.

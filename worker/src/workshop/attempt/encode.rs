@@ -47,9 +47,13 @@ pub(super) struct Made {
 }
 
 impl Made {
-    /// Frames of each output.
+    /// Frames of every file that was encoded: of each output, of a presentation those of its renditions.
     pub(super) fn frames(&self) -> Vec<Option<u64>> {
-        self.outputs.iter().map(|output| output.proof.frames).collect()
+        let of = |output: &Proven| match output.renditions.as_slice() {
+            [] => vec![output.proof.frames],
+            renditions => renditions.iter().map(|rendition| rendition.proof.frames).collect(),
+        };
+        self.outputs.iter().flat_map(of).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Encodes in chunks: frame by frame what a whole encode makes, and whole where chunks cannot be had.
 
+mod presentations;
+
 use std::path::Path;
 use std::process::Command;
 
