@@ -108,7 +108,8 @@ pub struct Ability {
     /// GStreamer, where it works. What it encodes is among the features.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gstreamer: Option<Installation>,
-    /// What keeps its tools from the rest of the machine: of `landlock`, `seccomp` and `network` those that work there.
+    /// What keeps its tools from the rest of the machine: of `landlock`, `seccomp`, `network` and `egress` those
+    /// that work there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sandbox: Vec<String>,
 }

@@ -7,10 +7,12 @@
 //! record says.
 
 mod calls;
+pub mod egress;
 mod files;
 
 use std::fmt;
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,6 +23,7 @@ use nix::sched::CloneFlags;
 use seccompiler::BpfProgram;
 
 use calls::Calls;
+use egress::{Asking, Reach};
 use files::Files;
 
 use crate::tool::ToolUser;
@@ -51,11 +54,13 @@ pub enum Layer {
     Calls,
     /// A network without any interface, and shared memory, of its own, for jobs that are not live.
     Network,
+    /// seccomp: to which addresses of the network, each asked of the worker, for jobs that are live.
+    Egress,
 }
 
 impl Layer {
     /// All of them.
-    pub const ALL: [Layer; 3] = [Layer::Files, Layer::Calls, Layer::Network];
+    pub const ALL: [Layer; 4] = [Layer::Files, Layer::Calls, Layer::Network, Layer::Egress];
 
     /// Its name in records and metrics.
     #[must_use]
@@ -64,13 +69,14 @@ impl Layer {
             Layer::Files => "landlock",
             Layer::Calls => "seccomp",
             Layer::Network => "network",
+            Layer::Egress => "egress",
         }
     }
 
-    /// Whether [`SandboxMode::Require`] insists on it. A network of its own takes rights that a container rarely has, and
-    /// the calls keep a tool from every socket without it.
+    /// Whether [`SandboxMode::Require`] insists on it. The others take rights that a container rarely has, and the calls keep
+    /// a tool without a live job from every socket without them.
     fn is_required(self) -> bool {
-        self != Layer::Network
+        matches!(self, Layer::Files | Layer::Calls)
     }
 }
 
@@ -93,8 +99,8 @@ pub enum CageError {
 pub struct Needs<'a> {
     /// Files that it reads.
     pub reads: &'a [PathBuf],
-    /// Whether it goes to the network.
-    pub network: bool,
+    /// Where on the network it goes; `None`: nowhere.
+    pub network: Option<&'a Reach>,
     /// Whether it encodes on a device.
     pub devices: bool,
 }
@@ -120,7 +126,7 @@ impl Programs {
     }
 
     fn of(&self, needs: &Needs<'_>) -> Arc<BpfProgram> {
-        let program = match (needs.network, needs.devices) {
+        let program = match (needs.network.is_some(), needs.devices) {
             (false, false) => &self.usual,
             (true, false) => &self.network,
             (false, true) => &self.devices,
@@ -146,7 +152,7 @@ impl Cage {
     ///
     /// # Errors
     /// A layer that is required and does not work.
-    pub fn open(mode: SandboxMode, tool: &Path, reads: &[PathBuf]) -> Result<Cage, CageError> {
+    pub fn open(mode: SandboxMode, tool: &Path, user: ToolUser, reads: &[PathBuf]) -> Result<Cage, CageError> {
         let mut cage = Cage { layers: Vec::new(), reads: reads.to_vec(), calls: Programs::make().ok() };
         if mode == SandboxMode::Off {
             tracing::warn!("FFPOOL_SANDBOX=off: tools are kept from nothing that their user may do");
@@ -155,7 +161,8 @@ impl Cage {
         let mut works = Vec::new();
         for layer in Layer::ALL {
             cage.layers = vec![layer];
-            match cage.try_out(tool) {
+            let tried = if layer == Layer::Egress { cage.try_egress(tool, user) } else { cage.try_out(tool) };
+            match tried {
                 Ok(()) => works.push(layer),
                 Err(why) if mode == SandboxMode::Require && layer.is_required() => {
                     return Err(CageError::Missing { layer, why });
@@ -172,7 +179,7 @@ impl Cage {
 
     /// Runs the tool once for its version, behind the bars that stand now.
     fn try_out(&self, tool: &Path) -> io::Result<()> {
-        let mut bars = self.bars(tool, None, &Needs { reads: &[], network: false, devices: false })?;
+        let mut bars = self.bars(tool, None, &Needs { reads: &[], network: None, devices: false })?;
         let mut command = Command::new(tool);
         command.arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: as in `tool::confined`.
@@ -190,6 +197,44 @@ impl Cage {
         }
     }
 
+    /// Has the tool call this machine, as the user that it runs as: whether the worker may look into it depends on that.
+    fn try_egress(&self, tool: &Path, user: ToolUser) -> io::Result<()> {
+        let [heard, not_heard] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        let (heard, not_heard) = (heard?, not_heard?);
+        let reach = Reach::to([heard.local_addr()?]);
+        let calls = |listener: &TcpListener| -> io::Result<bool> {
+            let mut bars = self.bars(tool, None, &Needs { reads: &[], network: Some(&reach), devices: false })?;
+            let mut command = Command::new(tool);
+            command.args(["-v", "quiet", "-protocol_whitelist", "tcp", "-rw_timeout", "1000000"]);
+            command.arg(format!("tcp://{}", listener.local_addr()?));
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            if let ToolUser::Switch { uid, gid } = user {
+                command.gid(gid).uid(uid);
+            }
+            // SAFETY: as in `tool::confined`.
+            unsafe {
+                command.pre_exec(move || bars.close());
+            }
+            listener.set_nonblocking(true)?;
+            let mut child = command.spawn()?;
+            let mut is_called = false;
+            let until = Instant::now() + TRIAL;
+            // Whoever is called hangs up, so that the tool ends.
+            while child.try_wait()?.is_none() && Instant::now() < until {
+                is_called |= listener.accept().is_ok();
+                std::thread::sleep(LOOK);
+            }
+            within(Duration::ZERO, child).map(|_| is_called || listener.accept().is_ok())
+        };
+        match (calls(&heard)?, calls(&not_heard)?) {
+            (true, false) => Ok(()),
+            (true, true) => Err(io::Error::other("behind it a tool goes where it may not")),
+            (false, _) => {
+                Err(io::Error::other("the worker may not look into a tool: the same user or CAP_SYS_PTRACE is needed"))
+            }
+        }
+    }
+
     /// The layers that work here.
     #[must_use]
     pub fn layers(&self) -> &[Layer] {
@@ -198,7 +243,8 @@ impl Cage {
 
     /// The layers around a job.
     pub fn around(&self, is_live: bool) -> impl Iterator<Item = Layer> {
-        self.layers.iter().copied().filter(move |layer| !is_live || *layer != Layer::Network)
+        let other = if is_live { Layer::Network } else { Layer::Egress };
+        self.layers.iter().copied().filter(move |layer| *layer != other)
     }
 
     fn calls(&self, needs: &Needs<'_>) -> io::Result<Arc<BpfProgram>> {
@@ -214,7 +260,13 @@ impl Cage {
         Ok(Bars {
             files: has(Layer::Files).then(|| Files::prepare(runs, scratch, needs)).transpose()?,
             calls: if has(Layer::Calls) { Some(self.calls(needs)?) } else { None },
-            leaves_network: has(Layer::Network) && !needs.network,
+            leaves_network: has(Layer::Network) && needs.network.is_none(),
+            // Drivers of devices have sockets of the machine's own, for which the worker's rights must not count.
+            asks: needs
+                .network
+                .filter(|_| has(Layer::Egress) && !needs.devices)
+                .map(|reach| Asking::prepare(reach.clone()))
+                .transpose()?,
         })
     }
 }
@@ -277,6 +329,7 @@ pub(crate) struct Bars {
     files: Option<Files>,
     calls: Option<Arc<BpfProgram>>,
     leaves_network: bool,
+    asks: Option<Asking>,
 }
 
 impl Bars {
@@ -293,6 +346,9 @@ impl Bars {
         nix::sys::prctl::set_no_new_privs()?;
         if let Some(files) = &mut self.files {
             files.close()?;
+        }
+        if let Some(asking) = &self.asks {
+            asking.begin()?;
         }
         match &self.calls {
             Some(program) => seccompiler::apply_filter(program).map_err(|_| io::ErrorKind::PermissionDenied.into()),

@@ -162,7 +162,7 @@ fn built_in(text: &str) -> Vec<Encoder> {
 
 async fn works(ffmpeg: &Path, quarters: &Quarters, trial: Trial) -> bool {
     let Trial { encoder, device } = trial;
-    let needs = Needs { reads: &[], network: false, devices: device.is_some() };
+    let needs = Needs { reads: &[], network: None, devices: device.is_some() };
     let device = device.map(|device| device.to_string());
     let mut command = Command::new(ffmpeg);
     command

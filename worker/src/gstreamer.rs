@@ -3,7 +3,7 @@
 //! Invariant: a feature that is offered has encoded a moment here; an element that is not there is named, with the package
 //! that brings it.
 
-mod classify;
+pub mod classify;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -204,7 +204,7 @@ async fn run(
         .kill_on_drop(true);
     if let Some(quarters) = quarters {
         let reads = [registry.to_owned()];
-        let needs = Needs { reads: &reads, network: false, devices: false };
+        let needs = Needs { reads: &reads, network: None, devices: false };
         quarters.shut_in(&mut command, program, &needs).map_err(|error| error.to_string())?;
     }
     let output = match tokio::time::timeout(within, command.output()).await {

@@ -519,6 +519,10 @@ fn confined(invocation: &Invocation<'_>) -> io::Result<Command> {
             command.env(name, value);
         }
     }
+    if invocation.needs.network.is_some() {
+        // Both kinds of addresses at once would be asked for by a call that is not allowed.
+        command.env("RES_OPTIONS", "single-request");
+    }
     // SAFETY: the closure makes system calls on values that were built before the fork; it takes no lock and, unless a call
     // fails, allocates nothing.
     unsafe {

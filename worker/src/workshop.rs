@@ -353,7 +353,7 @@ impl Workshop {
             .map_err(|error| OpenError::ToolBroken { path: ffprobe.clone(), message: error.to_string() })?;
         let cage = {
             let (mode, tool, reads) = (settings.sandbox, ffprobe.clone(), settings.sandbox_reads.clone());
-            let opened = tokio::task::spawn_blocking(move || Cage::open(mode, &tool, &reads)).await;
+            let opened = tokio::task::spawn_blocking(move || Cage::open(mode, &tool, user, &reads)).await;
             opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?
         };
         let quarters = Quarters { user, cage };

@@ -137,7 +137,8 @@ pub struct Manifest {
     /// The engine that encoded, and why it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineChoice>,
-    /// What kept the tools from the rest of the machine: of `landlock`, `seccomp` and `network` those that stood.
+    /// What kept the tools from the rest of the machine: of `landlock`, `seccomp`, `network` and `egress` those
+    /// that stood.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sandbox: Vec<String>,
     /// The device that encoded, such as `nvenc:0`.

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use nix::libc;
+
+use super::egress::HANDOVER;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -78,11 +80,11 @@ const OLDER: &[libc::c_long] = &[libc::SYS_renameat, libc::SYS_getrlimit, libc::
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const OLDER: &[libc::c_long] = &[];
 
-/// What those need besides that go to the network.
+/// What those need besides that go to the network. They call and are not called. Many messages at once name many addresses:
+/// the library asks for names one by one where it is told to.
 #[rustfmt::skip]
 const NETWORK: &[libc::c_long] = &[
-    libc::SYS_connect, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4, libc::SYS_sendmmsg,
-    libc::SYS_recvmmsg,
+    libc::SYS_connect, libc::SYS_bind, libc::SYS_recvmmsg,
 ];
 
 /// What drivers of devices need besides: sockets between their own processes, memory that they share, and whether two
@@ -127,6 +129,7 @@ impl Calls {
         let mut sockets = Vec::new();
         if self.network {
             rules.extend(NETWORK.iter().map(|call| (*call, Vec::new())));
+            rules.insert(libc::SYS_sendmsg, vec![when(2, SeccompCmpOp::Ne, word(HANDOVER))]);
             sockets.extend([libc::AF_INET, libc::AF_INET6].map(|family| when(0, SeccompCmpOp::Eq, word(family))));
             // What the library asks for this machine's own addresses when it looks a name up.
             sockets.push(all([(0, word(libc::AF_NETLINK)), (2, word(libc::NETLINK_ROUTE))]));

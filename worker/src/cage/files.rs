@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, Scope, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetError, Scope, path_beneath_rules,
 };
 use nix::libc;
 
@@ -100,7 +100,7 @@ impl Files {
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(all)
             .and_then(|rules| rules.scope(Scope::from_all(NEWEST)))
-            .and_then(|rules| if needs.network { Ok(rules) } else { rules.handle_access(AccessNet::from_all(NEWEST)) })
+            .and_then(|rules| rules.handle_access(AccessNet::from_all(NEWEST)))
             .and_then(Ruleset::create)
             .and_then(|rules| rules.add_rules(of(&PROGRAMS, run)))
             .and_then(|rules| rules.add_rules(of(&SYSTEM, read)))
@@ -109,8 +109,12 @@ impl Files {
             .and_then(|rules| rules.add_rules(path_beneath_rules(needs.reads, read)))
             .and_then(|rules| rules.add_rules(path_beneath_rules(scratch, write)))
             .map_err(io::Error::other)?;
-        if needs.network {
-            rules = rules.add_rules(of(&NETWORK, read)).map_err(io::Error::other)?;
+        if let Some(reach) = needs.network {
+            let ports = reach.ports().map(|port| Ok::<_, RulesetError>(NetPort::new(port, AccessNet::ConnectTcp)));
+            rules = rules
+                .add_rules(of(&NETWORK, read))
+                .and_then(|rules| rules.add_rules(ports))
+                .map_err(io::Error::other)?;
         }
         if needs.devices {
             let nvidia = nvidia_devices();

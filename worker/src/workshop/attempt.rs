@@ -39,6 +39,8 @@ use ends::{Ends, Input, Ready, discard};
 use report::Reporter;
 
 use super::{Consent, Ended, Orders, Reports, Shop, Stop};
+use crate::cage::Layer;
+use crate::cage::egress::Reach;
 use crate::machine::energy::{Meter, Reading};
 use crate::machine::group::Group;
 use crate::publish::PublishError;
@@ -135,6 +137,7 @@ pub(super) async fn run(
         group: None,
         usage: Usage::default(),
         reads: Vec::new(),
+        reach: None,
         uses_device: false,
         engine: None,
     };
@@ -204,6 +207,8 @@ struct Attempt<'a> {
     usage: Usage,
     /// Files that its tools read outside its scratch.
     reads: Vec<PathBuf>,
+    /// Where on the network its tool may go now.
+    reach: Option<Reach>,
     /// Whether it encodes on a device.
     uses_device: bool,
     /// What encodes, once it is chosen.
@@ -369,7 +374,7 @@ impl<'a> Attempt<'a> {
             prober: Some(self.shop.prober_version.clone()),
             checker: None,
             engine: self.engine.clone(),
-            sandbox: self.shop.quarters.cage.around(self.is_live()).map(|layer| layer.as_str().to_owned()).collect(),
+            sandbox: self.layers().map(|layer| layer.as_str().to_owned()).collect(),
             device: None,
             fallback: None,
             source_probe,
@@ -379,6 +384,12 @@ impl<'a> Attempt<'a> {
             usage: self.used(),
             live: None,
         }
+    }
+
+    /// The layers around its tools. A live one on a device may go further than others: see [`crate::cage::Cage::bars`].
+    fn layers(&self) -> impl Iterator<Item = Layer> {
+        let is_asked = !self.uses_device;
+        self.shop.quarters.cage.around(self.is_live()).filter(move |layer| is_asked || *layer != Layer::Egress)
     }
 
     /// What the attempt has used so far.

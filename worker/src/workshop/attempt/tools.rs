@@ -115,7 +115,7 @@ impl Attempt<'_> {
             file_bytes: self.file_bytes(),
             open_files: self.shop.settings.bounds.max_open_files,
             cage: &self.shop.quarters.cage,
-            needs: Needs { reads: &self.reads, network: self.is_live(), devices: self.uses_device },
+            needs: Needs { reads: &self.reads, network: self.reach.as_ref(), devices: self.uses_device },
         }
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: a host's address is judged anew before every run. A run is ended for one reason, and what the attempt
 //! makes of it depends on that reason alone: our orders and limits end the attempt, the source's doings end the run.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use super::pipeline::{Reading, Tool};
 use super::record::piece_name;
 use super::recording::Keeping;
 use super::{Broadcast, Media, RunEnd, is_of_sinks, ungrown};
+use crate::cage::egress::Reach;
 use crate::classify::{self, Exit};
 use crate::live::pace::Pace;
 use crate::live::sinks::Sinks;
@@ -116,6 +117,7 @@ impl Attempt<'_> {
         let arguments = self.live_run_arguments(broadcast, dialled, &sinks)?;
         self.keep_run(broadcast, &arguments).await;
         let is_live = matches!(broadcast.media, Media::Live(_));
+        self.reach = Some(self.reach_of(broadcast, dialled, &sinks).await);
         let (order, stop) = watch::channel(None);
         let mut watch = self.watch(Some(self.stall_after(is_live)));
         watch.stop = stop;
@@ -165,6 +167,7 @@ impl Attempt<'_> {
             let was_slow = heard.lock().unwrap_or_else(PoisonError::into_inner).pace.is_slow();
             (finished, was_slow, ear.reading.coming())
         };
+        self.reach = None;
         broadcast.succession = *succession.borrow();
         if broadcast.timeline.of_run(run).is_some() && broadcast.arguments.is_empty() {
             broadcast.arguments = arguments;
@@ -194,6 +197,32 @@ impl Attempt<'_> {
             Media::Live(source) => self.judged(source).await.map(Some),
             Media::File(..) | Media::Generated => Ok(None),
         }
+    }
+
+    /// Where the run's tool may go: to the worker's proxy, to what was judged and is dialled, and where its tool looks a name up
+    /// itself, to all that this name stands for.
+    async fn reach_of(&self, broadcast: &Broadcast<'_>, ip: Option<IpAddr>, sinks: &Dialled) -> Reach {
+        let source = match &broadcast.media {
+            Media::Live(address) => Some((address, ip)),
+            Media::File(..) | Media::Generated => None,
+        };
+        let mut to = Vec::new();
+        if let Some(egress) = &broadcast.egress {
+            to.push(SocketAddr::from((Ipv4Addr::LOCALHOST, egress.port)));
+        }
+        let mut asks_names = false;
+        for (address, ip) in source.into_iter().chain(sinks.iter().map(|(address, ip)| (address, *ip))) {
+            if address.protocol.is_web() {
+                continue;
+            }
+            to.extend(ip.map(|ip| SocketAddr::new(ip, address.port)));
+            if address.protocol == Protocol::Rtmps {
+                asks_names = true;
+                to.extend(self.shop.stores.reach(&address.host, address.port).await.unwrap_or_default());
+            }
+        }
+        let reach = Reach::to(to);
+        if asks_names { reach.and_names() } else { reach }
     }
 
     async fn judged(&self, address: &LiveAddress) -> Result<IpAddr, Trouble> {
