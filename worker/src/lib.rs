@@ -32,7 +32,7 @@ pub mod machine;
 pub mod notice;
 pub mod offers;
 pub mod packets;
-pub mod pieces;
+mod pieces;
 pub mod preempt;
 pub mod progress;
 pub mod publish;

@@ -3,12 +3,12 @@
 //!
 //! Invariant: pure; time and chance come in as arguments.
 
-pub mod flow;
+pub(crate) mod flow;
 pub mod mpd;
 pub mod pace;
 pub mod sinks;
 pub mod timeline;
-pub mod transport;
+pub(crate) mod transport;
 
 use std::time::Duration;
 

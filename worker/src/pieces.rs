@@ -19,7 +19,7 @@ use ffpool_schema::id::JobId;
 use serde::{Deserialize, Serialize};
 
 use crate::chunks;
-use crate::publish::{PublishError, open_made};
+use crate::publish::{delete_if_there, open_if_made};
 
 /// The largest index that is read: a hundred bytes for each of 100 000 runs, and room for arguments.
 const INDEX_BYTES: u64 = 16 << 20;
@@ -135,7 +135,7 @@ impl Pieces {
 
     fn index(&self, attempt: u32) -> io::Result<Option<Index>> {
         let mut text = Vec::new();
-        let Some((file, _)) = made(&self.directory.join(index_name(attempt)))? else { return Ok(None) };
+        let Some((file, _)) = open_if_made(&self.directory.join(index_name(attempt)))? else { return Ok(None) };
         file.take(INDEX_BYTES).read_to_end(&mut text)?;
         // It appears whole, so this is no accident of ours: what it counts must not be taken for nothing, and deleted.
         serde_json::from_slice(&text).map(Some).map_err(|error| {
@@ -186,7 +186,7 @@ impl Pieces {
     fn put(&self, name: &str, from: &mut impl Read) -> io::Result<()> {
         let part = self.directory.join(format!(".{name}.part"));
         let mut write = || {
-            delete(&part)?;
+            delete_if_there(&part)?;
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&part)?;
             io::copy(from, &mut file)?;
             file.sync_all()?;
@@ -232,7 +232,7 @@ impl Pieces {
     }
 
     fn open(&self, run: &Run, number: u32) -> io::Result<(File, u64)> {
-        made(&self.path(run, number))?.ok_or_else(|| self.missing(run, number))
+        open_if_made(&self.path(run, number))?.ok_or_else(|| self.missing(run, number))
     }
 
     fn path(&self, run: &Run, number: u32) -> PathBuf {
@@ -304,22 +304,6 @@ fn index_name(attempt: u32) -> String {
 
 fn piece_name(attempt: u32, run: u32, number: u32) -> String {
     format!("{attempt:06}-{run:06}-{number:08}.ts")
-}
-
-fn made(path: &Path) -> io::Result<Option<(File, u64)>> {
-    match open_made(path) {
-        Ok(made) => Ok(Some(made)),
-        Err(PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(PublishError::Io { source, .. }) => Err(source),
-        Err(error @ (PublishError::NoPlainFile { .. } | PublishError::Stopped)) => Err(io::Error::other(error)),
-    }
-}
-
-fn delete(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 #[cfg(test)]

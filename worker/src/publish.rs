@@ -187,6 +187,24 @@ pub(crate) fn open_made(made: &Path) -> Result<(File, u64), PublishError> {
     Ok((file, metadata.len()))
 }
 
+/// The same of what need not be there.
+pub(crate) fn open_if_made(made: &Path) -> io::Result<Option<(File, u64)>> {
+    match open_made(made) {
+        Ok(made) => Ok(Some(made)),
+        Err(PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(PublishError::Io { source, .. }) => Err(source),
+        Err(error @ (PublishError::NoPlainFile { .. } | PublishError::Stopped)) => Err(io::Error::other(error)),
+    }
+}
+
+/// Deletes a file, if it is there.
+pub(crate) fn delete_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Makes the file ours, with the usual rights.
 fn own(file: &File) -> io::Result<()> {
     if nix::unistd::Uid::effective().is_root() {

@@ -312,13 +312,7 @@ impl<'a> Attempt<'a> {
         if broadcast.kept.is_none() || broadcast.succession != Succession::Waits {
             return Ok(());
         }
-        let mut stop = self.orders.stop.clone();
-        tokio::select! {
-            biased;
-            order = crate::store::fetch::stopped(&mut stop) => return Err(order.into()),
-            () = broadcast.consent.take_over() => broadcast.succession = Succession::Settles,
-        }
-        Ok(())
+        self.wait_to_take_over(broadcast).await
     }
 
     /// Says that a run was lost, once for every time the source goes away.

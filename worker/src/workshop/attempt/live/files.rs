@@ -7,14 +7,14 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::publish::{PublishError, open_made};
+use crate::publish::{delete_if_there, open_if_made};
 
 /// The largest playlist or presentation that is read.
 const TEXT_BYTES: u64 = 1 << 20;
 
 /// What a file says; `None` where there is none.
 pub(super) fn read(path: &Path) -> io::Result<Option<String>> {
-    let Some(file) = made(path)? else { return Ok(None) };
+    let Some((file, _)) = open_if_made(path)? else { return Ok(None) };
     let mut text = String::new();
     file.take(TEXT_BYTES).read_to_string(&mut text)?;
     Ok(Some(text))
@@ -27,7 +27,7 @@ pub(super) fn place(from: &Path, to: &Path) -> io::Result<()> {
 
 /// The same of what may be gone already. Answers whether it was there.
 pub(super) fn place_if_there(from: &Path, to: &Path) -> io::Result<bool> {
-    let Some(mut from) = made(from)? else { return Ok(false) };
+    let Some((mut from, _)) = open_if_made(from)? else { return Ok(false) };
     let new = beside(to)?;
     io::copy(&mut from, &mut create(&new)?)?;
     fs::rename(&new, to)?;
@@ -41,32 +41,16 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Deletes a file, if it is there.
-pub(super) fn delete(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
 /// Writes a file where none is.
 pub(super) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     create(path)?.write_all(bytes)
-}
-
-fn made(path: &Path) -> io::Result<Option<File>> {
-    match open_made(path) {
-        Ok((file, _)) => Ok(Some(file)),
-        Err(PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io::Error::other(error)),
-    }
 }
 
 /// Where what will stand at a path is written first; nothing lies there.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     let mut new = path.to_owned().into_os_string();
     new.push(".ffpool-new");
-    delete(new.as_ref())?;
+    delete_if_there(new.as_ref())?;
     Ok(new.into())
 }
 

@@ -15,11 +15,12 @@ use ffpool_schema::live::Live;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::super::{Attempt, blocking};
-use super::Media;
+use super::super::{Attempt, End, blocking};
 use super::growing::Growing;
 use super::recording::Keeping;
 use super::run::Heard;
+use super::{Broadcast, Media};
+use crate::store::fetch::stopped;
 use crate::workshop::{Consent, Stop};
 
 /// The next attempt asks for the sinks when it has media, or after so long: its source may wait for the other to leave.
@@ -81,6 +82,21 @@ impl Attempt<'_> {
             () = handing.consent.hand_over(reason, self.used()) => {}
             Ok(_) = stronger => {}
         }
+    }
+
+    /// Waits for the attempt before this one to let go of what this one needs before it begins.
+    ///
+    /// # Errors
+    /// When a stop comes first.
+    pub(super) async fn wait_to_take_over(&self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
+        let mut stop = self.orders.stop.clone();
+        tokio::select! {
+            biased;
+            order = stopped(&mut stop) => return Err(order.into()),
+            () = broadcast.consent.take_over() => {}
+        }
+        broadcast.succession = Succession::Settles;
+        Ok(())
     }
 
     /// Takes the sinks from the attempt before this one, once there is something to send.

@@ -19,7 +19,7 @@ use super::record::piece_name;
 use crate::live::timeline::Span;
 use crate::live::transport;
 use crate::pieces::{Index, Pieces, Run};
-use crate::publish::{PublishError, open_made};
+use crate::publish::open_if_made;
 use crate::tool::bytes_in;
 
 /// After so long without anything new the index is written again, so that the pieces do not look forgotten while their job
@@ -261,7 +261,7 @@ impl Kept {
         }
         while let Some(left) = self.left.front() {
             let (run, carried, end) = (left.run, left.carried, left.end);
-            if let Some((mut file, length)) = self.made(run)? {
+            if let Some((mut file, length)) = open_if_made(&self.scratch.join(piece_name(run)))? {
                 let whole = match end {
                     Some(RunFile::Closed) => length - length % transport::PACKET,
                     Some(RunFile::Torn) | None => match transport::whole(&mut file, carried, length) {
@@ -324,15 +324,6 @@ impl Kept {
         let (causes, at) = (account.causes.len(), Instant::now());
         self.said = Some(Said { causes, is_handed_over: self.is_handed_over, at });
         Ok(())
-    }
-
-    fn made(&self, run: u32) -> io::Result<Option<(File, u64)>> {
-        match open_made(&self.scratch.join(piece_name(run))) {
-            Ok(made) => Ok(Some(made)),
-            Err(PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(PublishError::Io { source, .. }) => Err(source),
-            Err(error @ (PublishError::NoPlainFile { .. } | PublishError::Stopped)) => Err(io::Error::other(error)),
-        }
     }
 
     /// Runs of earlier attempts with all that counts by now, and which attempts were handed over.
@@ -402,6 +393,7 @@ impl Kept {
 mod tests {
     use super::*;
     use ffpool_schema::id::JobId;
+    use futures_util::FutureExt as _;
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
 
@@ -532,7 +524,7 @@ mod tests {
         let (hangs, _) = shared.own_with_steps().await;
         place.record(1, &frames(3));
         shared.note(Step::Ends(1, RunFile::Closed), account(&[1]));
-        assert!(tokio::time::timeout(Duration::from_millis(10), shared.own_with_steps()).await.is_err());
+        assert!(shared.own_with_steps().now_or_never().is_none());
         assert!(!shared.note_trouble(true) && shared.note_trouble(true), "it is said once");
         drop(hangs);
         let (mut kept, known) = shared.own_with_steps().await;

@@ -22,7 +22,6 @@ use crate::classify::Exit;
 use crate::gstreamer::{Gstreamer, classify};
 use crate::live::flow::{Coming, Fell, Flow, Silence, fell};
 use crate::progress::{Block, Blocks};
-use crate::store::fetch::stopped;
 use crate::tool::Finished;
 
 /// How often it is told outside how far a pipeline is.
@@ -174,14 +173,7 @@ impl<'a> Attempt<'a> {
         if !needs_sink || broadcast.succession != Succession::Waits {
             return Ok(());
         }
-        let mut stop = self.orders.stop.clone();
-        tokio::select! {
-            biased;
-            order = stopped(&mut stop) => return Err(order.into()),
-            () = broadcast.consent.take_over() => {}
-        }
-        broadcast.succession = Succession::Settles;
-        Ok(())
+        self.wait_to_take_over(broadcast).await
     }
 
     /// What the silence of a pipeline means where it is not the source's. `None`: it is, or the tool is FFmpeg.

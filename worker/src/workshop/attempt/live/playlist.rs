@@ -6,11 +6,11 @@
 //! tool may have been turned against us.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::{place, read, replace, write_new};
+use crate::publish::delete_if_there;
 
 /// What the playlist is called in the scratch.
 pub(super) const NAME: &str = "live.m3u8";
@@ -73,10 +73,8 @@ impl Playlist {
         let old: Vec<String> =
             self.carried.iter().filter(|name| !named.contains(*name) && !before.contains(*name)).cloned().collect();
         for name in old {
-            match fs::remove_file(directory.join(&name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => self.carried.remove(&name),
-            };
+            delete_if_there(&directory.join(&name))?;
+            self.carried.remove(&name);
         }
         self.last = text;
         Ok(())
@@ -102,6 +100,8 @@ impl Playlist {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn names(directory: &Path) -> Vec<String> {

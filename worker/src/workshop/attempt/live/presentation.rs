@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::files::{delete, place_if_there, read, replace};
+use super::files::{place_if_there, read, replace};
 use crate::live::mpd::{self, Period, Presentation, Told, Track};
+use crate::publish::delete_if_there;
 
 /// The extension of its segments.
 const SEGMENT: &str = ".m4s";
@@ -150,7 +151,7 @@ impl Carried {
         self.written += 1;
         let is_over = |(last, _): &(u64, String)| last + KEPT <= self.written;
         while let Some((_, name)) = self.dropped.front().filter(|dropped| is_over(dropped)) {
-            delete(&self.output.with_file_name(name))?;
+            delete_if_there(&self.output.with_file_name(name))?;
             self.dropped.pop_front();
         }
         Ok(())
@@ -162,7 +163,7 @@ impl Carried {
         let Some(presentation) = &self.presentation else { return Ok(()) };
         replace(&self.output, &presentation.whole())?;
         for (_, name) in self.dropped.drain(..) {
-            delete(&self.output.with_file_name(name))?;
+            delete_if_there(&self.output.with_file_name(name))?;
         }
         Ok(())
     }

@@ -127,8 +127,7 @@ impl Attempt<'_> {
         }
         let kept = broadcast.kept.insert(Shared::new(kept, room));
         self.look_at_room(kept, 0, 0);
-        let account = Account { spans: broadcast.timeline.spans().to_vec(), causes: broadcast.causes.clone() };
-        self.carry_recording(kept, account, Step::GoesOn).await;
+        self.keep_causes(broadcast).await;
         Ok(())
     }
 
