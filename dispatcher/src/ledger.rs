@@ -100,7 +100,7 @@ pub struct Ledger {
 struct Inner {
     readers: Pool,
     writers: Pool,
-    connection: tokio_postgres::Config,
+    connection: connect::Place,
     /// One queue for each writer; a job's happenings always go to the same.
     asks: Vec<mpsc::Sender<Ask>>,
     /// What keeps each writer from committing.
@@ -196,8 +196,8 @@ impl Ledger {
     /// # Errors
     /// When the URL or the tables cannot be used.
     pub async fn open(settings: &LedgerSettings) -> anyhow::Result<Ledger> {
-        let for_reads = connect::config(&settings.database_url, connect::Purpose::Read)?;
-        let for_writes = connect::config(&settings.database_url, connect::Purpose::Write)?;
+        let for_reads = connect::place(&settings.database_url, connect::Purpose::Read)?;
+        let for_writes = connect::place(&settings.database_url, connect::Purpose::Write)?;
         connect::migrate(&for_writes).await?;
         let (publish, to_publish) = mpsc::channel(effects::MAX_TO_PUBLISH);
         let (families, relatives) = mpsc::channel(effects::MAX_RELATIVES);

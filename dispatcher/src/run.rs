@@ -59,6 +59,11 @@ impl Dispatcher {
     /// # Errors
     /// When a setting, an address or what stands on a server cannot be used.
     pub async fn start(settings: &Settings, exposition: Option<Exposition>) -> anyhow::Result<Dispatcher> {
+        ffpool_runtime::tls::warn_of_plain_links(&[
+            ("FFPOOL_AMQP_URL", &settings.amqp_url),
+            ("FFPOOL_NATS_URL", &settings.nats_url),
+            ("FFPOOL_DATABASE_URL", &settings.database_url),
+        ]);
         let api = bind(settings.api.api_addr, "the API").await?;
         let metrics = match &exposition {
             Some(_) => Some(bind(settings.metrics_addr, "the metrics").await?),

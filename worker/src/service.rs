@@ -115,6 +115,10 @@ impl Worker {
 
         let me = Sender { worker: settings.worker_id.clone(), incarnation: Incarnation(Uuid::now_v7()) };
         let signals = Signals::open(&settings.nats_url, &format!("{} signals", me.worker)).await?;
+        ffpool_runtime::tls::warn_of_plain_links(&[
+            ("FFPOOL_AMQP_URL", &settings.amqp_url),
+            ("FFPOOL_NATS_URL", &settings.nats_url),
+        ]);
         let amqp = |part| AmqpConfig::new(&settings.amqp_url, format!("{} {part}", me.worker));
         let link = AmqpLink::open(amqp("intake"));
         let events = Events::new(Publisher::open(amqp("events")));

@@ -27,6 +27,8 @@ mod rtmp;
 mod server;
 
 use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{Arc, OnceLock},
     thread,
@@ -78,6 +80,7 @@ impl Stack {
             root: None,
             programs: None,
             rabbit_settings: rabbit::Settings::default(),
+            tls: None,
         }
     }
 
@@ -120,6 +123,39 @@ pub struct StackBuilder {
     root: Option<PathBuf>,
     programs: Option<Vec<PathBuf>>,
     rabbit_settings: rabbit::Settings,
+    tls: Option<Tls>,
+}
+
+/// What servers with TLS show, and whose clients they let in.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The authority of the clients' certificates, PEM.
+    pub authority: String,
+    /// The servers' certificate for `127.0.0.1`, PEM.
+    pub certificate: String,
+    /// Its private key, PEM.
+    pub key: String,
+}
+
+/// Where the servers find it.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFiles {
+    pub(crate) authority: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl Tls {
+    fn write(&self, home: &Home) -> Result<TlsFiles, StackError> {
+        home.directory("tls")?;
+        let key = home.write("tls/key.pem", &self.key)?;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).map_err(StackError::system("close the key"))?;
+        Ok(TlsFiles {
+            authority: home.write("tls/ca.pem", &self.authority)?,
+            certificate: home.write("tls/server.pem", &self.certificate)?,
+            key,
+        })
+    }
 }
 
 impl StackBuilder {
@@ -165,13 +201,21 @@ impl StackBuilder {
         self
     }
 
+    /// Gives the servers TLS and asks every client for a certificate: RabbitMQ beside its plain listener, NATS and Postgres
+    /// instead. Of Postgres the database `postgres` stays open without, because the stack itself asks there.
+    pub fn tls(mut self, tls: Tls) -> StackBuilder {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Starts the servers at the same time and returns when all answer.
     pub fn start(self) -> Result<Stack, StackError> {
         let programs = self.programs.map_or_else(Programs::installed, Programs::only);
         let home = Arc::new(Home::open(self.root, &MARKED)?);
-        let rabbit = Rabbit::prepare(&home, &programs, self.rabbit_settings)?;
-        let nats = Nats::prepare(&home, &programs)?;
-        let postgres = Postgres::prepare(&home, &programs)?;
+        let tls = self.tls.map(|tls| tls.write(&home)).transpose()?;
+        let rabbit = Rabbit::prepare(&home, &programs, self.rabbit_settings, tls.clone())?;
+        let nats = Nats::prepare(&home, &programs, tls.as_ref())?;
+        let postgres = Postgres::prepare(&home, &programs, tls)?;
         let stack = Stack { rabbit, nats, postgres, home };
         thread::scope(|scope| {
             let starts = [

@@ -10,7 +10,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::{StackError, home::Home, ports::free_port, programs::Programs, server::Server};
+use crate::{StackError, TlsFiles, home::Home, ports::free_port, programs::Programs, server::Server};
 
 pub(crate) const RUN: &str = "nats/run";
 const PACKAGE: &str = "nats-server";
@@ -23,28 +23,35 @@ const ANSWER_BOUND: Duration = Duration::from_secs(2);
 pub struct Nats {
     server: Server,
     port: u16,
+    has_tls: bool,
     program: PathBuf,
     version: OnceLock<String>,
 }
 
 impl Nats {
-    pub(crate) fn prepare(home: &Arc<Home>, programs: &Programs) -> Result<Nats, StackError> {
+    pub(crate) fn prepare(home: &Arc<Home>, programs: &Programs, tls: Option<&TlsFiles>) -> Result<Nats, StackError> {
         let program = programs.find("nats-server", PACKAGE)?;
         let run = home.directory(RUN)?;
         let log = home.directory("nats/log")?.join("nats.log");
         let store = home.directory("nats/store")?;
         let port = free_port();
-        let configuration = format!(
+        let mut configuration = format!(
             "listen: \"127.0.0.1:{port}\"\n\
              jetstream {{ store_dir: \"{}\" }}\n\
              ping_interval: \"10s\"\n\
              write_deadline: \"5s\"\n",
             store.display()
         );
+        if let Some(TlsFiles { authority, certificate, key }) = tls {
+            configuration.push_str(&format!(
+                "tls {{ ca_file: {authority:?}, cert_file: {certificate:?}, key_file: {key:?}, verify: true }}\n"
+            ));
+        }
         home.write("nats/nats.conf", &configuration)?;
         Ok(Nats {
             server: Server::new("NATS", Arc::clone(home), vec![run], vec![log]),
             port,
+            has_tls: tls.is_some(),
             program,
             version: OnceLock::new(),
         })
@@ -55,14 +62,16 @@ impl Nats {
         let mut command = home.command(&self.program);
         command.arg("-c").arg(home.path("nats/nats.conf"));
         self.server.launch(command)?;
-        let version = self.server.ask_until_ready(READY_BOUND, || ask(self.port).map_err(|error| error.to_string()))?;
+        let version = self
+            .server
+            .ask_until_ready(READY_BOUND, || ask(self.port, self.has_tls).map_err(|error| error.to_string()))?;
         self.version.get_or_init(|| version);
         Ok(())
     }
 
-    /// `nats://127.0.0.1:PORT`.
+    /// `nats://127.0.0.1:PORT`, with TLS `tls://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", if self.has_tls { "tls" } else { "nats" }, self.port)
     }
 
     /// The version of the server, such as `2.9.10`; empty while it has not been started.
@@ -97,8 +106,8 @@ impl Nats {
     }
 }
 
-/// A line of greeting and a PING that is answered; gives the version.
-fn ask(port: u16) -> std::io::Result<String> {
+/// A line of greeting and a PING that is answered, without TLS; gives the version.
+fn ask(port: u16, has_tls: bool) -> std::io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(ANSWER_BOUND))?;
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -106,6 +115,9 @@ fn ask(port: u16) -> std::io::Result<String> {
     reader.read_line(&mut greeting)?;
     if !greeting.starts_with("INFO ") {
         return Err(std::io::Error::other(format!("not a greeting: {greeting:?}")));
+    }
+    if has_tls {
+        return Ok(version_in(&greeting).unwrap_or_default().to_owned());
     }
     stream.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n")?;
     let mut answer = String::new();

@@ -17,7 +17,7 @@ use std::{
 use ::postgres::{Client, Config, NoTls};
 use nix::sys::signal::Signal;
 
-use crate::{StackError, home::Home, ports::free_port, programs::Programs, server::Server};
+use crate::{StackError, TlsFiles, home::Home, ports::free_port, programs::Programs, server::Server};
 
 pub(crate) const RUN: &str = "postgres/run";
 pub(crate) const DATA: &str = "postgres/data";
@@ -34,6 +34,9 @@ const DATABASE: &str = "ffpool";
 const READY_BOUND: Duration = Duration::from_secs(60);
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: u16 = 200;
+/// Who may connect where the server has TLS: with it and a certificate everywhere, without only where the stack asks.
+const TLS_RULES: &str =
+    "host postgres all 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n";
 /// For a standby to become a primary; it takes well under a second.
 const PROMOTE_SECS: i32 = 60;
 
@@ -43,6 +46,7 @@ pub struct Postgres {
     server: Server,
     data: PathBuf,
     port: u16,
+    tls: Option<TlsFiles>,
     initdb: PathBuf,
     postgres: PathBuf,
     version: OnceLock<String>,
@@ -50,7 +54,11 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    pub(crate) fn prepare(home: &Arc<Home>, programs: &Programs) -> Result<Postgres, StackError> {
+    pub(crate) fn prepare(
+        home: &Arc<Home>,
+        programs: &Programs,
+        tls: Option<TlsFiles>,
+    ) -> Result<Postgres, StackError> {
         let initdb = programs.find("initdb", PACKAGE)?;
         let postgres = programs.find("postgres", PACKAGE)?;
         let directories = vec![home.directory(RUN)?, home.path(DATA), home.path(UNFINISHED_DATA)];
@@ -59,6 +67,7 @@ impl Postgres {
             server: Server::new("Postgres", Arc::clone(home), directories, vec![log]),
             data: home.path(DATA),
             port: free_port(),
+            tls,
             initdb,
             postgres,
             version: OnceLock::new(),
@@ -82,6 +91,18 @@ impl Postgres {
             &format!("max_connections={MAX_CONNECTIONS}"),
         ] {
             command.args(["-c", setting]);
+        }
+        if let Some(TlsFiles { authority, certificate, key }) = &self.tls {
+            let rules = home.write("tls/pg_hba.conf", TLS_RULES)?;
+            for (setting, path) in [
+                ("ssl_ca_file", authority),
+                ("ssl_cert_file", certificate),
+                ("ssl_key_file", key),
+                ("hba_file", &rules),
+            ] {
+                command.arg("-c").arg(format!("{setting}={}", path.display()));
+            }
+            command.args(["-c", "ssl=on"]);
         }
         self.server.launch(command)?;
         let version = self.server.ask_until_ready(READY_BOUND, || {
@@ -119,6 +140,7 @@ impl Postgres {
             server: Server::new("the standby of Postgres", home, directories, vec![log]),
             data,
             port: free_port(),
+            tls: None,
             initdb: self.initdb.clone(),
             postgres: self.postgres.clone(),
             version: OnceLock::new(),

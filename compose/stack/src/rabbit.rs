@@ -20,7 +20,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::{StackError, home::Home, ports::free_port, programs::Programs, server::Server};
+use crate::{StackError, TlsFiles, home::Home, ports::free_port, programs::Programs, server::Server};
 
 pub(crate) const RUN: &str = "rabbit/run";
 const PACKAGE: &str = "rabbitmq-server";
@@ -51,6 +51,8 @@ impl Default for Settings {
 pub struct Rabbit {
     server: Server,
     port: u16,
+    tls_port: u16,
+    tls: Option<TlsFiles>,
     distribution_port: u16,
     epmd_port: u16,
     rabbitmq_server: PathBuf,
@@ -63,7 +65,12 @@ pub struct Rabbit {
 }
 
 impl Rabbit {
-    pub(crate) fn prepare(home: &Arc<Home>, programs: &Programs, settings: Settings) -> Result<Rabbit, StackError> {
+    pub(crate) fn prepare(
+        home: &Arc<Home>,
+        programs: &Programs,
+        settings: Settings,
+        tls: Option<TlsFiles>,
+    ) -> Result<Rabbit, StackError> {
         let rabbitmq_server = programs.find("rabbitmq-server", PACKAGE)?;
         let rabbitmqctl = programs.find("rabbitmqctl", PACKAGE)?;
         let epmd = programs.find("epmd", PACKAGE)?;
@@ -76,6 +83,8 @@ impl Rabbit {
         Ok(Rabbit {
             server: Server::new("RabbitMQ", Arc::clone(home), vec![run], logs),
             port: free_port(),
+            tls_port: free_port(),
+            tls,
             distribution_port: free_port(),
             epmd_port: free_port(),
             rabbitmq_server,
@@ -110,6 +119,12 @@ impl Rabbit {
     /// `amqp://guest:guest@127.0.0.1:PORT/%2f`; `guest` is an administrator.
     pub fn url(&self) -> String {
         self.url_of("%2f")
+    }
+
+    /// `127.0.0.1:PORT` of the listener with TLS, where the stack has it. A client certificate with the common name of a
+    /// user is that user's login (EXTERNAL).
+    pub fn tls_address(&self) -> String {
+        format!("127.0.0.1:{}", self.tls_port)
     }
 
     /// Gives an empty vhost to one test, as its URL.
@@ -187,6 +202,26 @@ impl Rabbit {
             self.port,
             self.settings.consumer_timeout.as_millis(),
         );
+        if let Some(TlsFiles { authority, certificate, key }) = &self.tls {
+            configuration.push_str(&format!(
+                "listeners.ssl.default = 127.0.0.1:{}\n\
+                 ssl_options.cacertfile = {}\n\
+                 ssl_options.certfile = {}\n\
+                 ssl_options.keyfile = {}\n\
+                 ssl_options.verify = verify_peer\n\
+                 ssl_options.fail_if_no_peer_cert = true\n\
+                 ssl_options.versions.1 = tlsv1.3\n\
+                 ssl_options.versions.2 = tlsv1.2\n\
+                 auth_mechanisms.1 = PLAIN\n\
+                 auth_mechanisms.2 = AMQPLAIN\n\
+                 auth_mechanisms.3 = EXTERNAL\n\
+                 ssl_cert_login_from = common_name\n",
+                self.tls_port,
+                authority.display(),
+                certificate.display(),
+                key.display(),
+            ));
+        }
         for line in &self.settings.lines {
             configuration.push_str(line);
             configuration.push('\n');
@@ -196,7 +231,8 @@ impl Rabbit {
             configuration.push_str(&format!("load_definitions = {}\n", definitions.display()));
         }
         home.write("rabbit/conf/rabbitmq.conf", &configuration)?;
-        home.write("rabbit/conf/enabled_plugins", "[].\n")?;
+        let plugins = if self.tls.is_some() { "[rabbitmq_auth_mechanism_ssl].\n" } else { "[].\n" };
+        home.write("rabbit/conf/enabled_plugins", plugins)?;
         Ok(())
     }
 

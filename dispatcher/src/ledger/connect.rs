@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use ffpool_runtime::tls::database_way;
 use ffpool_schema::migrations;
 use tokio_postgres::config::{LoadBalanceHosts, TargetSessionAttrs};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{info, warn};
 
 /// For one connection to be made or handed out.
@@ -38,8 +40,35 @@ pub(super) enum Purpose {
     Write,
 }
 
+/// Where Postgres is, and how the way there is secured. Clones share what is trusted.
+#[derive(Clone)]
+pub(super) struct Place {
+    config: Config,
+    /// Used where the address asks for TLS, and then always.
+    tls: MakeRustlsConnect,
+}
+
+/// The way to Postgres for `purpose`, from the database's URL.
+pub(super) fn place(url: &str, purpose: Purpose) -> anyhow::Result<Place> {
+    let way = database_way(url)?;
+    let tls = match way.tls {
+        Some(tls) => rustls::ClientConfig::clone(&tls),
+        None => nothing_trusted()?,
+    };
+    Ok(Place { config: config(&way.url, purpose)?, tls: MakeRustlsConnect::new(tls) })
+}
+
+/// For connections without TLS: if one came to use it all the same, it would trust nobody.
+fn nothing_trusted() -> anyhow::Result<rustls::ClientConfig> {
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth())
+}
+
 /// The settings of a connection for `purpose`, from the database's URL.
-pub(super) fn config(url: &str, purpose: Purpose) -> anyhow::Result<Config> {
+fn config(url: &str, purpose: Purpose) -> anyhow::Result<Config> {
     let mut config: Config = url.parse().context("FFPOOL_DATABASE_URL cannot be read")?;
     let (statement_ms, planner) = match purpose {
         Purpose::Read => (READ_STATEMENT_MS, ""),
@@ -80,9 +109,9 @@ fn connect_to_one_of(hosts: usize) -> Duration {
 }
 
 /// A pool of at most `size` connections.
-pub(super) fn pool(config: &Config, size: usize) -> anyhow::Result<Pool> {
-    let manager =
-        Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+pub(super) fn pool(place: &Place, size: usize) -> anyhow::Result<Pool> {
+    let fast = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_config(place.config.clone(), place.tls.clone(), fast);
     Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)
@@ -92,8 +121,8 @@ pub(super) fn pool(config: &Config, size: usize) -> anyhow::Result<Pool> {
 }
 
 /// One connection outside the pools. Dropping the client ends it.
-pub(super) async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
-    let (client, connection) = config.connect(NoTls).await?;
+pub(super) async fn connect(place: &Place) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = place.config.connect(place.tls.clone()).await?;
     // Ends with the client, or with the socket; then every use of the client says so.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -107,10 +136,10 @@ pub(super) async fn connect(config: &Config) -> Result<Client, tokio_postgres::E
 ///
 /// # Errors
 /// When the tables are of a version that this one cannot work with, or Postgres says that waiting is useless.
-pub(super) async fn migrate(config: &Config) -> anyhow::Result<()> {
+pub(super) async fn migrate(place: &Place) -> anyhow::Result<()> {
     let mut said = None;
     let mut client = loop {
-        match connect(config).await {
+        match connect(place).await {
             Ok(client) => break client,
             Err(error) if is_hopeless(&error) => return Err(error).context("connect to Postgres"),
             Err(error) => {

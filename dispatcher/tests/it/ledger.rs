@@ -13,6 +13,7 @@ mod pauses;
 mod placing;
 mod replicas;
 mod schedules;
+mod secured;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};

@@ -18,11 +18,13 @@ use super::exit::Exit;
 use super::output::Format;
 
 mod batch;
+mod certs;
 mod folder;
 mod schedule;
 mod wanted;
 
 pub(crate) use batch::{Batch, ListFormat};
+pub(crate) use certs::{Certs, Issue};
 pub(crate) use folder::Folder;
 pub(crate) use schedule::{AddSchedule, Schedule};
 pub(crate) use wanted::Wanted;
@@ -195,6 +197,9 @@ pub(crate) enum Command {
         #[arg(long, default_value = "/")]
         vhost: String,
     },
+    /// Make a certificate authority and the certificates of all parts, and show what stands in them.
+    #[command(subcommand, visible_alias = "cert", after_help = certs::EXAMPLES)]
+    Certs(Certs),
     /// Check every part of the pool and this machine, and say what to do.
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),

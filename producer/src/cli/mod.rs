@@ -5,6 +5,7 @@
 mod args;
 mod audit;
 mod batch;
+mod certs;
 mod cost;
 mod dead;
 mod doctor;
@@ -173,6 +174,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Format::Json.print(&file, |_| String::new());
             Ok(Exit::Success)
         }
+        Command::Certs(command) => certs::certs(context, command),
         Command::Doctor(args) => doctor::doctor(context, &args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -4,8 +4,9 @@
 //! is sent while the connection is down: a signal delivered late says what is no longer so.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -24,6 +25,10 @@ const PUBLISH: Duration = Duration::from_secs(1);
 /// For the start of one connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// Added to what the client says of a link with TLS.
+const TLS_HINT: &str = " (if the server runs: one side may not trust the other's certificate, or it has expired; the log of NATS \
+    says which)";
+
 /// The NATS connection of a process. Clones share it.
 #[derive(Clone)]
 pub struct Signals {
@@ -36,6 +41,10 @@ struct Counts {
     connections: AtomicU64,
     undecodable: AtomicU64,
     dropped_slow: AtomicU64,
+    /// Why there is no connection, as the client said it last.
+    last_error: Mutex<Option<String>>,
+    /// What else may be the matter: of what TLS did not like the client (async-nats 0.51) says only "IO error".
+    hint: &'static str,
 }
 
 /// A signal that was not sent.
@@ -97,20 +106,25 @@ pub enum RequestError {
 }
 
 impl Signals {
-    /// Starts to connect and returns at once; reconnects for ever. `url` may list several servers, with commas.
+    /// Starts to connect and returns at once; reconnects for ever. `url` may list several servers, with commas. For TLS it is
+    /// `tls://…`, and its query may name files (PEM), as for RabbitMQ: `cacertfile` with the only authorities to trust, and
+    /// `certfile` and `keyfile` to show.
     ///
     /// # Errors
-    /// When the URL cannot be used.
+    /// When the URL cannot be used, or a file that it names.
     pub async fn open(url: &str, name: &str) -> Result<Signals, BrokerError> {
         let nats = |source: Box<dyn std::error::Error + Send + Sync>| BrokerError::Nats { source };
+        let (url, secured) = secured(url)?;
         let servers = url
             .split(',')
             .map(|server| server.trim().parse::<ServerAddr>())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| nats(error.into()))?;
-        let counts = Arc::new(Counts::default());
+        let is_secured = url.contains("tls://") || url.contains("certfile=");
+        let hint = if is_secured { TLS_HINT } else { "" };
+        let counts = Arc::new(Counts { hint, ..Counts::default() });
         let for_events = counts.clone();
-        let client = with_credentials(ConnectOptions::new(), &servers)
+        let client = with_credentials(secured, &servers)
             .name(name)
             .retry_on_initial_connect()
             .max_reconnects(None)
@@ -136,6 +150,12 @@ impl Signals {
     #[must_use]
     pub fn server_version(&self) -> Option<String> {
         self.client.try_server_info().map(|info| info.version).filter(|version| !version.is_empty())
+    }
+
+    /// Why there is no connection, as it was said last.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.counts.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many connections were made so far: more than one is a server that was away.
@@ -363,6 +383,42 @@ impl<T> Request<T> {
     }
 }
 
+/// Takes what concerns TLS out of an address: what is left, and how to connect. One file of each kind for all servers.
+fn secured(url: &str) -> Result<(String, ConnectOptions), BrokerError> {
+    let file = |name: &str| file_in(url, name);
+    let mut options = ConnectOptions::new();
+    if let Some(authority) = file("cacertfile")? {
+        // Without this a `nats://` server would be taken without TLS.
+        options = options.add_root_certificates(authority).require_tls(true);
+    }
+    match (file("certfile")?, file("keyfile")?) {
+        (Some(certificate), Some(key)) => {
+            options = options.add_client_certificate(certificate, key).require_tls(true);
+        }
+        (None, None) => {}
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(BrokerError::Url { reason: "certfile and keyfile go together".into() });
+        }
+    }
+    let plain: Vec<&str> = url.split(',').map(|server| server.split('?').next().unwrap_or(server)).collect();
+    Ok((plain.join(","), options))
+}
+
+/// The file that an address names under `name`; it must be readable now.
+fn file_in(url: &str, name: &str) -> Result<Option<PathBuf>, BrokerError> {
+    let pairs = url.split(',').filter_map(|server| server.split_once('?')).flat_map(|(_, query)| query.split('&'));
+    let Some(path) =
+        pairs.filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
+    else {
+        return Ok(None);
+    };
+    let path = PathBuf::from(percent_decoded(path));
+    match std::fs::File::open(&path) {
+        Ok(_) => Ok(Some(path)),
+        Err(error) => Err(BrokerError::Url { reason: format!("{name}={}: {error}", path.display()) }),
+    }
+}
+
 /// Takes the credentials out of the first address that has some: the client itself (async-nats 0.51) ignores them there.
 /// A name without a password is a token, as in every NATS client.
 fn with_credentials(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
@@ -392,6 +448,7 @@ fn report(event: &Event, counts: &Counts) {
     match event {
         Event::Connected => {
             counts.connections.fetch_add(1, Ordering::Relaxed);
+            counts.last_error.lock().unwrap_or_else(PoisonError::into_inner).take();
             info!("connected to NATS");
         }
         Event::Disconnected => warn!("NATS connection lost, reconnecting"),
@@ -400,7 +457,17 @@ fn report(event: &Event, counts: &Counts) {
             warn!(subscription, "signals were dropped: a subscription is read too slowly");
         }
         Event::ServerError(error) => warn!(%error, "NATS server error"),
-        Event::ClientError(error) => debug!(%error, "NATS client error"),
+        // Once, not with every attempt: a server that is away, a certificate that is not trusted.
+        Event::ClientError(error) => {
+            let text = format!("{error}{}", counts.hint);
+            let mut last = counts.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.as_deref() == Some(text.as_str()) {
+                debug!(%error, "still no connection to NATS");
+            } else {
+                warn!(error = text, "no connection to NATS, trying again");
+                *last = Some(text);
+            }
+        }
         Event::LameDuckMode => info!("the NATS server is shutting down"),
         Event::Draining | Event::Closed => debug!(%event, "NATS connection closing"),
     }
@@ -415,6 +482,15 @@ mod tests {
         for (text, decoded) in [("plain", "plain"), ("p%40ss%2fw", "p@ss/w"), ("100%", "100%"), ("%zz%4", "%zz%4")] {
             assert_eq!(percent_decoded(text), decoded);
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_an_address_names_has_to_be_there() {
+        let said = |url: &str| secured(url).err().unwrap().to_string();
+        assert!(said("tls://h?cacertfile=%2Fno%20such.pem").contains("/no such.pem"));
+        let own = std::env::current_exe().unwrap();
+        assert!(said(&format!("tls://a,tls://b?certfile={}", own.display())).contains("go together"));
+        assert_eq!(secured("nats://u:p@a:1,b").unwrap().0, "nats://u:p@a:1,b");
     }
 
     /// Asks a listener what a client says to a server that wants credentials.

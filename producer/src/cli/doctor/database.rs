@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use ffpool_runtime::settings::chain;
+use ffpool_runtime::tls::database_way;
 use ffpool_schema::migrations;
 use jiff::Timestamp;
 use postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Check, compare_clocks};
 
@@ -35,7 +37,7 @@ fn ask(url: &str) -> Vec<Check> {
         Err(error) => {
             return vec![Check::fail(
                 "postgres",
-                chain(&error),
+                chain(error.as_ref()),
                 "Start Postgres (Debian's package: postgresql), or correct FFPOOL_DATABASE_URL: host, port, user, password and database.",
             )];
         }
@@ -50,10 +52,14 @@ fn ask(url: &str) -> Vec<Check> {
     }
 }
 
-fn connect(url: &str) -> Result<Client, postgres::Error> {
-    let mut config: Config = url.parse()?;
+fn connect(url: &str) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
+    let way = database_way(url)?;
+    let mut config: Config = way.url.parse()?;
     config.connect_timeout(CONNECT).application_name("ffpool doctor");
-    config.connect(NoTls)
+    Ok(match way.tls {
+        Some(tls) => config.connect(MakeRustlsConnect::new(rustls::ClientConfig::clone(&tls)))?,
+        None => config.connect(NoTls)?,
+    })
 }
 
 fn questions(client: &mut Client) -> Result<Vec<Check>, postgres::Error> {

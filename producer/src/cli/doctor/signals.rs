@@ -37,7 +37,8 @@ pub(super) async fn check(url: Option<String>) -> Vec<Check> {
     let since = Instant::now();
     while !signals.is_up() {
         if since.elapsed() >= CONNECT {
-            let found = format!("no connection within {} s", CONNECT.as_secs());
+            let why = signals.last_error().map(|why| format!(": {why}")).unwrap_or_default();
+            let found = format!("no connection within {} s{why}", CONNECT.as_secs());
             return vec![Check::fail("nats", found, remedy)];
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -7,6 +7,7 @@ mod outage;
 mod pool;
 mod publishing;
 mod signals;
+mod tls;
 mod topology;
 
 use std::collections::BTreeMap;

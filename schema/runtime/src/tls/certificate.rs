@@ -120,6 +120,16 @@ pub fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
     })
 }
 
+/// What stands in each certificate of a PEM file.
+///
+/// # Errors
+/// When the file cannot be read or holds none.
+pub fn facts_in(path: &Path) -> Result<Vec<Facts>, TlsError> {
+    let read_one =
+        |certificate: &CertificateDer<'_>| facts(certificate).map_err(|reason| TlsError::unusable(path, reason));
+    chain(path, &super::files::read(path)?)?.iter().map(read_one).collect()
+}
+
 /// The names in a certificate; none when it cannot be read.
 #[must_use]
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<Name> {

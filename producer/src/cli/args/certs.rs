@@ -1,0 +1,60 @@
+//! The arguments of `ffpool certs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  ffpool certs init /etc/ffpool/certs
+  ffpool certs issue /etc/ffpool/certs rabbitmq nats postgres --host broker.example --host 10.0.0.5
+  ffpool certs issue /etc/ffpool/certs worker client
+  ffpool certs show /etc/ffpool/certs/*.pem";
+
+/// Certificates of the pool's parts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Certs {
+    /// Make a certificate authority: `ca.pem` for everybody to trust, `ca-key.pem` to keep.
+    #[command(
+        after_help = "Examples:\n  ffpool certs init /etc/ffpool/certs\n  ffpool certs init ./certs --name 'pool CA'"
+    )]
+    Init {
+        /// Where; made if it is missing. An authority that is there stays.
+        folder: PathBuf,
+        /// Its name.
+        #[arg(long, default_value = "ffpool CA", value_name = "NAME")]
+        name: String,
+    },
+    /// Make certificates, each with its key in one file, `<part>.pem`.
+    #[command(
+        after_help = "Examples:\n  ffpool certs issue ./certs api --host pool.example\n  ffpool certs issue ./certs worker client --days 90\n  ffpool certs issue ./certs worker --renew"
+    )]
+    Issue(Issue),
+    /// Show what stands in certificates, and how long they last. Code 1 if one has expired.
+    #[command(after_help = "Examples:\n  ffpool certs show ./certs/*.pem\n  ffpool certs show api.pem --output json")]
+    Show {
+        /// PEM files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// What to issue.
+#[derive(Debug, Args)]
+pub(crate) struct Issue {
+    /// The folder of `certs init`.
+    pub(crate) folder: PathBuf,
+    /// For whom: `api`, `rabbitmq`, `nats` and `postgres` get a server's certificate, anybody else a client's whose common
+    /// name this is. Default: api, rabbitmq, nats, postgres, dispatcher, worker and client.
+    #[arg(value_name = "PART")]
+    pub(crate) parts: Vec<String>,
+    /// A host name or address by which servers are called, besides the part's name and `localhost`; may repeat.
+    #[arg(long = "host", value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+    /// For how long.
+    #[arg(long, default_value_t = 365, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3660))]
+    pub(crate) days: u32,
+    /// Write over certificates that are there.
+    #[arg(long)]
+    pub(crate) renew: bool,
+}

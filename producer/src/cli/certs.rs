@@ -1,0 +1,118 @@
+//! `certs`: an authority and the certificates of all parts, made and looked at on this machine.
+//!
+//! Invariant: nothing that is there is written over unless it is asked for, and never an authority.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ffpool_runtime::settings::chain;
+use ffpool_runtime::tls::{Authority, Facts, TlsError, Wanted, facts_in, write_new, write_over};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Context;
+use super::args::{Certs, Issue};
+use super::exit::{Exit, Trouble};
+use super::output::table;
+
+/// Parts whom others connect to.
+const SERVERS: [&str; 4] = ["api", "rabbitmq", "nats", "postgres"];
+/// Parts that connect to others.
+const CLIENTS: [&str; 3] = ["dispatcher", "worker", "client"];
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A certificate in a file.
+#[derive(Debug, Serialize)]
+struct Shown {
+    file: PathBuf,
+    subject: String,
+    issuer: String,
+    names: Vec<String>,
+    expires: String,
+    days_left: i64,
+    is_authority: bool,
+    sha256: String,
+}
+
+impl Shown {
+    fn new(file: &Path, facts: Facts, now: Timestamp) -> Shown {
+        let at = |secs| Timestamp::from_second(secs).map_or_else(|_| secs.to_string(), |at| at.to_string());
+        Shown {
+            file: file.to_owned(),
+            names: facts.names.iter().map(ToString::to_string).collect(),
+            expires: at(facts.not_after),
+            days_left: facts.left_secs(now.as_second()).div_euclid(DAY.as_secs().cast_signed()),
+            subject: facts.subject,
+            issuer: facts.issuer,
+            is_authority: facts.is_authority,
+            sha256: facts.fingerprint,
+        }
+    }
+}
+
+pub(crate) fn certs(context: &Context, command: Certs) -> Result<Exit, Trouble> {
+    let files = match command {
+        Certs::Init { folder, name } => vec![init(&folder, &name)?],
+        Certs::Issue(wanted) => issue(&wanted)?,
+        Certs::Show { files } => files,
+    };
+    let mut shown = Vec::new();
+    for file in &files {
+        let now = Timestamp::now();
+        shown.extend(
+            facts_in(file).map_err(|error| trouble(&error))?.into_iter().map(|facts| Shown::new(file, facts, now)),
+        );
+    }
+    context.format.print(&shown, |shown| listing(shown));
+    Ok(if shown.iter().any(|one| one.days_left < 0) { Exit::Trouble } else { Exit::Success })
+}
+
+fn init(folder: &Path, name: &str) -> Result<PathBuf, Trouble> {
+    let (authority, is_new) = Authority::open_or_create(folder, name).map_err(|error| trouble(&error))?;
+    if !is_new {
+        eprintln!("{} is there already and stays as it is", authority.path().display());
+    }
+    Ok(authority.path().to_owned())
+}
+
+fn issue(wanted: &Issue) -> Result<Vec<PathBuf>, Trouble> {
+    let authority = Authority::open(&wanted.folder)
+        .map_err(|error| trouble(&error).next("`ffpool certs init` makes an authority."))?;
+    let every = || SERVERS.into_iter().chain(CLIENTS).map(str::to_owned).collect();
+    let parts: Vec<String> = if wanted.parts.is_empty() { every() } else { wanted.parts.clone() };
+    let mut files = Vec::new();
+    for part in &parts {
+        if part.starts_with('.') || part.contains('/') || part == "ca" || part == "ca-key" {
+            return Err(Trouble::usage(format!("`{part}` cannot be the name of a certificate's file")));
+        }
+        let file = wanted.folder.join(format!("{part}.pem"));
+        let issued = authority.issue(&for_part(part, wanted)).map_err(|error| trouble(&error))?;
+        let content = format!("{}{}", issued.certificate, issued.key);
+        let written = if wanted.renew { write_over(&file, &content, true) } else { write_new(&file, &content, true) };
+        written.map_err(|error| trouble(&error).next("A certificate that is there is replaced by --renew."))?;
+        files.push(file);
+    }
+    Ok(files)
+}
+
+fn for_part(part: &str, wanted: &Issue) -> Wanted {
+    let is_server = SERVERS.contains(&part);
+    let mut names = Vec::new();
+    if is_server {
+        names.extend([part, "localhost", "127.0.0.1", "::1"].map(str::to_owned));
+        names.extend(wanted.hosts.iter().cloned());
+    }
+    Wanted { common_name: part.to_owned(), names, is_server, is_client: !is_server, life: DAY * wanted.days }
+}
+
+fn trouble(error: &TlsError) -> Trouble {
+    Trouble::new(Exit::Trouble, chain(error))
+}
+
+fn listing(shown: &[Shown]) -> String {
+    let rows = shown.iter().map(|one| {
+        let left = if one.days_left < 0 { "expired".to_owned() } else { format!("{} days", one.days_left) };
+        [one.file.display().to_string(), one.names.join(" "), left, one.expires.clone(), one.sha256.clone()]
+    });
+    table(["file", "names", "left", "until", "sha256"], rows)
+}

@@ -1,0 +1,39 @@
+//! `ffpool certs` as an operator uses it.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+#[test]
+fn an_authority_and_the_certificates_of_all_parts_are_made_once_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().display().to_string();
+    let ask = |code: i32, arguments: &[&str]| run(code, &mut ffpool(&[&["certs"], arguments].concat()));
+    let file = |name: &str| format!("{folder}/{name}.pem");
+
+    let told = ask(1, &["issue", &folder]);
+    assert!(
+        String::from_utf8_lossy(&told.stderr).contains("certs init"),
+        "without an authority there is nothing to issue"
+    );
+    ask(0, &["init", &folder]);
+    let key = std::fs::read(file("ca-key")).unwrap();
+    ask(0, &["issue", &folder, "--host", "pool.example"]);
+    for name in ["ca-key", "api", "rabbitmq", "nats", "postgres", "dispatcher", "worker", "client"] {
+        assert_eq!(std::fs::metadata(file(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    let shown = json(&ask(0, &["show", &file("api"), &file("worker"), "--output", "json"]));
+    let names = |at: usize| shown[at]["names"].to_string();
+    assert!(names(0).contains("dns=pool.example") && names(0).contains("ip=127.0.0.1"), "{shown:#}");
+    assert!(names(1).contains("cn=worker") && !names(1).contains("pool.example"), "{shown:#}");
+    assert!((363..=365).contains(&shown[0]["days_left"].as_i64().unwrap()), "{shown:#}");
+
+    let first = std::fs::read(file("worker")).unwrap();
+    ask(1, &["issue", &folder, "worker"]);
+    assert_eq!(std::fs::read(file("worker")).unwrap(), first, "what is there stays");
+    ask(0, &["issue", &folder, "worker", "--renew"]);
+    assert_ne!(std::fs::read(file("worker")).unwrap(), first);
+    ask(0, &["init", &folder]);
+    assert_eq!(std::fs::read(file("ca-key")).unwrap(), key, "an authority is never written over");
+    ask(2, &["issue", &folder, "../elsewhere"]);
+}
