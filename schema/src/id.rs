@@ -144,11 +144,14 @@ impl fmt::Display for Incarnation {
 
 pub(crate) fn excerpt(text: &str) -> String {
     const SHOWN: usize = 80;
-    if text.chars().count() <= SHOWN {
-        text.to_owned()
-    } else {
-        let cut: String = text.chars().take(SHOWN).collect();
-        format!("{cut}…")
+    shortened(text, SHOWN)
+}
+
+/// A text of so many characters at most, and a sign that there were more.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 

@@ -149,6 +149,10 @@ impl Location {
             return Err(BadLocation::new("bad_value", "an address has no control characters in it"));
         }
         if let Some(path) = path_of(address) {
+            // As `%0A`: a line of a list of files, or of a log, would end there.
+            if path.chars().any(char::is_control) {
+                return Err(BadLocation::new("bad_value", "the name of a file has no control characters in it"));
+            }
             return Ok(Location::File(path));
         }
         if LiveAddress::is_named_by(address, purpose) {
@@ -380,6 +384,9 @@ mod tests {
             ("rtmp://h/a", "bad_value"),
             ("rtsp://h/a", "bad_value"),
             ("http://h/a\0b", "bad_value"),
+            ("file:///m/a%0Afile%20b.mp4", "bad_value"),
+            ("file:///m/a%00.mp4", "bad_value"),
+            ("file:///m/a%+5.mp4", "bad_value"),
             ("http:///a.mp4", "bad_value"),
             ("http://:80/a.mp4", "bad_value"),
             ("http://h/a b.mp4", "bad_value"),

@@ -4,6 +4,8 @@
 //! not hide the next. Accepted besides the canonical form: `encoder` for `codec`, `duration_seconds` for `duration`,
 //! `frame_rate` for `fps`, `resolution_width` with `resolution_height` for `resolution`, and resource limits, `input`
 //! and `output` inside `parameters`. Two spellings of one thing must agree.
+//!
+//! Invariant: what is said of a job is bounded, however much is wrong with it: it is stored and shown.
 
 mod meaning;
 
@@ -16,12 +18,20 @@ use serde_json::{Map, Value};
 
 use crate::catalog::Catalog;
 use crate::encode::{OutputMode, Resolution};
-use crate::id::JobId;
+use crate::id::{JobId, shortened};
 use crate::job::{ExtraOutput, JobSpec, Parameters, Pool, Priority, Queue, ResourceLimits};
 use crate::message::MAX_BODY_BYTES;
 use crate::topology::WorkQueue;
 
 pub use meaning::{is_field, meaning};
+
+/// Faults that are told of one job.
+pub const MAX_FAULTS: usize = 64;
+/// Unknown fields of one object that are named; each is looked up among all known names.
+const MAX_UNKNOWN: usize = 16;
+/// Characters of a fault's path, and of its message.
+const PATH_CHARS: usize = 200;
+const MESSAGE_CHARS: usize = 2000;
 
 /// One thing that is wrong with a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -35,10 +45,12 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault.
+    /// A fault. A path or a message that is too long to be read is cut.
     #[must_use]
     pub fn new(path: impl Into<String>, code: &str, message: impl Into<String>) -> Fault {
-        Fault { path: path.into(), code: code.to_owned(), message: message.into() }
+        let bounded = |text: String, most: usize| if text.len() <= most { text } else { shortened(&text, most) };
+        let (path, message) = (bounded(path.into(), PATH_CHARS), bounded(message.into(), MESSAGE_CHARS));
+        Fault { path, code: code.to_owned(), message }
     }
 
     /// Whether it may be no fault to a later version: this one does not know what is asked for, or does not do it.
@@ -132,7 +144,19 @@ pub fn parse_asked(received: &Received<'_>) -> Result<Parsed, Vec<Fault>> {
         }
     };
     crate::scenario::check(&spec, &mut faults);
-    if faults.is_empty() { Ok(Parsed { spec, asked }) } else { Err(faults) }
+    if faults.is_empty() { Ok(Parsed { spec, asked }) } else { Err(bounded(faults)) }
+}
+
+/// The first [`MAX_FAULTS`]; the last of these says how many there are besides.
+fn bounded(mut faults: Vec<Fault>) -> Vec<Fault> {
+    if faults.len() > MAX_FAULTS {
+        let rest = faults.split_off(MAX_FAULTS - 1);
+        // A later version may know what this one does not.
+        let may_be_none = rest.iter().any(Fault::is_of_another_version);
+        let code = if may_be_none { "unknown_more" } else { "too_many" };
+        faults.push(Fault::new("body", code, format!("{} more faults: correct those above first", rest.len())));
+    }
+    faults
 }
 
 /// A job that the ledger made, from a body that it published: one chunk of another. Nothing may be recorded from it, for
@@ -248,7 +272,13 @@ impl<'f> Fields<'f> {
     }
 
     fn path(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        match (self.prefix.as_str(), name) {
+            // A field may have no name, but a fault has a place.
+            ("", "") => "body".to_owned(),
+            ("", name) => name.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, name) => format!("{prefix}.{name}"),
+        }
     }
 
     fn fault(&mut self, name: &str, code: &str, message: impl Into<String>) {
@@ -298,7 +328,8 @@ impl<'f> Fields<'f> {
 
     /// What is left is unknown, each by name.
     fn finish(mut self) {
-        for name in std::mem::take(&mut self.rest).keys() {
+        let unknown = std::mem::take(&mut self.rest);
+        for name in unknown.keys().take(MAX_UNKNOWN) {
             let near = self
                 .known
                 .iter()
@@ -307,6 +338,11 @@ impl<'f> Fields<'f> {
                 .min_by_key(|known| distance(known, name));
             let hint = near.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
             self.fault(name, "unknown_field", format!("unknown field `{}`{hint}", crate::id::excerpt(name)));
+        }
+        if unknown.len() > MAX_UNKNOWN {
+            let path = if self.prefix.is_empty() { "body" } else { &self.prefix };
+            let message = format!("{} more unknown fields", unknown.len() - MAX_UNKNOWN);
+            self.faults.push(Fault::new(path, "unknown_field", message));
         }
     }
 }
@@ -406,6 +442,11 @@ fn read_route(spec: &mut JobSpec, fields: &mut Fields<'_>, work: Option<&WorkQue
 }
 
 fn read_outputs(values: Vec<Value>, faults: &mut Vec<Fault>) -> Vec<ExtraOutput> {
+    if values.len() > JobSpec::MAX_OUTPUTS {
+        let message = format!("{} more outputs: {} at most", values.len(), JobSpec::MAX_OUTPUTS);
+        faults.push(Fault::new("outputs", "too_many", message));
+        return Vec::new();
+    }
     let mut outputs = Vec::new();
     for (index, value) in values.into_iter().enumerate() {
         let path = format!("outputs[{index}]");

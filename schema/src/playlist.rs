@@ -3,10 +3,18 @@
 //! Only what FFmpeg writes of a finished presentation is read. Whatever else there is in it makes it wrong: this is a check of
 //! an output of ours, not a player.
 //!
-//! Invariant: pure; a name that is read is a plain relative path, so that following it never leads out of the tree.
+//! Invariant: pure; a name that is read is a plain relative path, so that following it never leads out of the tree. What is
+//! kept of a text is bounded, whatever its repetitions say.
 //! Source: RFC 8216; ISO/IEC 23009-1, static presentations with `SegmentTemplate` and `SegmentTimeline`.
 
 use std::fmt::Write as _;
+
+/// Segments of one presentation, over all its renditions: a day of all rungs of a ladder in seconds.
+const MOST_SEGMENTS: usize = 1_200_000;
+/// Bytes of a name.
+const MOST_NAME: usize = 255;
+/// Seconds of a segment.
+const MOST_SECS: f64 = 1e9;
 
 /// A media playlist, or one representation of a presentation.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,7 +42,7 @@ impl Playlist {
 
 /// Whether a name is a plain path below where it stands.
 fn is_plain(name: &str) -> bool {
-    !name.is_empty()
+    (1..=MOST_NAME).contains(&name.len())
         && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.'))
 }
@@ -63,10 +71,13 @@ pub fn media(text: &str) -> Result<Playlist, String> {
                 continue;
             }
             let secs = secs.take().ok_or_else(|| format!("{} has no #EXTINF", crate::id::excerpt(line)))?;
+            if playlist.segments.len() == MOST_SEGMENTS {
+                return Err(format!("it has more than {MOST_SEGMENTS} segments"));
+            }
             playlist.segments.push((plain(line)?, secs));
             continue;
         };
-        let number = |text: &str| text.parse::<f64>().ok().filter(|value| value.is_finite() && *value >= 0.0);
+        let number = |text: &str| text.parse::<f64>().ok().filter(|value| (0.0..=MOST_SECS).contains(value));
         match tag.split_once(':').unwrap_or((tag, "")) {
             ("INF", value) => {
                 let length = value.split(',').next().and_then(number);
@@ -102,11 +113,13 @@ pub fn presentation(text: &str) -> Result<Vec<(String, Playlist)>, String> {
     if !text.contains("<MPD") || !text.contains("type=\"static\"") {
         return Err("it is no static presentation".to_owned());
     }
-    let mut found = Vec::new();
+    let (mut found, mut left) = (Vec::new(), MOST_SEGMENTS);
     for element in text.split("<Representation ").skip(1) {
         let body = element.split("</Representation>").next().unwrap_or_default();
         let id = attribute(body, "id").ok_or("a representation has no id")?;
-        found.push((id.to_owned(), representation(body, id)?));
+        let playlist = representation(body, id, left)?;
+        left -= playlist.segments.len();
+        found.push((id.to_owned(), playlist));
     }
     if found.is_empty() { Err("it has no representations".to_owned()) } else { Ok(found) }
 }
@@ -121,24 +134,36 @@ pub fn attribute<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     text[at + name.len() + 2..].split('"').next()
 }
 
-fn representation(body: &str, id: &str) -> Result<Playlist, String> {
+fn representation(body: &str, id: &str, most: usize) -> Result<Playlist, String> {
+    let id = plain(id)?;
     let template = body.split("<SegmentTemplate ").nth(1).ok_or_else(|| format!("{id} has no template"))?;
     let whole = |text: &str| text.parse::<u64>().ok();
     let needed = |name: &str| attribute(template, name).ok_or_else(|| format!("{id} has no {name}"));
     let timescale = whole(needed("timescale")?).filter(|scale| *scale > 0).ok_or("its time scale is no number")?;
     let (init, media) = (needed("initialization")?, needed("media")?);
+    if init.len().max(media.len()) > MOST_NAME {
+        return Err(format!("{id} has a name of more than {MOST_NAME} bytes"));
+    }
+    let (init, media) = (init.replace("$RepresentationID$", &id), media.replace("$RepresentationID$", &id));
     let mut number = attribute(template, "startNumber").and_then(whole).unwrap_or(1);
-    let mut playlist = Playlist { init: Some(plain(&init.replace("$RepresentationID$", id))?), ..Playlist::default() };
+    let mut playlist = Playlist { init: Some(plain(&init)?), ..Playlist::default() };
     let timeline = template.split("<SegmentTimeline>").nth(1).ok_or_else(|| format!("{id} has no timeline"))?;
     for element in timeline.split("</SegmentTimeline>").next().unwrap_or_default().split("<S ").skip(1) {
         let ticks =
             attribute(element, "d").and_then(whole).ok_or_else(|| format!("{id} has a segment without length"))?;
         let again =
             attribute(element, "r").map_or(Some(0), whole).ok_or_else(|| format!("{id} repeats without end"))?;
+        let secs = ticks as f64 / timescale as f64;
+        if again >= (most - playlist.segments.len()) as u64 {
+            return Err(format!("it has more than {MOST_SEGMENTS} segments"));
+        }
+        if secs > MOST_SECS {
+            return Err(format!("{id} has a segment of {secs} seconds"));
+        }
         for _ in 0..=again {
-            let name = media.replace("$RepresentationID$", id).replace("$Number%05d$", &format!("{number:05}"));
-            playlist.segments.push((plain(&name)?, ticks as f64 / timescale as f64));
-            number += 1;
+            let name = media.replace("$Number%05d$", &format!("{number:05}"));
+            playlist.segments.push((plain(&name)?, secs));
+            number = number.checked_add(1).ok_or_else(|| format!("{id} counts too far"))?;
         }
     }
     if playlist.segments.is_empty() { Err(format!("{id} has no segments")) } else { Ok(playlist) }
@@ -235,6 +260,12 @@ mod tests {
             text.replace("s/i-", "../i-"),
             text.replace("d=\"12800\"", ""),
             text.replace("r=\"1\"", "r=\"-1\""),
+            // Each of these would fill the memory, or the processor's registers.
+            text.replace("r=\"1\"", "r=\"18446744073709551615\""),
+            text.replace("r=\"1\"", "r=\"1200000\""),
+            text.replace("startNumber=\"1\"", "startNumber=\"18446744073709551615\""),
+            text.replace("d=\"12800\"", "d=\"18446744073709551615\"").replace("12800\" init", "1\" init"),
+            text.replace("s/i-", &"a".repeat(300)),
         ] {
             assert!(presentation(&wrong).is_err(), "{wrong}");
         }

@@ -1,6 +1,6 @@
 //! What ffprobe finds in a file.
 //!
-//! Invariant: a cover picture is no video; what the prober does not say is absent, never zero.
+//! Invariant: a cover picture is no video; what the prober does not say is absent, never zero, and so is what no file can be.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -13,6 +13,8 @@ use crate::plan::{READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
 
 /// By how much of itself a rate is another one.
 const FAR: f64 = 0.1;
+/// The longest length and the farthest time that are taken for true: thirty years.
+const MOST_SECS: f64 = 1e9;
 
 /// A probed file: what goes into a manifest, and what planning needs besides.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -179,8 +181,8 @@ pub fn parse(json: &str) -> Result<Probed, serde_json::Error> {
         video_bitrate: video.and_then(|video| video.bit_rate.as_deref()?.parse().ok()),
         audio_bitrate: of_kind("audio").next().and_then(|audio| audio.bit_rate.as_deref()?.parse().ok()),
         size_bytes: raw.format.size.as_deref().and_then(|text| text.parse().ok()),
-        start_secs: raw.format.start_time.as_deref().and_then(|text| text.parse().ok()),
-        starts: raw.streams.iter().map(|stream| stream.start_time.as_deref()?.parse().ok()).collect(),
+        start_secs: time(raw.format.start_time.as_deref()),
+        starts: raw.streams.iter().map(|stream| time(stream.start_time.as_deref())).collect(),
         audio,
         streams: raw
             .streams
@@ -369,7 +371,7 @@ impl RawStream {
 
     /// Matroska's own length counts from the file's beginning, the others' from the stream's.
     fn end(&self) -> Option<f64> {
-        let start = self.start_time.as_deref().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+        let start = time(self.start_time.as_deref()).unwrap_or(0.0);
         let own = seconds(self.duration.as_deref()).map(|secs| start + secs);
         own.or_else(|| clock(self.tags.duration.as_deref()?))
     }
@@ -380,13 +382,19 @@ impl RawStream {
     }
 }
 
+/// A time of a file's own clock. A number that is no time, as `inf`, is not said.
+fn time(text: Option<&str>) -> Option<f64> {
+    text?.parse::<f64>().ok().filter(|secs| (-MOST_SECS..=MOST_SECS).contains(secs))
+}
+
 fn seconds(text: Option<&str>) -> Option<f64> {
-    text?.parse::<f64>().ok().filter(|secs| secs.is_finite() && *secs >= 0.0)
+    time(text).filter(|secs| *secs >= 0.0)
 }
 
 /// `00:00:08.320000000` in seconds.
 fn clock(text: &str) -> Option<f64> {
-    text.split(':').try_fold(0.0, |total, part| Some(total * 60.0 + part.trim().parse::<f64>().ok()?))
+    let secs = text.split(':').try_fold(0.0, |total, part| Some(total * 60.0 + part.trim().parse::<f64>().ok()?));
+    secs.filter(|secs| (0.0..=MOST_SECS).contains(secs))
 }
 
 /// Two positive numbers.

@@ -58,8 +58,10 @@ pub(crate) fn percent_decoded(text: &str) -> Option<String> {
     let mut left = text.as_bytes();
     while let [first, tail @ ..] = left {
         if *first == b'%' {
+            // `from_str_radix` would take a sign.
             let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            let are_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| are_digits)?);
             left = &tail[2..];
         } else {
             bytes.push(*first);

@@ -327,3 +327,27 @@ fn the_schema_names_every_spelling_that_is_read() {
         }
     }
 }
+
+#[test]
+fn what_is_said_of_a_job_is_bounded_however_much_is_wrong_with_it() {
+    use ffpool_schema::parse::MAX_FAULTS;
+    let unknown: String = (0..20_000).map(|number| format!("\"f{number:05}\":0,")).collect();
+    let outputs = "{},".repeat(80_000);
+    let long = "x".repeat(250_000);
+    let labels: String = (0..15_000).map(|number| format!("\"l {number:05}\":0,")).collect();
+    for body in [
+        format!("{{{unknown}\"scenario\":\"720p30-h264\"}}"),
+        format!("{{\"outputs\":[{outputs}0]}}"),
+        format!("{{\"{long}\":0}}"),
+        format!("{{\"engine\":\"{long}\"}}"),
+        format!("{{\"labels\":{{{labels}\"a\":0}}}}"),
+        "{\"\":0}".to_owned(),
+    ] {
+        let faults = parse(&Received { body: body.as_bytes(), ..Received::default() }).unwrap_err();
+        assert!((1..=MAX_FAULTS).contains(&faults.len()), "{} faults", faults.len());
+        for fault in &faults {
+            assert!(!fault.path.is_empty(), "{fault:?}");
+            assert!(fault.path.len() + fault.message.len() < 10_000, "{} bytes", fault.message.len());
+        }
+    }
+}

@@ -8,6 +8,8 @@ use crate::tool::Listener;
 
 /// Streams that are followed; a file with more has none of ours.
 const STREAMS: usize = 128;
+/// The farthest time that is taken for true, in seconds, and the largest number otherwise.
+const MOST: f64 = 1e12;
 /// Descriptions of what is wrong that are kept.
 const FAULTS: usize = 4;
 
@@ -36,7 +38,7 @@ fn field<'l>(line: &'l str, name: &str) -> Option<&'l str> {
 
 /// A number in a line of the prober.
 pub(crate) fn number(line: &str, name: &str) -> Option<f64> {
-    field(line, name)?.parse::<f64>().ok().filter(|value| value.is_finite())
+    field(line, name)?.parse::<f64>().ok().filter(|value| value.abs() <= MOST)
 }
 
 impl Packets {
@@ -53,7 +55,8 @@ impl Packets {
         }
         let seen = &mut self.streams[index];
         seen.packets += 1;
-        seen.bytes += field(line, "size").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let size = field(line, "size").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        seen.bytes = seen.bytes.saturating_add(size);
         let (pts, dts) = (number("pts_time"), number("dts_time"));
         if let (Some(dts), Some(last)) = (dts, seen.last_dts)
             && dts < last
@@ -129,6 +132,13 @@ mod tests {
         assert_eq!((proofs[0].packets, proofs[0].bytes, proofs[0].first_secs), (3, 981, Some(0.04)));
         assert!((proofs[0].end_secs.unwrap() - 0.12).abs() < 1e-9);
         assert_eq!((proofs[1].kind.as_str(), proofs[1].packets), ("audio", 1));
+    }
+
+    #[test]
+    fn sizes_and_times_that_no_file_has_are_no_sums() {
+        let line = "stream_index=0|pts_time=1e308|duration_time=1e308|size=18446744073709551615";
+        let (proofs, _) = read(&[line, line]);
+        assert_eq!((proofs[0].packets, proofs[0].bytes, proofs[0].end_secs), (2, u64::MAX, None));
     }
 
     #[test]

@@ -47,12 +47,12 @@ impl Blocks {
         let value = value.trim();
         match key.trim() {
             "frame" => self.current.frame = value.parse().ok(),
-            "fps" => self.current.fps = value.parse().ok(),
+            "fps" => self.current.fps = number(value),
             "total_size" => self.current.total_size = value.parse().ok(),
             "out_time_us" => self.current.out_time_us = value.parse().ok(),
             "drop_frames" => self.current.dropped = value.parse().ok(),
             "dup_frames" => self.current.duplicated = value.parse().ok(),
-            "speed" => self.current.speed = value.trim_end_matches('x').trim().parse().ok(),
+            "speed" => self.current.speed = number(value.trim_end_matches('x').trim()),
             "progress" => {
                 self.current.is_last = value == "end";
                 return Some(std::mem::take(&mut self.current));
@@ -61,6 +61,11 @@ impl Blocks {
         }
         None
     }
+}
+
+/// A number that can be counted with: `inf` and `nan` are none.
+fn number(text: &str) -> Option<f64> {
+    text.parse::<f64>().ok().filter(|value| value.is_finite())
 }
 
 /// What a block means for the whole encode.

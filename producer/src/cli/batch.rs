@@ -6,6 +6,7 @@
 mod checked;
 mod list;
 mod rate;
+mod rows;
 mod send;
 
 use std::io::IsTerminal;

@@ -27,6 +27,8 @@ const BEGINNINGS: [&str; 2] = ["psnr@even", "psnr@shifted"];
 const VMAF_MODEL: &str = "vmaf_v0.6.1";
 /// What PSNR is said to be where nothing differs.
 const PSNR_SAME: f64 = 100.0;
+/// The best VMAF.
+const VMAF_MOST: f64 = 100.0;
 
 /// The file that VMAF's score of each frame is written to.
 pub const VMAF_FILE: &str = "vmaf.csv";
@@ -241,7 +243,7 @@ pub fn psnr<'a>(log: impl Iterator<Item = &'a str>) -> Option<PsnrScores> {
 #[must_use]
 pub fn ssim<'a>(log: impl Iterator<Item = &'a str>) -> Option<f64> {
     let lines = log.filter(|line| line.contains("ssim@whole") && line.contains("SSIM "));
-    lines.filter_map(|line| number(line, "All:")).last()
+    lines.filter_map(|line| number(line, "All:").filter(|value| value.is_finite())).last()
 }
 
 fn psnr_line(line: &str, filter: &str) -> Option<PsnrScores> {
@@ -255,7 +257,7 @@ fn psnr_line(line: &str, filter: &str) -> Option<PsnrScores> {
 /// The number after a name in a line. FFmpeg writes `inf` where nothing differs.
 fn number(line: &str, name: &str) -> Option<f64> {
     let word = line.split_once(name)?.1.split_whitespace().next()?;
-    word.parse::<f64>().ok().filter(|value| !value.is_nan())
+    word.parse::<f64>().ok().filter(|value| *value >= 0.0)
 }
 
 /// VMAF from the lines of [`VMAF_FILE`], with the number of frames that it was measured of.
@@ -265,7 +267,8 @@ pub fn vmaf(mut lines: impl Iterator<Item = String>) -> Option<(VmafScores, u64)
     let column = header.split(',').position(|name| name.trim() == "vmaf")?;
     let mut scores: Vec<f64> = lines
         .filter_map(|line| line.split(',').nth(column)?.trim().parse::<f64>().ok())
-        .filter(|score| score.is_finite())
+        // A score that is none would make the mean one that no record can hold.
+        .filter(|score| (0.0..=VMAF_MOST).contains(score))
         .collect();
     scores.sort_by(f64::total_cmp);
     let count = scores.len() as f64;

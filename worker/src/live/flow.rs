@@ -102,8 +102,9 @@ fn shown_at(said: &str) -> Option<f64> {
     let time = said.split_once("pts: ")?.1.split_once(',')?.0;
     let mut parts = time.split(':');
     let (hours, minutes, secs) = (parts.next()?, parts.next()?, parts.next()?);
-    let whole = hours.parse::<u64>().ok()? * 3600 + minutes.parse::<u64>().ok()? * 60;
-    Some(whole as f64 + secs.parse::<f64>().ok()?)
+    let whole = |text: &str| text.parse::<u32>().ok().map(f64::from);
+    let secs = secs.parse::<f64>().ok().filter(|secs| (0.0..60.0).contains(secs))?;
+    Some(whole(hours)? * 3600.0 + whole(minutes)? * 60.0 + secs)
 }
 
 /// What of a pipeline failed.

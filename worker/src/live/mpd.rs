@@ -16,9 +16,9 @@ const SEGMENTS: usize = 10;
 const UPDATE_SECS: u32 = 2;
 /// Seconds that a player stays behind: three segments.
 const DELAY_SECS: u32 = 12;
-/// Streams of one run, segments of one stream and letters of a codec that are read at most.
+/// Streams of one run, segments of all streams and letters of a codec that are read at most.
 const MOST_TRACKS: u32 = 16;
-const MOST_SEGMENTS: u64 = 10_000;
+const MOST_SEGMENTS: u64 = 100_000;
 const MOST_LETTERS: usize = 100;
 /// The last number of a segment and the last second of a period that are taken for true.
 const MOST_NUMBER: u64 = 1_000_000_000;
@@ -141,6 +141,7 @@ pub struct Told {
 pub fn read(text: &str) -> Option<Told> {
     let mut told = Told { begins: None, periods: Vec::new() };
     let (mut rate, mut is_mpd, mut repeated_from) = (None, false, None);
+    let mut left = MOST_SEGMENTS;
     for part in text.split('<').skip(1) {
         let element = part.split('>').next()?.trim_end_matches('/');
         let (name, attributes) = element.split_once(char::is_whitespace).unwrap_or((element, ""));
@@ -192,9 +193,7 @@ pub fn read(text: &str) -> Option<Told> {
                 let ticks = whole("d")?;
                 let again = attribute(attributes, "r").map_or(Some(0), |value| value.parse::<u64>().ok())?;
                 let mut time = whole("t").or(repeated_from)?;
-                if again.saturating_add(track.segments.len() as u64) > MOST_SEGMENTS {
-                    return None;
-                }
+                left = left.checked_sub(again.checked_add(1)?)?;
                 for _ in 0..=again {
                     track.segments.push(Segment { time, ticks });
                     time = time.checked_add(ticks).filter(|end| end / track.timescale <= MOST_SECS)?;
@@ -204,7 +203,10 @@ pub fn read(text: &str) -> Option<Told> {
             _ => {}
         }
     }
-    is_mpd.then_some(told)
+    // Its files could not be named.
+    let is_nameless =
+        |period: &Period| period.stem.is_empty() && period.tracks.iter().any(|track| !track.segments.is_empty());
+    (is_mpd && !told.periods.iter().any(is_nameless)).then_some(told)
 }
 
 /// A text of letters, digits and these.
@@ -487,6 +489,8 @@ mod tests {
             ("j-$Rep", "../j-$Rep"),
             (r#"timescale="1""#, r#"timescale="0""#),
             (r#"d="1""#, r#"d="1" r="99999999""#),
+            (r#"<S t="0" d="1"/>"#, r#"<S d="1" r="9999"/>"#.repeat(11).as_str()),
+            ("<SegmentTemplate", "<Template"),
             (r#"d="1""#, r#"d="-1""#),
             (r#"start="PT0S""#, r#"start="PTinfS""#),
             ("audio/mp4", "text/html"),

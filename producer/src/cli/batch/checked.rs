@@ -11,7 +11,7 @@ use ffpool_schema::job::JobSpec;
 use ffpool_schema::parse::Fault;
 
 use super::Invalid;
-use super::list::Row;
+use super::rows::Row;
 use crate::cli::wanted;
 
 /// A job that can be sent.
