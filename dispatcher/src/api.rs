@@ -18,16 +18,19 @@ mod guests;
 mod health;
 mod jobs;
 mod key_command;
+mod keys;
 mod observe;
 mod openapi;
 mod problem;
 mod query;
 mod queues;
 mod reference;
+mod refusals;
 mod routes;
 mod schedules;
 mod stream;
 mod submit;
+mod tenants;
 mod throttle;
 mod wire;
 mod workers;
@@ -39,11 +42,13 @@ use axum::Router;
 use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
 use ffpool_broker::{AmqpLink, Signals};
+use ffpool_schema::access::Right;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::access::Right;
+use crate::api::access::Needs;
 use crate::api::problem::{ApiError, Kind};
+use crate::api::refusals::Refusals;
 use crate::api::throttle::{Probes, Throttle};
 use crate::ledger::Ledger;
 use crate::vitals::Vitals;
@@ -52,6 +57,7 @@ pub use certificates::{ClientRole, ClientRoles};
 pub use door::Door;
 pub use guests::Limits;
 pub use key_command::KeyCommand;
+pub(crate) use refusals::keep_told as keep_refusals_told;
 pub use throttle::ThrottleRules;
 
 /// What the handlers work with. Clones share it.
@@ -63,6 +69,7 @@ pub struct App {
     /// `None` where the API stands alone.
     vitals: Option<Vitals>,
     throttle: Arc<Throttle>,
+    refusals: Arc<Refusals>,
     /// Cancelled when the API stops: event streams, which never end by themselves, end then.
     closing: CancellationToken,
 }
@@ -72,7 +79,8 @@ impl App {
     #[must_use]
     pub fn new(ledger: Ledger, amqp: AmqpLink, signals: Signals) -> App {
         let throttle = Arc::new(Throttle::new(ThrottleRules::default()));
-        App { ledger, amqp, signals, vitals: None, throttle, closing: CancellationToken::new() }
+        let refusals = Arc::default();
+        App { ledger, amqp, signals, vitals: None, throttle, refusals, closing: CancellationToken::new() }
     }
 
     /// The same with these limits.
@@ -120,10 +128,11 @@ fn router(app: App) -> Router {
     let routes = routes::all();
     let probes = Probes(routes.iter().filter(|route| route.right == Right::Open).map(|route| route.path).collect());
     for route in routes {
+        let needs = Needs { right: route.right, reach: route.reach };
         let handler = match route.right {
             Right::Open => route.handler,
             Right::Read | Right::Submit | Right::Control | Right::Administer => {
-                route.handler.route_layer(from_fn_with_state((app.clone(), route.right), access::check))
+                route.handler.route_layer(from_fn_with_state((app.clone(), needs), access::check))
             }
         };
         router = router.route(route.path, handler);
@@ -146,7 +155,10 @@ async fn wrong_method(uri: Uri) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use ffpool_schema::access::Role;
+
     use super::*;
+    use crate::api::access::Reach;
 
     #[test]
     fn the_guide_names_every_route_with_its_role_and_every_kind_of_problem() {
@@ -154,7 +166,11 @@ mod tests {
         for route in routes::all() {
             let role = match route.right {
                 Right::Open => "no key",
-                right => access::least_role(right).as_str(),
+                right => Role::least(right).as_str(),
+            };
+            let role = match route.reach {
+                Reach::Realm => role.to_owned(),
+                Reach::Pool => format!("{role}, pool"),
             };
             let row = format!("| `{} {}` | {role} |", route.method, route.path);
             assert!(guide.contains(&row), "docs/api.md lacks the row: {row}");

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::ledger::read::JobRef;
-use crate::ledger::{Leadership, Ledger, PendingCallback, TryOutcome, TryRecord};
+use crate::ledger::{Leadership, Ledger, PendingCallback, Realm, TryOutcome, TryRecord};
 use post::Failure;
 pub use secrets::{CallbackSecret, Secrets};
 
@@ -144,7 +144,7 @@ impl Courier {
 
     /// One try.
     async fn send(&self, pending: &PendingCallback) -> Result<u16, Failure> {
-        let detail = match self.ledger.job(JobRef::Id(pending.job)).await {
+        let detail = match self.ledger.job(&Realm::Pool, JobRef::Id(pending.job)).await {
             Ok(Some(detail)) => detail,
             Ok(None) => return Err(Failure::lasting("the job is gone from the ledger")),
             Err(error) => return Err(Failure::passing(format!("read the job: {error}"))),

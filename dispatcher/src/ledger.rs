@@ -6,6 +6,7 @@
 //!
 //! Invariant: nobody is answered before the answer is durable.
 
+mod actor;
 mod anonymous;
 mod audit;
 mod batch;
@@ -28,6 +29,7 @@ mod record;
 mod schedules;
 mod strays;
 mod sweeps;
+pub mod tenants;
 mod writer;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -45,7 +47,9 @@ use ffpool_schema::parse::{Fault, Parsed, Received, parse_asked};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
+pub use actor::{Actor, Realm};
 pub use anonymous::{AnonymousClaim, AnonymousVerdict, OwnedAttempt};
+pub use audit::Entry;
 pub use callbacks::{PendingCallback, TryOutcome, TryRecord};
 pub use cost::CostBy;
 pub use families::Relative;
@@ -175,8 +179,8 @@ impl From<deadpool_postgres::PoolError> for Unavailable {
 /// Who submits a job through the API.
 #[derive(Debug, Clone, Default)]
 pub struct Submitter {
-    /// The tenant of jobs that name none.
-    pub tenant: Option<String>,
+    /// Whose jobs they may hand in; a job of a tenant's is this tenant's, also if it does not say so.
+    pub realm: Realm,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
 }
@@ -267,8 +271,23 @@ impl Ledger {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read(&self, received: &Received<'_>) -> Result<Parsed, Vec<Fault>> {
+        self.read_in(&Realm::Pool, received)
+    }
+
+    /// The same for somebody whose jobs are those of `realm`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, such as that it is to be another tenant's.
+    pub fn read_in(&self, realm: &Realm, received: &Received<'_>) -> Result<Parsed, Vec<Fault>> {
         let received = Received { catalog: Some(self.catalog()), ..received.clone() };
-        let parsed = parse_asked(&received)?;
+        let mut parsed = parse_asked(&received)?;
+        if let Realm::Tenant(own) = realm {
+            let tenant = parsed.spec.tenant.get_or_insert_with(|| own.clone());
+            if tenant != own {
+                let message = format!("this key hands in jobs of the tenant `{own}` alone: leave `tenant` out");
+                return Err(vec![Fault::new("tenant", "forbidden", message)]);
+            }
+        }
         let spec = &parsed.spec;
         if spec.callback_url.is_some() && self.inner.secrets.of(spec.tenant.as_deref()).is_none() {
             let message =
@@ -337,14 +356,16 @@ impl Ledger {
         submitter: &Submitter,
     ) -> Result<Submitted, SubmitError> {
         let received = Received { body, content_type, ..Received::default() };
-        let mut parsed = self.read(&received).map_err(SubmitError::Invalid)?;
-        if parsed.spec.tenant.is_none() {
-            parsed.spec.tenant.clone_from(&submitter.tenant);
-        }
+        let parsed = self.read_in(&submitter.realm, &received).map_err(SubmitError::Invalid)?;
         let spec = &parsed.spec;
         let id = spec.id.unwrap_or_else(|| JobId(Uuid::now_v7()));
+        match self.tenant_fault(&submitter.realm, spec).await {
+            Ok(None) => {}
+            Ok(Some(fault)) => return Err(SubmitError::Invalid(vec![fault])),
+            Err(Unavailable(reason)) => return Err(SubmitError::Unavailable(reason)),
+        }
         if !spec.depends_on.is_empty() {
-            match self.circle_of(id, &spec.depends_on).await {
+            match self.circle_of(id, spec.tenant.as_deref(), &spec.depends_on).await {
                 Ok(None) => {}
                 Ok(Some(fault)) => return Err(SubmitError::Invalid(vec![fault])),
                 Err(Unavailable(reason)) => return Err(SubmitError::Unavailable(reason)),
@@ -372,7 +393,7 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn cancel(&self, job: JobId, by: &str) -> Result<State, ControlError> {
+    pub async fn cancel(&self, job: JobId, by: &Actor) -> Result<State, ControlError> {
         self.control_for(job, Input::Cancel, by, None).await
     }
 
@@ -380,7 +401,8 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn finish(&self, job: JobId, by: &str) -> Result<State, ControlError> {
+    pub async fn finish(&self, job: JobId, by: &Actor) -> Result<State, ControlError> {
+        self.must_hold(&by.realm, job).await?;
         if !self.is_live(job).await? {
             return Err(ControlError::Refused(Refusal::NothingToFinish));
         }
@@ -404,7 +426,7 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn pause(&self, job: JobId, by: &str) -> Result<State, ControlError> {
+    pub async fn pause(&self, job: JobId, by: &Actor) -> Result<State, ControlError> {
         self.control_for(job, Input::Pause, by, None).await
     }
 
@@ -412,7 +434,7 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn resume(&self, job: JobId, by: &str) -> Result<State, ControlError> {
+    pub async fn resume(&self, job: JobId, by: &Actor) -> Result<State, ControlError> {
         self.control_for(job, Input::Resume, by, None).await
     }
 
@@ -420,7 +442,7 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn redrive(&self, job: JobId, by: &str, reason: Option<&str>) -> Result<State, ControlError> {
+    pub async fn redrive(&self, job: JobId, by: &Actor, reason: Option<&str>) -> Result<State, ControlError> {
         self.control_for(job, Input::Redrive, by, reason).await
     }
 
@@ -429,24 +451,39 @@ impl Ledger {
         &self,
         job: JobId,
         input: Input,
-        by: &str,
+        by: &Actor,
         reason: Option<&str>,
     ) -> Result<State, ControlError> {
+        self.must_hold(&by.realm, job).await?;
         let action = input.name();
-        let evidence = Evidence { by: Some(by.to_owned()), reason: reason.map(str::to_owned), ..Evidence::default() };
-        let state = self.control(Happening { evidence, ..Happening::new(job, input) }).await?;
-        self.audit(by, action, &job.to_string(), serde_json::json!({ "reason": reason, "state": state })).await;
+        let evidence = Evidence { by: Some(by.name.clone()), reason: reason.map(str::to_owned), ..Evidence::default() };
+        let (before, state) = self.control(Happening { evidence, ..Happening::new(job, input) }).await?;
+        let entry = Entry::of_job(action, job).detail(serde_json::json!({ "reason": reason, "state": state }));
+        let entry = entry.before(serde_json::json!({ "state": before })).after(serde_json::json!({ "state": state }));
+        self.audit(by, entry).await;
         Ok(state)
     }
 
-    async fn control(&self, happening: Happening) -> Result<State, ControlError> {
+    /// Refuses a job outside a realm as one that is not there.
+    async fn must_hold(&self, realm: &Realm, job: JobId) -> Result<(), ControlError> {
+        let Realm::Tenant(tenant) = realm else { return Ok(()) };
+        let found = self.bounded(async {
+            let client = self.pool().get().await?;
+            let statement = client.prepare_cached("SELECT FROM job WHERE id = $1 AND tenant = $2").await?;
+            Ok(client.query_opt(&statement, &[&job.0, tenant]).await?)
+        });
+        found.await?.map(|_| ()).ok_or(ControlError::NotFound)
+    }
+
+    /// Applies what somebody waits for; the states before and after it.
+    async fn control(&self, happening: Happening) -> Result<(State, State), ControlError> {
         let happening = Happening { expires: Some(Instant::now() + CONTROL), ..happening };
         match tokio::time::timeout(CONTROL, self.apply(happening)).await {
             Err(_) => Err(ControlError::Unavailable(format!("no answer within {CONTROL:?}"))),
             Ok(Err(error)) => Err(ControlError::Unavailable(error.to_string())),
             Ok(Ok(Verdict::Unknown | Verdict::Skipped)) => Err(ControlError::NotFound),
             Ok(Ok(Verdict::Decided(decided))) => match decided.step {
-                Step::Move(_) | Step::Stale(_) => Ok(decided.state),
+                Step::Move(_) | Step::Stale(_) => Ok((decided.before, decided.state)),
                 Step::Refuse(refusal) => Err(ControlError::Refused(refusal)),
             },
         }

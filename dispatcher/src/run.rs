@@ -142,6 +142,7 @@ impl Dispatcher {
             .with_vitals(vitals.clone())
             .with_limits(settings.throttle());
         workers.spawn(vitals::keep_told(app.clone(), vitals, intake.clone(), work.clone()));
+        workers.spawn(api::keep_refusals_told(app.clone(), work.clone()));
         let served = api::serve_through(door, api, app, intake.clone().cancelled_owned());
         bringers.spawn(async move { report("the API", served.await.map_err(anyhow::Error::from)) });
 

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::ledger::read::JobRef;
-use crate::ledger::{Due, DueRun, Leadership, Ledger, RunOutcome, SubmitError, Submitter, Unavailable};
+use crate::ledger::{Due, DueRun, Leadership, Ledger, Realm, RunOutcome, SubmitError, Submitter, Unavailable};
 pub(crate) use cron::{Recurrence, values_at};
 
 /// How often due times are looked at.
@@ -133,7 +133,8 @@ async fn advance(ledger: &Ledger, one: &Due, recurrence: &Recurrence) -> Result<
 async fn made_before(ledger: &Ledger, one: &Due) -> Result<Option<DueRun>, Unavailable> {
     let Some(due) = one.making else { return Ok(None) };
     let id = id_for(one, due);
-    let found = ledger.job(JobRef::Id(id)).await.map_err(|error| Unavailable::because(error.to_string()))?;
+    let found =
+        ledger.job(&Realm::Pool, JobRef::Id(id)).await.map_err(|error| Unavailable::because(error.to_string()))?;
     Ok(found.map(|_| DueRun { due, outcome: RunOutcome::Submitted, job: Some(id), detail: None }))
 }
 
@@ -154,7 +155,8 @@ async fn make(
         Ok(body) => body,
         Err(reason) => return Ok(Err(reason)),
     };
-    match ledger.submit(&body, Some("application/json"), &Submitter::default()).await {
+    let submitter = Submitter { realm: one.realm.clone(), traceparent: None };
+    match ledger.submit(&body, Some("application/json"), &submitter).await {
         Ok(_) => Ok(Ok(())),
         Err(SubmitError::Invalid(faults)) => {
             Ok(Err(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))

@@ -9,9 +9,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ffpool_schema::api::{
-    Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, Problem,
-    PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, ScheduleRequest,
-    ScheduleView, Submitted, TemplateView, WorkerView,
+    Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView, NewKeyView,
+    Page, PauseRequest, Problem, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest,
+    RotateRequest, ScenarioView, ScheduleRequest, ScheduleView, Submitted, TemplateView, TenantChange, TenantRequest,
+    TenantView, WorkerView,
 };
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
@@ -441,6 +442,51 @@ impl Client {
         self.get_query("/v1/audit", &Query { limit, cursor }).await
     }
 
+    /// `GET /v1/keys`.
+    pub async fn keys(&self) -> Result<Vec<KeyView>, ApiError> {
+        self.get("/v1/keys").await
+    }
+
+    /// `POST /v1/keys`: makes a key; the answer alone has its text.
+    pub async fn create_key(&self, request: &KeyRequest) -> Result<NewKeyView, ApiError> {
+        self.post("/v1/keys", request).await
+    }
+
+    /// `POST /v1/keys/{key}/rotate`, by name or prefix.
+    pub async fn rotate_key(&self, key: &str, request: &RotateRequest) -> Result<NewKeyView, ApiError> {
+        self.post(&key_path(key, "/rotate")?, request).await
+    }
+
+    /// `POST /v1/keys/{key}/revoke`, by name or prefix.
+    pub async fn revoke_key(&self, key: &str) -> Result<Accepted, ApiError> {
+        self.post_empty(&key_path(key, "/revoke")?).await
+    }
+
+    /// `GET /v1/tenants`.
+    pub async fn tenants(&self) -> Result<Vec<TenantView>, ApiError> {
+        self.get("/v1/tenants").await
+    }
+
+    /// `POST /v1/tenants`.
+    pub async fn create_tenant(&self, request: &TenantRequest) -> Result<TenantView, ApiError> {
+        self.post("/v1/tenants", request).await
+    }
+
+    /// `GET /v1/tenants/{name}`.
+    pub async fn tenant(&self, name: &str) -> Result<TenantView, ApiError> {
+        self.get(&tenant_path(name, "")?).await
+    }
+
+    /// `POST /v1/tenants/{name}/set`.
+    pub async fn set_tenant(&self, name: &str, change: &TenantChange) -> Result<TenantView, ApiError> {
+        self.post(&tenant_path(name, "/set")?, change).await
+    }
+
+    /// `POST /v1/tenants/{name}/disable`, or `enable`.
+    pub async fn disable_tenant(&self, name: &str, disabled: bool) -> Result<TenantView, ApiError> {
+        self.post_empty(&tenant_path(name, if disabled { "/disable" } else { "/enable" })?).await
+    }
+
     /// `GET /v1/scenarios`.
     pub async fn scenarios(&self) -> Result<Vec<ScenarioView>, ApiError> {
         self.get("/v1/scenarios").await
@@ -593,6 +639,27 @@ fn schedule_path(name: &str, rest: &str) -> Result<String, ApiError> {
         return Ok(format!("/v1/schedules/{name}{rest}"));
     }
     Err(setup(format!("`{name}` is no name of a schedule: letters, digits, `-` and `_` are expected")))
+}
+
+/// Names of keys are free text; one that would change the path can be said by the key's prefix.
+fn key_path(key: &str, rest: &str) -> Result<String, ApiError> {
+    if is_segment(key) {
+        return Ok(format!("/v1/keys/{key}{rest}"));
+    }
+    Err(setup(format!("`{key}` cannot be part of a path: name the key by its prefix, which `keys list` shows")))
+}
+
+fn tenant_path(name: &str, rest: &str) -> Result<String, ApiError> {
+    if is_segment(name) {
+        return Ok(format!("/v1/tenants/{name}{rest}"));
+    }
+    Err(setup(format!("`{name}` is no name of a tenant: letters, digits, `-` and `_` are expected")))
+}
+
+/// Whether a text is one segment of a path, as it stands.
+fn is_segment(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_plain) && !text.bytes().all(|byte| byte == b'.')
 }
 
 fn setup(reason: impl Into<String>) -> ApiError {

@@ -1,5 +1,7 @@
 //! What the HTTP API answers: one set of types for the dispatcher that writes them and the clients that read them.
 
+mod access;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -14,6 +16,10 @@ use crate::job::JobSpec;
 use crate::lifecycle::State;
 use crate::message::{Ability, Capacity, Manifest, Progress, Usage, WorkerState};
 use crate::parse::Fault;
+
+pub use access::{
+    KeyRequest, KeyState, KeyView, NewKeyView, RotateRequest, TenantChange, TenantLimits, TenantRequest, TenantView,
+};
 
 /// Answer to `POST /v1/jobs`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -349,6 +355,19 @@ pub struct AuditView {
     pub target: String,
     /// More, such as the reason.
     pub detail: serde_json::Value,
+    /// Whose thing it was; absent where it is the whole pool's, or that of several tenants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Where the request came from; absent for what was done beside the API, and for what the pool's operators did where a
+    /// tenant asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// What it was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<serde_json::Value>,
+    /// What it was afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<serde_json::Value>,
 }
 
 /// Body of `POST /v1/dead-letters/redrive`.
@@ -604,6 +623,9 @@ pub struct ScheduleView {
     pub next: Vec<Timestamp>,
     /// The last job that it made.
     pub last_job: Option<JobId>,
+    /// Whose it is, and its jobs; absent: the pool's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// What became of its last due times, newest first; only where one schedule is shown.
     #[serde(default)]
     pub runs: Vec<ScheduleRunView>,

@@ -9,6 +9,7 @@
 //!
 //! Invariant: no clock, no randomness, no async, no dependency on a sibling crate.
 
+pub mod access;
 pub mod api;
 pub mod callback;
 pub mod catalog;
@@ -16,6 +17,7 @@ pub mod chunk;
 pub mod cost;
 pub mod device;
 pub mod encode;
+pub mod expiry;
 pub mod failure;
 pub mod gstreamer;
 pub mod id;

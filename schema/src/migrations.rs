@@ -16,4 +16,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V9__schedules_making", include_str!("../migrations/V9__schedules_making.sql")),
     ("V10__finishing", include_str!("../migrations/V10__finishing.sql")),
     ("V11__cost", include_str!("../migrations/V11__cost.sql")),
+    ("V12__tenants", include_str!("../migrations/V12__tenants.sql")),
 ];

@@ -1,6 +1,8 @@
-//! Who may do what: roles, rights, and the check that stands before every route that needs one.
+//! Who may do what: the check that stands before every route that needs a right. The table of rights is
+//! `ffpool_schema::access`.
 //!
-//! Invariant: a handler behind a right runs only for a key whose role has it.
+//! Invariant: a handler behind a right runs only for a valid key that has it, and a route that acts on the whole pool only
+//! for a key that no tenant bounds. Whoever is refused is in the audit.
 
 use std::sync::Arc;
 
@@ -8,137 +10,162 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use ffpool_schema::access::{Permit, Right, Role};
+use ffpool_schema::api::KeyState;
 
 use crate::api::App;
 use crate::api::certificates::ClientCertificate;
 use crate::api::problem::{Answer, ApiError, Kind};
+use crate::api::refusals::Refused;
 use crate::api::throttle::ClientAddress;
-use crate::ledger::keys::{Caller, Role};
+use crate::ledger::keys::{Admission, Caller};
+use crate::ledger::{Actor, Realm};
+
+/// On what a route acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// On what is in the realm of the key.
+    Realm,
+    /// On the whole pool: no matter for a tenant's key.
+    Pool,
+}
 
 /// What a route asks of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Right {
-    /// Nothing: open to everybody.
-    Open,
-    /// Reading jobs, workers and queues.
-    Read,
-    /// Handing in jobs.
-    Submit,
-    /// Changing what happens to jobs and workers.
-    Control,
-    /// Destroying records, and seeing who did what.
-    Administer,
+pub(crate) struct Needs {
+    pub(crate) right: Right,
+    pub(crate) reach: Reach,
 }
 
-impl Right {
-    /// The name as it stands in errors and documents.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Right::Open => "open",
-            Right::Read => "read",
-            Right::Submit => "submit",
-            Right::Control => "control",
-            Right::Administer => "administer",
-        }
-    }
-}
-
-/// Whether `role` has `right`.
-pub(crate) fn allows(role: Role, right: Right) -> bool {
-    match right {
-        Right::Open => true,
-        Right::Read => match role {
-            Role::Viewer | Role::Submitter | Role::Operator | Role::Admin => true,
-        },
-        Right::Submit => match role {
-            Role::Submitter | Role::Operator | Role::Admin => true,
-            Role::Viewer => false,
-        },
-        Right::Control => match role {
-            Role::Operator | Role::Admin => true,
-            Role::Viewer | Role::Submitter => false,
-        },
-        Right::Administer => match role {
-            Role::Admin => true,
-            Role::Viewer | Role::Submitter | Role::Operator => false,
-        },
-    }
-}
-
-/// Stands before a route: lets a request pass that carries a key with `right`, and tells the handler whose it is.
-pub(crate) async fn check(State((app, right)): State<(App, Right)>, mut request: Request, next: Next) -> Response {
+/// Stands before a route: lets a request pass that carries a key with the right, and tells the handler whose it is.
+pub(crate) async fn check(State((app, needs)): State<(App, Needs)>, mut request: Request, next: Next) -> Response {
+    let from = ClientAddress::of(&request);
+    let route = format!("{} {}", request.method(), request.uri().path());
     let certificate = request.extensions().get::<Arc<ClientCertificate>>().cloned();
-    match authorise(&app, right, ClientAddress::of(&request), request.headers(), certificate.as_deref()).await {
+    let shown = Shown { from, headers: request.headers(), certificate: certificate.as_deref() };
+    let mut whose = Whose::Nobody;
+    match authorise(&app, needs, &shown, &mut whose).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(refused) => refused.into_response(),
+        Err(refused) => {
+            if refused.is_refusal() {
+                let note =
+                    Refused { whose, address: from.0, route, status: refused.status(), reason: refused.detail() };
+                app.refusals.note(&app.ledger, note).await;
+            }
+            refused.into_response()
+        }
     }
 }
 
-async fn authorise(
-    app: &App,
-    right: Right,
+/// Whose request it is, as far as that is known when it is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// It carries no key.
+    Nobody,
+    /// It carries a key that nobody has.
+    Unknown,
+    /// A key that is or was good.
+    Known(Caller),
+    /// It carries a certificate and no key.
+    Certificate(String),
+}
+
+/// What a request shows of whose it is.
+struct Shown<'a> {
     from: ClientAddress,
-    headers: &HeaderMap,
-    certificate: Option<&ClientCertificate>,
-) -> Answer<Caller> {
+    headers: &'a HeaderMap,
+    certificate: Option<&'a ClientCertificate>,
+}
+
+async fn authorise(app: &App, needs: Needs, shown: &Shown<'_>, whose: &mut Whose) -> Answer<Caller> {
     // A key that is sent decides: the certificate then only opened the door.
-    if let Some(certificate) = certificate.filter(|_| !carries_key(headers)) {
-        let caller = by_certificate(certificate, right)?;
+    if let Some(certificate) = shown.certificate.filter(|_| !carries_key(shown.headers)) {
+        *whose = Whose::Certificate(certificate.name.clone());
+        let caller = by_certificate(certificate, shown.from)?;
+        permit(&caller, needs)?;
         app.throttle.known(&caller)?;
         return Ok(caller);
     }
-    let key = presented_key(headers)?;
-    let caller = app.throttle.caller(app, from, key).await?.ok_or_else(|| {
-        ApiError::new(
-            Kind::Unauthenticated,
-            "this API key is not known here, or was revoked; ask an administrator for a new one",
-        )
-    })?;
-    if !allows(caller.role, right) {
-        return Err(ApiError::new(
-            Kind::Forbidden,
-            format!(
-                "the key `{}` has the role {}, and this route needs the right to {}; use a key of the role {}",
-                caller.name,
-                caller.role,
-                right.as_str(),
-                least_role(right),
-            ),
-        ));
-    }
+    let key = presented_key(shown.headers)?;
+    *whose = Whose::Unknown;
+    let caller = match app.throttle.admit(app, shown.from, key).await? {
+        Admission::Valid(caller) => caller,
+        Admission::Void { caller, state } => {
+            let error = void(&caller, state);
+            *whose = Whose::Known(caller);
+            return Err(error);
+        }
+        Admission::Unknown => {
+            return Err(ApiError::new(
+                Kind::Unauthenticated,
+                "this API key is not known here; ask an administrator for one",
+            ));
+        }
+    };
+    *whose = Whose::Known(caller.clone());
+    permit(&caller, needs)?;
     Ok(caller)
 }
 
 /// Whose request it is that carries no key, only a certificate.
-fn by_certificate(certificate: &ClientCertificate, right: Right) -> Answer<Caller> {
+fn by_certificate(certificate: &ClientCertificate, from: ClientAddress) -> Answer<Caller> {
     let name = &certificate.name;
-    let forbidden = |detail: String| ApiError::new(Kind::Forbidden, detail);
     let role = certificate.role.ok_or_else(|| {
-        forbidden(format!(
+        let detail = format!(
             "the certificate {name} is trusted, but nothing says what it may do: send an API key, or have the operator \
              name it in FFPOOL_API_CLIENT_ROLES"
-        ))
+        );
+        ApiError::new(Kind::Forbidden, detail)
     })?;
-    if allows(role, right) {
-        return Ok(Caller { name: format!("certificate {name}"), role });
-    }
-    Err(forbidden(format!(
-        "the certificate {name} has the role {role}, and this route needs the right to {}; it takes one of the role {}",
-        right.as_str(),
-        least_role(right),
-    )))
+    let actor = Actor { name: format!("certificate {name}"), realm: Realm::Pool, address: Some(from.0) };
+    Ok(Caller { key: None, actor, permit: Permit::of(role) })
 }
 
 fn carries_key(headers: &HeaderMap) -> bool {
     headers.contains_key(header::AUTHORIZATION) || headers.contains_key("x-api-key")
 }
 
-/// The least role that has `right`.
-pub(crate) fn least_role(right: Right) -> Role {
-    Role::ALL.into_iter().find(|role| allows(*role, right)).expect("an admin may do everything")
+/// Why a key that was good once opens nothing.
+fn void(caller: &Caller, state: KeyState) -> ApiError {
+    let name = &caller.actor.name;
+    let detail = match state {
+        KeyState::Expired => format!("the key `{name}` has expired; ask an administrator to rotate it"),
+        KeyState::Revoked => format!("the key `{name}` was revoked; ask an administrator for a new one"),
+        KeyState::TenantDisabled | KeyState::Valid => {
+            format!("the tenant of the key `{name}` is disabled; ask the operator of the pool")
+        }
+    };
+    ApiError::new(Kind::Unauthenticated, detail)
+}
+
+/// Whether a caller has what a route needs.
+fn permit(caller: &Caller, Needs { right, reach }: Needs) -> Answer<()> {
+    let name = match caller.key {
+        Some(_) => format!("key `{}`", caller.actor.name),
+        None => caller.actor.name.clone(),
+    };
+    let forbidden = |detail: String| Err(ApiError::new(Kind::Forbidden, detail));
+    if !caller.permit.role.allows(right) {
+        return forbidden(format!(
+            "the {name} has the role {}, and this route needs the right to {right}; use a key of the role {}",
+            caller.permit.role,
+            Role::least(right),
+        ));
+    }
+    if !caller.permit.allows(right) {
+        return forbidden(format!(
+            "the scopes of the {name} leave out the right to {right}, which this route needs; use a key that has it",
+        ));
+    }
+    match (reach, caller.tenant()) {
+        (Reach::Realm, _) | (Reach::Pool, None) => Ok(()),
+        (Reach::Pool, Some(tenant)) => forbidden(format!(
+            "the {name} is bound to the tenant `{tenant}`, and this route acts on the whole pool; its operators do it",
+        )),
+    }
 }
 
 fn presented_key(headers: &HeaderMap) -> Answer<&str> {
@@ -157,12 +184,25 @@ fn presented_key(headers: &HeaderMap) -> Answer<&str> {
 mod tests {
     use super::*;
 
+    fn caller(permit: Permit, tenant: Option<&str>) -> Caller {
+        let realm = Realm::of(tenant.map(str::to_owned));
+        Caller { key: None, actor: Actor { name: "app".to_owned(), realm, address: None }, permit }
+    }
+
     #[test]
-    fn every_role_has_all_rights_of_the_roles_before_it() {
-        let rights = [Right::Open, Right::Read, Right::Submit, Right::Control, Right::Administer];
-        let counts = Role::ALL.map(|role| rights.iter().filter(|right| allows(role, **right)).count());
-        assert_eq!(counts, [2, 3, 4, 5]);
-        assert_eq!(least_role(Right::Submit), Role::Submitter);
+    fn every_refusal_says_what_is_missing() {
+        let needs = |right, reach| Needs { right, reach };
+        let told = |caller: &Caller, needs| permit(caller, needs).map_err(|error| error.detail().to_owned());
+        let viewer = caller(Permit::of(Role::Viewer), None);
+        assert_eq!(told(&viewer, needs(Right::Read, Reach::Pool)), Ok(()));
+        assert!(
+            told(&viewer, needs(Right::Control, Reach::Realm)).unwrap_err().contains("use a key of the role operator")
+        );
+        let narrow = caller(Permit { role: Role::Admin, scopes: Some(vec![Right::Read]) }, None);
+        assert!(told(&narrow, needs(Right::Submit, Reach::Realm)).unwrap_err().contains("scopes"));
+        let bound = caller(Permit::of(Role::Admin), Some("acme"));
+        assert_eq!(told(&bound, needs(Right::Administer, Reach::Realm)), Ok(()));
+        assert!(told(&bound, needs(Right::Control, Reach::Pool)).unwrap_err().contains("tenant `acme`"));
     }
 
     #[test]

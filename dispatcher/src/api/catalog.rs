@@ -2,16 +2,18 @@
 
 use std::sync::LazyLock;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use ffpool_schema::api::{ScenarioView, TemplateView};
 use ffpool_schema::encode::{Resolution, VideoCodec};
 use ffpool_schema::parse;
 use ffpool_schema::scenario::NAMED;
+use serde_json::Value;
 
 use crate::api::{App, openapi};
+use crate::ledger::keys::Caller;
 
 /// `GET /v1/scenarios`
 pub(crate) async fn scenarios(State(app): State<App>) -> Json<Vec<ScenarioView>> {
@@ -26,8 +28,13 @@ pub(crate) async fn scenarios(State(app): State<App>) -> Json<Vec<ScenarioView>>
 }
 
 /// `GET /v1/templates`
-pub(crate) async fn templates(State(app): State<App>) -> Json<Vec<TemplateView>> {
-    Json(app.ledger.catalog().views().1)
+pub(crate) async fn templates(State(app): State<App>, Extension(caller): Extension<Caller>) -> Json<Vec<TemplateView>> {
+    // A template of another tenant's makes jobs that this one may not hand in.
+    let is_usable = |template: &TemplateView| match template.job.get("tenant").and_then(Value::as_str) {
+        Some(tenant) if !tenant.contains('{') => caller.realm().holds(Some(tenant)),
+        Some(_) | None => true,
+    };
+    Json(app.ledger.catalog().views().1.into_iter().filter(is_usable).collect())
 }
 
 /// `GET /v1/schema/job`

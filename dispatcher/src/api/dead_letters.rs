@@ -19,14 +19,21 @@ use crate::ledger::keys::Caller;
 const IDS_MAX: usize = 1000;
 
 /// `GET /v1/dead-letters`
-pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Answer<Json<Page<JobView>>> {
-    let filter = Query::read(&uri, query::DEAD_LETTERS)?.job_filter()?;
+pub(crate) async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Answer<Json<Page<JobView>>> {
+    let filter = Query::read(&uri, query::DEAD_LETTERS)?.job_filter(caller.realm())?;
     Ok(Json(query::page(app.ledger.dead_letters(&filter).await?)))
 }
 
 /// `GET /v1/dead-letters/groups`
-pub(crate) async fn groups(State(app): State<App>) -> Answer<Json<Vec<DeadLetterGroup>>> {
-    Ok(Json(app.ledger.dead_letter_groups().await?))
+pub(crate) async fn groups(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+) -> Answer<Json<Vec<DeadLetterGroup>>> {
+    Ok(Json(app.ledger.dead_letter_groups(caller.realm()).await?))
 }
 
 /// `POST /v1/dead-letters/redrive`
@@ -38,14 +45,14 @@ pub(crate) async fn redrive(
     let request: RedriveRequest = body::read_json(request).await?;
     named_within_bounds(&request.ids, request.fingerprint.as_deref())?;
     let mut report = match &request.fingerprint {
-        Some(kind) => app.ledger.redrive_kind(kind, &caller.name, request.reason.as_deref()).await?,
+        Some(kind) => app.ledger.redrive_kind(kind, &caller.actor, request.reason.as_deref()).await?,
         None => RedriveReport { redriven: Vec::new(), refused: BTreeMap::new() },
     };
     for id in request.ids {
         if report.redriven.contains(&id) {
             continue;
         }
-        match app.ledger.redrive(id, &caller.name, request.reason.as_deref()).await {
+        match app.ledger.redrive(id, &caller.actor, request.reason.as_deref()).await {
             Ok(_) => report.redriven.push(id),
             Err(ControlError::NotFound) => {
                 report.refused.insert(id.to_string(), "there is no such job".to_owned());
@@ -70,7 +77,7 @@ pub(crate) async fn purge(
     if request.reason.trim().is_empty() {
         return Err(ApiError::bad_parameter("reason", "say why: the audit is all that is left of them"));
     }
-    Ok(Json(app.ledger.purge(&request, &caller.name).await?))
+    Ok(Json(app.ledger.purge(&request, &caller.actor).await?))
 }
 
 /// A request names jobs, or a kind, or both.

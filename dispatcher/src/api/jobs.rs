@@ -19,31 +19,48 @@ use crate::ledger::keys::Caller;
 const LOG_LINES: u16 = 1000;
 
 /// `GET /v1/jobs`
-pub(crate) async fn list(State(app): State<App>, uri: Uri) -> Answer<Json<Page<JobView>>> {
-    let filter = Query::read(&uri, query::JOBS)?.job_filter()?;
+pub(crate) async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Answer<Json<Page<JobView>>> {
+    let filter = Query::read(&uri, query::JOBS)?.job_filter(caller.realm())?;
     Ok(Json(query::page(app.ledger.jobs(&filter).await?)))
 }
 
 /// `GET /v1/jobs/{id}`
-pub(crate) async fn show(State(app): State<App>, job: JobPath) -> Answer<Json<JobDetail>> {
-    app.ledger.job(job.0).await?.map(Json).ok_or_else(|| job.not_found())
+pub(crate) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Json<JobDetail>> {
+    app.ledger.job(caller.realm(), job.0).await?.map(Json).ok_or_else(|| job.not_found())
 }
 
 /// `GET /v1/jobs/{id}/log`
-pub(crate) async fn log(State(app): State<App>, job: JobPath, uri: Uri) -> Answer<Json<Vec<LogLine>>> {
+pub(crate) async fn log(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+    uri: Uri,
+) -> Answer<Json<Vec<LogLine>>> {
     let query = Query::read(&uri, query::LOG)?;
     let attempt = query.integer("attempt")?;
     let lines = query.integer("lines")?.and_then(|lines| u16::try_from(lines).ok()).unwrap_or(LOG_LINES);
-    let known = app.ledger.job_summary(job.0).await?.ok_or_else(|| job.not_found())?;
+    let known = app.ledger.job_summary(caller.realm(), job.0).await?.ok_or_else(|| job.not_found())?;
     Ok(Json(app.ledger.log(known.id, attempt, lines).await?))
 }
 
 /// `GET /v1/jobs/{id}/explain`
-pub(crate) async fn explain(State(app): State<App>, job: JobPath) -> Answer<Json<Explanation>> {
-    let detail = app.ledger.job(job.0).await?.ok_or_else(|| job.not_found())?;
+pub(crate) async fn explain(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Json<Explanation>> {
+    let detail = app.ledger.job(caller.realm(), job.0).await?.ok_or_else(|| job.not_found())?;
     let has_ended = detail.job.state.is_end();
     let surroundings = Surroundings {
-        workers: if has_ended { Vec::new() } else { app.ledger.workers().await? },
+        workers: if has_ended { Vec::new() } else { app.ledger.workers(caller.realm()).await? },
         queue_pause: if has_ended { None } else { queue_pause(&app, &detail.job.queue).await? },
         circumstances: app.ledger.circumstances(detail.job.id).await?,
     };
@@ -67,7 +84,7 @@ pub(crate) async fn cancel(
     Extension(caller): Extension<Caller>,
     job: JobPath,
 ) -> Answer<Json<Accepted>> {
-    let state = app.ledger.cancel(job.id(&app).await?, &caller.name).await?;
+    let state = app.ledger.cancel(job.id(&app, &caller).await?, &caller.actor).await?;
     let message = match state {
         JobState::Cancelling => "The worker that runs it is told to end it.",
         JobState::Cancelled => "It will not run.",
@@ -88,7 +105,7 @@ pub(crate) async fn finish(
     Extension(caller): Extension<Caller>,
     job: JobPath,
 ) -> Answer<Json<Accepted>> {
-    let state = app.ledger.finish(job.id(&app).await?, &caller.name).await?;
+    let state = app.ledger.finish(job.id(&app, &caller).await?, &caller.actor).await?;
     let message = "The worker that runs it is told to end it and to keep what there is.";
     Ok(Json(Accepted { state: state.to_string(), message: message.to_owned() }))
 }
@@ -99,7 +116,7 @@ pub(crate) async fn pause(
     Extension(caller): Extension<Caller>,
     job: JobPath,
 ) -> Answer<Json<Accepted>> {
-    let state = app.ledger.pause(job.id(&app).await?, &caller.name).await?;
+    let state = app.ledger.pause(job.id(&app, &caller).await?, &caller.actor).await?;
     let message = match state {
         JobState::Running => "The worker that runs it is told to freeze it where it is.",
         JobState::Blocked | JobState::Delayed | JobState::Queued => "It does not start before it is resumed.",
@@ -116,7 +133,7 @@ pub(crate) async fn resume(
     Extension(caller): Extension<Caller>,
     job: JobPath,
 ) -> Answer<Json<Accepted>> {
-    let state = app.ledger.resume(job.id(&app).await?, &caller.name).await?;
+    let state = app.ledger.resume(job.id(&app, &caller).await?, &caller.actor).await?;
     let message = match state {
         JobState::Running => "The worker that runs it is told to let it go on.",
         JobState::Blocked | JobState::Delayed | JobState::Queued => "It starts when its turn comes.",
@@ -133,6 +150,6 @@ pub(crate) async fn retry(
     Extension(caller): Extension<Caller>,
     job: JobPath,
 ) -> Answer<Json<Accepted>> {
-    let state = app.ledger.redrive(job.id(&app).await?, &caller.name, None).await?;
+    let state = app.ledger.redrive(job.id(&app, &caller).await?, &caller.actor, None).await?;
     Ok(Json(Accepted { state: state.to_string(), message: "It is sent round again with a fresh budget.".to_owned() }))
 }

@@ -1,12 +1,13 @@
 //! `/openapi.json`: the route table as an OpenAPI 3.1 document.
 
+use ffpool_schema::access::{Right, Role};
 use ffpool_schema::api::Problem;
 use ffpool_schema::job::Queue;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use crate::api::access::{Right, least_role};
+use crate::api::access::Reach;
 use crate::api::problem::Kind;
 use crate::api::routes::{self, Content, Route};
 
@@ -43,7 +44,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let mut operation = json!({
         "operationId": route.name,
         "summary": route.summary,
-        "description": needed_role(route.right),
+        "description": needed_key(route),
         "parameters": parameters(route),
         "responses": responses(route, generator),
         "security": match route.right {
@@ -57,12 +58,14 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     operation
 }
 
-fn needed_role(right: Right) -> String {
-    match right {
-        Right::Open => "Needs no key.".to_owned(),
-        Right::Read | Right::Submit | Right::Control | Right::Administer => {
-            format!("Needs a key of the role {} or higher.", least_role(right))
-        }
+fn needed_key(route: &Route) -> String {
+    let role = match route.right {
+        Right::Open => return "Needs no key.".to_owned(),
+        Right::Read | Right::Submit | Right::Control | Right::Administer => Role::least(route.right),
+    };
+    match route.reach {
+        Reach::Realm => format!("Needs a key of the role {role} or higher; sees and changes what is its tenant's."),
+        Reach::Pool => format!("Needs a key of the role {role} or higher that is bound to no tenant."),
     }
 }
 
@@ -71,7 +74,9 @@ fn parameters(route: &Route) -> Vec<Value> {
         route.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}')).map(|name| {
             let (meaning, schema) = match name {
                 "queue" => ("The queue.", json!({"type": "string", "enum": Queue::ALL.map(Queue::as_str)})),
+                "name" if route.path.starts_with("/v1/tenants/") => ("The tenant's name.", json!({"type": "string"})),
                 "name" => ("The schedule's name.", json!({"type": "string"})),
+                "key" => ("The key's name, or its prefix.", json!({"type": "string"})),
                 _ if route.path.starts_with("/v1/jobs/") => ("The job's id, or its number.", json!({"type": "string"})),
                 _ => ("The worker's name.", json!({"type": "string"})),
             };

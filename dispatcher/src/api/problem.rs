@@ -152,14 +152,17 @@ impl ApiError {
         error
     }
 
+    /// Whether it refuses the caller, and not the request.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    }
+
     /// The status.
-    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
 
     /// The text for people.
-    #[cfg(test)]
     pub(crate) fn detail(&self) -> &str {
         &self.problem.detail
     }

@@ -14,6 +14,7 @@ use ffpool_schema::lifecycle::State;
 use serde_json::{Value, json};
 
 use crate::api::problem::{Answer, ApiError};
+use crate::ledger::Realm;
 use crate::ledger::read::JobFilter;
 
 /// Rows of a page that does not say.
@@ -96,6 +97,10 @@ pub(crate) const DEAD_LETTERS: &[Parameter] =
 
 /// Parameters of the audit.
 pub(crate) const AUDIT: &[Parameter] = &[LIMIT, CURSOR];
+
+/// Parameters of a route for one schedule.
+pub(crate) const SCHEDULE: &[Parameter] =
+    &[parameter("tenant", Shape::Text, "Whose schedule. Default: the key's tenant, or the pool.")];
 
 /// Parameters of the costs.
 pub(crate) const COST: &[Parameter] = &[
@@ -188,8 +193,8 @@ impl Query {
         self.parsed("since")
     }
 
-    /// What a list of jobs is asked for.
-    pub(crate) fn job_filter(&self) -> Answer<JobFilter> {
+    /// What a list of a realm's jobs is asked for.
+    pub(crate) fn job_filter(&self, realm: &Realm) -> Answer<JobFilter> {
         let labels = self
             .values("label")
             .map(|text| label(text).ok_or_else(|| self.refused("label", text)))
@@ -201,6 +206,7 @@ impl Query {
             ));
         }
         Ok(JobFilter {
+            realm: realm.clone(),
             state: self.parsed("status")?,
             queue: self.parsed("queue")?,
             priority: self.parsed("priority")?,
@@ -257,7 +263,7 @@ mod tests {
 
     fn filter(query: &str) -> Answer<JobFilter> {
         let uri: Uri = format!("/v1/jobs?{query}").parse().unwrap();
-        Query::read(&uri, JOBS)?.job_filter()
+        Query::read(&uri, JOBS)?.job_filter(&Realm::Pool)
     }
 
     #[test]

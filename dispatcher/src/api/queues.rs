@@ -22,11 +22,15 @@ use crate::ledger::read::QueueCount;
 const BROKER_BOUND: Duration = Duration::from_secs(3);
 
 /// `GET /v1/queues`
-pub(crate) async fn list(State(app): State<App>) -> Answer<Json<Vec<QueueView>>> {
-    let counts = app.ledger.queues().await?;
-    let pools = app.ledger.workers().await?.into_iter().flat_map(|worker| worker.pools);
+pub(crate) async fn list(State(app): State<App>, Extension(caller): Extension<Caller>) -> Answer<Json<Vec<QueueView>>> {
+    let counts = app.ledger.queues(caller.realm()).await?;
+    let pools = app.ledger.workers(caller.realm()).await?.into_iter().flat_map(|worker| worker.pools);
     let queues = queues_of(pools, &counts);
-    let ready = ready_messages(&app, &queues).await;
+    // The broker counts everybody's messages: no matter for a tenant.
+    let ready = match caller.tenant() {
+        None => ready_messages(&app, &queues).await,
+        Some(_) => BTreeMap::new(),
+    };
     let paused: Vec<Queue> = paused_queues(&app).await?.into_iter().map(|(queue, _, _)| queue).collect();
     Ok(Json(queues.into_iter().map(|work| view(work, &counts, &ready, &paused)).collect()))
 }
@@ -44,7 +48,7 @@ pub(crate) async fn pause(
     request: Body,
 ) -> Answer<Json<Accepted>> {
     let request: PauseRequest = body::read_json_or_default(request).await?;
-    app.ledger.pause_queue(queue, &caller.name, request.reason.as_deref()).await?;
+    app.ledger.pause_queue(queue, &caller.actor, request.reason.as_deref()).await?;
     let message = "Nothing more of it is started; what runs goes on.";
     Ok(Json(Accepted { state: "paused".to_owned(), message: message.to_owned() }))
 }
@@ -55,7 +59,7 @@ pub(crate) async fn resume(
     Extension(caller): Extension<Caller>,
     QueuePath(queue): QueuePath,
 ) -> Answer<Json<Accepted>> {
-    app.ledger.resume_queue(queue, &caller.name).await?;
+    app.ledger.resume_queue(queue, &caller.actor).await?;
     Ok(Json(Accepted { state: "open".to_owned(), message: "Its jobs start when their turn comes.".to_owned() }))
 }
 

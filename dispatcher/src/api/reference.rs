@@ -9,6 +9,7 @@ use ffpool_schema::job::Queue;
 
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError, Kind};
+use crate::ledger::keys::Caller;
 use crate::ledger::read::JobRef;
 
 /// A job by its id or its number.
@@ -20,7 +21,7 @@ pub(crate) struct WorkerPath(pub(crate) WorkerId);
 /// A queue by its name.
 pub(crate) struct QueuePath(pub(crate) Queue);
 
-/// A schedule by its name.
+/// A schedule, key or tenant by its name.
 pub(crate) struct NamePath(pub(crate) String);
 
 impl FromRequestParts<App> for NamePath {
@@ -61,11 +62,13 @@ impl FromRequestParts<App> for QueuePath {
 }
 
 impl JobPath {
-    /// The job's id, asked of the ledger where the path has its number.
-    pub(crate) async fn id(&self, app: &App) -> Answer<JobId> {
+    /// The job's id, asked of the ledger where the path has its number. The ledger looks whose it is when it is changed.
+    pub(crate) async fn id(&self, app: &App, caller: &Caller) -> Answer<JobId> {
         match self.0 {
             JobRef::Id(id) => Ok(id),
-            JobRef::Number(_) => Ok(app.ledger.job_summary(self.0).await?.ok_or_else(|| self.not_found())?.id),
+            JobRef::Number(_) => {
+                Ok(app.ledger.job_summary(caller.realm(), self.0).await?.ok_or_else(|| self.not_found())?.id)
+            }
         }
     }
 

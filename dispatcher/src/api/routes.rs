@@ -4,25 +4,30 @@
 
 use axum::http::{Method, StatusCode};
 use axum::routing::{MethodRouter, get, post};
+use ffpool_schema::access::Right;
 use ffpool_schema::api::{
-    Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, Page, PauseRequest, PurgeReport,
-    PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, ScenarioView, ScheduleRequest, ScheduleView,
-    StreamEvent, Submitted, TemplateView, WorkerView,
+    Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView, NewKeyView,
+    Page, PauseRequest, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, RotateRequest,
+    ScenarioView, ScheduleRequest, ScheduleView, StreamEvent, Submitted, TemplateView, TenantChange, TenantRequest,
+    TenantView, WorkerView,
 };
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::LogLine;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use crate::api::access::Right;
+use crate::api::access::Reach;
 use crate::api::problem::Kind;
 use crate::api::query::{self, Parameter};
-use crate::api::{App, audit, catalog, cost, dead_letters, health, jobs, queues, schedules, stream, submit, workers};
+use crate::api::{
+    App, audit, catalog, cost, dead_letters, health, jobs, keys, queues, schedules, stream, submit, tenants, workers,
+};
 
 /// One route.
 pub(crate) struct Route {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
     pub(crate) right: Right,
+    pub(crate) reach: Reach,
     /// The `operationId`.
     pub(crate) name: &'static str,
     pub(crate) summary: &'static str,
@@ -79,6 +84,7 @@ impl Route {
             method,
             path,
             right,
+            reach: Reach::Realm,
             name,
             summary: "",
             query: &[],
@@ -92,6 +98,11 @@ impl Route {
 
     fn summary(self, summary: &'static str) -> Route {
         Route { summary, ..self }
+    }
+
+    /// It acts on the whole pool.
+    fn of_pool(self) -> Route {
+        Route { reach: Reach::Pool, ..self }
     }
 
     fn query(self, query: &'static [Parameter]) -> Route {
@@ -174,6 +185,7 @@ pub(crate) fn all() -> Vec<Route> {
             .answers(OK, "All workers, by name.", json::<Vec<WorkerView>>()),
         Route::post("/v1/workers/{id}/drain", Right::Control, "drainWorker", post(workers::drain))
             .summary("Tells a worker to take no more work, finish what it has and stop.")
+            .of_pool()
             .answers(OK, "It drains.", json::<Accepted>())
             .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
         Route::get("/v1/queues", Right::Read, "listQueues", get(queues::list))
@@ -181,11 +193,13 @@ pub(crate) fn all() -> Vec<Route> {
             .answers(OK, "All work queues of the pools in use.", json::<Vec<QueueView>>()),
         Route::post("/v1/queues/{queue}/pause", Right::Control, "pauseQueue", post(queues::pause))
             .summary("Starts nothing more of a queue, of any priority and pool. The body may be left out.")
+            .of_pool()
             .takes_if_any(json::<PauseRequest>())
             .answers(OK, "It is paused.", json::<Accepted>())
             .problems(&[Kind::BadRequest, Kind::NotFound, Kind::RequestTimeout, Kind::TooLarge]),
         Route::post("/v1/queues/{queue}/resume", Right::Control, "resumeQueue", post(queues::resume))
             .summary("Lets a paused queue go on.")
+            .of_pool()
             .answers(OK, "It is not paused.", json::<Accepted>())
             .problems(&[Kind::NotFound]),
         Route::get("/v1/dead-letters", Right::Read, "listDeadLetters", get(dead_letters::list))
@@ -221,22 +235,27 @@ pub(crate) fn all() -> Vec<Route> {
             .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge, Kind::InvalidJob]),
         Route::get("/v1/schedules/{name}", Right::Read, "showSchedule", get(schedules::show))
             .summary("Shows a schedule, its next due times and what became of the last.")
+            .query(query::SCHEDULE)
             .answers(OK, "The schedule.", json::<ScheduleView>())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::post("/v1/schedules/{name}/remove", Right::Control, "removeSchedule", post(schedules::remove))
             .summary("Does away with a schedule. Its jobs stay.")
+            .query(query::SCHEDULE)
             .answers(OK, "It is gone.", json::<Accepted>())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::post("/v1/schedules/{name}/pause", Right::Control, "pauseSchedule", post(schedules::pause))
             .summary("Pauses a schedule: it makes no jobs until it is resumed.")
+            .query(query::SCHEDULE)
             .answers(OK, "The schedule.", json::<ScheduleView>())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::post("/v1/schedules/{name}/resume", Right::Control, "resumeSchedule", post(schedules::resume))
             .summary("Makes jobs of a schedule again, from its next due time on.")
+            .query(query::SCHEDULE)
             .answers(OK, "The schedule.", json::<ScheduleView>())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::post("/v1/schedules/{name}/run", Right::Control, "runSchedule", post(schedules::run))
             .summary("Makes the job of a schedule now, besides its due times.")
+            .query(query::SCHEDULE)
             .answers(StatusCode::CREATED, "The job.", json::<Submitted>())
             .problems(&[Kind::BadRequest, Kind::NotFound, Kind::InvalidJob]),
         Route::get("/v1/audit", Right::Administer, "listAudit", get(audit::list))
@@ -244,6 +263,54 @@ pub(crate) fn all() -> Vec<Route> {
             .query(query::AUDIT)
             .answers(OK, "One page.", json::<Page<AuditView>>())
             .problems(&[Kind::BadRequest]),
+        Route::get("/v1/keys", Right::Administer, "listKeys", get(keys::list))
+            .summary("Lists the keys, without their texts.")
+            .answers(OK, "The keys, by name.", json::<Vec<KeyView>>()),
+        Route::post("/v1/keys", Right::Administer, "createKey", post(keys::create))
+            .summary("Makes a key and shows its text, once.")
+            .takes(json::<KeyRequest>())
+            .answers(StatusCode::CREATED, "The key.", json::<NewKeyView>())
+            .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge]),
+        Route::post("/v1/keys/{key}/revoke", Right::Administer, "revokeKey", post(keys::revoke))
+            .summary("Makes the keys of a name, or the one with a prefix, void at once.")
+            .answers(OK, "They are void.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
+        Route::post("/v1/keys/{key}/rotate", Right::Administer, "rotateKey", post(keys::rotate))
+            .summary(
+                "Makes a new key in place of an old one, which opens beside it for a while. The body may be left out.",
+            )
+            .takes_if_any(json::<RotateRequest>())
+            .answers(StatusCode::CREATED, "The new key.", json::<NewKeyView>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge]),
+        Route::get("/v1/tenants", Right::Administer, "listTenants", get(tenants::list))
+            .summary("Lists the tenants with what they may have; to a tenant's key its own.")
+            .answers(OK, "The tenants, by name.", json::<Vec<TenantView>>()),
+        Route::post("/v1/tenants", Right::Administer, "createTenant", post(tenants::create))
+            .summary("Makes a tenant.")
+            .of_pool()
+            .takes(json::<TenantRequest>())
+            .answers(StatusCode::CREATED, "The tenant.", json::<TenantView>())
+            .problems(&[Kind::BadRequest, Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge]),
+        Route::get("/v1/tenants/{name}", Right::Administer, "showTenant", get(tenants::show))
+            .summary("Shows a tenant with what it may have.")
+            .answers(OK, "The tenant.", json::<TenantView>())
+            .problems(&[Kind::NotFound]),
+        Route::post("/v1/tenants/{name}/set", Right::Administer, "setTenant", post(tenants::set))
+            .summary("Changes what a tenant may have.")
+            .of_pool()
+            .takes(json::<TenantChange>())
+            .answers(OK, "The tenant.", json::<TenantView>())
+            .problems(&[Kind::BadRequest, Kind::NotFound, Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge]),
+        Route::post("/v1/tenants/{name}/disable", Right::Administer, "disableTenant", post(tenants::disable))
+            .summary("Disables a tenant: its keys open nothing and its schedules make no jobs. Its jobs stay.")
+            .of_pool()
+            .answers(OK, "The tenant.", json::<TenantView>())
+            .problems(&[Kind::NotFound]),
+        Route::post("/v1/tenants/{name}/enable", Right::Administer, "enableTenant", post(tenants::enable))
+            .summary("Lets a disabled tenant go on.")
+            .of_pool()
+            .answers(OK, "The tenant.", json::<TenantView>())
+            .problems(&[Kind::NotFound]),
         Route::get("/v1/scenarios", Right::Read, "listScenarios", get(catalog::scenarios))
             .summary("Lists the scenarios a job may name.")
             .answers(OK, "The scenarios.", json::<Vec<ScenarioView>>()),

@@ -2,16 +2,17 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::{Extension, Json};
 use ffpool_schema::api::{Accepted, ScheduleRequest, ScheduleView, Submitted};
 use ffpool_schema::location::redact_within;
 
 use crate::api::problem::{Answer, ApiError, Kind};
+use crate::api::query::{self, Query};
 use crate::api::reference::NamePath;
 use crate::api::{App, body};
-use crate::ledger::ScheduleError;
 use crate::ledger::keys::Caller;
+use crate::ledger::{Realm, ScheduleError};
 
 impl From<ScheduleError> for ApiError {
     fn from(error: ScheduleError) -> ApiError {
@@ -33,9 +34,24 @@ fn shown(mut view: ScheduleView) -> ScheduleView {
     view
 }
 
+/// Whose schedule a route means: the key's tenant's, or what a key of the pool asks for.
+fn owner(caller: &Caller, uri: &Uri) -> Answer<Realm> {
+    let query = Query::read(uri, query::SCHEDULE)?;
+    let asked = query.text("tenant").map(|tenant| Realm::Tenant(tenant.to_owned()));
+    match (caller.realm(), asked) {
+        (Realm::Pool, asked) => Ok(asked.unwrap_or_default()),
+        (own @ Realm::Tenant(_), None) => Ok(own.clone()),
+        (own @ Realm::Tenant(_), Some(asked)) if asked == *own => Ok(asked),
+        (Realm::Tenant(_), Some(_)) => Err(ScheduleError::NotFound.into()),
+    }
+}
+
 /// `GET /v1/schedules`
-pub(crate) async fn list(State(app): State<App>) -> Answer<Json<Vec<ScheduleView>>> {
-    Ok(Json(app.ledger.schedules().await?.into_iter().map(shown).collect()))
+pub(crate) async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+) -> Answer<Json<Vec<ScheduleView>>> {
+    Ok(Json(app.ledger.schedules(caller.realm()).await?.into_iter().map(shown).collect()))
 }
 
 /// `POST /v1/schedules`
@@ -45,12 +61,17 @@ pub(crate) async fn add(
     request: Body,
 ) -> Answer<(StatusCode, Json<ScheduleView>)> {
     let request: ScheduleRequest = body::read_json(request).await?;
-    Ok((StatusCode::CREATED, Json(shown(app.ledger.add_schedule(&request, &caller.name).await?))))
+    Ok((StatusCode::CREATED, Json(shown(app.ledger.add_schedule(&request, &caller.actor).await?))))
 }
 
 /// `GET /v1/schedules/{name}`
-pub(crate) async fn show(State(app): State<App>, NamePath(name): NamePath) -> Answer<Json<ScheduleView>> {
-    Ok(Json(shown(app.ledger.schedule(&name).await?)))
+pub(crate) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    NamePath(name): NamePath,
+    uri: Uri,
+) -> Answer<Json<ScheduleView>> {
+    Ok(Json(shown(app.ledger.schedule(&owner(&caller, &uri)?, &name).await?)))
 }
 
 /// `POST /v1/schedules/{name}/remove`
@@ -58,8 +79,9 @@ pub(crate) async fn remove(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     NamePath(name): NamePath,
+    uri: Uri,
 ) -> Answer<Json<Accepted>> {
-    app.ledger.remove_schedule(&name, &caller.name).await?;
+    app.ledger.remove_schedule(&owner(&caller, &uri)?, &name, &caller.actor).await?;
     Ok(Json(Accepted {
         state: "removed".to_owned(),
         message: "It makes no more jobs; those that it made stay.".to_owned(),
@@ -71,8 +93,9 @@ pub(crate) async fn pause(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     NamePath(name): NamePath,
+    uri: Uri,
 ) -> Answer<Json<ScheduleView>> {
-    Ok(Json(shown(app.ledger.pause_schedule(&name, true, &caller.name).await?)))
+    Ok(Json(shown(app.ledger.pause_schedule(&owner(&caller, &uri)?, &name, true, &caller.actor).await?)))
 }
 
 /// `POST /v1/schedules/{name}/resume`
@@ -80,8 +103,9 @@ pub(crate) async fn resume(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     NamePath(name): NamePath,
+    uri: Uri,
 ) -> Answer<Json<ScheduleView>> {
-    Ok(Json(shown(app.ledger.pause_schedule(&name, false, &caller.name).await?)))
+    Ok(Json(shown(app.ledger.pause_schedule(&owner(&caller, &uri)?, &name, false, &caller.actor).await?)))
 }
 
 /// `POST /v1/schedules/{name}/run`
@@ -89,6 +113,7 @@ pub(crate) async fn run(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     NamePath(name): NamePath,
+    uri: Uri,
 ) -> Answer<(StatusCode, Json<Submitted>)> {
-    Ok((StatusCode::CREATED, Json(app.ledger.run_schedule(&name, &caller.name).await?)))
+    Ok((StatusCode::CREATED, Json(app.ledger.run_schedule(&owner(&caller, &uri)?, &name, &caller.actor).await?)))
 }

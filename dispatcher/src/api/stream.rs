@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -20,25 +21,34 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use crate::api::App;
 use crate::api::problem::Answer;
 use crate::api::reference::JobPath;
+use crate::ledger::keys::Caller;
 use crate::ledger::read::JobRef;
 
 /// How often the ledger is asked for changes.
 const LOOK: Duration = Duration::from_millis(500);
+/// After so many looks the key is looked at too: one that opens nothing any more ends what it has opened.
+const LOOKS_BETWEEN_KEY: u32 = 6;
 /// A comment goes out after so much silence, so that no proxy takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// `GET /v1/jobs/{id}/events`
-pub(crate) async fn follow(State(app): State<App>, job: JobPath) -> Answer<Response> {
-    let first = app.ledger.job_summary(job.0).await?.ok_or_else(|| job.not_found())?;
+pub(crate) async fn follow(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Response> {
+    let first = app.ledger.job_summary(caller.realm(), job.0).await?.ok_or_else(|| job.not_found())?;
     // Without NATS the job is followed by its states alone.
     let progress = app.signals.subscribe::<Progress>(&subjects::progress(first.id)).await.ok();
     let follower = Follower {
         app,
+        caller,
         job: JobRef::Id(first.id),
         sent: None,
         found: Some(Box::new(first)),
         progress,
         look: looking(),
+        looks: 0,
     };
     let events = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     // nginx would hold events back.
@@ -55,6 +65,7 @@ fn looking() -> Interval {
 /// One client that follows one job.
 struct Follower {
     app: App,
+    caller: Caller,
     job: JobRef,
     /// What the client knows of the job.
     sent: Option<Box<JobView>>,
@@ -62,6 +73,7 @@ struct Follower {
     found: Option<Box<JobView>>,
     progress: Option<Subscription<Progress>>,
     look: Interval,
+    looks: u32,
 }
 
 impl Follower {
@@ -72,7 +84,7 @@ impl Follower {
         })
     }
 
-    /// The next event; `None` after the end state, and when the API stops.
+    /// The next event; `None` after the end state, when the key is void, and when the API stops.
     async fn next(&mut self) -> Option<StreamEvent> {
         loop {
             if let Some(found) = self.found.take()
@@ -87,12 +99,28 @@ impl Follower {
             tokio::select! {
                 () = self.app.closing.cancelled() => return None,
                 progress = next_progress(&mut self.progress) => return Some(StreamEvent::Progress(progress)),
-                _ = self.look.tick() => match self.app.ledger.job_summary(self.job).await {
+                _ = self.look.tick() => {
+                    self.looks += 1;
+                    if self.looks.is_multiple_of(LOOKS_BETWEEN_KEY) && self.is_shut_out().await {
+                        return None;
+                    }
+                    match self.app.ledger.job_summary(self.caller.realm(), self.job).await {
                     Ok(found) => self.found = Some(Box::new(found?)),
                     // The ledger is away: the follower stays and hears what has changed when it is back.
                     Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a followed job was not read"),
+                    }
                 },
             }
+        }
+    }
+}
+
+impl Follower {
+    /// Whether the key that opened the stream is void by now; while the ledger is away nobody knows, and the stream stays.
+    async fn is_shut_out(&self) -> bool {
+        match self.caller.key {
+            Some(key) => self.app.ledger.key_opens(key).await.is_ok_and(|opens| !opens),
+            None => false,
         }
     }
 }

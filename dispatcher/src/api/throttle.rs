@@ -19,7 +19,7 @@ use ffpool_schema::metrics::HTTP_RATE_LIMITED;
 
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError};
-use crate::ledger::keys::Caller;
+use crate::ledger::keys::{Admission, Caller};
 use crate::limits::{Buckets, Limit, Origin, ProxyHeader, Rate, RateLimits, Until, client_address};
 
 /// Clients or keys that are remembered in one table: a few megabytes.
@@ -76,7 +76,8 @@ pub(crate) struct Throttle {
     began: Instant,
     addresses: Mutex<Buckets<Origin>>,
     probes: Mutex<Buckets<Origin>>,
-    keys: Mutex<Buckets<String>>,
+    /// By tenant and name: keys that overlap while they are rotated share one.
+    keys: Mutex<Buckets<(Option<String>, String)>>,
     failed: Mutex<Buckets<Origin>>,
     /// Hashes of keys that were good lately.
     good: Mutex<Until<u64>>,
@@ -114,22 +115,27 @@ impl Throttle {
         locked(buckets).take(key, rate, self.now()).map_err(|wait| refused(by, rate, wait))
     }
 
-    /// Whose key it is, within the limits of keys that are not known, of the key, and of its tenant.
-    pub(crate) async fn caller(&self, app: &App, address: ClientAddress, key: &str) -> Answer<Option<Caller>> {
+    /// What a key is, within the limits of keys that are not known, of the key, and of its tenant.
+    pub(crate) async fn admit(&self, app: &App, address: ClientAddress, key: &str) -> Answer<Admission> {
         let (origin, hash) = (Origin::of(address.0), self.hasher.hash_one(key));
         self.may_try(origin, hash)?;
-        let Some(caller) = app.ledger.caller(key).await? else {
-            self.note_failed(origin, hash);
-            return Ok(None);
+        let mut caller = match app.ledger.admit(key).await? {
+            Admission::Valid(caller) => caller,
+            void @ (Admission::Void { .. } | Admission::Unknown) => {
+                self.note_failed(origin, hash);
+                return Ok(void);
+            }
         };
+        caller.actor.address = Some(address.0);
         locked(&self.good).set(hash, self.now() + GOOD_FOR, self.now());
         self.known(&caller)?;
-        Ok(Some(caller))
+        Ok(Admission::Valid(caller))
     }
 
     /// Somebody who is known asks.
     pub(crate) fn known(&self, caller: &Caller) -> Answer<()> {
-        self.take(By::Key, &self.keys, caller.name.clone(), self.rules.limits.key.0)
+        let owner = (caller.tenant().map(str::to_owned), caller.actor.name.clone());
+        self.take(By::Key, &self.keys, owner, self.rules.limits.key.0)
     }
 
     fn may_try(&self, origin: Origin, hash: u64) -> Answer<()> {

@@ -8,19 +8,22 @@ use ffpool_broker::RequestError;
 use ffpool_schema::api::{Accepted, WorkerView};
 use ffpool_schema::message::{WorkerAnswer, WorkerCommand, WorkerState};
 use ffpool_schema::subjects;
-use serde_json::json;
 
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError, Kind};
 use crate::api::reference::WorkerPath;
+use crate::ledger::Entry;
 use crate::ledger::keys::Caller;
 
 /// A worker answers a command at once; one that needs longer is as good as absent.
 const ANSWER_BOUND: Duration = Duration::from_secs(3);
 
 /// `GET /v1/workers`
-pub(crate) async fn list(State(app): State<App>) -> Answer<Json<Vec<WorkerView>>> {
-    Ok(Json(app.ledger.workers().await?))
+pub(crate) async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+) -> Answer<Json<Vec<WorkerView>>> {
+    Ok(Json(app.ledger.workers(caller.realm()).await?))
 }
 
 /// `POST /v1/workers/{id}/drain`
@@ -29,7 +32,7 @@ pub(crate) async fn drain(
     Extension(caller): Extension<Caller>,
     WorkerPath(worker): WorkerPath,
 ) -> Answer<Json<Accepted>> {
-    let known = app.ledger.workers().await?.into_iter().any(|known| known.id == worker);
+    let known = app.ledger.workers(caller.realm()).await?.into_iter().any(|known| known.id == worker);
     if !known {
         let detail = format!("no worker is named {worker}; GET /v1/workers lists all");
         return Err(ApiError::new(Kind::NotFound, detail));
@@ -51,8 +54,8 @@ pub(crate) async fn drain(
     if !answer.yes {
         return Err(ApiError::new(Kind::Conflict, format!("the worker {worker} refused to drain; its log says why")));
     }
-    app.ledger.audit(&caller.name, "drain", &worker.to_string(), json!({})).await;
-    tracing::info!(%worker, by = caller.name, "worker drains");
+    app.ledger.audit(&caller.actor, Entry::new("drain", worker.to_string())).await;
+    tracing::info!(%worker, by = caller.actor.name, "worker drains");
     Ok(Json(Accepted {
         state: WorkerState::Draining.as_str().to_owned(),
         message: "It takes no more work, finishes what it has and stops.".to_owned(),

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::Ledger;
 use super::read::{ReadError, bounded};
+use super::{Ledger, Realm};
 
 /// Sums that are told at most, the largest.
 const ROWS_MAX: i64 = 1_000;
@@ -56,11 +56,11 @@ impl CostBy {
 }
 
 impl Ledger {
-    /// What the jobs recorded since then used and cost.
+    /// What the jobs of a realm that were recorded since then used and cost.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn costs(&self, by: &CostBy, since: Timestamp) -> Result<Vec<CostRow>, ReadError> {
+    pub async fn costs(&self, realm: &Realm, by: &CostBy, since: Timestamp) -> Result<Vec<CostRow>, ReadError> {
         let label = match by {
             CostBy::Label(name) => Some(name.as_str()),
             CostBy::Tenant | CostBy::Queue | CostBy::Scenario | CostBy::Worker => None,
@@ -71,13 +71,17 @@ impl Ledger {
              FROM job AS maker JOIN attempt AS a ON a.job = maker.id \
                   JOIN job AS j ON j.id = coalesce(maker.part_of, maker.id) \
              WHERE j.created_at >= $1 AND a.ended_at IS NOT NULL AND ($3::text IS NULL OR true) \
+                   AND ($5::text IS NULL OR j.tenant = $5) \
              GROUP BY 1 ORDER BY core_hours DESC, key LIMIT $2",
             by.expression()
         );
         bounded(async {
             let client = self.pool().get().await?;
             let rows = client
-                .query(&client.prepare_cached(&sql).await?, &[&since, &ROWS_MAX, &label, &self.prices().currency])
+                .query(
+                    &client.prepare_cached(&sql).await?,
+                    &[&since, &ROWS_MAX, &label, &self.prices().currency, &realm.tenant()],
+                )
                 .await?;
             rows.iter()
                 .map(|row| {

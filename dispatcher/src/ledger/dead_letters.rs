@@ -10,8 +10,9 @@ use ffpool_schema::lifecycle::{Input, Step};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::audit::Entry;
 use super::families::Relative;
-use super::{ControlError, Evidence, Happening, Ledger, Unavailable, Verdict};
+use super::{Actor, ControlError, Evidence, Happening, Ledger, Unavailable, Verdict};
 
 /// Dead letters of one kind that one request sends round again.
 const REDRIVEN_MAX: i64 = 10_000;
@@ -19,25 +20,26 @@ const REDRIVEN_MAX: i64 = 10_000;
 const PURGED_MAX: i64 = 10_000;
 
 impl Ledger {
-    /// Sends all dead letters of a kind round again.
+    /// Sends all dead letters of a kind in the realm of `who` round again.
     ///
     /// # Errors
     /// When the ledger cannot be asked; then some may have been sent.
     pub async fn redrive_kind(
         &self,
         fingerprint: &str,
-        who: &str,
+        who: &Actor,
         reason: Option<&str>,
     ) -> Result<RedriveReport, ControlError> {
         let jobs: Vec<JobId> = self
             .bounded(async {
                 let client = self.pool().get().await?;
                 let statement = client.prepare_cached(OF_KIND).await?;
-                let rows = client.query(&statement, &[&fingerprint, &REDRIVEN_MAX]).await?;
+                let rows = client.query(&statement, &[&fingerprint, &REDRIVEN_MAX, &who.realm.tenant()]).await?;
                 rows.iter().map(|row| Ok(JobId(row.try_get(0)?))).collect()
             })
             .await?;
-        let evidence = Evidence { by: Some(who.to_owned()), reason: reason.map(str::to_owned), ..Evidence::default() };
+        let evidence =
+            Evidence { by: Some(who.name.clone()), reason: reason.map(str::to_owned), ..Evidence::default() };
         let happenings = jobs
             .iter()
             .map(|job| Happening { evidence: evidence.clone(), ..Happening::new(*job, Input::Redrive) })
@@ -61,22 +63,23 @@ impl Ledger {
             }
         }
         let detail = json!({ "reason": reason, "jobs": report.redriven.len() });
-        self.audit(who, "redrive", fingerprint, detail).await;
+        self.audit(who, Entry::new("redrive", fingerprint).detail(detail)).await;
         Ok(report)
     }
 
     /// Deletes dead letters with their attempts, history and logs: those of `request.ids`, and the oldest of its kind. One
-    /// whose chunks are still being ended is left.
+    /// whose chunks are still being ended is left, and so is whatever is outside the realm of `who`.
     ///
     /// # Errors
     /// When the ledger cannot be asked.
-    pub async fn purge(&self, request: &PurgeRequest, who: &str) -> Result<PurgeReport, ControlError> {
+    pub async fn purge(&self, request: &PurgeRequest, who: &Actor) -> Result<PurgeReport, ControlError> {
         let ids: Vec<Uuid> = request.ids.iter().map(|id| id.0).collect();
         let found: Vec<Uuid> = self
             .bounded(async {
                 let client = self.pool().get().await?;
                 let statement = client.prepare_cached(FAILED).await?;
-                let rows = client.query(&statement, &[&ids, &request.fingerprint, &PURGED_MAX]).await?;
+                let rows =
+                    client.query(&statement, &[&ids, &request.fingerprint, &PURGED_MAX, &who.realm.tenant()]).await?;
                 rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
             })
             .await?;
@@ -87,7 +90,7 @@ impl Ledger {
         let PurgeReport { purged, left } = report;
         let target = request.fingerprint.clone().unwrap_or_else(|| "dead letters".to_owned());
         let detail = json!({ "reason": request.reason, "ids": request.ids, "purged": purged, "left": left });
-        self.audit(who, "purge", &target, detail).await;
+        self.audit(who, Entry::new("purge", target).detail(detail)).await;
         Ok(report)
     }
 
@@ -107,10 +110,12 @@ impl Ledger {
 }
 
 const OF_KIND: &str = "SELECT id FROM job WHERE state = 'failed' AND dead_fingerprint = $1 AND part_of IS NULL \
+           AND ($3::text IS NULL OR tenant = $3) \
      ORDER BY number LIMIT $2";
 
 const FAILED: &str = "SELECT id FROM job \
      WHERE state = 'failed' AND (id = ANY ($1::uuid[]) OR (dead_fingerprint = $2 AND part_of IS NULL)) \
+           AND ($4::text IS NULL OR tenant = $4) \
      ORDER BY number LIMIT $3";
 
 // The rows are locked in the order of their ids, as everywhere.
@@ -127,9 +132,9 @@ const PURGE: &str = "WITH parts AS MATERIALIZED ( \
                     LEFT JOIN have ON have.part_of = held.id LEFT JOIN taken ON taken.part_of = held.id \
                WHERE have.parts IS NOT DISTINCT FROM taken.parts), \
      gone AS (SELECT id FROM whole UNION SELECT id FROM parts WHERE part_of IN (SELECT id FROM whole)), \
-     jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM gone) RETURNING id), \
+     jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM gone) RETURNING id, tenant), \
      attempts AS (DELETE FROM attempt WHERE job IN (SELECT id FROM gone)), \
      events AS (DELETE FROM event WHERE job IN (SELECT id FROM gone)), \
      lines AS (DELETE FROM log_line WHERE job IN (SELECT id FROM gone)), \
-     told AS (INSERT INTO purged (id) SELECT id FROM gone ON CONFLICT DO NOTHING) \
+     told AS (INSERT INTO purged (id, tenant) SELECT id, tenant FROM jobs ON CONFLICT DO NOTHING) \
      SELECT count(*) FROM whole";

@@ -4,7 +4,8 @@
 //! the other. What a crash left out is found by the leader, who looks at all that wait.
 //!
 //! Invariants: a parent that is not recorded yet keeps its children waiting, and one that was purged counts as failed; two transactions that record jobs with
-//! parents run one after the other, so that together they cannot close a circle that neither sees. A redrive of a
+//! parents run one after the other, so that together they cannot close a circle that neither sees. To a job of a tenant's,
+//! a parent of somebody else's is one that is not recorded, whatever becomes of it. A redrive of a
 //! parent does not revive children that ended with it: they are dead letters of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,8 +150,13 @@ impl Ledger {
     ///
     /// # Errors
     /// When Postgres cannot be asked.
-    pub(super) async fn circle_of(&self, job: JobId, parents: &[JobId]) -> Result<Option<Fault>, Unavailable> {
-        let edges: Vec<(JobId, JobId)> = parents.iter().map(|parent| (job, *parent)).collect();
+    pub(super) async fn circle_of(
+        &self,
+        job: JobId,
+        tenant: Option<&str>,
+        parents: &[JobId],
+    ) -> Result<Option<Fault>, Unavailable> {
+        let edges: Vec<Edge> = parents.iter().map(|parent| Edge { child: job, parent: *parent, tenant }).collect();
         self.bounded(async {
             let client = self.pool().get().await?;
             let circles = circles(&client, &edges).await?;
@@ -188,31 +194,39 @@ pub(super) async fn insert_dependencies<'a>(
         return Ok(());
     }
     let statement = client.prepare_cached(INSERT).await?;
-    let (children, parents) = columns(&edges);
+    let (children, parents) = columns(edges.iter().map(|edge| (edge.child, edge.parent)));
     client.execute(&statement, &[&children, &parents]).await?;
     Ok(())
 }
 
-/// Children with their parents.
-fn edges<'a>(jobs: impl Iterator<Item = (JobId, &'a NewJob)>) -> Vec<(JobId, JobId)> {
+/// A new job that waits for another.
+struct Edge<'a> {
+    child: JobId,
+    parent: JobId,
+    /// Whose the child is.
+    tenant: Option<&'a str>,
+}
+
+fn edges<'a>(jobs: impl Iterator<Item = (JobId, &'a NewJob)>) -> Vec<Edge<'a>> {
     jobs.filter_map(|(id, new)| Some((id, new.spec.as_ref().ok()?)))
-        .flat_map(|(id, spec)| spec.depends_on.iter().map(move |parent| (id, *parent)))
+        .flat_map(|(child, spec)| {
+            let tenant = spec.tenant.as_deref();
+            spec.depends_on.iter().map(move |parent| Edge { child, parent: *parent, tenant })
+        })
         .collect()
 }
 
-fn columns(edges: &[(JobId, JobId)]) -> (Vec<Uuid>, Vec<Uuid>) {
-    edges.iter().map(|(child, parent)| (child.0, parent.0)).unzip()
+fn columns(edges: impl Iterator<Item = (JobId, JobId)>) -> (Vec<Uuid>, Vec<Uuid>) {
+    edges.map(|(child, parent)| (child.0, parent.0)).unzip()
 }
 
 /// The children of `new` edges that would wait for themselves, with what is wrong.
-async fn circles(
-    client: &ClientWrapper,
-    new: &[(JobId, JobId)],
-) -> Result<BTreeMap<JobId, Fault>, tokio_postgres::Error> {
-    let (children, parents) = columns(new);
+async fn circles(client: &ClientWrapper, new: &[Edge<'_>]) -> Result<BTreeMap<JobId, Fault>, tokio_postgres::Error> {
+    let (children, parents) = columns(new.iter().map(|edge| (edge.child, edge.parent)));
+    let tenants: Vec<Option<&str>> = new.iter().map(|edge| edge.tenant).collect();
     let statement = client.prepare_cached(CIRCLES).await?;
     let mut found = BTreeMap::new();
-    for row in client.query(&statement, &[&children, &parents]).await? {
+    for row in client.query(&statement, &[&children, &parents, &tenants]).await? {
         let job = JobId(row.try_get(0)?);
         let circle = name_circle(client, new, job).await?;
         let named: Vec<String> = circle.iter().take(NAMED_MAX).map(ToString::to_string).collect();
@@ -226,17 +240,19 @@ async fn circles(
 /// The shortest way from a job to itself, over parents, level by level.
 async fn name_circle(
     client: &ClientWrapper,
-    new: &[(JobId, JobId)],
+    new: &[Edge<'_>],
     start: JobId,
 ) -> Result<Vec<JobId>, tokio_postgres::Error> {
-    let statement =
-        client.prepare_cached("SELECT child, parent FROM dependency WHERE child = ANY ($1::uuid[])").await?;
+    let statement = client.prepare_cached(EDGES).await?;
+    let tenant = new.iter().find(|edge| edge.child == start).and_then(|edge| edge.tenant);
     let mut reached_from: BTreeMap<JobId, JobId> = BTreeMap::new();
     let mut level = BTreeSet::from([start]);
     while !level.is_empty() && !reached_from.contains_key(&start) {
         let ids: Vec<Uuid> = level.iter().map(|job| job.0).collect();
-        let mut edges: Vec<(JobId, JobId)> = new.iter().filter(|(child, _)| level.contains(child)).copied().collect();
-        for row in client.query(&statement, &[&ids]).await? {
+        let is_followed = |edge: &&Edge<'_>| edge.tenant == tenant && level.contains(&edge.child);
+        let mut edges: Vec<(JobId, JobId)> =
+            new.iter().filter(is_followed).map(|edge| (edge.child, edge.parent)).collect();
+        for row in client.query(&statement, &[&ids, &tenant]).await? {
             edges.push((JobId(row.try_get(0)?), JobId(row.try_get(1)?)));
         }
         level.clear();
@@ -265,8 +281,7 @@ pub(super) async fn wait_for_pieces(
     client: &ClientWrapper,
     edges: impl Iterator<Item = (JobId, JobId)>,
 ) -> Result<(), tokio_postgres::Error> {
-    let edges: Vec<(JobId, JobId)> = edges.collect();
-    let (wholes, pieces) = columns(&edges);
+    let (wholes, pieces) = columns(edges);
     let statement = client.prepare_cached(FORGET_PIECES).await?;
     client.execute(&statement, &[&wholes]).await?;
     let statement = client.prepare_cached(INSERT).await?;
@@ -290,14 +305,19 @@ const FOLLOW: &str = "SELECT * FROM ( \
 const INSERT: &str = "INSERT INTO dependency (child, parent) \
      SELECT * FROM unnest($1::uuid[], $2::uuid[]) ON CONFLICT DO NOTHING";
 
-// UNION forgets what was reached before, so that a graph of any shape is walked once.
-const CIRCLES: &str = "WITH RECURSIVE above(start, node) AS ( \
-        SELECT child, parent FROM unnest($1::uuid[], $2::uuid[]) AS new(child, parent) \
+const EDGES: &str = "SELECT d.child, d.parent FROM dependency AS d JOIN job AS j ON j.id = d.child \
+     WHERE d.child = ANY ($1::uuid[]) AND j.tenant IS NOT DISTINCT FROM $2";
+
+// UNION forgets what was reached before, so that a graph of any shape is walked once. A circle can only be among jobs of one
+// tenant, or of none: to a tenant's job others are not there. So none is named to somebody whose it is not.
+const CIRCLES: &str = "WITH RECURSIVE above(start, tenant, node) AS ( \
+        SELECT child, tenant, parent FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS new(child, parent, tenant) \
         UNION \
-        SELECT above.start, edge.parent FROM above JOIN ( \
-            SELECT child, parent FROM dependency \
-            UNION ALL SELECT child, parent FROM unnest($1::uuid[], $2::uuid[]) AS new(child, parent)) AS edge \
-            ON edge.child = above.node) \
+        SELECT above.start, above.tenant, edge.parent FROM above JOIN ( \
+            SELECT d.child, d.parent, j.tenant FROM dependency AS d JOIN job AS j ON j.id = d.child \
+            UNION ALL \
+            SELECT child, parent, tenant FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS new(child, parent, tenant)) AS edge \
+            ON edge.child = above.node AND edge.tenant IS NOT DISTINCT FROM above.tenant) \
      SELECT DISTINCT start FROM above WHERE start = node";
 
 macro_rules! settled {
@@ -314,8 +334,9 @@ macro_rules! settled {
                         FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] = c.id, false) \
                         AS bad_is_piece ",
             $from,
-            " JOIN dependency AS d ON d.child = c.id LEFT JOIN job AS p ON p.id = d.parent \
-             LEFT JOIN purged AS g ON g.id = d.parent AND p.id IS NULL \
+            " JOIN dependency AS d ON d.child = c.id \
+             LEFT JOIN job AS p ON p.id = d.parent AND (c.tenant IS NULL OR p.tenant = c.tenant) \
+             LEFT JOIN purged AS g ON g.id = d.parent AND p.id IS NULL AND (c.tenant IS NULL OR g.tenant = c.tenant) \
              GROUP BY c.id \
              HAVING bool_and(coalesce(p.state = 'completed', false)) \
                     OR bool_or(g.id IS NOT NULL OR coalesce(p.state IN ('failed', 'cancelled', 'rejected'), false)) \
@@ -332,6 +353,6 @@ const SETTLED_OF: &str = settled!(
 );
 
 const SETTLED: &str = settled!(
-    "FROM (SELECT id FROM job WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'blocked') AS c",
+    "FROM (SELECT id, tenant FROM job WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'blocked') AS c",
     "$1"
 );

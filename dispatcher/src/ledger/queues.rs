@@ -11,8 +11,9 @@ use serde_json::json;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::audit::Entry;
 use super::batch::clean;
-use super::{ControlError, Ledger, Unavailable};
+use super::{Actor, ControlError, Ledger, Unavailable};
 
 /// How often the copy is read again.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -40,16 +41,16 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn pause_queue(&self, queue: Queue, who: &str, reason: Option<&str>) -> Result<(), ControlError> {
+    pub async fn pause_queue(&self, queue: Queue, who: &Actor, reason: Option<&str>) -> Result<(), ControlError> {
         self.bounded(async {
             let client = self.inner.writers.get().await?;
             let statement = client.prepare_cached(PAUSE).await?;
-            client.execute(&statement, &[&queue.as_str(), &clean(who), &reason.map(clean)]).await?;
+            client.execute(&statement, &[&queue.as_str(), &clean(&who.name), &reason.map(clean)]).await?;
             Ok(())
         })
         .await?;
         self.read_paused_queues().await?;
-        self.audit(who, "pause_queue", queue.as_str(), json!({ "reason": reason })).await;
+        self.audit(who, Entry::new("pause_queue", queue.as_str()).detail(json!({ "reason": reason }))).await;
         Ok(())
     }
 
@@ -57,14 +58,17 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn resume_queue(&self, queue: Queue, who: &str) -> Result<(), ControlError> {
+    pub async fn resume_queue(&self, queue: Queue, who: &Actor) -> Result<(), ControlError> {
+        let before = self.read_paused_queues().await?.into_iter().find(|(paused, _, _)| *paused == queue);
         self.bounded(async {
             let client = self.inner.writers.get().await?;
             Ok(client.execute("DELETE FROM queue_pause WHERE queue = $1", &[&queue.as_str()]).await?)
         })
         .await?;
         self.read_paused_queues().await?;
-        self.audit(who, "resume_queue", queue.as_str(), json!({})).await;
+        let before = before.map(|(_, since, words)| json!({ "paused_since": since, "paused": words }));
+        let entry = Entry::new("resume_queue", queue.as_str());
+        self.audit(who, before.into_iter().fold(entry, Entry::before)).await;
         Ok(())
     }
 

@@ -22,9 +22,9 @@ use tokio_postgres::types::{FromSql, Json, ToSql};
 use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
 
-use super::Ledger;
 use super::batch::in_chunks;
 use super::record::is_alone;
+use super::{Ledger, Realm};
 
 /// Longest that one read takes. The pool's wait (3 s) and the statement timeout (5 s) normally end it before; this one
 /// also holds when the server is frozen and says nothing.
@@ -93,6 +93,8 @@ pub enum JobRef {
 /// Which jobs are listed. Absent means all.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobFilter {
+    /// Whose jobs may be seen.
+    pub realm: Realm,
     /// In this state.
     pub state: Option<State>,
     /// In this queue.
@@ -134,6 +136,19 @@ pub struct Circumstances {
     pub is_offered: bool,
 }
 
+/// A job that was submitted before, as a repeat is compared with it.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// What its submission was answered with, and its present state.
+    pub submitted: Submitted,
+    /// Whose it is.
+    pub tenant: Option<String>,
+    /// Its canonical form; absent when it could not be read.
+    pub spec: Option<JobSpec>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
 /// A job that another waits for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parent {
@@ -159,11 +174,11 @@ pub struct QueueCount {
 }
 
 impl Ledger {
-    /// One job with its history.
+    /// One job of a realm with its history.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn job(&self, job: JobRef) -> Result<Option<JobDetail>, ReadError> {
+    pub async fn job(&self, realm: &Realm, job: JobRef) -> Result<Option<JobDetail>, ReadError> {
         bounded(async {
             let mut client = self.pool().get().await?;
             // One snapshot, so that the row and its history agree.
@@ -174,8 +189,9 @@ impl Ledger {
                 .start()
                 .await?;
             let condition = key_condition(&job);
-            let sql = format!("SELECT {JOB_COLUMNS}, spec, manifest FROM job WHERE {}", condition.0);
-            let Some(row) = snapshot.query_opt(&snapshot.prepare_cached(&sql).await?, &[condition.1]).await? else {
+            let sql = format!("SELECT {JOB_COLUMNS}, spec, manifest FROM job WHERE {} AND {IN_REALM}", condition.0);
+            let statement = snapshot.prepare_cached(&sql).await?;
+            let Some(row) = snapshot.query_opt(&statement, &[condition.1, &realm.tenant()]).await? else {
                 return Ok(None);
             };
             let mut view = job_view(&row)?;
@@ -198,16 +214,17 @@ impl Ledger {
         .await
     }
 
-    /// One job without its history: cheap enough to ask twice a second.
+    /// One job of a realm without its history: cheap enough to ask twice a second.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn job_summary(&self, job: JobRef) -> Result<Option<JobView>, ReadError> {
+    pub async fn job_summary(&self, realm: &Realm, job: JobRef) -> Result<Option<JobView>, ReadError> {
         bounded(async {
             let client = self.pool().get().await?;
             let condition = key_condition(&job);
-            let sql = format!("SELECT {JOB_COLUMNS} FROM job WHERE {}", condition.0);
-            let row = client.query_opt(&client.prepare_cached(&sql).await?, &[condition.1]).await?;
+            let sql = format!("SELECT {JOB_COLUMNS} FROM job WHERE {} AND {IN_REALM}", condition.0);
+            let statement = client.prepare_cached(&sql).await?;
+            let row = client.query_opt(&statement, &[condition.1, &realm.tenant()]).await?;
             row.as_ref().map(job_view).transpose()
         })
         .await
@@ -237,17 +254,22 @@ impl Ledger {
         .await
     }
 
-    /// What a repeat of a submission is compared with: the job and its canonical form.
+    /// What a repeat of a submission is compared with: the job, its canonical form and its body.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn submitted(&self, job: JobId) -> Result<Option<(Submitted, Option<JobSpec>, Vec<u8>)>, ReadError> {
+    pub async fn submitted(&self, job: JobId) -> Result<Option<Recorded>, ReadError> {
         bounded(async {
             let client = self.pool().get().await?;
             let row = client.query_opt(&client.prepare_cached(SUBMITTED).await?, &[&job.0]).await?;
             row.map(|row| {
                 let submitted = Submitted { id: job, number: row.try_get("number")?, state: named(&row, "state")? };
-                Ok((submitted, json(&row, "spec")?, row.try_get("body")?))
+                Ok(Recorded {
+                    submitted,
+                    tenant: row.try_get("tenant")?,
+                    spec: json(&row, "spec")?,
+                    body: row.try_get("body")?,
+                })
             })
             .transpose()
         })
@@ -281,14 +303,14 @@ impl Ledger {
         self.jobs(&JobFilter { state: Some(State::Failed), ..filter.clone() }).await
     }
 
-    /// The kinds of dead letters, the most frequent first.
+    /// The kinds of a realm's dead letters, the most frequent first.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn dead_letter_groups(&self) -> Result<Vec<DeadLetterGroup>, ReadError> {
+    pub async fn dead_letter_groups(&self, realm: &Realm) -> Result<Vec<DeadLetterGroup>, ReadError> {
         bounded(async {
             let client = self.pool().get().await?;
-            let rows = client.query(&client.prepare_cached(KINDS).await?, &[&KINDS_MAX]).await?;
+            let rows = client.query(&client.prepare_cached(KINDS).await?, &[&KINDS_MAX, &realm.tenant()]).await?;
             rows.iter()
                 .map(|row| {
                     Ok(DeadLetterGroup {
@@ -306,12 +328,13 @@ impl Ledger {
         .await
     }
 
-    /// Entries of the audit with their numbers, newest first, and whether more follow; those below `before`, if given.
+    /// Entries of the audit that concern a realm, with their numbers, newest first, and whether more follow; those below `before`, if given.
     ///
     /// # Errors
     /// When the ledger cannot be read.
     pub async fn audit_entries(
         &self,
+        realm: &Realm,
         before: Option<i64>,
         limit: u16,
     ) -> Result<(Vec<(i64, AuditView)>, bool), ReadError> {
@@ -319,7 +342,7 @@ impl Ledger {
             let client = self.pool().get().await?;
             // One more than asked for tells whether there is a next page.
             let wanted = i64::from(limit) + 1;
-            let rows = client.query(&client.prepare_cached(AUDIT).await?, &[&before, &wanted]).await?;
+            let rows = client.query(&client.prepare_cached(AUDIT).await?, &[&before, &wanted, &realm.tenant()]).await?;
             let limit = usize::from(limit);
             let entries = rows.iter().take(limit).map(audit_view).collect::<Result<_, _>>()?;
             Ok((entries, rows.len() > limit))
@@ -352,14 +375,14 @@ impl Ledger {
         .await
     }
 
-    /// Every worker that was seen, by name.
+    /// Every worker that was seen, by name; of the jobs that it runs those of a realm.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn workers(&self) -> Result<Vec<WorkerView>, ReadError> {
+    pub async fn workers(&self, realm: &Realm) -> Result<Vec<WorkerView>, ReadError> {
         bounded(async {
             let client = self.pool().get().await?;
-            let rows = client.query(&client.prepare_cached(WORKERS).await?, &[&WORKERS_MAX]).await?;
+            let rows = client.query(&client.prepare_cached(WORKERS).await?, &[&WORKERS_MAX, &realm.tenant()]).await?;
             let mut workers = rows.iter().map(worker_view).collect::<Result<Vec<_>, _>>()?;
             workers.sort_by(|a, b| a.id.cmp(&b.id));
             Ok(workers)
@@ -367,14 +390,14 @@ impl Ledger {
         .await
     }
 
-    /// What waits and runs, by work queue; queues without a job are absent.
+    /// What waits and runs of a realm, by work queue; queues without a job are absent.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn queues(&self) -> Result<Vec<QueueCount>, ReadError> {
+    pub async fn queues(&self, realm: &Realm) -> Result<Vec<QueueCount>, ReadError> {
         bounded(async {
             let client = self.pool().get().await?;
-            let rows = client.query(&client.prepare_cached(QUEUES).await?, &[]).await?;
+            let rows = client.query(&client.prepare_cached(QUEUES).await?, &[&realm.tenant()]).await?;
             rows.iter()
                 .map(|row| {
                     Ok(QueueCount {
@@ -395,10 +418,11 @@ impl Ledger {
     }
 }
 
-const SUBMITTED: &str = "SELECT number, state, spec, body FROM job WHERE id = $1";
+const SUBMITTED: &str = "SELECT number, state, tenant, spec, body FROM job WHERE id = $1";
 
 const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM dependency \
-     LEFT JOIN job ON job.id = dependency.parent \
+     JOIN job AS child ON child.id = dependency.child \
+     LEFT JOIN job ON job.id = dependency.parent AND (child.tenant IS NULL OR job.tenant = child.tenant) \
      WHERE dependency.child = $1 AND job.state IS DISTINCT FROM 'completed' \
            AND job.part_of IS DISTINCT FROM dependency.child ORDER BY job.number LIMIT $2";
 
@@ -422,17 +446,22 @@ const KINDS: &str = "WITH kind AS ( \
         SELECT dead_fingerprint AS fingerprint, count(*) AS count, max(number) AS example, \
                min(coalesce(ended_at, state_since)) AS first, max(coalesce(ended_at, state_since)) AS last \
         FROM job WHERE state = 'failed' AND dead_fingerprint IS NOT NULL AND part_of IS NULL \
+              AND ($2::text IS NULL OR tenant = $2) \
         GROUP BY dead_fingerprint ORDER BY count(*) DESC, max(number) DESC LIMIT $1) \
      SELECT kind.fingerprint, kind.count, kind.first, kind.last, job.id AS example_job, \
             coalesce(job.failure ->> 'cause', job.last_cause, 'unknown') AS cause, \
             coalesce(job.failure ->> 'message', job.reason, '') AS example \
      FROM kind JOIN job ON job.number = kind.example ORDER BY kind.count DESC, kind.example DESC";
 
-const AUDIT: &str = "SELECT id, at, actor, action, subject, detail FROM audit \
-     WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2";
+// From where the pool's operators work is no tenant's business.
+const AUDIT: &str = "SELECT id, at, actor, action, subject, detail, tenant, before, after, \
+            CASE WHEN $3::text IS NULL OR actor_tenant = $3 THEN address END AS address \
+     FROM audit WHERE ($1::bigint IS NULL OR id < $1) AND ($3::text IS NULL OR tenant = $3) ORDER BY id DESC LIMIT $2";
 
-const WORKERS: &str = "SELECT id, host, version, state, pools, capacity, ability, running, first_seen, last_seen FROM worker \
-     ORDER BY last_seen DESC LIMIT $1";
+const WORKERS: &str = "SELECT id, host, version, state, pools, capacity, ability, first_seen, last_seen, \
+            CASE WHEN $2::text IS NULL THEN running \
+                 ELSE ARRAY(SELECT job.id FROM job WHERE job.id = ANY (worker.running) AND job.tenant = $2) END AS running \
+     FROM worker ORDER BY last_seen DESC LIMIT $1";
 
 // Two arms with the predicates of the two partial indexes, word for word.
 const QUEUES: &str = "SELECT queue, priority, pool, sum(queued)::bigint AS queued, sum(running)::bigint AS running, \
@@ -441,16 +470,21 @@ const QUEUES: &str = "SELECT queue, priority, pool, sum(queued)::bigint AS queue
                   count(*) FILTER (WHERE state = 'queued') AS queued, 0::bigint AS running, \
                   count(*) FILTER (WHERE state <> 'queued') AS delayed, \
                   min(created_at) FILTER (WHERE state = 'queued') AS oldest \
-           FROM job WHERE state IN ('blocked', 'delayed', 'queued') GROUP BY queue, priority, pool \
+           FROM job WHERE state IN ('blocked', 'delayed', 'queued') AND ($1::text IS NULL OR tenant = $1) \
+           GROUP BY queue, priority, pool \
            UNION ALL \
            SELECT queue, priority, pool, 0, count(*), 0, NULL \
-           FROM job WHERE state IN ('running', 'cancelling') GROUP BY queue, priority, pool) AS counted \
+           FROM job WHERE state IN ('running', 'cancelling') AND ($1::text IS NULL OR tenant = $1) \
+           GROUP BY queue, priority, pool) AS counted \
      GROUP BY queue, priority, pool";
 
 /// Ends a conversation with Postgres after [`READ_BOUND`].
 pub(super) async fn bounded<T>(read: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
     tokio::time::timeout(READ_BOUND, read).await.unwrap_or(Err(ReadError::Silent))
 }
+
+/// Of a job by its key: whether it is in the realm of `$2`.
+const IN_REALM: &str = "($2::text IS NULL OR tenant = $2)";
 
 fn key_condition(job: &JobRef) -> (&'static str, &(dyn ToSql + Sync)) {
     match job {
@@ -473,9 +507,12 @@ impl Query {
 }
 
 fn list_query(filter: &JobFilter) -> Query {
-    let JobFilter { state, queue, priority, worker, labels, tenant, since, part_of, fingerprint, before, limit } =
+    let JobFilter { realm, state, queue, priority, worker, labels, tenant, since, part_of, fingerprint, before, limit } =
         filter;
     let mut query = Query { sql: format!("SELECT {JOB_COLUMNS} FROM job WHERE true"), values: Vec::new() };
+    if let Some(own) = realm.tenant() {
+        query.and("tenant =", own.to_owned());
+    }
     if let Some(state) = state {
         // As a literal, so that the planner sees which partial index applies. The names are a closed set of plain words.
         query.sql.push_str(&format!(" AND state = '{state}'"));
@@ -618,6 +655,10 @@ fn audit_view(row: &Row) -> Result<(i64, AuditView), ReadError> {
         action: row.try_get("action")?,
         target: row.try_get("subject")?,
         detail: row.try_get("detail")?,
+        tenant: row.try_get("tenant")?,
+        address: row.try_get("address")?,
+        before: row.try_get("before")?,
+        after: row.try_get("after")?,
     };
     Ok((row.try_get("id")?, view))
 }

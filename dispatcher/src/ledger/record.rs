@@ -140,6 +140,8 @@ pub struct Decided {
     pub number: i64,
     /// The decision.
     pub step: Step,
+    /// The state before it.
+    pub before: State,
     /// The state after it.
     pub state: State,
     /// The last attempt's number after it.

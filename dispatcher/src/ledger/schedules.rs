@@ -15,8 +15,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
+use super::audit::Entry;
 use super::batch::{clean, json as written};
-use super::{Ledger, SubmitError, Submitter, Unavailable};
+use super::{Actor, Ledger, Realm, SubmitError, Submitter, Unavailable};
 use crate::schedules::{Recurrence, body};
 
 /// Schedules that are moved on in one sweep.
@@ -24,8 +25,10 @@ const SWEEP_MAX: i64 = 100;
 /// Due times that are shown, to come and past.
 const SHOWN: usize = 5;
 const SHOWN_RUNS: i64 = 20;
-/// Schedules there may be: each is a row that every list shows.
+/// Schedules that a tenant may have, and so may the pool: each is a row that every list shows.
 const MAX_SCHEDULES: i64 = 1_000;
+/// Schedules that are listed at most, by name.
+const SCHEDULES_SHOWN: i64 = 20_000;
 /// What became of a due time is kept for so many days.
 const KEPT_DAYS: i32 = 400;
 
@@ -42,6 +45,8 @@ pub struct Due {
     pub zone: String,
     /// The job, with placeholders.
     pub job: Value,
+    /// Whose it is, and its jobs.
+    pub realm: Realm,
     /// What becomes of missed due times.
     pub missed: Missed,
     /// What happens while its last job has not ended.
@@ -135,11 +140,12 @@ impl Ledger {
     ///
     /// # Errors
     /// See [`ScheduleError`].
-    pub async fn add_schedule(&self, request: &ScheduleRequest, who: &str) -> Result<ScheduleView, ScheduleError> {
+    pub async fn add_schedule(&self, request: &ScheduleRequest, who: &Actor) -> Result<ScheduleView, ScheduleError> {
         let now = Timestamp::now();
-        let recurrence = self.check_schedule(request, now).map_err(ScheduleError::Invalid)?;
+        let recurrence = self.check_schedule(request, &who.realm, now).map_err(ScheduleError::Invalid)?;
         let next = recurrence.after(now);
         let job = written(&request.job);
+        let tenant = who.realm.tenant();
         let added: Result<u64, ScheduleError> = self
             .bounded(async {
                 let client = self.inner.writers.get().await?;
@@ -155,9 +161,10 @@ impl Ledger {
                             &request.missed.as_str(),
                             &request.overlap.as_str(),
                             &request.paused,
-                            &clean(who),
+                            &clean(&who.name),
                             &next,
                             &MAX_SCHEDULES,
+                            &tenant,
                         ],
                     )
                     .await;
@@ -171,12 +178,18 @@ impl Ledger {
         if added? == 0 {
             return Err(ScheduleError::Full);
         }
-        self.audit(who, "add_schedule", &request.name, json!({"cron": request.cron, "zone": request.zone})).await;
-        self.schedule(&request.name).await
+        let after = json!({"cron": request.cron, "zone": request.zone});
+        self.audit(who, Entry::new("add_schedule", &request.name).detail(after.clone()).after(after)).await;
+        self.schedule(&who.realm, &request.name).await
     }
 
     /// A schedule whose every job is valid: its name, its times, and a job as it would be made now.
-    fn check_schedule(&self, request: &ScheduleRequest, now: Timestamp) -> Result<Recurrence, Vec<Fault>> {
+    fn check_schedule(
+        &self,
+        request: &ScheduleRequest,
+        realm: &Realm,
+        now: Timestamp,
+    ) -> Result<Recurrence, Vec<Fault>> {
         let mut faults = Vec::new();
         if !ffpool_schema::catalog::is_name(&request.name) {
             let message = "1 to 64 letters, digits, `-` or `_` are expected, the first no sign";
@@ -205,7 +218,7 @@ impl Ledger {
         match body(&request.name, &job, &recurrence, JobId(Uuid::nil()), now) {
             Err(message) => faults.push(Fault::new("job", "bad_value", message)),
             Ok(body) => {
-                let read = self.read(&Received { body: &body, ..Received::default() });
+                let read = self.read_in(realm, &Received { body: &body, ..Received::default() });
                 let inside = |fault: Fault| Fault { path: format!("job.{}", fault.path), ..fault };
                 faults.extend(read.err().into_iter().flatten().map(inside));
             }
@@ -213,29 +226,31 @@ impl Ledger {
         if faults.is_empty() { Ok(recurrence) } else { Err(faults) }
     }
 
-    /// Every schedule, by name.
+    /// Every schedule of a realm, by name.
     ///
     /// # Errors
     /// See [`ScheduleError`].
-    pub async fn schedules(&self) -> Result<Vec<ScheduleView>, ScheduleError> {
+    pub async fn schedules(&self, realm: &Realm) -> Result<Vec<ScheduleView>, ScheduleError> {
         let rows = self.bounded(async {
             let client = self.pool().get().await?;
             let statement = client.prepare_cached(LIST).await?;
-            let rows = client.query(&statement, &[&MAX_SCHEDULES]).await?;
+            let rows = client.query(&statement, &[&SCHEDULES_SHOWN, &realm.tenant()]).await?;
             rows.iter().map(view).collect::<Result<Vec<_>, Unavailable>>()
         });
         Ok(rows.await?)
     }
 
-    /// One schedule with what became of its last due times.
+    /// One schedule with what became of its last due times: a tenant's own, or to the pool one that is no tenant's.
     ///
     /// # Errors
     /// See [`ScheduleError`].
-    pub async fn schedule(&self, name: &str) -> Result<ScheduleView, ScheduleError> {
+    pub async fn schedule(&self, realm: &Realm, name: &str) -> Result<ScheduleView, ScheduleError> {
         let found = self.bounded(async {
             let client = self.pool().get().await?;
             let statement = client.prepare_cached(SHOW).await?;
-            let Some(row) = client.query_opt(&statement, &[&name]).await? else { return Ok(None) };
+            let Some(row) = client.query_opt(&statement, &[&name, &realm.tenant()]).await? else {
+                return Ok(None);
+            };
             let mut found = view(&row)?;
             let statement = client.prepare_cached(RUNS).await?;
             let rows = client.query(&statement, &[&row.try_get::<_, Uuid>("id")?, &SHOWN_RUNS]).await?;
@@ -245,63 +260,78 @@ impl Ledger {
         found.await?.ok_or(ScheduleError::NotFound)
     }
 
-    /// Does away with a schedule. Its jobs stay.
+    /// Does away with a schedule of `owner`'s. Its jobs stay.
     ///
     /// # Errors
     /// See [`ScheduleError`].
-    pub async fn remove_schedule(&self, name: &str, who: &str) -> Result<(), ScheduleError> {
+    pub async fn remove_schedule(&self, owner: &Realm, name: &str, who: &Actor) -> Result<(), ScheduleError> {
+        let before = self.schedule(owner, name).await?;
         let removed = self.bounded(async {
             let client = self.inner.writers.get().await?;
-            let statement = client.prepare_cached("DELETE FROM schedule WHERE name = $1").await?;
-            Ok(client.execute(&statement, &[&name]).await?)
+            let statement = client.prepare_cached(REMOVE).await?;
+            Ok(client.execute(&statement, &[&name, &owner.tenant()]).await?)
         });
         if removed.await? == 0 {
             return Err(ScheduleError::NotFound);
         }
-        self.audit(who, "remove_schedule", name, json!({})).await;
+        let before = json!({"cron": before.cron, "zone": before.zone, "paused": before.paused});
+        self.audit(who, Entry::new("remove_schedule", name).of_tenant(owner.tenant()).before(before)).await;
         Ok(())
     }
 
-    /// Pauses a schedule, or lets it go on. Due times that pass meanwhile are not missed: nobody wanted them.
+    /// Pauses a schedule of `owner`'s, or lets it go on. Due times that pass meanwhile are not missed: nobody wanted them.
     ///
     /// # Errors
     /// See [`ScheduleError`].
-    pub async fn pause_schedule(&self, name: &str, paused: bool, who: &str) -> Result<ScheduleView, ScheduleError> {
-        let found = self.schedule(name).await?;
+    pub async fn pause_schedule(
+        &self,
+        owner: &Realm,
+        name: &str,
+        paused: bool,
+        who: &Actor,
+    ) -> Result<ScheduleView, ScheduleError> {
+        let found = self.schedule(owner, name).await?;
         let recurrence = Recurrence::new(&found.cron, &found.zone)
             .map_err(|message| ScheduleError::Invalid(vec![Fault::new("cron", "bad_value", message)]))?;
         let next = recurrence.after(Timestamp::now());
         let changed = self.bounded(async {
             let client = self.inner.writers.get().await?;
             let statement = client.prepare_cached(PAUSE).await?;
-            Ok(client.execute(&statement, &[&name, &paused, &next]).await?)
+            Ok(client.execute(&statement, &[&name, &paused, &next, &owner.tenant()]).await?)
         });
         changed.await?;
-        self.audit(who, if paused { "pause_schedule" } else { "resume_schedule" }, name, json!({})).await;
-        self.schedule(name).await
+        let entry = Entry::new(if paused { "pause_schedule" } else { "resume_schedule" }, name);
+        let entry = entry.of_tenant(owner.tenant());
+        self.audit(who, entry.before(json!({"paused": found.paused})).after(json!({"paused": paused}))).await;
+        self.schedule(owner, name).await
     }
 
-    /// Makes a schedule's job now, besides its due times.
+    /// Makes the job of a schedule of `owner`'s now, besides its due times.
     ///
     /// # Errors
     /// See [`ScheduleError`].
-    pub async fn run_schedule(&self, name: &str, who: &str) -> Result<Submitted, ScheduleError> {
-        let found = self.schedule(name).await?;
+    pub async fn run_schedule(&self, owner: &Realm, name: &str, who: &Actor) -> Result<Submitted, ScheduleError> {
+        let found = self.schedule(owner, name).await?;
         let invalid = |message: String| ScheduleError::Invalid(vec![Fault::new("job", "bad_value", message)]);
         let recurrence = Recurrence::new(&found.cron, &found.zone).map_err(invalid)?;
         let id = JobId(Uuid::now_v7());
+        let submitter = Submitter { realm: owner.clone(), traceparent: None };
         let body = body(name, &Value::Object(found.job), &recurrence, id, Timestamp::now()).map_err(invalid)?;
-        let submitted = self.submit(&body, Some("application/json"), &Submitter::default()).await?;
+        let submitted = self.submit(&body, Some("application/json"), &submitter).await?;
         let noted = self.bounded(async {
             let client = self.inner.writers.get().await?;
-            let statement = client.prepare_cached("UPDATE schedule SET last_job = $2 WHERE name = $1").await?;
-            Ok(client.execute(&statement, &[&name, &id.0]).await?)
+            let statement = client.prepare_cached(NOTE_JOB).await?;
+            Ok(client.execute(&statement, &[&name, &id.0, &owner.tenant()]).await?)
         });
         // The job is recorded: who is told of a failure would make it again.
         if let Err(error) = noted.await {
             tracing::warn!(%error, schedule = name, "the schedule's last job is not noted");
         }
-        self.audit(who, "run_schedule", name, json!({"job": submitted.id})).await;
+        self.audit(
+            who,
+            Entry::new("run_schedule", name).of_tenant(owner.tenant()).detail(json!({"job": submitted.id})),
+        )
+        .await;
         Ok(submitted)
     }
 
@@ -375,6 +405,7 @@ fn view(row: &Row) -> Result<ScheduleView, Unavailable> {
         created_at: row.try_get("created_at")?,
         next,
         last_job: row.try_get::<_, Option<Uuid>>("last_job")?.map(JobId),
+        tenant: row.try_get("tenant")?,
         runs: Vec::new(),
     })
 }
@@ -397,6 +428,7 @@ fn due(row: &Row) -> Result<Due, Unavailable> {
         cron: row.try_get("cron")?,
         zone: row.try_get("zone")?,
         job,
+        realm: Realm::of(row.try_get("tenant")?),
         missed: Missed::of(row.try_get("missed")?).unwrap_or_default(),
         overlap: Overlap::of(row.try_get("overlap")?).unwrap_or_default(),
         due: row.try_get("next_due")?,
@@ -406,22 +438,27 @@ fn due(row: &Row) -> Result<Due, Unavailable> {
     })
 }
 
-const ADD: &str = "INSERT INTO schedule (name, cron, zone, job, missed, overlap, paused, created_by, next_due) \
-     SELECT $1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9 WHERE (SELECT count(*) FROM schedule) < $10";
+const ADD: &str = "INSERT INTO schedule (name, cron, zone, job, missed, overlap, paused, created_by, next_due, tenant) \
+     SELECT $1, $2, $3, $4::text::jsonb, $5, $6, $7, $8, $9, $11 \
+     WHERE (SELECT count(*) FROM schedule WHERE tenant IS NOT DISTINCT FROM $11) < $10";
 
-const LIST: &str = "SELECT id, name, cron, zone, job, missed, overlap, paused, created_by, created_at, next_due, last_job \
-     FROM schedule ORDER BY name LIMIT $1";
+const LIST: &str = "SELECT id, name, cron, zone, job, missed, overlap, paused, created_by, created_at, next_due, last_job, tenant \
+     FROM schedule WHERE $2::text IS NULL OR tenant = $2 ORDER BY name, tenant LIMIT $1";
 
-const SHOW: &str = "SELECT id, name, cron, zone, job, missed, overlap, paused, created_by, created_at, next_due, last_job \
-     FROM schedule WHERE name = $1";
+const SHOW: &str = "SELECT id, name, cron, zone, job, missed, overlap, paused, created_by, created_at, next_due, last_job, tenant \
+     FROM schedule WHERE name = $1 AND tenant IS NOT DISTINCT FROM $2";
 
 const RUNS: &str =
     "SELECT due, at, outcome, job, detail FROM schedule_run WHERE schedule = $1 ORDER BY due DESC LIMIT $2";
 
 const PAUSE: &str = "UPDATE schedule SET next_due = CASE WHEN paused AND NOT $2 THEN $3 ELSE next_due END, paused = $2 \
-     WHERE name = $1";
+     WHERE name = $1 AND tenant IS NOT DISTINCT FROM $4";
 
-const DUE: &str = "SELECT s.id, s.name, s.cron, s.zone, s.job, s.missed, s.overlap, s.next_due, s.making, now() AS now, \
+const REMOVE: &str = "DELETE FROM schedule WHERE name = $1 AND tenant IS NOT DISTINCT FROM $2";
+
+const NOTE_JOB: &str = "UPDATE schedule SET last_job = $2 WHERE name = $1 AND tenant IS NOT DISTINCT FROM $3";
+
+const DUE: &str = "SELECT s.id, s.name, s.cron, s.zone, s.job, s.tenant, s.missed, s.overlap, s.next_due, s.making, now() AS now, \
             (SELECT j.number FROM job AS j WHERE j.id = s.last_job \
                 AND j.state NOT IN ('completed', 'failed', 'cancelled', 'rejected')) AS still_running \
      FROM schedule AS s WHERE s.next_due <= now() AND NOT s.paused AND s.id <> ALL ($2::uuid[]) ORDER BY s.next_due LIMIT $1";

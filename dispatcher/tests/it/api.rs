@@ -13,6 +13,7 @@ mod pages;
 mod pausing;
 mod routes;
 mod stream;
+mod tenants;
 mod tls;
 mod workers;
 
@@ -23,9 +24,10 @@ use std::time::{Duration, Instant};
 
 use ffpool_broker::{AmqpConfig, AmqpLink, Signals};
 use ffpool_dispatcher::api::{App, Door, ThrottleRules, serve, serve_through};
-use ffpool_dispatcher::ledger::keys::Role;
+use ffpool_dispatcher::ledger::keys::{NewKey, Role};
 use ffpool_dispatcher::ledger::{Ledger, LedgerSettings, Policy};
 use ffpool_dispatcher::limits::RateLimits;
+use ffpool_schema::access::Permit;
 use ffpool_schema::catalog::Catalog;
 use ffpool_schema::cost::Prices;
 use ffpool_schema::retry::Backoff;
@@ -38,6 +40,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::by;
 
 /// Longest wait for a fact; the machine may be busy.
 const BOUND: Duration = Duration::from_secs(60);
@@ -105,7 +109,7 @@ impl Api {
         tokio::spawn(connection);
         let amqp = AmqpLink::open(AmqpConfig::new(amqp, "api-test"));
         let signals = Signals::open(nats, "api-test").await.unwrap();
-        let admin = ledger.create_key("test-admin", Role::Admin).await.unwrap().text().to_owned();
+        let admin = minted(&ledger, &NewKey::of("test-admin", Role::Admin)).await;
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -123,6 +127,11 @@ impl Api {
         let app = App::new(self.ledger.clone(), self.amqp.clone(), self.signals.clone()).with_limits(rules);
         tokio::spawn(serve_through(door, listener, app, self.stop.clone().cancelled_owned()));
         address
+    }
+
+    /// The text of a new key.
+    async fn mint(&self, new: &NewKey) -> String {
+        minted(&self.ledger, new).await
     }
 
     fn request(&self, method: &str, path: &str) -> RequestBuilder {
@@ -171,6 +180,11 @@ impl Api {
         self.stop.cancel();
         tokio::time::timeout(BOUND, self.served).await.expect("the API stops").unwrap().unwrap();
     }
+}
+
+async fn minted(ledger: &Ledger, new: &NewKey) -> String {
+    let (key, _) = ledger.create_key(new, &by("setup"), &Permit::of(Role::Admin)).await.unwrap();
+    key.text().to_owned()
 }
 
 /// Sends `request`, expects `status` and reads the JSON of the answer.

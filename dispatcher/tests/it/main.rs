@@ -2,3 +2,10 @@
 
 mod api;
 mod ledger;
+
+use ffpool_dispatcher::ledger::Actor;
+
+/// Somebody of the pool's.
+fn by(name: &str) -> Actor {
+    Actor::of_pool(name)
+}

@@ -14,6 +14,7 @@ use ffpool_schema::job::{Pool, Priority, Queue};
 use ffpool_schema::lifecycle::State;
 use jiff::Timestamp;
 
+use super::access::{self, Keys, Tenants};
 use super::exit::Exit;
 use super::output::Format;
 
@@ -161,6 +162,12 @@ pub(crate) enum Command {
     /// List, show, redrive and purge dead letters: jobs parked after their last failure.
     #[command(subcommand, after_help = DEAD)]
     Dead(Dead),
+    /// List, make, rotate and revoke keys of the API. Needs a key of the role admin.
+    #[command(subcommand, visible_alias = "key", after_help = access::KEYS)]
+    Keys(Keys),
+    /// List, make, change and disable tenants. Needs a key of the role admin that is bound to none.
+    #[command(subcommand, visible_alias = "tenant", after_help = access::TENANTS)]
+    Tenants(Tenants),
     /// List who changed what through the API, newest first. Needs a key of the role admin.
     #[command(after_help = "Examples:\n  ffpool audit\n  ffpool audit --all --output json")]
     Audit(Audit),

@@ -25,10 +25,11 @@ fn audit_table(page: &Page<AuditView>) -> String {
         [
             format::clock(entry.at),
             entry.who.clone(),
+            entry.address.clone().unwrap_or_else(|| "-".to_owned()),
             entry.action.clone(),
             entry.target.clone(),
             format::cut(&format::facts(&entry.detail), 2 * COLUMN),
         ]
     });
-    table(["at", "who", "what", "on", "more"], rows)
+    table(["at", "who", "from", "what", "on", "more"], rows)
 }

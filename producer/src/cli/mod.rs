@@ -2,6 +2,7 @@
 //!
 //! Invariant: every way out of the program ends with a code of [`exit::Exit`].
 
+mod access;
 mod args;
 mod audit;
 mod batch;
@@ -160,6 +161,8 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Dead::Redrive { jobs, group, all, reason } => dead::redrive(context, &jobs, group, all, reason).await,
             Dead::Purge(purge) => dead::purge(context, purge).await,
         },
+        Command::Keys(command) => access::keys(context, command).await,
+        Command::Tenants(command) => access::tenants(context, command).await,
         Command::Audit(args) => audit::audit(context, args).await,
         Command::Scenarios { check: None } => scenarios::list(context).await,
         Command::Scenarios { check: Some(file) } => scenarios::check(context, &file),

@@ -29,6 +29,22 @@ fn api() -> Scripted {
             }])),
             "POST /v1/dead-letters/redrive" => Answer::json(&json!({"redriven": [ID], "refused": {}})),
             "POST /v1/dead-letters/purge" => Answer::json(&json!({"purged": 12})),
+            "POST /v1/keys" | "POST /v1/keys/app/rotate" => Answer::json(&json!({
+                "key": "ffp_0123456789_secret", "name": "app", "prefix": "0123456789", "role": "submitter",
+                "scopes": ["submit"], "tenant": "acme", "state": "valid", "created_at": AT,
+            })),
+            "GET /v1/keys" => Answer::json(&json!([{
+                "name": "app", "prefix": "0123456789", "role": "submitter", "scopes": ["submit"], "tenant": "acme",
+                "state": "expired", "created_at": AT, "expires_at": AT,
+            }])),
+            "POST /v1/keys/app/revoke" => Answer::json(&json!({"state": "revoked", "message": "It opens nothing."})),
+            "POST /v1/tenants" | "POST /v1/tenants/acme/set" | "POST /v1/tenants/acme/disable" => {
+                Answer::json(&json!({
+                    "name": "acme", "weight": 2, "max_queued": null, "max_running": 3, "max_cpu_cores": 2.5,
+                    "max_storage_mb": null, "requests_per_sec": null, "amqp_user": "acme", "disabled_at": null,
+                    "created_at": AT,
+                }))
+            }
             "GET /v1/audit?limit=1" => Answer::json(&json!({"items": [entry("worker-1")], "next": "p2"})),
             "GET /v1/audit?limit=1&cursor=p2" => Answer::json(&json!({"items": [entry("worker-2")], "next": null})),
             other => Answer::problem(404, "/problems/not-found", other),
@@ -158,4 +174,45 @@ fn costs_are_shown_with_what_was_not_measured() {
     }
     assert_eq!(json(&ask(0, &["cost", "--by", "label:show", "--output", "json"]))["rows"][0]["core_hours"], 4.0);
     ask(2, &["cost", "--by", "colour"]);
+}
+
+#[test]
+fn keys_are_made_rotated_and_revoked_and_a_new_one_is_all_that_is_printed() {
+    let api = api();
+    let ask = |code: i32, arguments: &[&str]| run(code, ffpool(arguments).env("FFPOOL_API_URL", &api.url));
+    let create = ["keys", "create", "app", "--role", "submitter", "--scopes", "submit", "--tenant", "acme"];
+    let made = ask(0, &[&create[..], &["--expires", "2099-03-01"]].concat());
+    assert_eq!(stdout(&made), "ffp_0123456789_secret\n");
+    assert!(stderr(&made).contains("nobody can show it again"));
+    let request = json!({
+        "name": "app", "role": "submitter", "scopes": ["submit"], "tenant": "acme", "expires_at": "2099-03-01T00:00:00Z",
+    });
+    assert_eq!(said(&api.asked(), "POST /v1/keys"), request);
+    let made = ask(0, &["keys", "rotate", "app", "--overlap", "2h", "--output", "json"]);
+    assert_eq!(json(&made)["key"], "ffp_0123456789_secret");
+    assert_eq!(said(&api.asked(), "POST /v1/keys/app/rotate"), json!({"overlap_secs": 7200}));
+    let listed = stdout(&ask(0, &["keys", "list"]));
+    assert!(
+        listed.contains("submitter (submit)") && listed.contains("expired") && listed.contains("0123456789"),
+        "{listed}"
+    );
+    assert!(stdout(&ask(0, &["keys", "revoke", "app"])).contains("key app: revoked."));
+    ask(2, &["keys", "create", "app", "--role", "root"]);
+    ask(2, &["keys", "create", "app", "--role", "viewer", "--scopes", "all"]);
+    ask(2, &["keys", "create", "app", "--role", "viewer", "--expires", "soon"]);
+}
+
+#[test]
+fn a_tenants_limits_are_set_taken_away_and_left_alone() {
+    let api = api();
+    let ask = |code: i32, arguments: &[&str]| run(code, ffpool(arguments).env("FFPOOL_API_URL", &api.url));
+    let made = stdout(&ask(0, &["tenants", "create", "acme", "--weight", "2", "--amqp-user", "acme"]));
+    assert!(made.contains("open") && made.contains("no limit"), "{made}");
+    let request = json!({"name": "acme", "set": {"weight": 2, "amqp_user": "acme"}});
+    assert_eq!(said(&api.asked(), "POST /v1/tenants"), request);
+    ask(0, &["tenants", "set", "acme", "--max-queued", "none", "--max-running", "3", "--max-cpu-cores", "2.5"]);
+    let change = json!({"max_queued": null, "max_running": 3, "max_cpu_cores": 2.5});
+    assert_eq!(said(&api.asked(), "POST /v1/tenants/acme/set"), change);
+    ask(0, &["tenants", "disable", "acme"]);
+    ask(2, &["tenants", "set", "acme", "--max-queued", "many"]);
 }

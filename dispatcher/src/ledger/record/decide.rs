@@ -27,6 +27,7 @@ pub(in crate::ledger) fn decide(
     random: f64,
     plan: &mut Plan,
 ) -> Verdict {
+    let before = record.facts.state;
     let mut input = happening.input.clone();
     record.facts.loss_limit = policy.loss_limit * if record.in_chunks { LOSSES_OF_CHUNKS } else { 1 };
     match &happening.only_if {
@@ -78,6 +79,7 @@ pub(in crate::ledger) fn decide(
         job: record.id,
         number: record.number,
         step,
+        before,
         state: record.facts.state,
         attempt: record.facts.attempt,
         spec: spec.map(|text| serde_json::from_str(text).map_err(|error| error.to_string())),

@@ -1,7 +1,7 @@
 //! The audit, page by page.
 
 use ffpool_dispatcher::api::KeyCommand;
-use ffpool_dispatcher::ledger::keys::Role;
+use ffpool_dispatcher::ledger::keys::{NewKey, Role};
 use serde_json::{Value, json};
 
 use super::{Api, answer};
@@ -29,10 +29,13 @@ async fn the_audit_comes_newest_first_and_in_pages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_by_a_person_is_in_the_audit() {
     let api = Api::start().await;
-    KeyCommand::Create { name: "anna".into(), role: Role::Operator }.run(&api.ledger).await.unwrap();
+    KeyCommand::Create { name: "anna".into(), role: Role::Operator, scopes: None, tenant: None, expires: None }
+        .run(&api.ledger)
+        .await
+        .unwrap();
     KeyCommand::Revoke { name: "anna".into() }.run(&api.ledger).await.unwrap();
-    let key = api.ledger.create_key("ben", Role::Operator).await.unwrap();
-    let post = |path: &str| api.request("POST", path).bearer_auth(key.text());
+    let key = api.mint(&NewKey::of("ben", Role::Operator)).await;
+    let post = |path: &str| api.request("POST", path).bearer_auth(&key);
     let job = answer(api.post("/v1/jobs").json(&json!({"scenario": "720p-h264"})), 201).await;
     let path = format!("/v1/jobs/{}", job["number"]);
     for action in ["pause", "resume", "cancel", "retry"] {
@@ -42,7 +45,7 @@ async fn every_change_by_a_person_is_in_the_audit() {
     answer(post("/v1/queues/live/resume"), 200).await;
 
     let audit = api.show("/v1/audit").await;
-    let entries = audit["items"].as_array().unwrap().iter().rev();
+    let entries = audit["items"].as_array().unwrap().iter().rev().filter(|entry| entry["who"] != "setup");
     let told: Vec<(&str, &str, &str)> = entries
         .map(|entry| {
             let text = |name: &str| entry[name].as_str().unwrap();
@@ -65,5 +68,8 @@ async fn every_change_by_a_person_is_in_the_audit() {
         ]
     );
     assert_eq!(audit["items"][1]["detail"]["reason"], "tests", "{audit}");
+    let cancelled = &audit["items"][3];
+    assert_eq!((&cancelled["before"]["state"], &cancelled["after"]["state"]), (&json!("queued"), &json!("cancelled")));
+    assert_eq!(cancelled["address"], "127.0.0.1", "{cancelled}");
     api.stop().await;
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ffpool_dispatcher::api::ThrottleRules;
-use ffpool_dispatcher::ledger::keys::Role;
+use ffpool_dispatcher::ledger::keys::{NewKey, Role};
 use ffpool_dispatcher::limits::{Limit, RateLimits};
 use futures_util::{StreamExt as _, stream};
 use reqwest::RequestBuilder;
@@ -47,11 +47,11 @@ fn passing(mut times: Vec<Duration>) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_500_rapid_requests_of_one_address_the_limit_lets_pass_what_it_says_and_others_are_unharmed() {
     let api = Api::start_limited(behind_proxy(RateLimits::default())).await;
-    let other = api.ledger.create_key("other", Role::Viewer).await.unwrap();
+    let other = api.mint(&NewKey::of("other", Role::Viewer)).await;
     let began = Instant::now();
     let ask = async |turn: u32| {
         if turn.is_multiple_of(10) {
-            let others = api.from("203.0.113.2", "/v1/scenarios").bearer_auth(other.text());
+            let others = api.from("203.0.113.2", "/v1/scenarios").bearer_auth(&other);
             assert_eq!(status(others).await, 200, "another address at turn {turn}");
             assert_eq!(status(api.from("203.0.113.1", "/health")).await, 200, "health at turn {turn}");
             assert_ne!(status(api.from("203.0.113.1", "/ready")).await, 429, "readiness at turn {turn}");
@@ -81,7 +81,7 @@ async fn of_500_rapid_requests_of_one_address_the_limit_lets_pass_what_it_says_a
 async fn one_key_has_one_limit_wherever_it_is_used() {
     let limits = RateLimits { key: limit("0.001/6"), ..RateLimits::OFF };
     let api = Api::start_limited(behind_proxy(limits)).await;
-    let other = api.ledger.create_key("other", Role::Viewer).await.unwrap();
+    let other = api.mint(&NewKey::of("other", Role::Viewer)).await;
     for last in 1..=6 {
         let address = format!("203.0.113.{last}");
         assert_eq!(status(api.from(&address, "/v1/scenarios").bearer_auth(&api.admin)).await, 200);
@@ -93,7 +93,7 @@ async fn one_key_has_one_limit_wherever_it_is_used() {
     assert!((1..=1000).contains(&seconds) && exact <= Duration::from_secs(seconds), "{seconds} s, {told:?}");
     assert_eq!(told.kind, "/problems/too-many-requests");
     assert!(told.detail.contains("this key") && told.detail.contains("6 at once"), "{told:?}");
-    assert_eq!(status(api.from("203.0.113.7", "/v1/scenarios").bearer_auth(other.text())).await, 200);
+    assert_eq!(status(api.from("203.0.113.7", "/v1/scenarios").bearer_auth(&other)).await, 200);
     api.stop().await;
 }
 
@@ -102,7 +102,7 @@ async fn who_guesses_keys_is_stopped_and_who_has_one_is_not() {
     let limits = RateLimits { failed: limit("0.001/5"), ..RateLimits::OFF };
     let api = Api::start_limited(behind_proxy(limits)).await;
     let (guesser, other) = ("203.0.113.1", "203.0.113.2");
-    let late = api.ledger.create_key("late", Role::Viewer).await.unwrap();
+    let late = api.mint(&NewKey::of("late", Role::Viewer)).await;
     assert_eq!(status(api.from(guesser, "/v1/scenarios").bearer_auth(&api.admin)).await, 200);
     for guess in 0..5 {
         problem(api.from(guesser, "/v1/scenarios").bearer_auth(format!("ffp_0000000000_{guess}")), 401).await;
@@ -110,13 +110,13 @@ async fn who_guesses_keys_is_stopped_and_who_has_one_is_not() {
     let detail = problem(api.from(guesser, "/v1/scenarios").bearer_auth("ffp_0000000000_5"), 429).await;
     assert!(detail.contains("not known here"), "{detail}");
     // It may be the right guess: it is not looked up.
-    problem(api.from(guesser, "/v1/scenarios").bearer_auth(late.text()), 429).await;
+    problem(api.from(guesser, "/v1/scenarios").bearer_auth(&late), 429).await;
     assert_eq!(status(api.from(guesser, "/v1/scenarios").bearer_auth(&api.admin)).await, 200, "known to be good");
     problem(api.from(guesser, "/v1/scenarios"), 401).await;
-    assert_eq!(status(api.from(other, "/v1/scenarios").bearer_auth(late.text())).await, 200);
+    assert_eq!(status(api.from(other, "/v1/scenarios").bearer_auth(&late)).await, 200);
     problem(api.from(other, "/v1/scenarios").bearer_auth("ffp_0000000000_5"), 401).await;
     // A key that was good is no longer so once it is revoked.
-    api.ledger.revoke_key("test-admin").await.unwrap();
+    api.ledger.revoke_key("test-admin", &crate::by("setup")).await.unwrap();
     problem(api.from(guesser, "/v1/scenarios").bearer_auth(&api.admin), 401).await;
     problem(api.from(guesser, "/v1/scenarios").bearer_auth(&api.admin), 429).await;
     api.stop().await;

@@ -1,5 +1,6 @@
 //! Callbacks: told at least once whoever dies, signed, and sent nowhere that is not allowed.
 
+use crate::by;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Bytes;
@@ -69,7 +70,7 @@ async fn every_end_is_told_signed_though_the_receiver_refuses_and_the_dispatcher
     let (cancelled, body) = job_with(|spec| spec.callback_url = Some(receiver.url.clone()));
     scene.publish("jobs.default", "", Some(cancelled), &body).await;
     scene.until_column(cancelled, "state", "queued").await;
-    first.ledger().cancel(cancelled, "test").await.unwrap();
+    first.ledger().cancel(cancelled, &by("test")).await.unwrap();
     receiver.until_heard(1).await;
     scene.until_count("SELECT least(count(*), 1) FROM callback_try", 1).await;
     // As a crash would: nothing is finished.
@@ -104,8 +105,8 @@ async fn every_end_is_told_signed_though_the_receiver_refuses_and_the_dispatcher
 
     // A second end of the same job, and the end of one that was never valid.
     let before = receiver.heard().len();
-    assert_eq!(second.ledger().redrive(cancelled, "test", None).await.unwrap(), State::Queued);
-    second.ledger().cancel(cancelled, "test").await.unwrap();
+    assert_eq!(second.ledger().redrive(cancelled, &by("test"), None).await.unwrap(), State::Queued);
+    second.ledger().cancel(cancelled, &by("test")).await.unwrap();
     let invalid = JobId(Uuid::now_v7());
     let body = format!("{{\"scenario\": \"no-such\", \"callback_url\": \"{}\"}}", receiver.url);
     scene.publish("jobs.default", "", Some(invalid), body.as_bytes()).await;
@@ -130,7 +131,7 @@ async fn a_callback_goes_nowhere_that_is_not_allowed_and_is_given_up_after_its_t
         let (id, body) = job_with(|spec| spec.callback_url = Some(url.clone()));
         scene.publish("jobs.default", "", Some(id), &body).await;
         scene.until_column(id, "state", "queued").await;
-        dispatcher.ledger().cancel(id, "test").await.unwrap();
+        dispatcher.ledger().cancel(id, &by("test")).await.unwrap();
         let told = until("its tries", async || {
             let told = shown(&dispatcher, id).await.callbacks.remove(0);
             if told.tries.len() >= tries && told.outcome.is_some() == is_given_up {
@@ -152,7 +153,7 @@ async fn a_callback_goes_nowhere_that_is_not_allowed_and_is_given_up_after_its_t
     let (id, body) = job_with(|spec| spec.callback_url = Some(receiver.url.clone()));
     scene.publish("jobs.default", "", Some(id), &body).await;
     scene.until_column(id, "state", "queued").await;
-    dispatcher.ledger().cancel(id, "test").await.unwrap();
+    dispatcher.ledger().cancel(id, &by("test")).await.unwrap();
     scene.until_count("SELECT count(*) FROM callback WHERE outcome = 'given_up'", 3).await;
     assert!(shown(&dispatcher, id).await.callbacks[0].tries.len() > 1);
     dispatcher.stop().await;

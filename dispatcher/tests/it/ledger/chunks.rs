@@ -1,5 +1,7 @@
 //! Jobs that are made in chunks: jobs of the ledger's own make these, and the whole waits for them.
 
+use crate::by;
+use ffpool_dispatcher::ledger::Realm;
 use ffpool_dispatcher::ledger::Submitter;
 use ffpool_dispatcher::ledger::read::{JobFilter, JobRef};
 use ffpool_schema::api::PurgeRequest;
@@ -68,7 +70,7 @@ async fn a_job_that_is_split_waits_for_its_chunks_and_goes_first_when_they_are_m
     let mut expected: Vec<JobId> = made.iter().map(|piece| piece.id(1)).collect();
     expected.sort();
     assert_eq!(ids, expected, "once each, although the report came twice");
-    let view = ledger.job_summary(JobRef::Id(id)).await.unwrap().unwrap();
+    let view = ledger.job_summary(&Realm::Pool, JobRef::Id(id)).await.unwrap().unwrap();
     let chunks = view.chunks.unwrap();
     assert_eq!((chunks.done, chunks.total, view.depends_on.len()), (1, 4, 0));
 
@@ -119,9 +121,9 @@ async fn a_chunk_that_fails_fails_the_job_with_its_cause_and_a_redrive_waits_for
     scene.until_column(running, "state", "cancelled").await;
     let dead = dispatcher.ledger().dead_letters(&JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().0;
     assert_eq!(dead.iter().map(|job| job.id).collect::<Vec<_>>(), [id], "its chunk is no dead letter of its own");
-    assert_eq!(dispatcher.ledger().dead_letter_groups().await.unwrap()[0].count, 1);
+    assert_eq!(dispatcher.ledger().dead_letter_groups(&Realm::Pool).await.unwrap()[0].count, 1);
 
-    dispatcher.ledger().redrive(id, "ann", None).await.unwrap();
+    dispatcher.ledger().redrive(id, &by("ann"), None).await.unwrap();
     let grant = worker.run(&delivery(Some(id), &body)).await;
     assert_eq!(grant.splits, Some(0), "counted anew");
     scene.report(&worker, &grant, Outcome::Split { pieces: pieces(id, &[0], 4) }).await;
@@ -146,14 +148,14 @@ async fn what_somebody_does_to_a_job_reaches_its_chunks() {
     assert_eq!(submitted.state, State::Queued);
     let attempt = split(&scene, &worker, id, &body, &[0, 1]).await;
     let [first, second] = [0, 1].map(|number| pieces(id, &[number], 4)[0].id(attempt));
-    dispatcher.ledger().pause(id, "ann").await.unwrap();
+    dispatcher.ledger().pause(id, &by("ann")).await.unwrap();
     for piece in [first, second] {
         scene.until_column(piece, "paused", "true").await;
     }
-    dispatcher.ledger().resume(id, "ann").await.unwrap();
+    dispatcher.ledger().resume(id, &by("ann")).await.unwrap();
     scene.until_column(first, "paused", "false").await;
     finish(&scene, &worker, first).await;
-    dispatcher.ledger().cancel(id, "ann").await.unwrap();
+    dispatcher.ledger().cancel(id, &by("ann")).await.unwrap();
     scene.until_column(second, "state", "cancelled").await;
     assert_eq!(scene.column(first, "state").await.as_deref(), Some("completed"));
     assert_eq!(scene.column(id, "state").await.as_deref(), Some("cancelled"));
@@ -185,13 +187,13 @@ async fn a_job_is_purged_with_its_chunks_once_all_have_ended_and_their_messages_
     scene.until_column(id, "state", "failed").await;
 
     let request = PurgeRequest { ids: vec![id], fingerprint: None, reason: "test".into() };
-    let report = dispatcher.ledger().purge(&request, "ann").await.unwrap();
+    let report = dispatcher.ledger().purge(&request, &by("ann")).await.unwrap();
     assert_eq!((report.purged, report.left), (0, 1), "a worker still has a chunk in its hands");
     assert_eq!(scene.column(running, "state").await.as_deref(), Some("cancelling"));
     assert_eq!(scene.column(waiting, "state").await.as_deref(), Some("cancelled"));
     scene.report(&worker, &held, Outcome::Cancelled).await;
     scene.until_column(running, "state", "cancelled").await;
-    let report = dispatcher.ledger().purge(&request, "ann").await.unwrap();
+    let report = dispatcher.ledger().purge(&request, &by("ann")).await.unwrap();
     assert_eq!((report.purged, report.left), (1, 0));
     for gone in [id, bad, running, waiting] {
         assert_eq!(scene.column(gone, "state").await, None);

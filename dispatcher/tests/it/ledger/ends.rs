@@ -1,5 +1,6 @@
 //! How attempts and jobs end, and what comes after.
 
+use crate::by;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::DropReason;
@@ -56,7 +57,7 @@ async fn a_failed_attempt_comes_back_after_its_wait_until_the_budget_is_spent() 
     assert_eq!(scene.column(id, "failure->>'cause'").await.as_deref(), Some("net_transient"));
 
     // Handed back is not failed: it comes back at once and costs nothing.
-    assert_eq!(dispatcher.ledger().redrive(id, "test", None).await.unwrap(), State::Queued);
+    assert_eq!(dispatcher.ledger().redrive(id, &by("test"), None).await.unwrap(), State::Queued);
     scene.take("jobs.default.medium").await;
     let grant = worker.run(&delivery(Some(id), &body)).await;
     scene.report(&worker, &grant, Outcome::Released { reason: "drain".into() }).await;
@@ -105,14 +106,14 @@ async fn a_cancelled_job_ends_when_its_worker_has_ended_it() {
     let (waiting, waiting_body) = job();
     scene.publish("jobs.default", "medium", Some(waiting), &waiting_body).await;
     scene.until_column(waiting, "state", "queued").await;
-    assert_eq!(dispatcher.ledger().cancel(waiting, "test").await.unwrap(), State::Cancelled);
+    assert_eq!(dispatcher.ledger().cancel(waiting, &by("test")).await.unwrap(), State::Cancelled);
     let late = worker.claim(&delivery(Some(waiting), &waiting_body)).await;
     assert_eq!(late, ClaimReply::Drop { job: Some(waiting), reason: DropReason::Cancelled });
 
     let (running, body) = job();
     let grant = worker.run(&delivery(Some(running), &body)).await;
     let mut orders = scene.signals.subscribe::<JobCommand>(&subjects::control_job(running)).await.unwrap();
-    assert_eq!(dispatcher.ledger().cancel(running, "test").await.unwrap(), State::Cancelling);
+    assert_eq!(dispatcher.ledger().cancel(running, &by("test")).await.unwrap(), State::Cancelling);
     // At once, and again until it is done.
     for _ in 0..2 {
         let order = tokio::time::timeout(BOUND, orders.next()).await.expect("the worker is told").unwrap();

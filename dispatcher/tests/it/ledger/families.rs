@@ -1,5 +1,6 @@
 //! Jobs that wait for other jobs.
 
+use crate::by;
 use ffpool_dispatcher::ledger::{SubmitError, Submitter};
 use ffpool_schema::api::PurgeRequest;
 use ffpool_schema::failure::{Cause, Failure};
@@ -89,7 +90,7 @@ async fn a_parent_that_does_not_complete_ends_its_children_and_theirs() {
             assert!(reason.contains(&above.to_string()), "{reason}");
         }
         // The parent goes round again; its children are dead letters of their own.
-        assert_eq!(dispatcher.ledger().redrive(parent, "test", None).await.unwrap(), State::Queued);
+        assert_eq!(dispatcher.ledger().redrive(parent, &by("test"), None).await.unwrap(), State::Queued);
         assert_eq!(scene.column(child, "state").await.as_deref(), Some(state));
         // A child of an end that was there before it.
         let (late, late_body) = child_of(&[child]);
@@ -116,7 +117,7 @@ async fn children_of_a_purged_job_end_with_it_whether_they_wait_already_or_come_
         scene.until_column(waiting, "state", state).await;
 
         let request = PurgeRequest { ids: vec![parent], fingerprint: None, reason: "test".into() };
-        assert_eq!(dispatcher.ledger().purge(&request, "test").await.unwrap().purged, 1);
+        assert_eq!(dispatcher.ledger().purge(&request, &by("test")).await.unwrap().purged, 1);
         // As if the purge had come before anybody told it that its parent had failed.
         let sql = "UPDATE job SET state = 'blocked', ended_at = NULL, reason = NULL WHERE id = $1";
         scene.sql.execute(sql, &[&waiting.0]).await.unwrap();
@@ -167,5 +168,40 @@ async fn a_circle_is_refused_with_the_names_of_all_in_it() {
     assert_eq!(scene.column(closing, "faults->0->>'code'").await.as_deref(), Some("cycle"));
     // Those that wait for it end with it.
     scene.until_column(second, "state", "failed").await;
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_job_never_hears_of_a_parent_that_is_another_tenants() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&[]).await;
+    let ledger = dispatcher.ledger();
+    let (parent, body) = job_with(|spec| spec.tenant = Some("acme".to_owned()));
+    scene.publish("jobs.default", "medium", Some(parent), &body).await;
+    scene.until_column(parent, "state", "queued").await;
+    let (theirs, theirs_body) = job_with(|spec| {
+        spec.tenant = Some("other".to_owned());
+        spec.depends_on = vec![parent];
+    });
+    let (pools, pools_body) = child_of(&[parent]);
+    for (id, body) in [(theirs, &theirs_body), (pools, &pools_body)] {
+        scene.publish("jobs.default", "medium", Some(id), body).await;
+        scene.until_column(id, "state", "blocked").await;
+    }
+    let known = async |job| ledger.circumstances(job).await.unwrap().missing[0].known;
+    assert_eq!((known(theirs).await, known(pools).await.map(|(_, state)| state)), (None, Some(State::Queued)));
+
+    ledger.cancel(parent, &by("test")).await.unwrap();
+    // A job of the pool's sees everybody's, so that the end of the parent has gone round when it is told.
+    scene.until_column(pools, "state", "failed").await;
+    ledger.settle_waiting(false).await.unwrap();
+    scene.until_column(theirs, "state", "blocked").await;
+    assert_eq!(known(theirs).await, None);
+
+    // A circle through somebody else's jobs is none, and names none of them.
+    let mut spec: JobSpec = serde_json::from_slice(&body).unwrap();
+    (spec.id, spec.depends_on) = (Some(JobId(Uuid::now_v7())), vec![theirs]);
+    scene.publish("jobs.default", "medium", spec.id, &serde_json::to_vec(&spec).unwrap()).await;
+    scene.until_column(spec.id.unwrap(), "state", "blocked").await;
     dispatcher.stop().await;
 }

@@ -1,6 +1,7 @@
 //! What the broker brings becomes rows, whatever it is.
 
 use super::*;
+use crate::by;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_published_job_has_a_row() {
@@ -123,7 +124,7 @@ async fn a_dead_letter_parks_its_job() {
 
     scene.until_column(id, "state", "failed").await;
     assert_eq!(scene.column(id, "failure->>'cause'").await.as_deref(), Some("delivery_limit"));
-    dispatcher.ledger().redrive(id, "test", Some("try once more")).await.unwrap();
+    dispatcher.ledger().redrive(id, &by("test"), Some("try once more")).await.unwrap();
     let again = scene.take("jobs.default.medium").await;
     assert_eq!(again.message_id, Some(id.to_string()));
     assert_eq!(again.body, body);

@@ -1,5 +1,6 @@
 //! Pausing and resuming: one job, or a whole queue.
 
+use crate::by;
 use ffpool_schema::job::Queue;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::{DropReason, HoldScope};
@@ -17,7 +18,7 @@ async fn a_running_job_is_frozen_thawed_and_can_be_cancelled_while_it_is_frozen(
     let mut orders = scene.signals.subscribe::<JobCommand>(&subjects::control_job(id)).await.unwrap();
     let mut order = async || tokio::time::timeout(BOUND, orders.next()).await.expect("the worker is told").unwrap();
 
-    assert_eq!(dispatcher.ledger().pause(id, "test").await.unwrap(), State::Running);
+    assert_eq!(dispatcher.ledger().pause(id, &by("test")).await.unwrap(), State::Running);
     // At once, and again until the worker says that it has done it.
     for _ in 0..2 {
         assert_eq!(order().await, JobCommand::Pause { attempt: 1 });
@@ -26,7 +27,7 @@ async fn a_running_job_is_frozen_thawed_and_can_be_cancelled_while_it_is_frozen(
     scene.until_column(id, "paused AND frozen_since IS NOT NULL", "true").await;
     assert_eq!(scene.column(id, "reason").await.as_deref(), Some("paused by test"));
 
-    assert_eq!(dispatcher.ledger().resume(id, "test").await.unwrap(), State::Running);
+    assert_eq!(dispatcher.ledger().resume(id, &by("test")).await.unwrap(), State::Running);
     let mut thaws = 0;
     while thaws < 2 {
         match order().await {
@@ -39,10 +40,10 @@ async fn a_running_job_is_frozen_thawed_and_can_be_cancelled_while_it_is_frozen(
     worker.frozen.lock().unwrap().clear();
     scene.until_column(id, "NOT paused AND frozen_since IS NULL", "true").await;
 
-    dispatcher.ledger().pause(id, "test").await.unwrap();
+    dispatcher.ledger().pause(id, &by("test")).await.unwrap();
     worker.frozen.lock().unwrap().insert(id);
     scene.until_column(id, "frozen_since IS NOT NULL", "true").await;
-    assert_eq!(dispatcher.ledger().cancel(id, "test").await.unwrap(), State::Cancelling);
+    assert_eq!(dispatcher.ledger().cancel(id, &by("test")).await.unwrap(), State::Cancelling);
     while order().await != (JobCommand::Cancel { attempt: 1 }) {}
     worker.forget(id);
     scene.report(&worker, &grant, Outcome::Cancelled).await;
@@ -62,7 +63,7 @@ async fn a_live_job_that_runs_is_told_to_end_with_what_it_has_in_every_attempt_u
     let _alive = worker.live();
     let (plain, body) = job();
     worker.run(&delivery(Some(plain), &body)).await;
-    let refused = dispatcher.ledger().finish(plain, "test").await.unwrap_err();
+    let refused = dispatcher.ledger().finish(plain, &by("test")).await.unwrap_err();
     assert!(refused.to_string().contains("only a live job"), "{refused}");
 
     let id = JobId(Uuid::now_v7());
@@ -81,13 +82,13 @@ async fn a_live_job_that_runs_is_told_to_end_with_what_it_has_in_every_attempt_u
     let mut orders = scene.signals.subscribe::<JobCommand>(&subjects::control_job(id)).await.unwrap();
     let mut order = async || tokio::time::timeout(BOUND, orders.next()).await.expect("the worker is told").unwrap();
     for _ in 0..2 {
-        assert_eq!(dispatcher.ledger().finish(id, "test").await.unwrap(), State::Running);
+        assert_eq!(dispatcher.ledger().finish(id, &by("test")).await.unwrap(), State::Running);
         assert_eq!(order().await, JobCommand::Finish { attempt: 1 });
     }
     // The wish outlives the attempt that was told.
     scene.report(&worker, &grant, Outcome::Released { reason: "a test".to_owned() }).await;
     scene.until_column(id, "state", "queued").await;
-    let refused = dispatcher.ledger().finish(id, "test").await.unwrap_err();
+    let refused = dispatcher.ledger().finish(id, &by("test")).await.unwrap_err();
     assert!(refused.to_string().contains("only a live job that runs"), "{refused}");
     let grant = run().await;
     while order().await != (JobCommand::Finish { attempt: 2 }) {}
@@ -108,11 +109,11 @@ async fn a_paused_job_that_waits_is_dropped_at_its_claim_and_published_when_it_i
     scene.until_column(id, "state", "queued").await;
     assert_eq!(scene.take("jobs.default.medium").await.message_id, Some(id.to_string()));
 
-    assert_eq!(dispatcher.ledger().pause(id, "test").await.unwrap(), State::Queued);
+    assert_eq!(dispatcher.ledger().pause(id, &by("test")).await.unwrap(), State::Queued);
     let dropped = worker.claim(&delivery(Some(id), &body)).await;
     assert_eq!(dropped, ClaimReply::Drop { job: Some(id), reason: DropReason::Superseded });
     assert_eq!(scene.column(id, "state || attempt").await.as_deref(), Some("queued0"));
-    assert_eq!(dispatcher.ledger().resume(id, "test").await.unwrap(), State::Queued);
+    assert_eq!(dispatcher.ledger().resume(id, &by("test")).await.unwrap(), State::Queued);
     assert_eq!(scene.take("jobs.default.medium").await.message_id, Some(id.to_string()));
     assert_eq!(worker.run(&delivery(Some(id), &body)).await.attempt, 1);
     dispatcher.stop().await;
@@ -126,7 +127,7 @@ async fn a_paused_queue_grants_nothing_on_any_dispatcher_and_loses_nothing() {
     let (running, running_body) = job();
     worker.run(&delivery(Some(running), &running_body)).await;
 
-    first.ledger().pause_queue(Queue::Default, "test", Some("maintenance")).await.unwrap();
+    first.ledger().pause_queue(Queue::Default, &by("test"), Some("maintenance")).await.unwrap();
     assert_eq!(first.ledger().queue_is_paused(Queue::Default).as_deref(), Some("paused by test: maintenance"));
     until("the other dispatcher knows it", async || {
         second.ledger().queue_is_paused(Queue::Default).map(drop).ok_or_else(|| "not paused there".to_owned())
@@ -152,7 +153,7 @@ async fn a_paused_queue_grants_nothing_on_any_dispatcher_and_loses_nothing() {
 
     let paused = second.ledger().queues_paused().await.unwrap();
     assert_eq!(paused.iter().map(|(queue, _, _)| *queue).collect::<Vec<_>>(), [Queue::Default]);
-    second.ledger().resume_queue(Queue::Default, "test").await.unwrap();
+    second.ledger().resume_queue(Queue::Default, &by("test")).await.unwrap();
     let (id, body) = job();
     until("both grant again", async || match worker.claim(&delivery(Some(id), &body)).await {
         ClaimReply::Run(_) => Ok(()),

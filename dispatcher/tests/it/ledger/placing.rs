@@ -1,5 +1,6 @@
 //! What the next attempt of a job gets after a failure, jobs that come too late, and kinds of dead letters.
 
+use crate::by;
 use ffpool_schema::api::PurgeRequest;
 use ffpool_schema::encode::{CodecChoice, Encoder, VideoCodec};
 use ffpool_schema::failure::{Cause, Failure};
@@ -118,7 +119,7 @@ async fn a_deadline_ends_a_job_that_waits_and_one_that_runs_and_is_looked_at_bef
     scene.publish("jobs.default", "medium", Some(waiting), &body).await;
     scene.until_column(waiting, "state", "failed").await;
     // Whoever sends it round again wants it to run.
-    assert_eq!(dispatcher.ledger().redrive(waiting, "test", None).await.unwrap(), State::Queued);
+    assert_eq!(dispatcher.ledger().redrive(waiting, &by("test"), None).await.unwrap(), State::Queued);
     assert_eq!(worker.run(&delivery(Some(waiting), &body)).await.attempt, 1);
 
     let (running, body) = job_with(soon(20));
@@ -153,13 +154,13 @@ async fn dead_letters_of_one_kind_are_redriven_and_purged_together() {
     assert_eq!(kind, same);
     assert_ne!(kind, other);
 
-    let report = dispatcher.ledger().redrive_kind(&kind, "test", Some("replaced")).await.unwrap();
+    let report = dispatcher.ledger().redrive_kind(&kind, &by("test"), Some("replaced")).await.unwrap();
     assert_eq!((report.redriven, report.refused.len()), (vec![first, second], 0));
     assert_eq!(scene.column(first, "dead_fingerprint IS NULL AND state = 'queued'").await.as_deref(), Some("true"));
 
     // Only dead letters can be purged.
     let request = PurgeRequest { ids: vec![first], fingerprint: Some(other), reason: "test".into() };
-    assert_eq!(dispatcher.ledger().purge(&request, "test").await.unwrap().purged, 1);
+    assert_eq!(dispatcher.ledger().purge(&request, &by("test")).await.unwrap().purged, 1);
     assert_eq!(scene.column(third, "state").await, None);
     assert_eq!(scene.column(first, "state").await.as_deref(), Some("queued"));
     assert!(scene.history(third).await.is_empty() && scene.outcomes(third).await.is_empty());
@@ -240,7 +241,7 @@ async fn an_offer_ends_with_its_worker_with_a_cancel_and_where_nobody_takes_it()
     let [cancelled, lost, declined] = [1, 2, 3].map(|_| JobId(Uuid::now_v7()));
 
     until_offered(cancelled).await;
-    dispatcher.ledger().cancel(cancelled, "test").await.unwrap();
+    dispatcher.ledger().cancel(cancelled, &by("test")).await.unwrap();
     until("the room is given up", async || match *large.offered.lock().unwrap() {
         None => Ok(()),
         kept => Err(format!("{kept:?}")),

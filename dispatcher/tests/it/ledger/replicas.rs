@@ -59,7 +59,7 @@ async fn a_cancel_whose_dispatcher_died_before_it_told_the_worker_is_told_by_ano
             prices: Default::default(),
         };
         let dead = Ledger::open(&settings).await.unwrap();
-        assert_eq!(dead.cancel(job, "test").await.unwrap(), State::Cancelling);
+        assert_eq!(dead.cancel(job, &crate::by("test")).await.unwrap(), State::Cancelling);
     };
     let heed = async |grant: Grant, orders: &mut Subscription<JobCommand>| {
         let order = tokio::time::timeout(BOUND, orders.next()).await.expect("the worker is told").unwrap();

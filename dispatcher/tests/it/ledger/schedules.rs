@@ -1,5 +1,7 @@
 //! Recurring jobs: one for each due time, whoever leads and whoever dies.
 
+use crate::by;
+use ffpool_dispatcher::ledger::Realm;
 use ffpool_schema::api::{Missed, Overlap, ScheduleRequest};
 use serde_json::{Value, json};
 
@@ -44,7 +46,7 @@ async fn a_due_time_makes_one_job_however_many_dispatchers_there_are_and_wheneve
     let scene = Scene::new().await;
     let (first, second) = (scene.dispatcher(&[]).await, scene.dispatcher(&[]).await);
     let yearly = request("yearly", YEARLY, Missed::One, Overlap::Allow);
-    let made = first.ledger().add_schedule(&yearly, "test").await.unwrap();
+    let made = first.ledger().add_schedule(&yearly, &by("test")).await.unwrap();
     assert_eq!(made.next.len(), 5);
     scene.set_schedule("yearly", "next_due = '2024-01-01T00:00:00Z'").await;
     scene.until_run("yearly", "submitted").await;
@@ -65,7 +67,7 @@ async fn a_due_time_makes_one_job_however_many_dispatchers_there_are_and_wheneve
     // The next leader comes only after another due time: the job that is there has its place in the record, and counts as
     // the last one.
     let late = request("late", YEARLY, Missed::One, Overlap::Skip);
-    second.ledger().add_schedule(&late, "test").await.unwrap();
+    second.ledger().add_schedule(&late, &by("test")).await.unwrap();
     scene.set_schedule("late", "next_due = date_trunc('hour', now()) - interval '3 hours'").await;
     scene.until_run("late", "submitted").await;
     let dead = "DELETE FROM schedule_run WHERE schedule = (SELECT id FROM schedule WHERE name = 'late')";
@@ -96,9 +98,9 @@ async fn what_is_missed_overlaps_is_paused_or_not_valid_makes_no_job_and_is_told
         ("broken", YEARLY, Missed::One),
         ("paused", YEARLY, Missed::One),
     ] {
-        ledger.add_schedule(&request(name, cron, missed, Overlap::Skip), "test").await.unwrap();
+        ledger.add_schedule(&request(name, cron, missed, Overlap::Skip), &by("test")).await.unwrap();
     }
-    ledger.pause_schedule("paused", true, "test").await.unwrap();
+    ledger.pause_schedule(&Realm::Pool, "paused", true, &by("test")).await.unwrap();
     scene.set_schedule("broken", r#"job = '{"scenario": "gone"}'"#).await;
     scene
         .sql
@@ -113,16 +115,16 @@ async fn what_is_missed_overlaps_is_paused_or_not_valid_makes_no_job_and_is_told
     // Its job waits still.
     scene.set_schedule("slow", "cron = '0 0 2 1 *', next_due = '2024-01-02T00:00:00Z'").await;
     scene.until_run("slow", "skipped").await;
-    let told = ledger.schedule("slow").await.unwrap();
+    let told = ledger.schedule(&Realm::Pool, "slow").await.unwrap();
     assert!(told.runs[0].detail.as_ref().unwrap().contains("has not ended"), "{told:?}");
-    let told = ledger.schedule("broken").await.unwrap();
+    let told = ledger.schedule(&Realm::Pool, "broken").await.unwrap();
     assert!(told.runs[0].detail.as_ref().unwrap().contains("`gone` is no scenario"), "{told:?}");
     for (name, jobs) in [("on-time", 1), ("late", 0), ("slow", 1), ("broken", 0), ("paused", 0)] {
         assert_eq!(scene.jobs_of(name).await, jobs, "{name}");
     }
-    let resumed = ledger.pause_schedule("paused", false, "test").await.unwrap();
+    let resumed = ledger.pause_schedule(&Realm::Pool, "paused", false, &by("test")).await.unwrap();
     assert!(resumed.next[0] > Timestamp::now(), "what passed in the pause is not made up for");
-    let job = ledger.run_schedule("paused", "test").await.unwrap();
+    let job = ledger.run_schedule(&Realm::Pool, "paused", &by("test")).await.unwrap();
     scene.until_column(job.id, "state", "queued").await;
     dispatcher.stop().await;
 }

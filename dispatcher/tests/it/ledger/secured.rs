@@ -73,7 +73,7 @@ async fn a_ledger_behind_tls_opens_with_the_right_certificates_only() {
         prices: ffpool_schema::cost::Prices::default(),
     };
     let opened = tokio::time::timeout(BOUND, Ledger::open(&settings)).await.expect("the ledger opens");
-    assert!(opened.unwrap().keys().await.unwrap().is_empty());
+    assert!(opened.unwrap().keys(&ffpool_dispatcher::ledger::Realm::Pool).await.unwrap().is_empty());
 
     let foreign = strangers.path().display();
     let stranger = client(&strangers, theirs.path(), YEAR);
