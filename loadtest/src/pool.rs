@@ -3,6 +3,8 @@
 //! Invariant: nothing here outlives the [`Pool`]; the parts get SIGKILL when the thread that started them dies, and the
 //! servers have a watchdog of their own.
 
+#![expect(unsafe_code, reason = "parts die with the thread that started them, which they ask for between fork and exec")]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;

@@ -6,6 +6,8 @@
 //! worker started and cannot be put up later ends the run before its program is loaded: no attempt runs with less than its
 //! record says.
 
+#![expect(unsafe_code, reason = "the bars are put up by system calls between fork and exec")]
+
 mod calls;
 pub mod egress;
 mod files;

@@ -3,6 +3,8 @@
 //! Invariant: heartbeats have a thread, a runtime and a NATS connection to themselves, so that nothing the worker does
 //! for its jobs can hold one up; the last one says `stopped`.
 
+#![expect(unsafe_code, reason = "a thread has no priority in the standard library")]
+
 use std::time::Duration;
 
 use ffpool_broker::{BrokerError, Signals};

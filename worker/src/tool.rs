@@ -4,6 +4,8 @@
 //! Invariant: the tool is inside its cgroup, its session, its limits and its cage before its program is loaded; when [`run`] returns,
 //! everything that it started is dead. No shell is involved, and nothing of the worker's environment but the paths of programs.
 
+#![expect(unsafe_code, reason = "what confines a tool is called between fork and exec")]
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;

@@ -1,5 +1,7 @@
 //! What a worker says to the service manager that started it.
 
+#![expect(unsafe_code, reason = "a thread is stopped with ptrace")]
+
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -1,5 +1,7 @@
 //! A web server that answers each request as the test says, down to how the connection ends.
 
+#![expect(unsafe_code, reason = "how much of an answer was taken only an ioctl tells")]
+
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
