@@ -81,7 +81,7 @@ pub(crate) struct Renewer {
 impl Renewer {
     /// Works until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let echo_subject = format!("ffpool.v1.echo.{}", Uuid::now_v7());
+        let echo_subject = subjects::echo(Uuid::now_v7());
         let mut heartbeats: Subscription<Heartbeat> = self.signals.subscribe(subjects::HEARTBEATS).await?;
         let mut echoes: Subscription<u64> = self.signals.subscribe(&echo_subject).await?;
         let mut tick = tokio::time::interval(WRITE);

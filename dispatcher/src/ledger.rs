@@ -29,6 +29,7 @@ mod record;
 mod schedules;
 mod strays;
 mod sweeps;
+mod tables;
 pub mod tenants;
 mod writer;
 
@@ -85,6 +86,8 @@ const SIDE: Duration = Duration::from_secs(10);
 pub struct LedgerSettings {
     /// URL of the database.
     pub database_url: String,
+    /// The same with the account that owns the tables, where that is another.
+    pub migration_url: Option<String>,
     /// The rules.
     pub policy: Policy,
     /// The operator's scenarios and templates.
@@ -195,6 +198,17 @@ pub struct Health {
 }
 
 impl Ledger {
+    /// Waits for Postgres, brings its tables up to date, and ends.
+    ///
+    /// # Errors
+    /// When a URL or the tables cannot be used.
+    pub async fn migrate(settings: &LedgerSettings) -> anyhow::Result<()> {
+        let runner = connect::place(&settings.database_url, connect::Purpose::Write)?;
+        let owner = settings.migration_url.as_deref();
+        let owner = owner.map(|url| connect::place(url, connect::Purpose::Write)).transpose()?;
+        tables::prepare(&runner, owner.as_ref()).await
+    }
+
     /// Waits for Postgres, brings its tables up to date and starts the writers.
     ///
     /// # Errors
@@ -202,7 +216,7 @@ impl Ledger {
     pub async fn open(settings: &LedgerSettings) -> anyhow::Result<Ledger> {
         let for_reads = connect::place(&settings.database_url, connect::Purpose::Read)?;
         let for_writes = connect::place(&settings.database_url, connect::Purpose::Write)?;
-        connect::migrate(&for_writes).await?;
+        Ledger::migrate(settings).await?;
         let (publish, to_publish) = mpsc::channel(effects::MAX_TO_PUBLISH);
         let (families, relatives) = mpsc::channel(effects::MAX_RELATIVES);
         let outlets = Outlets { publish, families, tell: broadcast::channel(effects::MAX_TO_TELL).0 };

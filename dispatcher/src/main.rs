@@ -37,10 +37,14 @@ fn main() -> ExitCode {
 }
 
 async fn run(settings: &Settings) -> anyhow::Result<()> {
-    if let Some(Command::Keys(command)) = &settings.command {
-        let ledger = Ledger::open(&settings.ledger()?).await?;
-        print!("{}", command.run(&ledger).await?);
-        return Ok(());
+    match &settings.command {
+        Some(Command::Keys(command)) => {
+            let ledger = Ledger::open(&settings.ledger()?).await?;
+            print!("{}", command.run(&ledger).await?);
+            return Ok(());
+        }
+        Some(Command::Migrate) => return Ledger::migrate(&settings.ledger()?).await,
+        None => {}
     }
     let mut signals = stop::signals().context("listen for stop signals")?;
     tokio::spawn(leave_at_second(signals.clone()));

@@ -56,6 +56,10 @@ pub struct Settings {
     /// The API's listener.
     #[command(flatten)]
     pub api: ApiSettings,
+    /// The same database with the account that owns the tables, where that is another: it migrates and gives the account
+    /// of `FFPOOL_DATABASE_URL` its rights. For `migrate` alone, so that what runs does not have it.
+    #[arg(long, env = "FFPOOL_MIGRATION_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub migration_database_url: Option<String>,
     /// Address of `/metrics`.
     #[arg(long, env = "FFPOOL_METRICS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9090")]
     pub metrics_addr: SocketAddr,
@@ -145,6 +149,9 @@ pub enum Command {
     /// Make, list or revoke keys of the API, and end. Takes the settings of the running dispatcher.
     #[command(subcommand)]
     Keys(KeyCommand),
+    /// Bring the ledger's tables up to date, give the dispatcher's account its rights there, and end. Takes the settings
+    /// of the dispatcher.
+    Migrate,
 }
 
 /// What becomes of a job that fits no worker there is.
@@ -183,6 +190,7 @@ impl Settings {
                 currency: self.currency.clone(),
             },
             database_url: self.database_url.clone(),
+            migration_url: self.migration_database_url.clone(),
             policy: Policy {
                 lease: Duration::from_secs(self.lease_secs.into()),
                 backoff: Backoff {

@@ -3,7 +3,12 @@
 //! Invariant: nothing here outlives the [`Pool`]; the parts get SIGKILL when the thread that started them dies, and the
 //! servers have a watchdog of their own.
 
-#![expect(unsafe_code, reason = "parts die with the thread that started them, which they ask for between fork and exec")]
+#![expect(
+    unsafe_code,
+    reason = "parts die with the thread that started them, which they ask for between fork and exec"
+)]
+
+mod accounts;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,6 +25,9 @@ use ffpool_schema::id::JobId;
 use ffpool_stack::Stack;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use accounts::Accounts;
+pub use accounts::PASSWORD;
 
 /// How long a part may take to become ready on a busy machine.
 pub const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -104,6 +112,8 @@ pub struct PoolSettings {
     pub dispatcher: BTreeMap<String, String>,
     /// Variables for each worker, besides those that make it part of the pool. One entry, one worker.
     pub workers: Vec<BTreeMap<String, String>>,
+    /// Whether each part has an account of its own on each server, with the least rights.
+    pub least_rights: bool,
 }
 
 impl PoolSettings {
@@ -117,6 +127,14 @@ impl PoolSettings {
     #[must_use]
     pub fn worker(mut self, variables: &[(&str, &str)]) -> PoolSettings {
         self.workers.push(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect());
+        self
+    }
+
+    /// An account for each part on each server, with the least rights. The pool's own URLs are then those of who submits and
+    /// looks on.
+    #[must_use]
+    pub fn with_least_rights(mut self) -> PoolSettings {
+        self.least_rights = true;
         self
     }
 
@@ -149,6 +167,7 @@ pub struct Pool {
     /// The media root of all workers.
     pub media: PathBuf,
     settings: PoolSettings,
+    accounts: Accounts,
     /// Where the APIs of the dispatchers are, in their order.
     apis: Vec<SocketAddr>,
     directory: tempfile::TempDir,
@@ -162,13 +181,20 @@ impl Pool {
     /// # Errors
     /// When a part does not become ready; the error has the end of its log.
     pub async fn start(stack: &'static Stack, settings: PoolSettings) -> anyhow::Result<Pool> {
-        let (amqp_url, database_url, nats) = tokio::task::spawn_blocking(move || {
-            let nats = Stack::builder().rabbit(false).postgres(false).start();
-            (stack.rabbit.new_vhost(), stack.postgres.new_database(), nats)
+        let least_rights = settings.least_rights;
+        let (nats, accounts) = tokio::task::spawn_blocking(move || -> anyhow::Result<(Stack, Accounts)> {
+            let builder = Stack::builder().rabbit(false).postgres(false);
+            let builder = if least_rights { builder.nats_settings(accounts::nats_settings()) } else { builder };
+            let nats = builder.start().context("start NATS")?;
+            let (amqp, database) = (stack.rabbit.new_vhost(), stack.postgres.new_database());
+            let accounts = if least_rights {
+                Accounts::least(stack, &nats, &amqp, &database)?
+            } else {
+                Accounts::one(&amqp, &nats.nats.url(), &database)
+            };
+            Ok((nats, accounts))
         })
-        .await?;
-        let nats = nats.context("start NATS")?;
-        let nats_url = nats.nats.url();
+        .await??;
         let directory = tempfile::Builder::new().prefix("ffpool-pool-").tempdir()?;
         // The tool runs as an unprivileged user and must reach its input below this directory.
         set_mode(directory.path(), 0o755)?;
@@ -185,15 +211,17 @@ impl Pool {
             client,
             api_url,
             key,
-            amqp_url,
-            nats_url,
-            database_url,
+            amqp_url: accounts.client.amqp.clone(),
+            nats_url: accounts.client.nats.clone(),
+            database_url: accounts.client.database.clone().unwrap_or_default(),
+            accounts,
             media,
             settings,
             apis: vec![api],
             directory,
             nats,
         };
+        pool.migrate()?;
         let dispatcher = pool.spawn_dispatcher(0, api)?;
         pool.dispatchers.push(dispatcher);
         pool.until_ready(&pool.dispatchers[0], api).await?;
@@ -275,13 +303,30 @@ impl Pool {
         self.directory.path()
     }
 
+    /// Makes the tables with the account that owns them, where that is not the one that runs.
+    fn migrate(&self) -> anyhow::Result<()> {
+        let Some(owner) = &self.accounts.owner else { return Ok(()) };
+        let links = &self.accounts.dispatcher;
+        let done = Command::new(binary_path("ffpool-dispatcher")?)
+            .arg("migrate")
+            .env("FFPOOL_AMQP_URL", &links.amqp)
+            .env("FFPOOL_NATS_URL", &links.nats)
+            .env("FFPOOL_DATABASE_URL", links.database.as_deref().unwrap_or_default())
+            .env("FFPOOL_MIGRATION_DATABASE_URL", owner)
+            .output()
+            .context("run `ffpool-dispatcher migrate`")?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        anyhow::ensure!(done.status.success(), "ffpool-dispatcher migrate: {said}");
+        Ok(())
+    }
+
     fn spawn_dispatcher(&self, number: usize, api: SocketAddr) -> anyhow::Result<Part> {
         let metrics = free_address();
         let mut variables = self.settings.dispatcher.clone();
         let own = [
-            ("FFPOOL_AMQP_URL", self.amqp_url.clone()),
-            ("FFPOOL_NATS_URL", self.nats_url.clone()),
-            ("FFPOOL_DATABASE_URL", self.database_url.clone()),
+            ("FFPOOL_AMQP_URL", self.accounts.dispatcher.amqp.clone()),
+            ("FFPOOL_NATS_URL", self.accounts.dispatcher.nats.clone()),
+            ("FFPOOL_DATABASE_URL", self.accounts.dispatcher.database.clone().unwrap_or_default()),
             ("FFPOOL_API_ADDR", api.to_string()),
             // On loopback, and what TLS costs is not what is measured.
             ("FFPOOL_API_TLS", "off".to_owned()),
@@ -299,8 +344,8 @@ impl Pool {
         std::fs::create_dir_all(&scratch)?;
         set_mode(&scratch, 0o755)?;
         let mut variables = BTreeMap::from([
-            ("FFPOOL_AMQP_URL".to_owned(), self.amqp_url.clone()),
-            ("FFPOOL_NATS_URL".to_owned(), self.nats_url.clone()),
+            ("FFPOOL_AMQP_URL".to_owned(), self.accounts.worker.amqp.clone()),
+            ("FFPOOL_NATS_URL".to_owned(), self.accounts.worker.nats.clone()),
             ("FFPOOL_MEDIA_ROOTS".to_owned(), self.media.display().to_string()),
             ("FFPOOL_SCRATCH".to_owned(), scratch.display().to_string()),
             ("FFPOOL_METRICS_ADDR".to_owned(), metrics.to_string()),

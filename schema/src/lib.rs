@@ -3,7 +3,7 @@
 //! A client writes a [`job::JobSpec`]; [`parse`] turns its bytes into one or says everything that is wrong with it;
 //! the operator's own scenarios and templates are a [`catalog`]; [`scenario`] resolves it to a typed [`encode::Encode`], whose ends are [`location`]s and from which [`plan`] makes the
 //! tool's arguments with what [`probe`] found in the source; [`chunk`] cuts a long one into jobs of its own. It waits in a queue of [`topology`]. Workers and
-//! dispatchers exchange the [`message`]s over the [`subjects`]; what a message does to a job is decided by one pure
+//! dispatchers exchange the [`message`]s over the [`subjects`], each with the least [`rights`] it can do with; what a message does to a job is decided by one pure
 //! function, [`lifecycle::step`]. What ended an attempt is one of the closed set of [`failure`] causes. What encodes in hardware is a [`device`]. The ledger's
 //! tables are [`migrations`]; a presentation is named by a [`playlist`], a set of pictures by a [`track`]; what the HTTP API answers is [`api`], what a job's end sends out is a [`callback`], what work costs a matter of [`cost`]; every metric's name stands in [`metrics`].
 //!
@@ -33,6 +33,7 @@ pub mod plan;
 pub mod playlist;
 pub mod probe;
 pub mod retry;
+pub mod rights;
 pub mod scenario;
 pub mod subjects;
 pub mod topology;

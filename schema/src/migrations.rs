@@ -17,4 +17,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V10__finishing", include_str!("../migrations/V10__finishing.sql")),
     ("V11__cost", include_str!("../migrations/V11__cost.sql")),
     ("V12__tenants", include_str!("../migrations/V12__tenants.sql")),
+    ("V13__roles", include_str!("../migrations/V13__roles.sql")),
 ];

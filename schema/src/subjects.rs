@@ -1,5 +1,7 @@
 //! The NATS subjects of ffpool. Core NATS may drop a signal, so nothing durable depends on one arriving.
 
+use uuid::Uuid;
+
 use crate::id::{JobId, WorkerId};
 use crate::job::Pool;
 
@@ -19,6 +21,14 @@ pub const HEARTBEATS: &str = "ffpool.v1.hb.*";
 pub const LOGS: &str = "ffpool.v1.log.*";
 /// All progress signals.
 pub const PROGRESS: &str = "ffpool.v1.progress.*";
+/// Control of all workers.
+pub const CONTROL_OF_WORKERS: &str = "ffpool.v1.ctl.worker.*";
+/// Control of the workers that run jobs.
+pub const CONTROL_OF_JOBS: &str = "ffpool.v1.ctl.job.*";
+/// All requests of [`hand_over`].
+pub const HAND_OVERS: &str = "ffpool.v1.handover.*";
+/// What dispatchers say to themselves: see [`echo`].
+pub const ECHOES: &str = "ffpool.v1.echo.*";
 /// The queue group of the dispatchers.
 pub const DISPATCHERS: &str = "dispatchers";
 
@@ -59,8 +69,24 @@ pub fn hand_over(job: JobId) -> String {
     format!("ffpool.v1.handover.{job}")
 }
 
+/// What one dispatcher says to itself, to learn whether it still hears.
+#[must_use]
+pub fn echo(dispatcher: Uuid) -> String {
+    format!("ffpool.v1.echo.{dispatcher}")
+}
+
 /// Hint that work arrived for `pool`. Idle workers subscribe in a queue group named after the pool.
 #[must_use]
 pub fn work(pool: &Pool) -> String {
     format!("ffpool.v1.work.{pool}")
+}
+
+/// Where answers to a connection come in, as a prefix. By the login, so that a server can keep one account from hearing
+/// another's answers; a login that is none or cannot be part of a subject shares the usual prefix.
+#[must_use]
+pub fn inbox(login: Option<&str>) -> String {
+    const USUAL: &str = "_INBOX";
+    let fits =
+        |login: &&str| !login.is_empty() && login.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    login.filter(fits).map_or_else(|| USUAL.to_owned(), |login| format!("{USUAL}.{login}"))
 }

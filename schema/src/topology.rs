@@ -75,6 +75,14 @@ impl WorkQueue {
         format!("{}.{RETURNED}", self.name())
     }
 
+    /// A regular expression, without anchors, of the names of all work queues and their twins, whatever their pool.
+    #[must_use]
+    pub fn names_pattern() -> String {
+        let (queues, priorities) =
+            (Queue::ALL.map(Queue::as_str).join("|"), Priority::ALL.map(Priority::as_str).join("|"));
+        format!(r"jobs\.({queues})\.({priorities})(\.[a-z0-9-]+)?(\.{RETURNED})?")
+    }
+
     /// The order of choice: queue weight (live 10, default 5, batch 1) times 10, plus priority (3, 2, 1). Higher is served first.
     #[must_use]
     pub fn score(&self) -> u32 {

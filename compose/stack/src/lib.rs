@@ -81,6 +81,7 @@ impl Stack {
             programs: None,
             rabbit_settings: rabbit::Settings::default(),
             tls: None,
+            nats_settings: String::new(),
         }
     }
 
@@ -123,6 +124,7 @@ pub struct StackBuilder {
     root: Option<PathBuf>,
     programs: Option<Vec<PathBuf>>,
     rabbit_settings: rabbit::Settings,
+    nats_settings: String,
     tls: Option<Tls>,
 }
 
@@ -208,13 +210,19 @@ impl StackBuilder {
         self
     }
 
+    /// Adds to `nats.conf`, such as the logins of the server.
+    pub fn nats_settings(mut self, text: impl Into<String>) -> StackBuilder {
+        self.nats_settings = text.into();
+        self
+    }
+
     /// Starts the servers at the same time and returns when all answer.
     pub fn start(self) -> Result<Stack, StackError> {
         let programs = self.programs.map_or_else(Programs::installed, Programs::only);
         let home = Arc::new(Home::open(self.root, &MARKED)?);
         let tls = self.tls.map(|tls| tls.write(&home)).transpose()?;
         let rabbit = Rabbit::prepare(&home, &programs, self.rabbit_settings, tls.clone())?;
-        let nats = Nats::prepare(&home, &programs, tls.as_ref())?;
+        let nats = Nats::prepare(&home, &programs, tls.as_ref(), &self.nats_settings)?;
         let postgres = Postgres::prepare(&home, &programs, tls)?;
         let stack = Stack { rabbit, nats, postgres, home };
         thread::scope(|scope| {

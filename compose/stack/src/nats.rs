@@ -29,7 +29,12 @@ pub struct Nats {
 }
 
 impl Nats {
-    pub(crate) fn prepare(home: &Arc<Home>, programs: &Programs, tls: Option<&TlsFiles>) -> Result<Nats, StackError> {
+    pub(crate) fn prepare(
+        home: &Arc<Home>,
+        programs: &Programs,
+        tls: Option<&TlsFiles>,
+        more: &str,
+    ) -> Result<Nats, StackError> {
         let program = programs.find("nats-server", PACKAGE)?;
         let run = home.directory(RUN)?;
         let log = home.directory("nats/log")?.join("nats.log");
@@ -39,7 +44,8 @@ impl Nats {
             "listen: \"127.0.0.1:{port}\"\n\
              jetstream {{ store_dir: \"{}\" }}\n\
              ping_interval: \"10s\"\n\
-             write_deadline: \"5s\"\n",
+             write_deadline: \"5s\"\n\
+             {more}",
             store.display()
         );
         if let Some(TlsFiles { authority, certificate, key }) = tls {
@@ -74,6 +80,11 @@ impl Nats {
         format!("{}://127.0.0.1:{}", if self.has_tls { "tls" } else { "nats" }, self.port)
     }
 
+    /// The same with a login, which the server knows from [`nats_settings`](crate::StackBuilder::nats_settings).
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        format!("nats://{user}:{password}@127.0.0.1:{}", self.port)
+    }
+
     /// The version of the server, such as `2.9.10`; empty while it has not been started.
     pub fn version(&self) -> &str {
         self.version.get().map_or("", String::as_str)
@@ -106,7 +117,7 @@ impl Nats {
     }
 }
 
-/// A line of greeting and a PING that is answered, without TLS; gives the version.
+/// A line of greeting and a PING that is answered, without TLS, or a refusal of one without a login; gives the version.
 fn ask(port: u16, has_tls: bool) -> std::io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(ANSWER_BOUND))?;
@@ -122,7 +133,7 @@ fn ask(port: u16, has_tls: bool) -> std::io::Result<String> {
     stream.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n")?;
     let mut answer = String::new();
     reader.read_line(&mut answer)?;
-    if answer.trim_end() != "PONG" {
+    if answer.trim_end() != "PONG" && !answer.starts_with("-ERR 'Authorization Violation'") {
         return Err(std::io::Error::other(format!("not a PONG: {answer:?}")));
     }
     Ok(version_in(&greeting).unwrap_or_default().to_owned())

@@ -62,6 +62,7 @@ pub struct Rabbit {
     version: OnceLock<String>,
     vhost_pool: usize,
     vhosts_given: AtomicUsize,
+    imports: AtomicUsize,
 }
 
 impl Rabbit {
@@ -95,6 +96,7 @@ impl Rabbit {
             // Data that is kept would collect them, 32 at every start.
             vhost_pool: if home.is_kept() { 0 } else { VHOST_POOL },
             vhosts_given: AtomicUsize::new(0),
+            imports: AtomicUsize::new(0),
         })
     }
 
@@ -152,6 +154,13 @@ impl Rabbit {
         let mut command = self.with_environment(&self.rabbitmqctl);
         command.arg("--quiet").args(arguments);
         self.server.run(command)
+    }
+
+    /// Imports a definitions file: users, permissions, queues and whatever else it has.
+    pub fn import(&self, definitions: &str) -> Result<(), StackError> {
+        let number = self.imports.fetch_add(1, Ordering::Relaxed);
+        let file = self.server.home().write(&format!("rabbit/conf/imported-{number}.json"), definitions)?;
+        self.ctl(["import_definitions".as_ref(), file.as_os_str()]).map(drop)
     }
 
     /// The version of the server, such as `3.10.8`; empty while it has not been started.

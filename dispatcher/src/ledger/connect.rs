@@ -1,4 +1,4 @@
-//! Connections to Postgres: how they are made, and the tables they find.
+//! Connections to Postgres: how they are made.
 //!
 //! Invariants:
 //! * no wait on Postgres is without a bound; a server that is away or frozen costs an error, never a hang;
@@ -9,11 +9,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use ffpool_runtime::tls::database_way;
-use ffpool_schema::migrations;
 use tokio_postgres::config::{LoadBalanceHosts, TargetSessionAttrs};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// For one connection to be made or handed out.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -28,8 +27,6 @@ const WRITE_PLANNER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seq
      -c enable_mergejoin=off -c jit=off";
 /// Between attempts to reach a server that is away at the start.
 const RETRY: Duration = Duration::from_secs(1);
-/// Serialises the migrations of several dispatchers. The number is arbitrary.
-const MIGRATION_LOCK: i64 = 0x6666_706f_6f6c_6d31;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +43,13 @@ pub(super) struct Place {
     config: Config,
     /// Used where the address asks for TLS, and then always.
     tls: MakeRustlsConnect,
+}
+
+impl Place {
+    /// The account.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.config.get_user()
+    }
 }
 
 /// The way to Postgres for `purpose`, from the database's URL.
@@ -132,15 +136,15 @@ pub(super) async fn connect(place: &Place) -> Result<Client, tokio_postgres::Err
     Ok(client)
 }
 
-/// Waits for Postgres and brings its tables up to date.
+/// Connects, waiting for Postgres as long as that can help.
 ///
 /// # Errors
-/// When the tables are of a version that this one cannot work with, or Postgres says that waiting is useless.
-pub(super) async fn migrate(place: &Place) -> anyhow::Result<()> {
+/// When Postgres says that waiting is useless.
+pub(super) async fn await_connection(place: &Place) -> anyhow::Result<Client> {
     let mut said = None;
-    let mut client = loop {
+    loop {
         match connect(place).await {
-            Ok(client) => break client,
+            Ok(client) => return Ok(client),
             Err(error) if is_hopeless(&error) => return Err(error).context("connect to Postgres"),
             Err(error) => {
                 let text = ffpool_runtime::settings::chain(&error);
@@ -151,24 +155,7 @@ pub(super) async fn migrate(place: &Place) -> anyhow::Result<()> {
                 tokio::time::sleep(RETRY).await;
             }
         }
-    };
-    // Another dispatcher may be at it, and a migration may take longer than any other statement.
-    client.batch_execute("SET statement_timeout = 0").await.context("prepare for the migrations")?;
-    client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await.context("wait for another's migrations")?;
-    let migrations = migrations::ALL
-        .iter()
-        .map(|(name, sql)| refinery::Migration::unapplied(name, sql))
-        .collect::<Result<Vec<_>, _>>()
-        .context("read the migrations")?;
-    let report = refinery::Runner::new(&migrations)
-        .run_async(&mut client)
-        .await
-        .context("bring the ledger's tables up to date; they may be of a later version than this program")?;
-    for applied in report.applied_migrations() {
-        info!(migration = %applied, "applied a migration");
     }
-    client.execute("SELECT make_event_months(2)", &[]).await.context("make the event table's months")?;
-    Ok(())
 }
 
 /// Whether trying again cannot help: a wrong password or name.

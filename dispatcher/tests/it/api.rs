@@ -98,6 +98,7 @@ impl Api {
         let policy = Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 };
         let ledger = Ledger::open(&LedgerSettings {
             database_url: database.to_owned(),
+            migration_url: None,
             policy,
             catalog: Arc::new(catalog),
             secrets: Arc::default(),

@@ -12,6 +12,7 @@ mod outages;
 mod pauses;
 mod placing;
 mod replicas;
+mod roles;
 mod schedules;
 mod secured;
 

@@ -8,5 +8,7 @@ mod faults;
 mod inputs;
 mod matrix;
 mod recordings;
+mod rights;
 mod scheduling;
+mod secrets;
 mod support;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, ServerAddr, Subscriber};
+use ffpool_schema::subjects::inbox;
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -426,7 +427,12 @@ fn with_credentials(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectO
         return options;
     };
     match server.password() {
-        Some(password) => options.user_and_password(percent_decoded(user), percent_decoded(password)),
+        Some(password) => {
+            let user = percent_decoded(user);
+            // The server may let this login hear its own answers only.
+            let options = options.custom_inbox_prefix(inbox(Some(&user)));
+            options.user_and_password(user, percent_decoded(password))
+        }
         None => options.token(percent_decoded(user)),
     }
 }

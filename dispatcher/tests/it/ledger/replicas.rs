@@ -53,6 +53,7 @@ async fn a_cancel_whose_dispatcher_died_before_it_told_the_worker_is_told_by_ano
         let policy = Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 };
         let settings = LedgerSettings {
             database_url: scene.database_url.clone(),
+            migration_url: None,
             policy,
             catalog: Arc::default(),
             secrets: Arc::default(),

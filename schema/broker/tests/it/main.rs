@@ -6,6 +6,7 @@ mod intake;
 mod outage;
 mod pool;
 mod publishing;
+mod rights;
 mod signals;
 mod tls;
 mod topology;
