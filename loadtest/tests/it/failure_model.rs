@@ -24,9 +24,19 @@ fn every_metric_of_the_table_is_kept_somewhere() {
 
 #[test]
 fn every_test_that_the_failure_model_names_exists() {
+    proofs_exist("docs/failure-model.md", 40);
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    proofs_exist("SECURITY.md", 20);
+}
+
+/// That every `file.rs::test` on a page is a test in the tree.
+fn proofs_exist(page: &str, at_least: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let page = std::fs::read_to_string(root.join("docs/failure-model.md")).expect("the page can be read");
-    let proofs = page.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(".rs::"));
+    let text = std::fs::read_to_string(root.join(page)).expect("the page can be read");
+    let proofs = text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(".rs::"));
     let (mut named, mut missing) = (0, Vec::new());
     for (file, test) in proofs {
         named += 1;
@@ -39,6 +49,6 @@ fn every_test_that_the_failure_model_names_exists() {
             missing.push(format!("{file}.rs::{test}"));
         }
     }
-    assert_eq!(missing, [] as [String; 0], "named in docs/failure-model.md, and not there");
-    assert!(named > 40, "only {named} proofs were found: the page is read wrongly");
+    assert_eq!(missing, [] as [String; 0], "named in {page}, and not there");
+    assert!(named > at_least, "only {named} proofs were found: {page} is read wrongly");
 }
