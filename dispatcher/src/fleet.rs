@@ -41,6 +41,14 @@ impl Fleet {
         }
     }
 
+    /// For how long that one has been silent, of the workers that are there and have not said that they stop, which has been
+    /// silent for longest.
+    pub(crate) fn longest_silence(&self) -> Duration {
+        let heard = self.heard.lock().expect("no holder panics");
+        let lives = heard.values().filter(|(beat, _)| beat.state != WorkerState::Stopped);
+        lives.map(|(_, at)| at.elapsed()).filter(|silence| *silence < GONE).max().unwrap_or_default()
+    }
+
     /// The pools of the workers that took work and have fallen silent: they may still hold deliveries that they will never
     /// claim.
     pub(crate) fn silent_pools(&self) -> BTreeSet<Pool> {

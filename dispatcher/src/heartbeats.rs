@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ffpool_broker::{Signals, Subscription};
 use ffpool_schema::message::{Heartbeat, LogLine};
-use ffpool_schema::subjects;
+use ffpool_schema::{metrics as names, subjects};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -96,6 +96,7 @@ impl Renewer {
                 tokio::select! {
                     beat = heartbeats.next() => match beat {
                         Some(beat) => {
+                            metrics::counter!(names::HEARTBEATS_HEARD).increment(1);
                             self.fleet.hear(&beat);
                             beats.take(beat);
                         }

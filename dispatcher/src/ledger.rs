@@ -21,6 +21,7 @@ pub mod keys;
 mod kind;
 mod leader;
 mod leases;
+mod load;
 mod outbox;
 mod placing;
 mod queues;
@@ -62,6 +63,7 @@ pub use placing::Wanted;
 pub use record::{Decided, Evidence, Happening, Lessons, OnlyIf, Policy, TellOwner, Verdict};
 pub use schedules::{Due, DueRun, RunOutcome, ScheduleError};
 pub use strays::Stray;
+pub use sweeps::OpenJobs;
 pub use writer::ApplyError;
 
 use crate::callbacks::Secrets;
@@ -219,7 +221,12 @@ impl Ledger {
         Ledger::migrate(settings).await?;
         let (publish, to_publish) = mpsc::channel(effects::MAX_TO_PUBLISH);
         let (families, relatives) = mpsc::channel(effects::MAX_RELATIVES);
-        let outlets = Outlets { publish, families, tell: broadcast::channel(effects::MAX_TO_TELL).0 };
+        let outlets = Outlets {
+            publish,
+            families,
+            tell: broadcast::channel(effects::MAX_TO_TELL).0,
+            prices: settings.prices.clone(),
+        };
         let writers = connect::pool(&for_writes, WRITERS + SIDE_WRITERS)?;
         let (asks, troubles) = (0..WRITERS)
             .map(|_| {

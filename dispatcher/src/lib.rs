@@ -14,6 +14,7 @@ mod claims;
 mod control;
 mod families;
 mod fleet;
+mod gauges;
 mod heartbeats;
 mod intake;
 pub mod ledger;

@@ -7,6 +7,7 @@ use ffpool_dispatcher::Dispatcher;
 use ffpool_dispatcher::ledger::Ledger;
 use ffpool_dispatcher::settings::{Command, Settings};
 use ffpool_runtime::{install_crypto, metrics, settings, stop, telemetry};
+use ffpool_schema::metrics::Process;
 use tokio::sync::watch;
 use tracing::error;
 
@@ -48,7 +49,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
     }
     let mut signals = stop::signals().context("listen for stop signals")?;
     tokio::spawn(leave_at_second(signals.clone()));
-    let exposition = metrics::install(env!("CARGO_PKG_VERSION")).context("set up metrics")?;
+    let exposition = metrics::install(Process::Dispatcher, env!("CARGO_PKG_VERSION")).context("set up metrics")?;
     let mut dispatcher = tokio::select! {
         started = Dispatcher::start(settings, Some(exposition)) => started?,
         () = stop::reached(&mut signals, 1) => return Ok(()),

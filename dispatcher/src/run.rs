@@ -23,6 +23,7 @@ use crate::claims::Desk;
 use crate::control;
 use crate::families;
 use crate::fleet::Fleet;
+use crate::gauges::Gauges;
 use crate::heartbeats::{self, Hearing, Renewer};
 use crate::intake::{Intake, Source};
 use crate::ledger::{Leadership, Ledger};
@@ -118,6 +119,15 @@ impl Dispatcher {
         let courier = Courier { ledger: ledger.clone(), leadership: leadership.clone(), rules: settings.callbacks()? };
         workers.spawn(courier.run(work.clone()));
         workers.spawn(schedules::follow(ledger.clone(), leadership.clone(), work.clone()));
+        let gauges = Gauges {
+            ledger: ledger.clone(),
+            signals: signals.clone(),
+            amqp: amqp.clone(),
+            leadership: leadership.clone(),
+            hearing: hearing.clone(),
+            fleet: fleet.clone(),
+            pools: settings.pools.clone(),
+        };
         let timers = Timers {
             ledger: ledger.clone(),
             signals: signals.clone(),
@@ -127,6 +137,7 @@ impl Dispatcher {
             fleet: fleet.clone(),
         };
         workers.spawn(timers.run(work.clone()));
+        workers.spawn(gauges.run(work.clone()));
         if let (Some(exposition), Some(listener)) = (exposition, metrics) {
             workers.spawn(metrics_endpoint::serve(listener, exposition, work.clone()));
         }

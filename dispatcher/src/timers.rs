@@ -1,4 +1,4 @@
-//! What the leader does without being asked: end leases, repeat commands, rescue jobs whose message is missing, count.
+//! What the leader does without being asked: end leases, repeat commands, rescue jobs whose message is missing.
 //!
 //! Invariant: everything is decided again under the lock of the job's row, so two leaders at once do no harm.
 
@@ -7,12 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ffpool_broker::{AmqpLink, QueueDepth, Signals, queue_depth};
-use ffpool_schema::job::Queue;
-use ffpool_schema::lifecycle::State;
-use ffpool_schema::message::WorkerState;
 use ffpool_schema::metrics as names;
 use ffpool_schema::topology::WorkQueue;
-use metrics::{counter, gauge};
+use metrics::counter;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -40,8 +37,6 @@ const UNSWALLOW: Duration = Duration::from_millis(200);
 const MESSAGE_SWALLOWED: Duration = Duration::from_millis(250);
 /// After a look for swallowed messages so many times its length is rested.
 const REST: u32 = 9;
-/// How often jobs, workers and links are counted.
-const COUNT: Duration = Duration::from_secs(5);
 /// How often the months to come are made.
 const MONTHS: Duration = Duration::from_secs(3_600);
 
@@ -65,7 +60,6 @@ impl Timers {
             self.rescue_for_ever(&stop),
             self.unswallow_for_ever(&stop),
             self.make_months_for_ever(&stop),
-            self.count_for_ever(&stop),
         );
     }
 
@@ -105,6 +99,7 @@ impl Timers {
         self.ledger.lapse_overdue().await?;
         for worker in self.ledger.mark_lost_workers().await? {
             warn!(worker, "a worker fell silent");
+            counter!(names::WORKERS_LOST).increment(1);
         }
         Ok(())
     }
@@ -120,6 +115,7 @@ impl Timers {
         let ended = self.ledger.end_overdue().await?;
         if ended > 0 {
             info!(jobs = ended, "deadlines have passed");
+            counter!(names::DEADLINES_PASSED).increment(ended as u64);
         }
         Ok(())
     }
@@ -214,65 +210,12 @@ impl Timers {
         }
         match self.ledger.rescue(works, age).await {
             Ok(0) => {}
-            Ok(jobs) => warn!(jobs, "jobs wait but their messages are missing, publishing them again"),
+            Ok(jobs) => {
+                warn!(jobs, "jobs wait but their messages are missing, publishing them again");
+                counter!(names::JOBS_RESCUED).increment(jobs);
+            }
             Err(error) => debug!(%error, "jobs were not rescued"),
         }
-    }
-
-    async fn count_for_ever(&self, stop: &CancellationToken) {
-        let mut tick = ticker(COUNT);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = stop.cancelled() => return,
-            }
-            let leads = self.leadership.is_held();
-            let counted = if leads { self.count().await } else { Ok((Vec::new(), Vec::new())) };
-            let postgres = counted.is_ok() && (leads || self.ledger.health().await.postgres.is_ok());
-            let up = |server: &'static str, is_up: bool| {
-                gauge!(names::LINK_UP, "server" => server).set(f64::from(u8::from(is_up)))
-            };
-            up("postgres", postgres);
-            up("amqp", self.amqp.is_up());
-            up("nats", self.signals.is_up());
-            let generation = self.amqp.watch().borrow().generation;
-            for (server, connections) in [("amqp", generation), ("nats", self.signals.connections())] {
-                counter!(names::LINK_CONNECTIONS, "server" => server).absolute(connections);
-            }
-            if let (true, Ok(waiting)) = (leads, self.ledger.count_callbacks().await) {
-                #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-                gauge!(names::CALLBACKS_WAITING).set(waiting as f64);
-            }
-            if let Ok((jobs, workers)) = counted {
-                show_jobs(&jobs);
-                show_workers(&workers);
-            }
-        }
-    }
-
-    async fn count(&self) -> Result<(Vec<(String, String, i64)>, Vec<(String, i64)>), Unavailable> {
-        Ok((self.ledger.count_open_jobs().await?, self.ledger.count_workers().await?))
-    }
-}
-
-/// Sets every series, so that one without rows falls to zero; only the leader shows other numbers, so that a sum over
-/// dispatchers is right.
-#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-fn show_jobs(counts: &[(String, String, i64)]) {
-    for state in State::ALL.into_iter().filter(|state| !state.is_end()) {
-        for queue in Queue::ALL {
-            let found = counts.iter().find(|(s, q, _)| s == state.as_str() && q == queue.as_str());
-            let count = found.map_or(0, |(_, _, count)| *count);
-            gauge!(names::JOBS, "state" => state.as_str(), "queue" => queue.as_str()).set(count as f64);
-        }
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-fn show_workers(counts: &[(String, i64)]) {
-    for state in [WorkerState::Ready, WorkerState::Draining, WorkerState::Stopped, WorkerState::Lost] {
-        let count = counts.iter().find(|(s, _)| s == state.as_str()).map_or(0, |(_, count)| *count);
-        gauge!(names::WORKERS, "state" => state.as_str()).set(count as f64);
     }
 }
 

@@ -644,6 +644,7 @@ impl Errand<'_> {
         let whole_seconds = (before + ended.usage.cpu_ms) / 1000 - before / 1000;
         metrics::counter!(names::WORKER_CPU_SECONDS).increment(whole_seconds);
         if matches!(ended.outcome, Some(Outcome::Finished { .. })) {
+            metrics::counter!(names::WORKER_INPUT_BYTES).increment(ended.usage.input_bytes.unwrap_or(0));
             metrics::counter!(names::WORKER_OUTPUT_BYTES).increment(ended.usage.output_bytes.unwrap_or(0));
         }
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use ffpool_runtime::{install_crypto, metrics, settings, stop, telemetry};
+use ffpool_schema::metrics::Process;
 use ffpool_worker::drain::{Drain, Stage};
 use ffpool_worker::service::{Finish, Worker};
 use ffpool_worker::settings::Settings;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
 
 async fn run(settings: &Settings) -> anyhow::Result<Finish> {
     let signals = stop::signals().context("listen for stop signals")?;
-    let exposition = metrics::install(env!("CARGO_PKG_VERSION")).context("set up metrics")?;
+    let exposition = metrics::install(Process::Worker, env!("CARGO_PKG_VERSION")).context("set up metrics")?;
     let worker = Worker::start(settings, exposition).await?;
     tokio::spawn(obey(signals, worker.drain.clone()));
     Ok(worker.finished().await)

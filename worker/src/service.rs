@@ -15,6 +15,7 @@ use std::time::Duration;
 use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Delivery, Intake, Publisher, Signals, declare_topology};
 use ffpool_runtime::metrics::Exposition;
 use ffpool_runtime::settings::chain;
+use ffpool_schema::encode::Encoder;
 use ffpool_schema::id::Incarnation;
 use ffpool_schema::job::{Pool, Queue};
 use ffpool_schema::message::{Ability, Capacity, Sender};
@@ -584,12 +585,25 @@ impl Service {
         metrics::gauge!(names::WORKER_SLOTS_USED).set(f64::from(self.slots.used()));
         metrics::gauge!(names::WORKER_CPU_PERCENT).set(f64::from(capacity.cpu_percent));
         // Mebibytes of any real machine are far below 2^52.
-        metrics::gauge!(names::WORKER_MEMORY_BYTES).set(capacity.memory_mb as f64 * 1024.0 * 1024.0);
-        metrics::gauge!(names::WORKER_SCRATCH_BYTES).set(capacity.disk_mb as f64 * 1024.0 * 1024.0);
+        let bytes = |mb: u64| mb as f64 * 1024.0 * 1024.0;
+        metrics::gauge!(names::WORKER_MEMORY_BYTES).set(bytes(capacity.memory_mb));
+        metrics::gauge!(names::WORKER_SCRATCH_BYTES).set(bytes(capacity.disk_mb));
+        metrics::gauge!(names::WORKER_SCRATCH_FLOOR_BYTES).set(bytes(self.space.floor_mb()));
         let layers = self.carrier.workshop.sandbox();
         for layer in Layer::ALL {
             metrics::gauge!(names::WORKER_SANDBOX, "layer" => layer.as_str())
                 .set(f64::from(u8::from(layers.contains(&layer))));
+        }
+        self.show_state();
+    }
+
+    fn show_state(&self) {
+        let silence = self.carrier.beaten.borrow().elapsed();
+        metrics::gauge!(names::WORKER_HEARTBEAT_AGE_SECONDS).set(silence.as_secs_f64());
+        let ability = self.ability.borrow();
+        for encoder in Encoder::ALL {
+            let is_offered = ability.encoders.iter().any(|offered| offered == encoder.as_str());
+            metrics::gauge!(names::WORKER_ENCODER, "encoder" => encoder.as_str()).set(f64::from(u8::from(is_offered)));
         }
         let ready = self.carrier.drain.stage() == Stage::Serving;
         metrics::gauge!(names::WORKER_STATE, "state" => "ready").set(f64::from(u8::from(ready)));

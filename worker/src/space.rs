@@ -19,6 +19,11 @@ impl Space {
         Space { capacity, floor_mb }
     }
 
+    /// The free space without which no work is taken.
+    pub(crate) fn floor_mb(&self) -> u64 {
+        self.floor_mb
+    }
+
     /// What is wrong, for people.
     pub(crate) fn trouble(&self) -> Option<String> {
         let free_mb = self.capacity.borrow().disk_mb;

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
+use ffpool_schema::cost::{Hours, Prices};
 use ffpool_schema::id::JobId;
+use ffpool_schema::message::Usage;
 use ffpool_schema::metrics as names;
 use metrics::{counter, histogram};
 use tokio::sync::{broadcast, mpsc};
@@ -25,6 +27,8 @@ pub(super) struct Outlets {
     pub(super) publish: mpsc::Sender<JobId>,
     pub(super) families: mpsc::Sender<Relative>,
     pub(super) tell: broadcast::Sender<TellOwner>,
+    /// For the metrics only: what is settled stands in rows.
+    pub(super) prices: Prices,
 }
 
 impl Outlets {
@@ -44,7 +48,7 @@ impl Outlets {
             // Nobody listens while this process starts or stops; the leader repeats it.
             let _ = self.tell.send(tell);
         }
-        effects.counts.into_iter().for_each(add);
+        effects.counts.into_iter().for_each(|count| add(count, &self.prices));
     }
 
     /// Counts a batch.
@@ -55,7 +59,7 @@ impl Outlets {
     }
 }
 
-fn add(count: Count) {
+fn add(count: Count, prices: &Prices) {
     match count {
         Count::Recorded { queue } => counter!(names::JOBS_RECORDED, "queue" => queue).increment(1),
         Count::Ended { state, queue } => {
@@ -68,5 +72,17 @@ fn add(count: Count) {
         Count::Absorbed => counter!(names::REDELIVERIES_ABSORBED).increment(1),
         Count::Waited { queue, secs } => histogram!(names::QUEUE_WAIT_SECONDS, "queue" => queue).record(secs),
         Count::Ran { queue, secs } => histogram!(names::JOB_RUN_SECONDS, "queue" => queue).record(secs),
+        Count::Used { end, usage } => add_usage(end.as_str(), &usage, prices),
+    }
+}
+
+fn add_usage(outcome: &'static str, usage: &Usage, prices: &Prices) {
+    histogram!(names::ATTEMPT_CPU_SECONDS, "outcome" => outcome).record(Duration::from_millis(usage.cpu_ms));
+    if let Some(joules) = usage.energy_joules {
+        histogram!(names::ATTEMPT_ENERGY_JOULES, "outcome" => outcome).record(joules);
+    }
+    if let Some(cost) = prices.of(&Hours::of(usage)) {
+        let currency = prices.currency.clone();
+        histogram!(names::ATTEMPT_COST, "outcome" => outcome, "currency" => currency).record(cost);
     }
 }

@@ -46,6 +46,7 @@ impl Ledger {
     pub fn stand_for_leader(&self, stop: CancellationToken) -> (Leadership, tokio::task::JoinHandle<()>) {
         let (proof, proven) = watch::channel(None);
         let ledger = self.clone();
+        metrics::gauge!(names::LEADER).set(0.0);
         let task = tokio::spawn(async move {
             while !stop.is_cancelled() {
                 let term = ledger.one_term(&proof, &stop).await;

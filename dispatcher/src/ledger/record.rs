@@ -321,4 +321,5 @@ pub(super) enum Count {
     Absorbed,
     Waited { queue: String, secs: f64 },
     Ran { queue: String, secs: f64 },
+    Used { end: End, usage: Usage },
 }

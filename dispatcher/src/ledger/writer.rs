@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool};
 use ffpool_schema::cost::Prices;
+use ffpool_schema::metrics as names;
 use futures_util::future::try_join;
+use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
@@ -89,6 +91,7 @@ impl Writer {
             Ok(verdicts) => answer(batch, verdicts),
             Err(reason) if batch.len() == 1 => {
                 error!(job = %batch[0].happening.job, input = batch[0].happening.input.name(), %reason, "the ledger cannot record this");
+                counter!(names::LEDGER_REFUSED).increment(1);
                 let ask = batch.remove(0);
                 // Nobody waits any more: then there is nobody to tell.
                 let _ = ask.answer.send(Err(ApplyError::Refused(reason)));
@@ -116,6 +119,7 @@ impl Writer {
                 }
                 Err(Trouble::Refused(reason)) => return Err(reason),
                 Err(Trouble::Again(reason)) => {
+                    counter!(names::LEDGER_RETRIES).increment(1);
                     if said {
                         self.trouble.send_replace(Some(reason));
                     } else {

@@ -7,6 +7,7 @@ mod failure_model;
 mod faults;
 mod inputs;
 mod matrix;
+mod metrics;
 mod recordings;
 mod rights;
 mod scheduling;

@@ -1,8 +1,8 @@
 //! The process's metrics in Prometheus' text format, with the help texts of the schema's table.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ffpool_schema::metrics::{ALL, BUILD_INFO, Kind};
+use ffpool_schema::metrics::{ALL, ATTEMPT_COST, BUILD_INFO, Kind, Metric, Process, START_SECONDS, Shown};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
 /// Buckets of every histogram that counts seconds: from a broker's round trip to a long encode.
@@ -12,6 +12,11 @@ const SECONDS: &[f64] = &[
 ];
 /// Buckets of histograms that count inputs of a batch.
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
+
+/// Buckets of joules: from a picture to a night of encoding.
+const JOULES: &[f64] = &[1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7];
+/// Buckets of money, in whatever currency.
+const MONEY: &[f64] = &[0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0];
 
 /// Renders the process's metrics.
 #[derive(Clone)]
@@ -27,14 +32,29 @@ impl Exposition {
     }
 }
 
+fn buckets_of(metric: &Metric) -> &'static [f64] {
+    match metric.unit() {
+        Some("seconds") => SECONDS,
+        Some("joules") => JOULES,
+        _ if metric.name == ATTEMPT_COST => MONEY,
+        _ => COUNTS,
+    }
+}
+
+/// A counter that appears with its first happening hides that one from a rate.
+fn begins_at_zero(metric: &Metric, process: Process) -> bool {
+    let is_shown = metric.process() == process || metric.process() == Process::Both;
+    metric.kind == Kind::Counter && metric.shown == Shown::Always && metric.labels.is_empty() && is_shown
+}
+
 /// Installs the recorder of this process and describes every metric of the schema's table.
 ///
 /// # Errors
 /// When a recorder is installed already.
-pub fn install(version: &'static str) -> Result<Exposition, BuildError> {
+pub fn install(process: Process, version: &'static str) -> Result<Exposition, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in ALL.iter().filter(|metric| metric.kind == Kind::Histogram) {
-        let buckets = if metric.name.ends_with("_seconds") { SECONDS } else { COUNTS };
+        let buckets = buckets_of(metric);
         builder = builder
             .set_buckets_for_metric(metrics_exporter_prometheus::Matcher::Full(metric.name.to_owned()), buckets)?;
     }
@@ -47,6 +67,11 @@ pub fn install(version: &'static str) -> Result<Exposition, BuildError> {
         }
     }
     metrics::gauge!(BUILD_INFO, "version" => version).set(1.0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    metrics::gauge!(START_SECONDS).set(now.as_secs_f64());
+    for metric in ALL.iter().filter(|metric| begins_at_zero(metric, process)) {
+        metrics::counter!(metric.name).increment(0);
+    }
     let upkeep = handle.clone();
     // Histograms keep raw samples until upkeep folds them into buckets; without it they would grow for ever.
     std::thread::Builder::new()

@@ -15,6 +15,7 @@ use ffpool_schema::job::{Engine, JobSpec};
 use ffpool_schema::message::{
     ClaimReply, ClaimRequest, CommitReply, CommitRequest, DropReason, Event, Grant, Heartbeat, HoldScope, TakeRequest,
 };
+use ffpool_schema::metrics::Process;
 use ffpool_schema::parse::{Received, parse};
 use ffpool_schema::topology::{ATTEMPT_HEADER, EVENTS_QUEUE, Topology, WorkQueue};
 use ffpool_schema::{scenario, subjects};
@@ -30,8 +31,9 @@ use uuid::Uuid;
 /// No fact that these tests wait for takes longer, however slow the machine.
 pub const BOUND: Duration = Duration::from_secs(60);
 
-static EXPOSITION: LazyLock<Exposition> =
-    LazyLock::new(|| ffpool_runtime::metrics::install("test").expect("the first recorder of this process"));
+static EXPOSITION: LazyLock<Exposition> = LazyLock::new(|| {
+    ffpool_runtime::metrics::install(Process::Worker, "test").expect("the first recorder of this process")
+});
 
 /// What the scripted dispatcher says to a claim.
 #[derive(Debug, Clone, Copy)]

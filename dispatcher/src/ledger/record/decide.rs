@@ -278,13 +278,12 @@ fn end_attempt(record: &Record, input: &Input, evidence: &Evidence, change: &Cha
     let reported = attempt_of(input);
     let mut ended = |attempt: u32, end: End| {
         let own = reported == Some(attempt);
-        plan.ended.push(EndedRow {
-            job: record.id,
-            attempt,
-            end,
-            failure: evidence.failure.clone().filter(|_| own),
-            usage: evidence.usage.clone().filter(|_| own),
-        });
+        let usage = evidence.usage.clone().filter(|_| own);
+        if let Some(usage) = usage.clone() {
+            plan.effects.counts.push(Count::Used { end, usage });
+        }
+        let failure = evidence.failure.clone().filter(|_| own);
+        plan.ended.push(EndedRow { job: record.id, attempt, end, failure, usage });
         plan.effects.counts.push(Count::AttemptEnded(end));
     };
     if let Some(end) = change.end {
