@@ -25,6 +25,7 @@ mod load;
 mod outbox;
 mod placing;
 mod queues;
+mod quotas;
 pub mod read;
 mod record;
 mod schedules;
@@ -60,6 +61,7 @@ pub use leader::Leadership;
 pub use leases::{Beats, Outdated};
 pub use outbox::{Published, ToPublish};
 pub use placing::Wanted;
+pub use quotas::FullTenant;
 pub use record::{Decided, Evidence, Happening, Lessons, OnlyIf, Policy, TellOwner, Verdict};
 pub use schedules::{Due, DueRun, RunOutcome, ScheduleError};
 pub use strays::Stray;
@@ -69,6 +71,7 @@ pub use writer::ApplyError;
 use crate::callbacks::Secrets;
 use effects::Outlets;
 use queues::PausedQueues;
+use quotas::TenantRates;
 use writer::{Ask, Writer};
 
 /// Writers of one dispatcher: while one waits for the disk, the other decides.
@@ -120,6 +123,7 @@ struct Inner {
     prices: Prices,
     outlets: Outlets,
     paused_queues: PausedQueues,
+    tenant_rates: TenantRates,
     /// Taken by the one task that publishes.
     to_publish: Mutex<Option<mpsc::Receiver<JobId>>>,
     /// Taken by the one task that follows families.
@@ -149,6 +153,12 @@ pub enum ControlError {
     /// It is unknown whether it happened.
     #[error("the ledger is unavailable: {0}")]
     Unavailable(String),
+}
+
+impl From<Unavailable> for SubmitError {
+    fn from(error: Unavailable) -> SubmitError {
+        SubmitError::Unavailable(error.0)
+    }
 }
 
 impl From<Unavailable> for ControlError {
@@ -258,6 +268,7 @@ impl Ledger {
                 prices: settings.prices.clone(),
                 outlets,
                 paused_queues: PausedQueues::default(),
+                tenant_rates: TenantRates::default(),
                 to_publish: Mutex::new(Some(to_publish)),
                 relatives: Mutex::new(Some(relatives)),
             }),

@@ -1,4 +1,4 @@
-//! How much one address or key may ask of us: rates with a burst, counted in bounded memory. Pure.
+//! How much one address, key or tenant may ask of us: rates with a burst, counted in bounded memory. Pure.
 //!
 //! Invariant: time comes in as an argument, and no table here grows beyond its room, however many strangers there are.
 
@@ -101,19 +101,22 @@ pub struct RateLimits {
     pub address: Limit,
     /// Of one key.
     pub key: Limit,
+    /// Of all keys of one tenant that has no rate of its own.
+    pub tenant: Limit,
     /// Keys that are not known, of one address.
     pub failed: Limit,
 }
 
 impl RateLimits {
     /// No limits.
-    pub const OFF: RateLimits = RateLimits { address: Limit::OFF, key: Limit::OFF, failed: Limit::OFF };
+    pub const OFF: RateLimits =
+        RateLimits { address: Limit::OFF, key: Limit::OFF, tenant: Limit::OFF, failed: Limit::OFF };
 }
 
 impl Default for RateLimits {
     fn default() -> RateLimits {
         let rate = |per_sec, burst| Limit(Some(Rate { per_sec, burst }));
-        RateLimits { address: rate(100.0, 200), key: rate(100.0, 200), failed: rate(5.0, 50) }
+        RateLimits { address: rate(100.0, 200), key: rate(100.0, 200), tenant: rate(100.0, 200), failed: rate(5.0, 50) }
     }
 }
 

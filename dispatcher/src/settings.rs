@@ -93,6 +93,9 @@ pub struct Settings {
     /// Requests with one key to the API.
     #[arg(long, env = "FFPOOL_RATE_KEY", value_name = "RATE", default_value = "100/200")]
     pub rate_key: Limit,
+    /// Requests with all keys of one tenant that has no rate of its own.
+    #[arg(long, env = "FFPOOL_RATE_TENANT", value_name = "RATE", default_value = "100/200")]
+    pub rate_tenant: Limit,
     /// Keys of one address that are not known: as many are looked up.
     #[arg(long, env = "FFPOOL_RATE_FAILED", value_name = "RATE", default_value = "5/50")]
     pub rate_failed: Limit,
@@ -209,7 +212,12 @@ impl Settings {
     #[must_use]
     pub fn throttle(&self) -> ThrottleRules {
         ThrottleRules {
-            limits: RateLimits { address: self.rate_address, key: self.rate_key, failed: self.rate_failed },
+            limits: RateLimits {
+                address: self.rate_address,
+                key: self.rate_key,
+                tenant: self.rate_tenant,
+                failed: self.rate_failed,
+            },
             trusted_proxies: self.trusted_proxies.clone().into(),
             proxy_header: self.proxy_header,
         }

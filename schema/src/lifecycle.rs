@@ -111,6 +111,28 @@ pub fn step(facts: &Facts, input: &Input) -> Step {
                 Step::Refuse(Refusal::NotEnded)
             }
         },
+        Input::HoldBack => {
+            let held = Change { placing: Some(Placing::No), ..Change::to(State::Delayed) };
+            let held = || Step::Move(held.publish(Publish::WhenRoom).drop(DropReason::Superseded));
+            match facts.state {
+                State::Queued => held(),
+                // It was offered, and is asked for.
+                State::Delayed if facts.placing != Placing::No => held(),
+                State::Blocked | State::Delayed => Step::Stale(Stale::NotYet),
+                State::Running | State::Cancelling => Step::Stale(Stale::Repeat),
+                State::Completed | State::Failed | State::Cancelled | State::Rejected => {
+                    Step::Stale(Stale::Ended(facts.state))
+                }
+            }
+        }
+        Input::LetGo => match facts.state {
+            // Its turn had come before.
+            State::Delayed => Step::Move(Change::to(State::Queued).publish(Publish::First)),
+            State::Blocked | State::Queued | State::Running | State::Cancelling => Step::Stale(Stale::Repeat),
+            State::Completed | State::Failed | State::Cancelled | State::Rejected => {
+                Step::Stale(Stale::Ended(facts.state))
+            }
+        },
         Input::Unfit | Input::NeverFits => match facts.state {
             State::Queued if *input == Input::NeverFits => {
                 Step::Move(Change::to(State::Rejected).drop(DropReason::Rejected))

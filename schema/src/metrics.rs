@@ -146,6 +146,7 @@ metrics! {
     FAILURES = "ffpool_failures_total", Counter, ["cause"], "Failed attempts, by cause.";
     STALE_INPUTS = "ffpool_stale_inputs_total", Counter, ["input"], "Late or repeated messages that changed nothing, by what they said.";
     LEASES_LAPSED = "ffpool_leases_lapsed_total", Counter, [], "Leases that ended by silence.", Always;
+    JOBS_HELD_BACK = "ffpool_jobs_held_back_total", Counter, ["by"], "Jobs held back by the quota of their tenant, by what was used up: running (or cores), queued, rate.";
     WORKERS_LOST = "ffpool_workers_lost_total", Counter, [], "Workers that fell silent.", Always;
     JOBS_RESCUED = "ffpool_jobs_rescued_total", Counter, [], "Jobs that were published again because their message was missing.", Always;
     DEADLINES_PASSED = "ffpool_deadlines_passed_total", Counter, [], "Jobs that ended because their deadline had passed.", Always;
@@ -183,7 +184,7 @@ metrics! {
     API_CONNECTIONS_CUT = "ffpool_api_connections_cut_total", Counter, ["reason"], "Connections to the API that the server ended or did not take, by reason: full, share, handshake, plain, slow, idle.";
     HTTP_REQUESTS = "ffpool_http_requests_total", Counter, ["route", "status"], "API requests, by route pattern and status.";
     HTTP_SECONDS = "ffpool_http_request_seconds", Histogram, ["route"], "Duration of API requests, by route pattern.";
-    HTTP_RATE_LIMITED = "ffpool_http_rate_limited_total", Counter, ["by"], "API requests answered with 429, by what was used up: address, probe (health and readiness of an address), key, failed_key (unknown keys of an address).";
+    HTTP_RATE_LIMITED = "ffpool_http_rate_limited_total", Counter, ["by"], "API requests answered with 429, by what was used up: address, probe (health and readiness of an address), key, tenant, failed_key (unknown keys of an address).";
     WORKER_SLOTS = "ffpool_worker_slots", Gauge, [], "Slots of this worker.", Always;
     WORKER_SLOTS_USED = "ffpool_worker_slots_used", Gauge, [], "Slots in use on this worker.", Always;
     WORKER_CPU_PERCENT = "ffpool_worker_cpu_limit_percent", Gauge, [], "Processor time this worker may use, in percent of one core.", Always;

@@ -18,4 +18,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V11__cost", include_str!("../migrations/V11__cost.sql")),
     ("V12__tenants", include_str!("../migrations/V12__tenants.sql")),
     ("V13__roles", include_str!("../migrations/V13__roles.sql")),
+    ("V14__quotas", include_str!("../migrations/V14__quotas.sql")),
 ];

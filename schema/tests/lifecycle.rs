@@ -65,6 +65,8 @@ fn inputs() -> Vec<(String, Input)> {
         ("cancel".into(), Input::Cancel),
         ("finish".into(), Input::Finish),
         ("redrive".into(), Input::Redrive),
+        ("held back".into(), Input::HoldBack),
+        ("let go".into(), Input::LetGo),
         ("unfit here".into(), Input::Unfit),
         ("fits no worker".into(), Input::NeverFits),
         ("delivery limit".into(), Input::DeliveryLimit),
@@ -257,6 +259,18 @@ fn a_job_whose_workers_keep_dying_is_parked() {
 }
 
 #[test]
+fn a_job_that_is_held_back_waits_in_the_ledger_and_goes_first_when_it_is_let_go() {
+    let Step::Move(held) = step(&facts(State::Queued), &Input::HoldBack) else { panic!("its turn had come") };
+    assert_eq!((held.to, held.publish, held.custody), (State::Delayed, Some(Publish::WhenRoom), Some(Custody::Ledger)));
+    assert!(held.drop.is_some() && !held.begin && !held.count_failure);
+    let waits = Facts { placing: Placing::No, ..facts(State::Delayed) };
+    let claim = Input::Claim { from: sender("other", 2), owner_dead: false, running_unanswered: None };
+    assert_eq!(step(&waits, &claim), Step::Stale(Stale::NotYet), "a copy that was on its way");
+    let Step::Move(change) = step(&waits, &Input::LetGo) else { panic!("there is room") };
+    assert_eq!((change.to, change.publish), (State::Queued, Some(Publish::First)));
+}
+
+#[test]
 fn a_lost_answer_to_a_claim_is_given_again() {
     let claim = Input::Claim { from: owner(), owner_dead: false, running_unanswered: None };
     let Step::Move(change) = step(&facts(State::Running), &claim) else { panic!("the owner may ask again") };
@@ -313,6 +327,7 @@ fn cell(state: State, input: &Input) -> String {
                 Some(Publish::AfterPlacementPause) => note(true, "published after a pause"),
                 Some(Publish::AfterOffer) => note(true, "published unless taken"),
                 Some(Publish::WhenDue) => note(true, "published when due"),
+                Some(Publish::WhenRoom) => note(true, "published when there is room"),
                 None => {}
             }
             text

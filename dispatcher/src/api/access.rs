@@ -86,7 +86,7 @@ async fn authorise(app: &App, needs: Needs, shown: &Shown<'_>, whose: &mut Whose
         *whose = Whose::Certificate(certificate.name.clone());
         let caller = by_certificate(certificate, shown.from)?;
         permit(&caller, needs)?;
-        app.throttle.known(&caller)?;
+        app.throttle.known(&app.ledger, &caller)?;
         return Ok(caller);
     }
     let key = presented_key(shown.headers)?;

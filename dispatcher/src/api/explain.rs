@@ -49,6 +49,7 @@ fn present(detail: &JobDetail, around: &Surroundings, now: Timestamp) -> Vec<Str
         State::Delayed | State::Queued => {
             let mut told = vec![match job.state {
                 State::Delayed if around.circumstances.is_offered => offered(job),
+                State::Delayed if around.circumstances.is_held => held_back(job),
                 State::Delayed => delayed(job, now),
                 _ => queued(job, now),
             }];
@@ -146,7 +147,8 @@ fn deadline(job: &JobView, now: Timestamp) -> Option<String> {
 
 /// What earlier attempts have changed about the next one.
 fn lessons(circumstances: &Circumstances) -> Vec<String> {
-    let Circumstances { losses, is_alone, raised_memory_mb, fell_back, missing: _, is_offered: _ } = circumstances;
+    let Circumstances { losses, is_alone, raised_memory_mb, fell_back, missing: _, is_offered: _, is_held: _ } =
+        circumstances;
     let alone = is_alone.then(|| {
         format!(
             "{losses} workers were lost while they ran it, so its next attempt runs alone: it waits for a worker that runs \
@@ -165,6 +167,12 @@ fn lessons(circumstances: &Circumstances) -> Vec<String> {
 /// The ledger's reason names the worker and what it waits for.
 fn offered(job: &JobView) -> String {
     format!("It is {}.", job.reason.as_deref().unwrap_or("offered to a worker"))
+}
+
+/// The ledger's reason has the numbers.
+fn held_back(job: &JobView) -> String {
+    let why = job.reason.as_deref().unwrap_or("its tenant has as much as it may");
+    format!("It is held back: {why}. It goes on by itself as soon as there is room.")
 }
 
 fn delayed(job: &JobView, now: Timestamp) -> String {

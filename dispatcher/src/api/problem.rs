@@ -31,6 +31,7 @@ pub(crate) enum Kind {
     TooLarge,
     InvalidJob,
     TooManyRequests,
+    OverQuota,
     Internal,
     Unavailable,
 }
@@ -38,7 +39,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// Every kind, in order of status.
     #[cfg(test)]
-    pub(crate) const ALL: [Kind; 12] = [
+    pub(crate) const ALL: [Kind; 13] = [
         Kind::BadRequest,
         Kind::Unauthenticated,
         Kind::Forbidden,
@@ -49,6 +50,7 @@ impl Kind {
         Kind::TooLarge,
         Kind::InvalidJob,
         Kind::TooManyRequests,
+        Kind::OverQuota,
         Kind::Internal,
         Kind::Unavailable,
     ];
@@ -73,6 +75,9 @@ impl Kind {
             Kind::InvalidJob => ("/problems/invalid-job", StatusCode::UNPROCESSABLE_ENTITY, "The job is not valid"),
             Kind::TooManyRequests => {
                 ("/problems/too-many-requests", StatusCode::TOO_MANY_REQUESTS, "More was asked than is allowed")
+            }
+            Kind::OverQuota => {
+                ("/problems/over-quota", StatusCode::TOO_MANY_REQUESTS, "The tenant has as much as it may")
             }
             Kind::Internal => ("/problems/internal", StatusCode::INTERNAL_SERVER_ERROR, "The dispatcher is at fault"),
             Kind::Unavailable => {
@@ -111,6 +116,7 @@ impl ApiError {
             | Kind::TooLarge
             | Kind::InvalidJob
             | Kind::TooManyRequests
+            | Kind::OverQuota
             | Kind::Internal => None,
         };
         let problem = Problem {
@@ -126,7 +132,16 @@ impl ApiError {
 
     /// More was asked than is allowed; in `wait` it may be asked again.
     pub(crate) fn too_many(detail: impl Into<String>, wait: Duration) -> ApiError {
-        let mut error = ApiError::new(Kind::TooManyRequests, detail);
+        ApiError::again_in(Kind::TooManyRequests, detail, wait)
+    }
+
+    /// The tenant has as much as it may; after `wait` it is worth another try.
+    pub(crate) fn over_quota(detail: impl Into<String>, wait: Duration) -> ApiError {
+        ApiError::again_in(Kind::OverQuota, detail, wait)
+    }
+
+    fn again_in(kind: Kind, detail: impl Into<String>, wait: Duration) -> ApiError {
+        let mut error = ApiError::new(kind, detail);
         // Whole seconds, never too few.
         let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         error.header = Some((header::RETRY_AFTER, HeaderValue::from(secs.max(1))));

@@ -137,7 +137,7 @@ pub(crate) fn all() -> Vec<Route> {
             .takes(job())
             .answers(StatusCode::CREATED, "It is recorded; Location names it.", json::<Submitted>())
             .answers(OK, "It was recorded before; this is its present state.", json::<Submitted>())
-            .problems(&[Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge, Kind::InvalidJob]),
+            .problems(&[Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge, Kind::InvalidJob, Kind::OverQuota]),
         Route::get("/v1/jobs", Right::Read, "listJobs", get(jobs::list))
             .summary("Lists jobs, newest first.")
             .query(query::JOBS)

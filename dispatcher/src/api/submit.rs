@@ -2,6 +2,8 @@
 //!
 //! Invariant: one id, one job. A repeat of a request never makes a second job and never changes the first.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -15,7 +17,10 @@ use ffpool_schema::parse::Received;
 use crate::api::problem::{Answer, ApiError, Kind};
 use crate::api::{App, body, observe};
 use crate::ledger::keys::Caller;
-use crate::ledger::{Realm, Submitter};
+use crate::ledger::{FullTenant, Realm, SubmitError, Submitter};
+
+/// Before a job over its tenant's quota is submitted again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// `POST /v1/jobs`
 pub(crate) async fn submit(
@@ -33,6 +38,7 @@ pub(crate) async fn submit(
     {
         return Ok((StatusCode::OK, location(&recorded), Json(recorded)).into_response());
     }
+    refuse_one_too_many(&app, spec.tenant.as_deref()).await?;
     let submitter = Submitter { realm: caller.realm().clone(), traceparent: observe::traceparent_to_hand_on(&headers) };
     let submitted = app.ledger.submit(&body, content_type, &submitter).await?;
     if let Some(id) = spec.id {
@@ -40,6 +46,18 @@ pub(crate) async fn submit(
         recorded(&app, caller.realm(), id, &spec, &body).await?;
     }
     Ok((StatusCode::CREATED, location(&submitted), Json(submitted)).into_response())
+}
+
+/// Refuses a job whose tenant has as many waiting as it may. One that gets past because others come at the same time is held back.
+async fn refuse_one_too_many(app: &App, tenant: Option<&str>) -> Answer<()> {
+    let Some(tenant) = tenant else { return Ok(()) };
+    let full = app.ledger.tenant_is_full(tenant).await.map_err(SubmitError::from)?;
+    let Some(FullTenant { waiting, max_queued }) = full else { return Ok(()) };
+    let detail = format!(
+        "tenant `{tenant}` has {waiting} jobs waiting and may have {max_queued}; nothing was recorded. Submit it again when some \
+         have started, or have the quota raised"
+    );
+    Err(ApiError::over_quota(detail, TRY_AGAIN))
 }
 
 /// The job with the id of `spec`, if there is one; a conflict, if it is another job. The same body is the same job, also

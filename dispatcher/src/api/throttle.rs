@@ -1,4 +1,4 @@
-//! Stands before every request: by address and by key no more than the limits allow.
+//! Stands before every request: by address, by key and by tenant no more than the limits allow.
 //!
 //! Requests by address have a bucket, probes of health another, so that neither starves the other. Keys that are not known have
 //! a stricter one, by address: when it is empty, only keys that were good lately are looked up.
@@ -19,10 +19,11 @@ use ffpool_schema::metrics::HTTP_RATE_LIMITED;
 
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError};
+use crate::ledger::Ledger;
 use crate::ledger::keys::{Admission, Caller};
 use crate::limits::{Buckets, Limit, Origin, ProxyHeader, Rate, RateLimits, Until, client_address};
 
-/// Clients or keys that are remembered in one table: a few megabytes.
+/// Clients, keys or tenants that are remembered in one table: a few megabytes.
 const ROOM: usize = 50_000;
 /// So long after its last use a key counts as good without a look into the ledger.
 const GOOD_FOR: Duration = Duration::from_secs(3600);
@@ -55,6 +56,7 @@ enum By {
     Address,
     Probe,
     Key,
+    Tenant,
     FailedKey,
 }
 
@@ -65,6 +67,7 @@ impl By {
             By::Address => "address",
             By::Probe => "probe",
             By::Key => "key",
+            By::Tenant => "tenant",
             By::FailedKey => "failed_key",
         }
     }
@@ -78,6 +81,7 @@ pub(crate) struct Throttle {
     probes: Mutex<Buckets<Origin>>,
     /// By tenant and name: keys that overlap while they are rotated share one.
     keys: Mutex<Buckets<(Option<String>, String)>>,
+    tenants: Mutex<Buckets<String>>,
     failed: Mutex<Buckets<Origin>>,
     /// Hashes of keys that were good lately.
     good: Mutex<Until<u64>>,
@@ -93,6 +97,7 @@ impl Throttle {
             addresses: Mutex::new(Buckets::new(ROOM)),
             probes: Mutex::new(Buckets::new(ROOM)),
             keys: Mutex::new(Buckets::new(ROOM)),
+            tenants: Mutex::new(Buckets::new(ROOM)),
             failed: Mutex::new(Buckets::new(ROOM)),
             good: Mutex::new(Until::new(ROOM)),
             hasher: RandomState::new(),
@@ -128,14 +133,21 @@ impl Throttle {
         };
         caller.actor.address = Some(address.0);
         locked(&self.good).set(hash, self.now() + GOOD_FOR, self.now());
-        self.known(&caller)?;
+        self.known(&app.ledger, &caller)?;
         Ok(Admission::Valid(caller))
     }
 
     /// Somebody who is known asks.
-    pub(crate) fn known(&self, caller: &Caller) -> Answer<()> {
+    pub(crate) fn known(&self, ledger: &Ledger, caller: &Caller) -> Answer<()> {
         let owner = (caller.tenant().map(str::to_owned), caller.actor.name.clone());
-        self.take(By::Key, &self.keys, owner, self.rules.limits.key.0)
+        self.take(By::Key, &self.keys, owner, self.rules.limits.key.0)?;
+        let Some(tenant) = caller.tenant() else { return Ok(()) };
+        self.take(
+            By::Tenant,
+            &self.tenants,
+            tenant.to_owned(),
+            ledger.tenant_rate(tenant).or(self.rules.limits.tenant.0),
+        )
     }
 
     fn may_try(&self, origin: Origin, hash: u64) -> Answer<()> {
@@ -164,6 +176,7 @@ fn refused(by: By, rate: Rate, wait: Duration) -> ApiError {
         By::Address => format!("more requests come from this address than it may send ({rate})"),
         By::Probe => format!("more questions about health come from this address than it may ask ({rate})"),
         By::Key => format!("more requests carry this key than it may send ({rate})"),
+        By::Tenant => format!("more requests come from this tenant's keys than it may send ({rate})"),
         By::FailedKey => {
             format!("too many keys that are not known here came from this address ({rate} are looked up)")
         }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::batch::{self, natural};
 use super::fresh::NewJob;
+use super::quotas;
 use super::record::{Count, Effects};
 use super::writer::{discard, is_about_the_data};
 use super::{ApplyError, Decided, Evidence, Happening, Ledger, OnlyIf, Unavailable, Verdict};
@@ -181,9 +182,17 @@ impl Ledger {
     }
 }
 
-enum SideTrouble {
+/// Why a transaction outside the writers came to nothing.
+pub(super) enum SideTrouble {
     Again(String),
     Refused(String),
+}
+
+impl From<SideTrouble> for Unavailable {
+    fn from(trouble: SideTrouble) -> Unavailable {
+        let (SideTrouble::Again(reason) | SideTrouble::Refused(reason)) = trouble;
+        Unavailable(reason)
+    }
 }
 
 impl From<deadpool_postgres::PoolError> for SideTrouble {
@@ -205,14 +214,14 @@ async fn timely<T>(work: impl Future<Output = Result<T, SideTrouble>>) -> Result
     tokio::time::timeout(TRANSACTION, work).await.unwrap_or_else(|_| late())
 }
 
-/// A transaction that holds the locks of some fingerprints. Dropped without a commit, its connection ends.
-struct Locked {
+/// A transaction that holds the locks of some fingerprints, or of none. Dropped without a commit, its connection ends.
+pub(super) struct Locked {
     client: Option<Object>,
 }
 
 impl Locked {
     /// `fingerprints` are sorted, so that two transactions never wait for each other in a circle.
-    async fn begin(pool: &Pool, fingerprints: &[String]) -> Result<Locked, SideTrouble> {
+    pub(super) async fn begin(pool: &Pool, fingerprints: &[String]) -> Result<Locked, SideTrouble> {
         let locked = Locked { client: Some(pool.get().await?) };
         locked.client().batch_execute("BEGIN").await?;
         let statement = locked.client().prepare_cached(LOCK_FINGERPRINT).await?;
@@ -222,11 +231,11 @@ impl Locked {
         Ok(locked)
     }
 
-    fn client(&self) -> &Object {
+    pub(super) fn client(&self) -> &Object {
         self.client.as_ref().expect("only a commit takes it, and consumes this")
     }
 
-    async fn commit(mut self) -> Result<(), SideTrouble> {
+    pub(super) async fn commit(mut self) -> Result<(), SideTrouble> {
         self.client().batch_execute("COMMIT").await?;
         drop(self.client.take());
         Ok(())
@@ -315,7 +324,9 @@ async fn insert(client: &Object, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Effe
         return Ok(effects);
     }
     let mut events = Vec::new();
-    for row in batch::insert_jobs(client, jobs).await? {
+    let tenants = jobs.values().filter_map(|new| new.tenant()).collect();
+    let mut tallies = quotas::lock(client, &tenants).await?;
+    for row in batch::insert_jobs(client, jobs, &mut tallies).await? {
         let id = JobId(row.try_get("id")?);
         let state: State = row.try_get::<_, &str>("state")?.parse().expect("we wrote it");
         batch::note_recorded_row(id, state, jobs[&id], &mut events);

@@ -23,9 +23,10 @@ use uuid::Uuid;
 
 use super::families::{Relative, insert_dependencies, refuse_circles, wait_for_pieces};
 use super::fresh::{Due, NewJob, Origin};
+use super::quotas::{self, Held, Tallies, job_cores};
 use super::record::{
-    Count, Effects, EventRow, Happening, Lesson, Outbox, PUBLISH_CLAIM_MS, Plan, Policy, Record, Verdict, Writes,
-    decide,
+    Count, Effects, EventRow, HELD_MS, Happening, Lesson, Outbox, PUBLISH_CLAIM_MS, Plan, Policy, Record, Verdict,
+    Writes, decide,
 };
 
 /// What a batch decided, before it is written.
@@ -42,7 +43,8 @@ pub(super) async fn decide_all(
     policy: &Policy,
 ) -> Result<Decisions, Error> {
     let mut records = lock(client, happenings).await?;
-    let mut plan = Plan::default();
+    let tallies = quotas::lock(client, &limited_tenants(happenings, &records)).await?;
+    let mut plan = Plan { tallies, ..Plan::default() };
     record_missing(client, happenings, &mut records, &mut plan).await?;
     let verdicts = happenings
         .iter()
@@ -137,6 +139,16 @@ async fn select_locked(
     rows.iter().map(|row| read_record(row).map(|record| (record.id, record))).collect()
 }
 
+/// The tenants whose quotas decide about what happens: those of jobs that are new, and of those that are to start.
+fn limited_tenants<'h>(happenings: &[&'h Happening], records: &'h BTreeMap<JobId, Record>) -> BTreeSet<&'h str> {
+    let tenant_of = |happening: &&'h Happening| match records.get(&happening.job) {
+        Some(record) if matches!(happening.input, Input::Claim { .. } | Input::Take { .. }) => record.tenant.as_deref(),
+        Some(_) => None,
+        None => happening.record.as_deref().and_then(NewJob::tenant),
+    };
+    happenings.iter().filter_map(tenant_of).collect()
+}
+
 /// Records the jobs that are new. One that another dispatcher records at this moment is waited for and locked.
 async fn record_missing(
     client: &ClientWrapper,
@@ -155,7 +167,7 @@ async fn record_missing(
     }
     let refused = refuse_circles(client, &missing).await?;
     missing.extend(refused.iter().map(|(id, new)| (*id, new)));
-    let rows = insert_jobs(client, &missing).await?;
+    let rows = insert_jobs(client, &missing, &mut plan.tallies).await?;
     for row in &rows {
         let mut record = read_record(row)?;
         let new = missing[&record.id];
@@ -194,7 +206,7 @@ async fn record_pieces(client: &ClientWrapper, plan: &mut Plan) -> Result<(), Er
     }
     let by_id: BTreeMap<JobId, &NewJob> = pieces.iter().map(|(id, new)| (*id, new)).collect();
     let mut records = BTreeMap::new();
-    for row in &insert_jobs(client, &by_id).await? {
+    for row in &insert_jobs(client, &by_id, &mut Tallies::default()).await? {
         let record = read_record(row)?;
         records.insert(record.id, record);
     }
@@ -239,8 +251,13 @@ pub(super) fn relative_of(id: JobId, state: State) -> Option<Relative> {
     }
 }
 
-/// Inserts jobs in the order of their ids and returns the rows that were not there before.
-pub(super) async fn insert_jobs(client: &ClientWrapper, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Vec<Row>, Error> {
+/// Inserts jobs in the order of their ids and returns the rows that were not there before. One too many for its tenant is held
+/// back.
+pub(super) async fn insert_jobs(
+    client: &ClientWrapper,
+    jobs: &BTreeMap<JobId, &NewJob>,
+    tallies: &mut Tallies,
+) -> Result<Vec<Row>, Error> {
     // The clock that decides about everything later; asked only where a decision depends on it.
     let now = match jobs.values().any(|new| new.is_timed()) {
         true => client.query_one("SELECT clock_timestamp()", &[]).await?.try_get(0)?,
@@ -248,9 +265,10 @@ pub(super) async fn insert_jobs(client: &ClientWrapper, jobs: &BTreeMap<JobId, &
     };
     let mut columns = JobColumns::default();
     for (id, new) in jobs {
-        columns.push(*id, new, now);
+        columns.push(*id, new, now, tallies);
     }
     let rows = columns.insert(client).await?;
+    quotas::write_paces(client, tallies).await?;
     let ids = rows.iter().map(|row| row.try_get("id").map(JobId)).collect::<Result<Vec<_>, _>>()?;
     insert_dependencies(client, ids.into_iter().map(|id| (id, jobs[&id]))).await?;
     Ok(rows)
@@ -282,11 +300,19 @@ struct JobColumns<'a> {
     deadlines: Vec<Option<Timestamp>>,
     callback_urls: Vec<Option<&'a str>>,
     parts_of: Vec<Option<Uuid>>,
+    held_by: Vec<Option<&'static str>>,
 }
 
 impl<'a> JobColumns<'a> {
-    fn push(&mut self, id: JobId, new: &'a NewJob, now: Timestamp) {
+    fn push(&mut self, id: JobId, new: &'a NewJob, now: Timestamp, tallies: &mut Tallies) {
         let (state, due) = new.begin(now);
+        let held = new.tenant().and_then(|tenant| tallies.take_in(tenant, state, new.origin));
+        // The message of one without an id finds its job by the state: it is held back at its claim.
+        let (state, due) = match &held {
+            Some(_) if new.fingerprint.is_none() => (State::Delayed, Some(Due::In(HELD_MS))),
+            Some(_) | None => (state, due),
+        };
+        self.held_by.push(held.as_ref().map(|(held, _)| held.as_str()));
         let spec = new.spec.as_deref().ok();
         self.ids.push(id.0);
         self.states.push(state.as_str());
@@ -307,8 +333,8 @@ impl<'a> JobColumns<'a> {
         self.publish_ms.push(due.and_then(|due| if let Due::In(ms) = due { Some(ms) } else { None }));
         self.publish_at.push(due.and_then(|due| if let Due::At(at) = due { Some(at) } else { None }));
         self.faults.push(new.spec.as_ref().err().map(json));
-        self.reasons
-            .push(new.spec.as_ref().err().and_then(|faults| faults.first()).map(|fault| clean(&fault.to_string())));
+        let fault = new.spec.as_ref().err().and_then(|faults| faults.first()).map(|fault| clean(&fault.to_string()));
+        self.reasons.push(fault.or(held.map(|(_, why)| clean(&why))));
         self.deadlines.push(spec.and_then(|spec| spec.deadline));
         self.callback_urls.push(new.callback_url.as_deref());
         self.parts_of.push(new.part_of().map(|whole| whole.0));
@@ -343,6 +369,7 @@ impl<'a> JobColumns<'a> {
                     &self.deadlines,
                     &self.callback_urls,
                     &self.parts_of,
+                    &self.held_by,
                 ],
             )
             .await
@@ -395,6 +422,7 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
     let lessons: Vec<Option<&str>> = records.iter().map(|r| r.writes.lesson.map(Lesson::as_str)).collect();
     let chunks: Vec<Option<i32>> = records.iter().map(|r| r.writes.chunks.map(integer)).collect();
     let splits: Vec<i32> = records.iter().map(|r| integer(r.splits)).collect();
+    let held: Vec<Option<&str>> = records.iter().map(|r| r.held.map(Held::as_str)).collect();
     let lease_ms = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
     client
         .execute(
@@ -431,6 +459,7 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
                 &chunks,
                 &splits,
                 &finishing,
+                &held,
             ],
         )
         .await?;
@@ -470,6 +499,9 @@ fn read_record(row: &Row) -> Result<Record, Error> {
         id: JobId(row.try_get("id")?),
         number: row.try_get("number")?,
         queue: row.try_get("queue")?,
+        tenant: row.try_get("tenant")?,
+        cores: row.try_get("cores")?,
+        held: row.try_get::<_, Option<&str>>("held_by")?.and_then(Held::named),
         facts: Facts {
             state: state.parse().expect("the column's check allows the names of the states only"),
             attempt: natural(row.try_get("attempt")?),
@@ -544,7 +576,9 @@ pub(super) use in_chunks;
 macro_rules! record_columns {
     ($spec:literal) => {
         concat!(
-            "id, number, state, queue, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
+            "id, number, state, queue, tenant, held_by, ",
+            job_cores!(),
+            " AS cores, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
              last_cause, paused, finishing, chunks, splits, wants_worker, offered_worker, offered_incarnation, \
              custody, tapped, reason, raised_memory_mb, fell_back, ",
             in_chunks!(),
@@ -567,16 +601,16 @@ const LOCK: &str = concat!(
 
 const INSERT_JOBS: &str = concat!(
     "INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, callback_url, ended_at, part_of) \
+                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, callback_url, ended_at, part_of, held_by) \
      SELECT u.id, u.state, u.queue, u.priority, u.pool, u.scenario, u.tenant, u.labels::jsonb, u.spec::jsonb, u.body, \
             u.content_type, u.traceparent, u.fingerprint, u.tapped, u.max_retries, u.custody, \
             coalesce(u.publish_at, now() + u.publish_ms * interval '1 millisecond'), u.faults::jsonb, u.reason, u.deadline, u.callback_url, \
-            CASE WHEN u.state = 'rejected' THEN now() END, u.part_of \
+            CASE WHEN u.state = 'rejected' THEN now() END, u.part_of, u.held_by \
      FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
                  $9::text[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::boolean[], $15::integer[], \
-                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::timestamptz[], $22::text[], $23::uuid[]) \
+                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::timestamptz[], $22::text[], $23::uuid[], $24::text[]) \
           AS u(id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline, callback_url, part_of) \
+               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline, callback_url, part_of, held_by) \
      ON CONFLICT (id) DO NOTHING \
      RETURNING ",
     record_columns!("NULL::text")
@@ -604,7 +638,10 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
         publish_due = CASE WHEN u.outbox IS NULL THEN j.publish_due \
                            WHEN u.outbox = -2 THEN greatest(now(), (j.spec ->> 'not_before')::timestamptz) \
                            WHEN u.outbox >= 0 THEN now() + u.outbox * interval '1 millisecond' END, \
-        chunks = coalesce(u.chunks, j.chunks), splits = u.splits, \
+        chunks = coalesce(u.chunks, j.chunks), splits = u.splits, held_by = u.held, \
+        held_at = CASE WHEN u.held = 'running' THEN coalesce(j.held_at, now()) \
+                       WHEN u.begun OR u.state IN ('completed', 'failed', 'cancelled', 'rejected') THEN NULL \
+                       ELSE j.held_at END, \
         wants_worker = u.wants_worker, offered_worker = u.offered, offered_incarnation = u.offered_life, \
         returned = CASE WHEN u.returned THEN true \
                         WHEN u.begun OR u.state IN ('completed', 'failed', 'cancelled', 'rejected') THEN false \
@@ -618,10 +655,10 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
      FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::uuid[], \
                  $8::integer[], $9::text[], $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::boolean[], \
                  $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[], $22::text[], $23::text[], \
-                 $25::boolean[], $26::boolean[], $27::text[], $28::uuid[], $29::integer[], $30::integer[], $31::boolean[]) \
+                 $25::boolean[], $26::boolean[], $27::text[], $28::uuid[], $29::integer[], $30::integer[], $31::boolean[], $32::text[]) \
           AS u(id, state, attempt, failures, losses, worker, life, consent, cause, custody, tapped, reason, renewed, \
                cleared, begun, outbox, failure, faults, manifest, paused, kind, lesson, returned, wants_worker, offered, \
-               offered_life, chunks, splits, finishing) \
+               offered_life, chunks, splits, finishing, held) \
      WHERE j.id = u.id";
 
 const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarnation) \

@@ -69,6 +69,7 @@ fn add(count: Count, prices: &Prices) {
         Count::Failed(cause) => counter!(names::FAILURES, "cause" => cause.as_str()).increment(1),
         Count::Stale(input) => counter!(names::STALE_INPUTS, "input" => input).increment(1),
         Count::Lapsed => counter!(names::LEASES_LAPSED).increment(1),
+        Count::Held(held) => counter!(names::JOBS_HELD_BACK, "by" => held.as_str()).increment(1),
         Count::Absorbed => counter!(names::REDELIVERIES_ABSORBED).increment(1),
         Count::Waited { queue, secs } => histogram!(names::QUEUE_WAIT_SECONDS, "queue" => queue).record(secs),
         Count::Ran { queue, secs } => histogram!(names::JOB_RUN_SECONDS, "queue" => queue).record(secs),

@@ -171,6 +171,12 @@ impl NewJob {
         spec.and_then(|spec| spec.piece.as_ref()).map(|piece| piece.of)
     }
 
+    /// Whose quota it counts against: its tenant's, unless the ledger made it of another job.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        let spec = self.spec.as_ref().ok().filter(|_| self.origin != Origin::Split)?;
+        spec.tenant.as_deref()
+    }
+
     /// Whether the state in which it is recorded depends on the time.
     pub(super) fn is_timed(&self) -> bool {
         self.spec.as_ref().is_ok_and(|spec| spec.not_before.is_some())

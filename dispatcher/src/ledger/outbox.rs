@@ -177,5 +177,7 @@ const SETTLE: &str = "WITH outcome AS ( \
         custody = CASE WHEN h.confirmed THEN 'broker' ELSE j.custody END \
      FROM held AS h WHERE j.id = h.id";
 
+// What is held back for its tenant's sake has no time of its own.
 const DUE: &str = "SELECT id FROM job WHERE publish_due IS NOT NULL AND publish_due <= now() AND state = 'delayed' \
+           AND held_by IS NULL \
      ORDER BY publish_due LIMIT $1";

@@ -86,7 +86,7 @@ impl Ledger {
         self.inner.paused_queues.words(queue)
     }
 
-    /// Keeps this dispatcher's copy fresh until `stop`.
+    /// Keeps this dispatcher's copies fresh, of the paused queues and of the rates of tenants, until `stop`.
     pub async fn watch_queues(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(REFRESH);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,6 +97,9 @@ impl Ledger {
             }
             if let Err(error) = self.read_paused_queues().await {
                 tracing::debug!(%error, "the paused queues were not read, the last ones stay paused");
+            }
+            if let Err(error) = self.read_tenant_rates().await {
+                tracing::debug!(%error, "the rates of tenants were not read, the last ones count");
             }
         }
     }

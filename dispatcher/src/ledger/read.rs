@@ -39,7 +39,7 @@ const PARENTS_MAX: i64 = 100;
 const KINDS_MAX: i64 = 1000;
 
 const JOB_COLUMNS: &str = "id, number, state, queue, priority, pool, scenario, tenant, labels, attempt, failures, \
-     max_retries, owner_worker, custody, created_at, publish_due, started_at, ended_at, progress, failure, reason, faults, \
+     max_retries, owner_worker, custody, created_at, CASE WHEN held_by IS NULL THEN publish_due END AS publish_due, started_at, ended_at, progress, failure, reason, faults, \
      paused, frozen_since, deadline, part_of, chunks, \
      (SELECT array_agg(parent) FROM dependency WHERE child = job.id AND (job.chunks IS NULL OR NOT EXISTS \
          (SELECT FROM job AS part WHERE part.id = dependency.parent AND part.part_of = dependency.child))) AS parents, \
@@ -134,6 +134,8 @@ pub struct Circumstances {
     pub fell_back: bool,
     /// Whether a worker was offered it, and keeps room for it or was not heard yet.
     pub is_offered: bool,
+    /// Whether the quota of its tenant holds it back.
+    pub is_held: bool,
 }
 
 /// A job that was submitted before, as a repeat is compared with it.
@@ -249,6 +251,7 @@ impl Ledger {
                 raised_memory_mb: row.try_get("raised_memory_mb")?,
                 fell_back: row.try_get("fell_back")?,
                 is_offered: row.try_get("is_offered")?,
+                is_held: row.try_get("is_held")?,
             })
         })
         .await
@@ -427,7 +430,8 @@ const MISSING: &str = "SELECT dependency.parent, job.number, job.state FROM depe
            AND job.part_of IS DISTINCT FROM dependency.child ORDER BY job.number LIMIT $2";
 
 const LESSONS: &str = concat!(
-    "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered, ",
+    "SELECT losses, raised_memory_mb, fell_back, offered_worker IS NOT NULL AS is_offered, \
+            held_by IS NOT NULL AND state = 'delayed' AS is_held, ",
     in_chunks!(),
     " FROM job WHERE id = $1"
 );

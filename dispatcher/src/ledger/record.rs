@@ -22,9 +22,13 @@ use serde_json::Value;
 
 use super::families::Relative;
 use super::fresh::NewJob;
+use super::quotas::{Held, Tallies};
 
 /// After this time somebody else may publish a job that a dispatcher has set out to publish.
 pub(super) const PUBLISH_CLAIM_MS: i64 = 10_000;
+/// The leader looks several times a second for room for a job that is held back. An older version, which does not know of it,
+/// publishes the job after so long.
+pub(super) const HELD_MS: i64 = 60_000;
 /// Pause before a job that did not fit one worker is published again, if no worker was found for it meanwhile.
 pub(super) const PLACEMENT_PAUSE_MS: i64 = 2_000;
 /// A worker that was offered a job says in every heartbeat that it keeps room for it. After so long without, the job is
@@ -87,6 +91,8 @@ pub enum OnlyIf {
     LeaseIsOver,
     /// Its time has come.
     IsDue,
+    /// It is held back for its tenant's sake.
+    IsHeld,
     /// Its deadline has passed: a redrive may have lifted it.
     DeadlineIsOver,
     /// The owner is dead, as long as it is still this one in this attempt. Says nothing otherwise, and the claim is
@@ -173,6 +179,11 @@ pub(super) struct Record {
     pub(super) id: JobId,
     pub(super) number: i64,
     pub(super) queue: String,
+    pub(super) tenant: Option<String>,
+    /// Cores that it takes of its tenant's.
+    pub(super) cores: f64,
+    /// Why its tenant's quota holds it back.
+    pub(super) held: Option<Held>,
     pub(super) facts: Facts,
     pub(super) custody: Option<Custody>,
     pub(super) tapped: bool,
@@ -258,6 +269,8 @@ pub(super) struct Plan {
     /// Jobs that make chunks, to be recorded, longest first.
     pub(super) pieces: Vec<(JobId, NewJob)>,
     pub(super) effects: Effects,
+    /// What the tenants of the batch have and may have, as far as they are limited.
+    pub(super) tallies: Tallies,
 }
 
 #[derive(Debug)]
@@ -319,6 +332,7 @@ pub(super) enum Count {
     Stale(&'static str),
     Lapsed,
     Absorbed,
+    Held(Held),
     Waited { queue: String, secs: f64 },
     Ran { queue: String, secs: f64 },
     Used { end: End, usage: Usage },

@@ -11,6 +11,7 @@ mod manager;
 mod outages;
 mod pauses;
 mod placing;
+mod quotas;
 mod replicas;
 mod roles;
 mod schedules;

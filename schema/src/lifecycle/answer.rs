@@ -140,6 +140,8 @@ pub enum Publish {
     AfterOffer,
     /// At its `not_before`, or at once where it has none.
     WhenDue,
+    /// When its tenant has room for it; the ledger looks for that.
+    WhenRoom,
 }
 
 /// What the owner of an attempt must be told. Repeated until the attempt is gone.

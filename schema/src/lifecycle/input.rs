@@ -111,6 +111,10 @@ pub enum Input {
     Finish,
     /// Somebody sends it round again.
     Redrive,
+    /// Its turn has come, and its tenant may have no more for now.
+    HoldBack,
+    /// There is room for it again.
+    LetGo,
     /// It does not fit the worker that has its delivery, but may fit another.
     Unfit,
     /// It fits no worker, and the pool does not let such jobs wait.
@@ -148,6 +152,8 @@ impl Input {
             Input::Cancel => "cancel",
             Input::Finish => "finish",
             Input::Redrive => "redrive",
+            Input::HoldBack => "hold_back",
+            Input::LetGo => "let_go",
             Input::Unfit => "unfit",
             Input::NeverFits => "never_fits",
             Input::DeliveryLimit => "delivery_limit",

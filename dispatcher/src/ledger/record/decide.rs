@@ -13,10 +13,11 @@ use ffpool_schema::scenario;
 use super::super::families::Relative;
 use super::super::fresh::NewJob;
 use super::super::kind;
+use super::super::quotas::{Held, Tallies};
 use super::words::{attempt_of, detail, explain};
 use super::{
-    BegunRow, Count, Decided, EndedRow, EventRow, Evidence, Happening, LOSSES_OF_CHUNKS, Lesson, Lessons, OFFER_MS,
-    OnlyIf, Outbox, PLACEMENT_PAUSE_MS, PUBLISH_CLAIM_MS, Plan, Policy, Record, TellOwner, Verdict, is_alone,
+    BegunRow, Count, Decided, EndedRow, EventRow, Evidence, HELD_MS, Happening, LOSSES_OF_CHUNKS, Lesson, Lessons,
+    OFFER_MS, OnlyIf, Outbox, PLACEMENT_PAUSE_MS, PUBLISH_CLAIM_MS, Plan, Policy, Record, TellOwner, Verdict, is_alone,
 };
 
 /// Decides what `happening` does to `record`, and notes what is to be written. `random` is in 0..1.
@@ -34,16 +35,17 @@ pub(in crate::ledger) fn decide(
         OnlyIf::Always => {}
         OnlyIf::LeaseIsOver if record.lease_is_over => {}
         OnlyIf::IsDue if record.is_due => {}
+        OnlyIf::IsHeld if record.held.is_some() => {}
         OnlyIf::DeadlineIsOver if record.deadline_is_over => {}
-        OnlyIf::LeaseIsOver | OnlyIf::IsDue | OnlyIf::DeadlineIsOver => return Verdict::Skipped,
+        OnlyIf::LeaseIsOver | OnlyIf::IsDue | OnlyIf::IsHeld | OnlyIf::DeadlineIsOver => return Verdict::Skipped,
         OnlyIf::OwnerDead { owner, attempt } => {
             if let Input::Claim { owner_dead, .. } = &mut input {
                 *owner_dead = record.facts.owner.as_ref() == Some(owner) && record.facts.attempt == *attempt;
             }
         }
     }
-    let turned =
-        turn(record, &input, &happening.evidence).or_else(|| unsplittable(record, &input, &happening.evidence));
+    let turned = turn(record, &input, &happening.evidence, &plan.tallies)
+        .or_else(|| unsplittable(record, &input, &happening.evidence));
     let (input, happening) = match &turned {
         Some(turned) => (turned.input.clone(), turned),
         None => (input, happening),
@@ -94,8 +96,8 @@ pub(in crate::ledger) fn decide(
 }
 
 /// What a claim becomes that may not be granted: the job is useless by now, cannot be read by this version, or must run alone
-/// and the claimer is busy.
-fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening> {
+/// and the claimer is busy, or is one more than its tenant may have.
+fn turn(record: &Record, input: &Input, evidence: &Evidence, tallies: &Tallies) -> Option<Happening> {
     let facts = &record.facts;
     let (from, owner_dead, running_unanswered) = match input {
         Input::Claim { from, owner_dead, running_unanswered } => (from, owner_dead, running_unanswered),
@@ -122,6 +124,8 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
         | Input::Cancel
         | Input::Finish
         | Input::Redrive
+        | Input::HoldBack
+        | Input::LetGo
         | Input::Unfit
         | Input::NeverFits
         | Input::DeliveryLimit => return None,
@@ -155,7 +159,9 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
         None if evidence.busy && is_alone(losses, record.in_chunks) => {
             format!("{losses} workers were lost while they ran it: waits for one that runs nothing else")
         }
-        None => return None,
+        // An attempt that passes to another worker is no more than ran before.
+        None if facts.state == State::Running => return None,
+        None => return over_quota(record, tallies).and_then(|why| turned(Input::HoldBack, Some(why))),
     };
     if facts.state == State::Delayed {
         turned(Input::OfferDeclined { by: from.clone() }, None)
@@ -164,6 +170,15 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence) -> Option<Happening
     } else {
         turned(Input::Lapse { attempt: facts.attempt }, None)
     }
+}
+
+/// Why the job's tenant may not have it run now.
+fn over_quota(record: &Record, tallies: &Tallies) -> Option<String> {
+    // It was recorded as one too many; its message had to be waited for, because it came without an id.
+    if record.facts.state == State::Queued && matches!(record.held, Some(Held::Queued | Held::Rate)) {
+        return Some(record.reason.clone().unwrap_or_else(|| "held back by the quota of its tenant".to_owned()));
+    }
+    tallies.refuses_start(record.tenant.as_deref(), record.cores)
 }
 
 /// What of a recorded job this version does not know: it was valid for the one that recorded it, and is not ended for that.
@@ -248,6 +263,7 @@ fn apply(
         plan.effects.tell.push(TellOwner { job: record.id, attempt: record.facts.attempt, tell });
     }
     let was = std::mem::replace(&mut record.facts.state, change.to);
+    tally(record, was, change, plan);
     place_in_outbox(record, change, policy, random, plan);
     if record.chunks.is_some() && (change.pause.is_some() || change.to.is_end()) {
         plan.effects.families.push(Relative::Whole(record.id));
@@ -271,6 +287,27 @@ fn apply(
         attempt,
         detail: detail(record, input, evidence, change),
     });
+}
+
+/// Counts what the job's tenant has from now on, and whether the job is held back.
+fn tally(record: &mut Record, was: State, change: &Change, plan: &mut Plan) {
+    record.held = match (change.to, change.publish) {
+        (State::Delayed, Some(Publish::WhenRoom)) => {
+            let held = record.held.unwrap_or(Held::Running);
+            plan.effects.counts.push(Count::Held(held));
+            Some(held)
+        }
+        // It is paused or goes on meanwhile.
+        (State::Delayed | State::Queued, None) if change.to == was => record.held,
+        _ => None,
+    };
+    let runs = |state| matches!(state, State::Running | State::Cancelling);
+    let tenant = record.tenant.as_deref();
+    match (runs(was), runs(change.to)) {
+        (false, true) => plan.tallies.started(tenant, record.cores),
+        (true, false) => plan.tallies.ended(tenant, record.cores),
+        (true, true) | (false, false) => {}
+    }
 }
 
 /// Writes down how the attempt ended, and that of an older one which turns out to have published after all.
@@ -402,6 +439,7 @@ fn place_in_outbox(record: &mut Record, change: &Change, policy: &Policy, random
         Some(Publish::AfterPlacementPause) => Some(Outbox::Enter(PLACEMENT_PAUSE_MS)),
         Some(Publish::AfterOffer) => Some(Outbox::Enter(OFFER_MS)),
         Some(Publish::WhenDue) => Some(Outbox::EnterWhenDue),
+        Some(Publish::WhenRoom) => Some(Outbox::Enter(HELD_MS)),
         // A claim proves that the job's message is out; an ended job has nothing to publish.
         None if change.begin || change.to.is_end() => Some(Outbox::Leave),
         None => None,
@@ -438,6 +476,9 @@ mod tests {
             id: JobId(Uuid::nil()),
             number: 1,
             queue: "default".into(),
+            tenant: None,
+            cores: 1.0,
+            held: None,
             facts: Facts {
                 state: State::Queued,
                 attempt: 0,

@@ -24,7 +24,7 @@ pub(super) fn explain(record: &mut Record, input: &Input, evidence: &Evidence, c
         Input::Arrive | Input::TakeCustody { .. } | Input::Commit { .. } | Input::Due | Input::ParentsDone => {
             record.reason.take()
         }
-        Input::Resume => None,
+        Input::Resume | Input::LetGo => None,
         Input::Pause => Some(match by {
             Some(by) => format!("paused by {by}"),
             None => "paused".to_owned(),
@@ -69,7 +69,7 @@ pub(super) fn explain(record: &mut Record, input: &Input, evidence: &Evidence, c
             (None, Some(reason)) => format!("sent round again: {reason}"),
             (None, None) => "sent round again".to_owned(),
         }),
-        Input::Unfit | Input::NeverFits | Input::DeliveryLimit => evidence.reason.clone(),
+        Input::HoldBack | Input::Unfit | Input::NeverFits | Input::DeliveryLimit => evidence.reason.clone(),
     };
     if change.to != State::Failed || matches!(input, Input::Failed { .. }) {
         return;
@@ -126,6 +126,8 @@ pub(super) fn attempt_of(input: &Input) -> Option<u32> {
         | Input::Cancel
         | Input::Finish
         | Input::Redrive
+        | Input::HoldBack
+        | Input::LetGo
         | Input::Unfit
         | Input::NeverFits
         | Input::DeliveryLimit => None,
@@ -168,6 +170,8 @@ pub(super) fn detail(record: &Record, input: &Input, evidence: &Evidence, change
         | Input::Cancel
         | Input::Finish
         | Input::Redrive
+        | Input::HoldBack
+        | Input::LetGo
         | Input::Unfit
         | Input::NeverFits
         | Input::DeliveryLimit => {}

@@ -1,0 +1,270 @@
+//! Quotas of tenants: what they may have running and waiting at a time, and how fast their jobs may come.
+//!
+//! A batch that records or starts jobs of limited tenants locks their rows, after those of the jobs, and counts; so the same room
+//! is never given twice, by whichever dispatcher. What there is no room for is held back: it waits as a delayed job in the ledger,
+//! and the leader lets it go, one by one, when there is room.
+//!
+//! Invariant: what is held back is a row that says so; the leader finds it there, whoever held it back.
+
+mod tally;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use deadpool_postgres::ClientWrapper;
+use ffpool_schema::id::JobId;
+use ffpool_schema::lifecycle::Input;
+use tokio_postgres::{Error, Row};
+
+pub(super) use tally::{Held, Tallies};
+use tally::{Quota, Tally, Use};
+
+use super::anonymous::Locked;
+use super::{Happening, Ledger, OnlyIf, Unavailable};
+use crate::limits::Rate;
+
+/// Jobs of one tenant that are let go in one turn.
+const LET_GO_MAX: i64 = 200;
+
+/// What a job takes at least: one percent of a core.
+const LEAST_CORES: f64 = 0.01;
+
+/// The rates of tenants that have one: this dispatcher's copy for its API, read again every second.
+#[derive(Default)]
+pub(super) struct TenantRates(Mutex<HashMap<String, Rate>>);
+
+/// A tenant that has as many jobs waiting as it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FullTenant {
+    /// Waiting.
+    pub waiting: i64,
+    /// So many may wait.
+    pub max_queued: i64,
+}
+
+/// Cores that a job takes of its tenant's: what it is limited to, or one, as on a worker.
+macro_rules! job_cores {
+    () => {
+        "CASE WHEN tenant IS NULL THEN 1 \
+              ELSE coalesce((spec -> 'resource_limits' ->> 'max_cpu_percent')::float8 / 100, 1) END::float8"
+    };
+}
+pub(super) use job_cores;
+
+/// Locks those of the tenants that are limited, and counts what they have. Runs inside a transaction of the caller's.
+pub(super) async fn lock(client: &ClientWrapper, tenants: &BTreeSet<&str>) -> Result<Tallies, Error> {
+    let mut tallies = Tallies::default();
+    if tenants.is_empty() {
+        return Ok(tallies);
+    }
+    let names: Vec<&str> = tenants.iter().copied().collect();
+    for row in client.query(&client.prepare_cached(LOCK).await?, &[&names]).await? {
+        let tally = Tally { quota: quota(&row)?, ..Tally::default() };
+        tallies.0.insert(row.try_get("name")?, tally);
+    }
+    if tallies.0.is_empty() {
+        return Ok(tallies);
+    }
+    // After the lock, in a statement of its own: it sees what whoever held it before has committed.
+    let limited: Vec<&str> = tallies.0.keys().map(String::as_str).collect();
+    let counts: Vec<bool> = tallies.0.values().map(|tally| tally.quota.max_queued.is_some()).collect();
+    let rows = client.query(&client.prepare_cached(COUNT).await?, &[&limited, &counts]).await?;
+    for row in &rows {
+        if let Some(tally) = tallies.0.get_mut(row.try_get::<_, &str>("name")?) {
+            *tally = Tally::new(std::mem::take(&mut tally.quota), used(row)?);
+        }
+    }
+    Ok(tallies)
+}
+
+fn quota(row: &Row) -> Result<Quota, Error> {
+    let rate: Option<f64> = row.try_get("requests_per_sec")?;
+    Ok(Quota {
+        max_running: row.try_get("max_running")?,
+        max_cores: row.try_get("max_cpu_cores")?,
+        max_queued: row.try_get("max_queued")?,
+        rate: rate.map(Rate::per_sec),
+    })
+}
+
+fn used(row: &Row) -> Result<Use, Error> {
+    Ok(Use {
+        running: row.try_get("running")?,
+        cores: row.try_get("cores")?,
+        let_go: row.try_get("let_go")?,
+        let_go_cores: row.try_get("let_go_cores")?,
+        waiting: row.try_get("waiting")?,
+        ahead_secs: row.try_get("ahead_secs")?,
+        paces: row.try_get("paces")?,
+    })
+}
+
+/// Writes down what the jobs that came were charged.
+pub(super) async fn write_paces(client: &ClientWrapper, tallies: &mut Tallies) -> Result<(), Error> {
+    let paced = || tallies.0.iter().filter(|(_, tally)| tally.is_paced_anew);
+    let names: Vec<&str> = paced().map(|(name, _)| name.as_str()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let ahead: Vec<f64> = paced().map(|(_, tally)| tally.used.ahead_secs).collect();
+    client.execute(&client.prepare_cached(PACE).await?, &[&names, &ahead]).await?;
+    tallies.0.values_mut().for_each(|tally| tally.is_paced_anew = false);
+    Ok(())
+}
+
+impl Ledger {
+    /// How many requests a tenant may send, where it has a rate of its own.
+    pub(crate) fn tenant_rate(&self, tenant: &str) -> Option<Rate> {
+        let rates = self.inner.tenant_rates.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.get(tenant).copied()
+    }
+
+    /// Reads the rates of tenants again.
+    pub(super) async fn read_tenant_rates(&self) -> Result<(), Unavailable> {
+        let rates = self.bounded(async {
+            let client = self.pool().get().await?;
+            let rows = client.query(&client.prepare_cached(RATES).await?, &[]).await?;
+            let read = |row: &Row| Ok((row.try_get(0)?, Rate::per_sec(row.try_get(1)?)));
+            rows.iter().map(read).collect::<Result<HashMap<String, Rate>, Unavailable>>()
+        });
+        let rates = rates.await?;
+        *self.inner.tenant_rates.0.lock().unwrap_or_else(PoisonError::into_inner) = rates;
+        Ok(())
+    }
+
+    /// Whether a tenant has as many jobs waiting as it may, before another is handed in.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn tenant_is_full(&self, tenant: &str) -> Result<Option<FullTenant>, Unavailable> {
+        self.bounded(async {
+            let client = self.pool().get().await?;
+            let statement = client.prepare_cached(FULL).await?;
+            let Some(row) = client.query_opt(&statement, &[&tenant]).await? else { return Ok(None) };
+            let full = FullTenant { max_queued: row.try_get("max_queued")?, waiting: row.try_get("waiting")? };
+            Ok((full.waiting >= full.max_queued).then_some(full))
+        })
+        .await
+    }
+
+    /// Lets go the jobs held back for which there is room. Answers how many.
+    ///
+    /// # Errors
+    /// When Postgres cannot be asked.
+    pub async fn let_go(&self) -> Result<usize, Unavailable> {
+        let going = self.bounded(self.choose_to_let_go()).await?;
+        let count = going.len();
+        self.apply_all(going).await;
+        Ok(count)
+    }
+
+    async fn choose_to_let_go(&self) -> Result<Vec<Happening>, Unavailable> {
+        let locked = Locked::begin(&self.inner.writers, &[]).await?;
+        let going = choose_to_let_go(locked.client()).await?;
+        locked.commit().await?;
+        Ok(going)
+    }
+}
+
+/// What is held back and has room. Runs inside a transaction of the caller's.
+async fn choose_to_let_go(client: &ClientWrapper) -> Result<Vec<Happening>, Error> {
+    let groups = client.query(&client.prepare_cached(HELD).await?, &[]).await?;
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut held = Vec::with_capacity(groups.len());
+    for row in &groups {
+        if let Some(by) = Held::named(row.try_get("held_by")?) {
+            held.push((row.try_get::<_, String>("tenant")?, by));
+        }
+    }
+    let tenants = held.iter().map(|(tenant, _)| tenant.as_str()).collect();
+    let mut tallies = lock(client, &tenants).await?;
+    let mut going = Vec::new();
+    for (tenant, by) in &held {
+        // Without room for the least, all that is held back need not be sorted.
+        if tallies.0.get(tenant).is_some_and(|tally| !tally.clone().let_go(*by, LEAST_CORES)) {
+            continue;
+        }
+        let max_cores = tallies.0.get(tenant).and_then(|tally| tally.quota.max_cores);
+        let candidates = client.prepare_cached(CANDIDATES).await?;
+        let rows = client.query(&candidates, &[tenant, &by.as_str(), &max_cores, &LET_GO_MAX]).await?;
+        for row in &rows {
+            let cores = row.try_get("cores")?;
+            // One that is not limited any more, or is gone, holds nothing back.
+            if !tallies.0.get_mut(tenant).is_none_or(|tally| tally.let_go(*by, cores)) {
+                break;
+            }
+            let input = if *by == Held::Running { Input::LetGo } else { Input::Due };
+            let job = JobId(row.try_get("id")?);
+            going.push(Happening { only_if: OnlyIf::IsHeld, ..Happening::new(job, input) });
+        }
+    }
+    write_paces(client, &mut tallies).await?;
+    Ok(going)
+}
+
+const LOCK: &str = "SELECT name, max_queued, max_running, max_cpu_cores, requests_per_sec FROM tenant \
+     WHERE name = ANY ($1::text[]) \
+           AND (max_queued IS NOT NULL OR max_running IS NOT NULL OR max_cpu_cores IS NOT NULL \
+                OR requests_per_sec IS NOT NULL) \
+     ORDER BY name FOR NO KEY UPDATE";
+
+/// Waiting jobs of a tenant that count: not chunks, which the ledger makes, and not what is held back before the queue.
+macro_rules! waiting {
+    ($tenant:literal) => {
+        concat!(
+            "(SELECT count(*) FROM job WHERE tenant = ",
+            $tenant,
+            " AND state IN ('blocked', 'delayed', 'queued') AND part_of IS NULL \
+              AND (held_by IS NULL OR held_by = 'running'))"
+        )
+    };
+}
+
+// What was let go long ago and waits in a queue that nobody serves keeps no room from the others.
+const COUNT: &str = concat!(
+    "SELECT t.name, runs.running, runs.cores, gone.let_go, gone.let_go_cores, \
+            CASE WHEN t.counts THEN ",
+    waiting!("t.name"),
+    " ELSE 0 END AS waiting, \
+            coalesce(extract(epoch FROM tenant.paced_until - clock_timestamp()), 0)::float8 AS ahead_secs, \
+            EXISTS (SELECT FROM job WHERE tenant = t.name AND held_by = 'rate') AS paces \
+     FROM unnest($1::text[], $2::boolean[]) AS t(name, counts) JOIN tenant ON tenant.name = t.name \
+          CROSS JOIN LATERAL (SELECT count(*) AS running, coalesce(sum(",
+    job_cores!(),
+    "), 0) AS cores FROM job WHERE tenant = t.name AND state IN ('running', 'cancelling')) AS runs \
+          CROSS JOIN LATERAL (SELECT count(*) AS let_go, coalesce(sum(",
+    job_cores!(),
+    "), 0) AS let_go_cores FROM job \
+                              WHERE tenant = t.name AND held_at IS NOT NULL AND state = 'queued' AND NOT paused \
+                                    AND (publish_due IS NOT NULL OR published_at > now() - interval '30 seconds')) AS gone"
+);
+
+const RATES: &str = "SELECT name, requests_per_sec FROM tenant WHERE requests_per_sec IS NOT NULL";
+
+const PACE: &str = "UPDATE tenant SET paced_until = clock_timestamp() + u.ahead * interval '1 second' \
+     FROM unnest($1::text[], $2::float8[]) AS u(name, ahead) WHERE tenant.name = u.name";
+
+const FULL: &str = concat!(
+    "SELECT max_queued, ",
+    waiting!("$1::text"),
+    " AS waiting FROM tenant WHERE name = $1 AND max_queued IS NOT NULL"
+);
+
+const HELD: &str = "SELECT DISTINCT tenant, held_by FROM job \
+     WHERE held_by IS NOT NULL AND state = 'delayed' AND tenant IS NOT NULL ORDER BY tenant, held_by";
+
+// In the order in which workers look at the queues. One that takes more cores than its tenant may have in all is in nobody's way.
+const CANDIDATES: &str = concat!(
+    "SELECT id, ",
+    job_cores!(),
+    " AS cores FROM job \
+     WHERE tenant = $1 AND held_by = $2 AND state = 'delayed' AND NOT paused \
+           AND NOT EXISTS (SELECT FROM queue_pause WHERE queue_pause.queue = job.queue) \
+           AND ($3::float8 IS NULL OR held_by <> 'running' OR ",
+    job_cores!(),
+    " <= $3 + 1e-6) \
+     ORDER BY array_position(ARRAY['live', 'default', 'batch'], queue), \
+              array_position(ARRAY['high', 'medium', 'low'], priority), number LIMIT $4"
+);
