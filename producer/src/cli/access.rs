@@ -25,7 +25,7 @@ A key is named by its owner's name or by its prefix; `keys list` shows both.";
 
 pub(crate) const TENANTS: &str = "\
 Examples:
-  ffpool tenants create acme --weight 2 --max-queued 1000
+  ffpool tenants create acme --max-queued 1000 --max-running 20
   ffpool tenants set acme --max-running 20 --max-queued none
   ffpool tenants disable acme";
 
@@ -147,7 +147,7 @@ where
 /// What a tenant may have.
 #[derive(Debug, Args)]
 pub(crate) struct Limits {
-    /// Its share where tenants want the same slots: 1 to 1000.
+    /// Its share where tenants want the same slots: 1 to 1000; kept, nothing goes by it yet.
     #[arg(long)]
     weight: Option<i32>,
     /// Jobs that wait, or `none`.
@@ -159,7 +159,7 @@ pub(crate) struct Limits {
     /// Processor cores of its running jobs together, or `none`.
     #[arg(long, value_name = "CORES")]
     max_cpu_cores: Option<OrNone<f64>>,
-    /// Storage of its outputs in MiB, or `none`.
+    /// Storage of its outputs in MiB: not limited by this version, which takes `none` alone.
     #[arg(long, value_name = "MIB")]
     max_storage_mb: Option<OrNone<i64>>,
     /// Requests to the API in a second, or `none`.
