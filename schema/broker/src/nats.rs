@@ -109,23 +109,16 @@ pub enum RequestError {
 impl Signals {
     /// Starts to connect and returns at once; reconnects for ever. `url` may list several servers, with commas. For TLS it is
     /// `tls://…`, and its query may name files (PEM), as for RabbitMQ: `cacertfile` with the only authorities to trust, and
-    /// `certfile` and `keyfile` to show.
+    /// `certfile` and `keyfile` to show. A link with TLS goes to these servers only, not to others that they tell of.
     ///
     /// # Errors
-    /// When the URL cannot be used, or a file that it names.
+    /// When the URL cannot be used, mixes servers with and without TLS, or names a file that cannot be read.
     pub async fn open(url: &str, name: &str) -> Result<Signals, BrokerError> {
-        let nats = |source: Box<dyn std::error::Error + Send + Sync>| BrokerError::Nats { source };
-        let (url, secured) = secured(url)?;
-        let servers = url
-            .split(',')
-            .map(|server| server.trim().parse::<ServerAddr>())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| nats(error.into()))?;
-        let is_secured = url.contains("tls://") || url.contains("certfile=");
+        let Way { servers, options, is_secured } = way(url)?;
         let hint = if is_secured { TLS_HINT } else { "" };
         let counts = Arc::new(Counts { hint, ..Counts::default() });
         let for_events = counts.clone();
-        let client = with_credentials(secured, &servers)
+        let client = with_credentials(options, &servers)
             .name(name)
             .retry_on_initial_connect()
             .max_reconnects(None)
@@ -137,7 +130,7 @@ impl Signals {
             })
             .connect(servers)
             .await
-            .map_err(|error| nats(error.into()))?;
+            .map_err(|error| BrokerError::Nats { source: error.into() })?;
         Ok(Signals { client, counts })
     }
 
@@ -384,25 +377,48 @@ impl<T> Request<T> {
     }
 }
 
-/// Takes what concerns TLS out of an address: what is left, and how to connect. One file of each kind for all servers.
-fn secured(url: &str) -> Result<(String, ConnectOptions), BrokerError> {
+/// The servers of an address, and how to connect to them.
+struct Way {
+    servers: Vec<ServerAddr>,
+    options: ConnectOptions,
+    /// Whether nothing is said to a server before TLS stands.
+    is_secured: bool,
+}
+
+/// Takes what concerns TLS out of an address. One file of each kind for all servers.
+fn way(url: &str) -> Result<Way, BrokerError> {
     let file = |name: &str| file_in(url, name);
+    let servers = url
+        .split(',')
+        .map(|server| server.split('?').next().unwrap_or(server).trim().parse::<ServerAddr>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| BrokerError::Nats { source: error.into() })?;
+    let with_tls = servers.iter().filter(|server| server.tls_required()).count();
+    if with_tls != 0 && with_tls != servers.len() {
+        return Err(BrokerError::Url { reason: "tls:// is said of some servers only: say it of all of them".into() });
+    }
+    let mut is_secured = with_tls != 0;
     let mut options = ConnectOptions::new();
     if let Some(authority) = file("cacertfile")? {
-        // Without this a `nats://` server would be taken without TLS.
-        options = options.add_root_certificates(authority).require_tls(true);
+        options = options.add_root_certificates(authority);
+        is_secured = true;
     }
     match (file("certfile")?, file("keyfile")?) {
         (Some(certificate), Some(key)) => {
-            options = options.add_client_certificate(certificate, key).require_tls(true);
+            options = options.add_client_certificate(certificate, key);
+            is_secured = true;
         }
         (None, None) => {}
         (Some(_), None) | (None, Some(_)) => {
             return Err(BrokerError::Url { reason: "certfile and keyfile go together".into() });
         }
     }
-    let plain: Vec<&str> = url.split(',').map(|server| server.split('?').next().unwrap_or(server)).collect();
-    Ok((plain.join(","), options))
+    if is_secured {
+        // Of other servers the client (async-nats 0.51) learns before TLS stands, so anybody on the way may name some: it
+        // would call them without TLS, and give them the password.
+        options = options.require_tls(true).ignore_discovered_servers();
+    }
+    Ok(Way { servers, options, is_secured })
 }
 
 /// The file that an address names under `name`; it must be readable now.
@@ -492,11 +508,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_an_address_names_has_to_be_there() {
-        let said = |url: &str| secured(url).err().unwrap().to_string();
+        let said = |url: &str| way(url).err().unwrap().to_string();
         assert!(said("tls://h?cacertfile=%2Fno%20such.pem").contains("/no such.pem"));
         let own = std::env::current_exe().unwrap();
         assert!(said(&format!("tls://a,tls://b?certfile={}", own.display())).contains("go together"));
-        assert_eq!(secured("nats://u:p@a:1,b").unwrap().0, "nats://u:p@a:1,b");
+    }
+
+    #[test]
+    fn all_servers_of_an_address_have_tls_or_none() {
+        for (url, is_secured) in [("nats://u:p@a:1,b", false), ("tls://a, tls://b?x=y", true), ("TLS://a", true)] {
+            assert_eq!(way(url).unwrap().is_secured, is_secured, "{url}");
+        }
+        for mixed in ["tls://u:p@a,nats://b", "tls://a,b"] {
+            assert!(way(mixed).err().unwrap().to_string().contains("all of them"), "{mixed}");
+        }
     }
 
     /// Asks a listener what a client says to a server that wants credentials.
