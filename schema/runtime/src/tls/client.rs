@@ -3,6 +3,7 @@
 //! Invariant: a link is verified in full or not secured at all; nothing in between is accepted, and a link that is not secured
 //! is said at every start, unless it stays on this machine.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,11 +67,11 @@ pub struct DatabaseWay {
 /// libpq: `require` and `verify-ca` verify as `verify-full` does, and `prefer` and `allow` are refused.
 ///
 /// # Errors
-/// A mode that is neither secure nor plain, and files that cannot be used.
+/// A mode that is neither secure nor plain, files that cannot be used, and an address that two readers may split differently.
 pub fn database_way(url: &str) -> Result<DatabaseWay, TlsError> {
-    let (rest, options, separator) = options_of(url);
-    let option = |name: &str| options.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let refuse = |reason: String| TlsError::unusable("FFPOOL_DATABASE_URL", reason);
+    let address = DatabaseAddress::split(url).map_err(|reason| refuse(reason.to_owned()))?;
+    let option = |name: &str| address.option(name);
     let (root, certificate, key) = (option("sslrootcert"), option("sslcert"), option("sslkey"));
     let is_secure = match option("sslmode") {
         Some("require" | "verify-ca" | "verify-full") => true,
@@ -94,32 +95,93 @@ pub fn database_way(url: &str) -> Result<DatabaseWay, TlsError> {
     let authority = root.filter(|root| *root != "system").map(Path::new);
     let tls = is_secure.then(|| client_config(authority, identity)).transpose()?.map(Arc::new);
     let mode = if is_secure { "require" } else { "disable" };
-    Ok(DatabaseWay { url: format!("{rest}{separator}sslmode={mode}"), tls })
+    Ok(DatabaseWay { url: address.with_mode(mode), tls })
 }
 
-/// An address without what concerns TLS, that, decoded, and what stands before a further option.
-fn options_of(url: &str) -> (String, Vec<(String, String)>, &'static str) {
-    let is_ours =
-        |pair: &str| ["sslmode=", "sslrootcert=", "sslcert=", "sslkey="].iter().any(|name| pair.starts_with(name));
-    let split = |pair: &str| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (name.to_owned(), value.to_owned())
-    };
-    if !url.contains("://") {
-        // libpq's other form, `host=h dbname=d`.
-        let (ours, others): (Vec<&str>, Vec<&str>) = url.split_whitespace().partition(|pair| is_ours(pair));
-        return (others.join(" "), ours.into_iter().map(split).collect(), " ");
+/// An address of Postgres, split where the database client (tokio-postgres 0.7.18) splits it: what one of the two took for part
+/// of a password, the other must not take for an option.
+struct DatabaseAddress<'a> {
+    /// Of a URL what stands before its options; empty in libpq's other form, `host=h dbname=d`.
+    base: &'a str,
+    is_url: bool,
+    /// As they are written.
+    pairs: Vec<&'a str>,
+    /// The same, decoded.
+    options: Vec<(String, String)>,
+}
+
+impl<'a> DatabaseAddress<'a> {
+    /// Splits an address, or says what is the matter with it.
+    fn split(url: &'a str) -> Result<DatabaseAddress<'a>, &'static str> {
+        let is_url = DATABASE_SCHEMES.iter().any(|scheme| url.starts_with(scheme));
+        if !is_url {
+            let pairs: Vec<&str> = url.split_whitespace().collect();
+            let split = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let options: Option<Vec<_>> = pairs.iter().map(|pair| split(pair)).collect();
+            let is_simple = |(name, value): &(String, String)| !name.is_empty() && !value.is_empty();
+            let options = options.filter(|options| !url.contains(['\'', '\\']) && options.iter().all(is_simple));
+            let options = options.ok_or(
+                "`name=value name=value` is expected, without quotes, backslashes and blanks around `=`, or a URL, \
+                 postgres://user:password@host/database, which can say everything (%20 is a blank)",
+            )?;
+            return Ok(DatabaseAddress { base: "", is_url, pairs, options });
+        }
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        if query.contains('@') {
+            return Err("there is an `@` after a `?`: write %3F for a `?` in a password, %40 for an `@` in an option");
+        }
+        let pairs: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty()).collect();
+        let decoded = |pair: &&str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decoded(name), percent_decoded(value))
+        };
+        let options = pairs.iter().map(decoded).collect();
+        Ok(DatabaseAddress { base, is_url, pairs, options })
     }
-    let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    let (ours, others): (Vec<&str>, Vec<&str>) =
-        query.split('&').filter(|pair| !pair.is_empty()).partition(|pair| is_ours(pair));
-    let decoded = ours.into_iter().map(split).map(|(name, value)| (name, percent_decoded(&value))).collect();
-    if others.is_empty() {
-        (base.to_owned(), decoded, "?")
-    } else {
-        (format!("{base}?{}", others.join("&")), decoded, "&")
+
+    /// What an option says; the last counts.
+    fn option(&self, name: &str) -> Option<&str> {
+        self.options.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The address without what concerns TLS, but for this mode.
+    fn with_mode(&self, mode: &str) -> String {
+        let is_ours = |name: &str| ["sslmode", "sslrootcert", "sslcert", "sslkey"].contains(&name);
+        let others =
+            self.pairs.iter().zip(&self.options).filter(|(_, (name, _))| !is_ours(name)).map(|(pair, _)| *pair);
+        let mode = format!("sslmode={mode}");
+        let pairs: Vec<&str> = others.chain([mode.as_str()]).collect();
+        if self.is_url { format!("{}?{}", self.base, pairs.join("&")) } else { pairs.join(" ") }
+    }
+
+    /// Whether what goes over the link is protected, if the address is taken at all.
+    fn is_secure(&self) -> bool {
+        match self.option("sslmode") {
+            Some(mode) => mode != "disable",
+            None => self.option("sslrootcert").or(self.option("sslcert")).is_some(),
+        }
+    }
+
+    /// Every place that is connected to: addresses (`hostaddr`) are, where there are some, and not names.
+    fn hosts(&self) -> Vec<String> {
+        let said = |name: &str| {
+            let values = self.options.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+            values.flat_map(|value| value.split(',')).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let addresses = said("hostaddr");
+        if !addresses.is_empty() {
+            return addresses;
+        }
+        let rest = self.base.split_once("://").map_or("", |(_, rest)| rest);
+        let rest = rest.split_once('@').map_or(rest, |(_, rest)| rest);
+        let mut hosts = said("host");
+        hosts.extend(rest.split('/').next().into_iter().flat_map(|hosts| hosts.split(',')).map(host_in));
+        hosts
     }
 }
+
+/// As the database client knows them.
+const DATABASE_SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// `/a b` of `%2Fa%20b`. What is no escape stays as it is.
 fn percent_decoded(text: &str) -> String {
@@ -145,38 +207,49 @@ pub fn warn_of_plain_links(links: &[(&str, &str)]) {
 
 /// What to do about an address whose link is not secured; `None` where it is, or stays on this machine.
 fn cure_of_plain_link(url: &str) -> Option<&'static str> {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
-    let cure = match scheme {
-        "amqp" => "say amqps:// with the port of its TLS listener",
-        "nats" if !rest.contains("cacertfile=") => "say tls://",
-        "postgres" | "postgresql" => match database_mode(url) {
-            Some("disable") | None => "say sslmode=verify-full",
-            Some(_) => return None,
-        },
-        _ => return None,
-    };
-    (!is_local(rest)).then_some(cure)
-}
-
-fn database_mode(url: &str) -> Option<&'static str> {
-    let (_, options, _) = options_of(url);
-    let is_plain = options.iter().rev().find(|(name, _)| name == "sslmode").map(|(_, mode)| mode == "disable");
-    match is_plain {
-        Some(true) => Some("disable"),
-        Some(false) => Some("verify-full"),
-        None => options.iter().any(|(name, _)| name == "sslrootcert" || name == "sslcert").then_some("verify-full"),
+    // NATS takes servers without a scheme, also before one that has one.
+    let without = if url.contains('=') { "" } else { "nats" };
+    let scheme = url.split_once("://").map_or(without, |(before, _)| before.rsplit(',').next().unwrap_or(before));
+    let scheme = scheme.trim().to_ascii_lowercase();
+    match scheme.as_str() {
+        "amqps" => None,
+        "amqp" => (!is_local(&host_of(url))).then_some("say amqps:// with the port of its TLS listener"),
+        "nats" | "tls" => {
+            let is_plain = |server: &str| !server.trim().to_ascii_lowercase().starts_with("tls://");
+            let is_secured = url.contains("cacertfile=") || url.contains("certfile=");
+            let leaves = url.split(',').any(|server| is_plain(server) && !is_local(&host_of(server)));
+            (leaves && !is_secured).then_some("say tls:// for every server")
+        }
+        // Anything else is Postgres', by a URL or in libpq's other form; what cannot be split is refused elsewhere.
+        _ => {
+            let address = DatabaseAddress::split(url).ok()?;
+            let leaves = !address.is_secure() && !address.hosts().iter().all(|host| is_local(host));
+            leaves.then_some("say sslmode=verify-full")
+        }
     }
 }
 
-/// Whether every host in what follows a scheme is this machine.
-fn is_local(rest: &str) -> bool {
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-    hosts.split(',').all(|host| {
-        let host = host.trim();
-        let is_socket = host.is_empty() || host.starts_with("%2F") || host.starts_with("%2f");
-        is_socket || ["127.", "localhost", "[::1]"].iter().any(|local| host.starts_with(local))
-    })
+/// The host that the URL of one server names.
+fn host_of(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    host_in(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
+}
+
+/// The host of `host:port`, decoded.
+fn host_in(place: &str) -> String {
+    let place = place.trim();
+    let host = match place.strip_prefix('[') {
+        Some(rest) => rest.split(']').next(),
+        None => place.split(':').next(),
+    };
+    percent_decoded(host.unwrap_or_default())
+}
+
+/// Whether a host is this machine: its name for itself, a loopback address, or the folder of a socket.
+fn is_local(host: &str) -> bool {
+    let is_loopback = || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    host.is_empty() || host.starts_with('/') || host.eq_ignore_ascii_case("localhost") || is_loopback()
 }
 
 #[cfg(test)]
@@ -210,12 +283,43 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_two_readers_may_split_differently_is_refused() {
+        for (url, named) in [
+            ("host=h sslmode = verify-full", "blanks"),
+            ("host=h sslmode= verify-full", "blanks"),
+            ("host=h sslmode='verify-full'", "quotes"),
+            ("host=h password='a sslmode=disable'", "quotes"),
+            ("host=h password=a\\ sslmode=disable", "backslashes"),
+            ("POSTGRES://u@h/d", "postgres://"),
+            ("postgres://u:p?w@h/d?sslmode=verify-full", "%3F"),
+            ("postgres://u@h/d?sslmode=verify-full&application_name=a@b", "%40"),
+        ] {
+            let said = database_way(url).unwrap_err().to_string();
+            assert!(said.contains(named), "{url}: {said}");
+        }
+        let said = database_way("postgres://u@h/d?ssl%72ootcert=/none.pem").unwrap_err().to_string();
+        assert!(said.contains("/none.pem"), "a name is decoded as well: {said}");
+        let encoded = database_way("postgres://u:p%3Fw%40@h/d").unwrap();
+        assert_eq!(encoded.url, "postgres://u:p%3Fw%40@h/d?sslmode=disable");
+    }
+
+    #[test]
     fn links_that_leave_this_machine_without_tls_are_named() {
         for plain in [
             "amqp://u:p@mq.example:5672/%2f",
             "nats://s.example",
             "postgres://u@db.example/d",
             "postgres://a,b/d?sslmode=disable",
+            "postgres:///d?host=db.example",
+            "postgres://localhost,db.example/d",
+            "postgres://localhost/d?hostaddr=192.0.2.1",
+            "postgres://localhost.example/d",
+            "postgres://127.example/d",
+            "host=db.example dbname=d",
+            "nats://localhost,nats://s.example",
+            "s.example:4222",
+            "localhost,nats://s.example",
+            "nats://127.0.0.1.example",
         ] {
             assert!(cure_of_plain_link(plain).is_some(), "{plain}");
         }
@@ -228,6 +332,12 @@ mod tests {
             "postgres://u@localhost/d",
             "postgres://u@db.example/d?sslmode=verify-full",
             "postgres:///d?host=/run/postgresql",
+            "postgres://%2Frun%2Fpostgresql/d",
+            "postgres://[::1]:5432,127.0.0.2/d",
+            "host=localhost dbname=d",
+            "nats://a:b@localhost:4222,127.0.0.1",
+            "tls://s.example,tls://t.example",
+            "nats://s.example?certfile=/c.pem&keyfile=/c.pem",
         ] {
             assert!(cure_of_plain_link(fine).is_none(), "{fine}");
         }
