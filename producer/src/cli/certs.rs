@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ffpool_runtime::settings::chain;
-use ffpool_runtime::tls::{Authority, Facts, TlsError, Wanted, facts_in, write_new, write_over};
+use ffpool_runtime::tls::{Authority, Facts, TlsError, Wanted, facts_in, is_key_alone, write_new, write_over};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -54,7 +54,7 @@ pub(crate) fn certs(context: &Context, command: Certs) -> Result<Exit, Trouble> 
     let files = match command {
         Certs::Init { folder, name } => vec![init(&folder, &name)?],
         Certs::Issue(wanted) => issue(&wanted)?,
-        Certs::Show { files } => files,
+        Certs::Show { files } => with_certificates(files)?,
     };
     let mut shown = Vec::new();
     for file in &files {
@@ -65,6 +65,25 @@ pub(crate) fn certs(context: &Context, command: Certs) -> Result<Exit, Trouble> 
     }
     context.format.print(&shown, |shown| listing(shown));
     Ok(if shown.iter().any(|one| one.days_left < 0) { Exit::Trouble } else { Exit::Success })
+}
+
+/// Of several files those that are not keys alone: `*.pem` names the authority's key too.
+fn with_certificates(files: Vec<PathBuf>) -> Result<Vec<PathBuf>, Trouble> {
+    if files.len() == 1 {
+        return Ok(files);
+    }
+    let mut kept = Vec::new();
+    for file in files {
+        if is_key_alone(&file).map_err(|error| trouble(&error))? {
+            eprintln!("{} holds a key and no certificate", file.display());
+        } else {
+            kept.push(file);
+        }
+    }
+    if kept.is_empty() {
+        return Err(Trouble::new(Exit::Trouble, "there is no certificate in these files"));
+    }
+    Ok(kept)
 }
 
 fn init(folder: &Path, name: &str) -> Result<PathBuf, Trouble> {

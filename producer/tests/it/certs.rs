@@ -28,6 +28,18 @@ fn an_authority_and_the_certificates_of_all_parts_are_made_once_and_shown() {
     assert!(names(1).contains("cn=worker") && !names(1).contains("pool.example"), "{shown:#}");
     assert!((363..=365).contains(&shown[0]["days_left"].as_i64().unwrap()), "{shown:#}");
 
+    // What `DIR/*.pem` names.
+    let mut all: Vec<String> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path().display().to_string()).collect();
+    all.retain(|path| path.ends_with(".pem"));
+    let told = ask(
+        0,
+        &[&["show", "--output", "json"], all.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat(),
+    );
+    assert_eq!(json(&told).as_array().unwrap().len(), 8, "the authority and seven parts");
+    assert!(String::from_utf8_lossy(&told.stderr).contains("ca-key.pem holds a key"));
+    ask(1, &["show", &file("ca-key")]);
+
     let first = std::fs::read(file("worker")).unwrap();
     ask(1, &["issue", &folder, "worker"]);
     assert_eq!(std::fs::read(file("worker")).unwrap(), first, "what is there stays");

@@ -130,6 +130,16 @@ pub fn facts_in(path: &Path) -> Result<Vec<Facts>, TlsError> {
     chain(path, &super::files::read(path)?)?.iter().map(read_one).collect()
 }
 
+/// Whether a PEM file holds a private key and no certificate.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn is_key_alone(path: &Path) -> Result<bool, TlsError> {
+    let pem = super::files::read(path)?;
+    let is_without = CertificateDer::pem_slice_iter(pem.as_bytes()).next().is_none();
+    Ok(is_without && private_key(path, &pem).is_ok())
+}
+
 /// The names in a certificate; none when it cannot be read.
 #[must_use]
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<Name> {
