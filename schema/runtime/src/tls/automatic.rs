@@ -1,20 +1,24 @@
 //! A server's certificate that needs nobody: made at the first start by an authority of its own, renewed before it ends.
 //!
 //! Invariant: what is served is signed by the authority in the folder, valid, and names every name that is wanted; else it is
-//! made anew. Certificate and key are one file, so that no reader finds two that do not belong together.
+//! made anew. Certificate and key are one file, so that no reader finds two that do not belong together. Who shares the folder
+//! adds its names to those of the others, or each would make anew what the other has just made.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::authority::{Authority, Wanted};
-use super::certificate::{self, Facts, facts, is_signed_by};
+use super::certificate::{self, Facts, NameKind, facts, is_signed_by};
 use super::files::{lock, read, write_over};
 use super::{TlsError, now};
 
 /// A certificate lives so long, and is renewed when a third of it is left.
 const LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 const RENEWED_AT: i64 = 3;
+
+/// Names of others are kept up to so many in all: a container has a new name each time that it is made.
+const NAMES_MAX: usize = 100;
 
 /// The certificate of a server, in a folder with its authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +49,11 @@ impl Automatic {
         let (authority, is_authority_new) = Authority::open_or_create(&self.folder, &authority_name())?;
         let file = self.folder.join(format!("{}.pem", self.server));
         let _lock = lock(&self.folder)?;
-        let made = self.due(&file, &authority);
-        if made.is_some() {
+        let due = self.due(&file, &authority, now());
+        if let Some(due) = &due {
             let issued = authority.issue(&Wanted {
                 common_name: format!("ffpool {}", self.server),
-                names: self.names.clone(),
+                names: self.with_names_of(&due.others),
                 is_server: true,
                 is_client: false,
                 life: LIFE,
@@ -57,29 +61,55 @@ impl Automatic {
             write_over(&file, &format!("{}{}", issued.certificate, issued.key), true)?;
         }
         let (path, facts) = (authority.path().to_owned(), authority.facts().clone());
-        Ok(Prepared { file, authority: path, authority_facts: facts, is_authority_new, made })
+        Ok(Prepared { file, authority: path, authority_facts: facts, is_authority_new, made: due.map(|due| due.why) })
     }
 
-    /// Why the certificate in `file` will not do.
-    fn due(&self, file: &Path, authority: &Authority) -> Option<&'static str> {
-        let Ok(pem) = read(file) else { return Some("there was none") };
-        let Ok(chain) = certificate::chain(file, &pem) else { return Some("the old one could not be read") };
-        let Ok(facts) = facts(&chain[0]) else { return Some("the old one could not be read") };
+    /// Why the certificate in `file` will not do at the time `now`.
+    fn due(&self, file: &Path, authority: &Authority, now: i64) -> Option<Due> {
+        let anew = |why| Some(Due { why, others: Vec::new() });
+        let Ok(pem) = read(file) else { return anew("there was none") };
+        let Ok(chain) = certificate::chain(file, &pem) else { return anew("the old one could not be read") };
+        let Ok(facts) = facts(&chain[0]) else { return anew("the old one could not be read") };
         if certificate::private_key(file, &pem).is_err() {
-            return Some("the old one had no key");
+            return anew("the old one had no key");
         }
         if !is_signed_by(&chain[0], authority.certificate()) {
-            return Some("the old one is of another authority");
+            return anew("the old one is of another authority");
+        }
+        // The clock was ahead when it was made, and nobody trusts it until then.
+        if facts.not_before > now {
+            return anew("the old one was not valid yet");
+        }
+        // Under an authority near its end new ones are short, and would be due at once again. Names that nobody has any more
+        // end here; others who share the folder look before they serve it, and add theirs again.
+        let is_last = facts.not_after >= authority.facts().not_after;
+        if facts.left_secs(now) <= (facts.not_after - facts.not_before) / RENEWED_AT && !is_last {
+            return anew("the old one was near its end");
         }
         if !self.names.iter().all(|name| facts.is_for(name)) {
-            return Some("the old one lacks a name");
+            let others = facts.names.into_iter().filter(|name| matches!(name.kind, NameKind::Dns | NameKind::Ip));
+            return Some(Due { why: "the old one lacks a name", others: others.map(|name| name.value).collect() });
         }
-        // Under an authority near its end new ones are short, and would be due at once again.
-        let left = facts.left_secs(now());
-        let is_last = facts.not_after >= authority.facts().not_after;
-        (left <= (facts.not_after - facts.not_before) / RENEWED_AT && !is_last)
-            .then_some("the old one was near its end")
+        None
     }
+
+    /// Our names and, as far as there is room, `others`.
+    fn with_names_of(&self, others: &[String]) -> Vec<String> {
+        let mut names = self.names.clone();
+        for other in others {
+            if names.len() < NAMES_MAX && !names.iter().any(|name| name.eq_ignore_ascii_case(other)) {
+                names.push(other.clone());
+            }
+        }
+        names
+    }
+}
+
+/// A certificate has to be made.
+struct Due {
+    why: &'static str,
+    /// Names in the old one that somebody else may need.
+    others: Vec<String>,
 }
 
 fn authority_name() -> String {
@@ -137,4 +167,38 @@ fn host_name() -> Option<String> {
     let name = name.trim();
     let is_plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
     is_plain.then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn called(folder: &Path, name: &str) -> Automatic {
+        Automatic { folder: folder.to_owned(), server: "api", names: vec!["localhost".to_owned(), name.to_owned()] }
+    }
+
+    #[test]
+    fn dispatchers_that_share_a_folder_make_one_certificate_for_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (called(folder.path(), "one"), called(folder.path(), "192.0.2.7"));
+        assert_eq!(one.prepare().unwrap().made, Some("there was none"));
+        assert_eq!(other.prepare().unwrap().made, Some("the old one lacks a name"));
+        assert_eq!((one.prepare().unwrap().made, other.prepare().unwrap().made), (None, None));
+        let many: Vec<String> = (0..2 * NAMES_MAX).map(|number| format!("host-{number}")).collect();
+        let names = one.with_names_of(&many);
+        assert!(names.len() == NAMES_MAX && names[..2] == one.names[..]);
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_valid_yet_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = called(folder.path(), "one");
+        let file = own.prepare().unwrap().file;
+        let authority = Authority::open(folder.path()).unwrap();
+        let why = |at: i64| own.due(&file, &authority, at).map(|due| due.why);
+        assert_eq!(why(now()), None);
+        assert_eq!(why(now() - 24 * 3600), Some("the old one was not valid yet"));
+        let near_its_end = now() + i64::try_from(LIFE.as_secs()).unwrap() * 3 / 4;
+        assert_eq!(why(near_its_end), Some("the old one was near its end"));
+    }
 }
