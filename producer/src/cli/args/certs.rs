@@ -6,17 +6,17 @@ use clap::{Args, Subcommand};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  ffpool certs init /etc/ffpool/certs
-  ffpool certs issue /etc/ffpool/certs rabbitmq nats postgres --host broker.example --host 10.0.0.5
-  ffpool certs issue /etc/ffpool/certs worker client
-  ffpool certs show /etc/ffpool/certs/*.pem";
+  ffpool certs init /root/ffpool-certs
+  ffpool certs issue /root/ffpool-certs rabbitmq nats postgres --host broker.example --host 10.0.0.5
+  ffpool certs issue /root/ffpool-certs worker client
+  ffpool certs show /root/ffpool-certs/*.pem";
 
 /// Certificates of the pool's parts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Certs {
     /// Make a certificate authority: `ca.pem` for everybody to trust, `ca-key.pem` to keep.
     #[command(
-        after_help = "Examples:\n  ffpool certs init /etc/ffpool/certs\n  ffpool certs init ./certs --name 'pool CA'"
+        after_help = "Examples:\n  ffpool certs init /root/ffpool-certs\n  ffpool certs init ./certs --name 'pool CA'"
     )]
     Init {
         /// Where; made if it is missing. An authority that is there stays.

@@ -55,9 +55,13 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
 }
 
-/// Makes a folder, readable by its owner alone, unless there is one.
+/// Makes a folder, readable by its owner alone, unless there is one. Folders above it are made as any others.
 pub(super) fn make_folder(path: &Path) -> Result<(), TlsError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let made =
+        fs::create_dir_all(folder_of(path)).and_then(|()| match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            made => made,
+        });
     made.map_err(|source| TlsError::Write { path: path.to_owned(), source })
 }
 
@@ -74,4 +78,22 @@ pub(super) fn lock(folder: &Path) -> Result<File, TlsError> {
         Ok(file)
     });
     locked.map_err(|source| TlsError::Write { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_keys_is_its_owners_alone_and_those_above_it_are_not() {
+        let top = tempfile::tempdir().unwrap();
+        let (above, folder) = (top.path().join("etc"), top.path().join("etc/certs"));
+        make_folder(&folder).unwrap();
+        make_folder(&folder).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        fs::create_dir(top.path().join("any")).unwrap();
+        assert_eq!((mode(&folder), mode(&above)), (0o700, mode(&top.path().join("any"))));
+        fs::write(top.path().join("file"), "").unwrap();
+        assert!(make_folder(&top.path().join("file")).is_err());
+    }
 }
