@@ -18,19 +18,18 @@ pub struct Exit {
     pub oom_kills: u64,
 }
 
-/// What FFmpeg holds to because the worker told it so. Before all else, for what follows from it is said too.
-const BOUNDS: [(Cause, &[&str]); 2] = [
-    (Cause::InputPixels, &["exceeds specified max pixel count"]),
-    (Cause::InputStreams, &["exceeds max_streams parameter"]),
-];
+/// Patterns of one cause.
+type Patterns = (Cause, &'static [&'static str]);
+
+/// Streams that FFmpeg does not take because the worker told it so.
+const STREAMS: Patterns = (Cause::InputStreams, &["exceeds max_streams parameter"]);
+/// The same of pixels.
+const PIXELS: Patterns = (Cause::InputPixels, &["exceeds specified max pixel count"]);
 
 /// Patterns by cause, checked in this order; `*` stands for anything. Lower case.
-const TABLE: &[(Cause, &[&str])] = &[
-    BOUNDS[0],
-    BOUNDS[1],
-    // Larger than FFmpeg itself takes, or no size at all.
-    (Cause::InputBad, &["picture size 0x*is invalid", "picture size -*is invalid", "x0 is invalid", "x-*is invalid"]),
-    (Cause::InputPixels, &["picture size * is invalid"]),
+const TABLE: &[Patterns] = &[
+    // Before all else, for what follows from it is said too.
+    STREAMS,
     (
         Cause::NetTransient,
         &[
@@ -57,13 +56,7 @@ const TABLE: &[(Cause, &[&str])] = &[
     ),
     (
         Cause::IoTransient,
-        &[
-            "input/output error",
-            "stale file handle",
-            "device or resource busy",
-            "resource temporarily unavailable",
-            "text file busy",
-        ],
+        &["input/output error", "stale file handle", "resource temporarily unavailable", "text file busy"],
     ),
     (Cause::DiskFull, &["no space left on device", "disk quota exceeded", "file too large"]),
     (Cause::Resource, &["cannot allocate memory", "error while allocating", "too many open files in system"]),
@@ -90,6 +83,13 @@ const TABLE: &[(Cause, &[&str])] = &[
     ),
     (Cause::InputAuth, &["server returned 401", "server returned 403", "401 unauthorized", "403 forbidden"]),
     (Cause::InputMissing, &["no such file or directory", "server returned 404", "netstream.play.streamnotfound"]),
+    // One damaged header in a source that loses packets says so too, and ends nothing: whatever is known besides comes first.
+    PIXELS,
+    // No size at all, or larger than FFmpeg itself takes.
+    (Cause::InputBad, &["picture size 0x*is invalid", "picture size -*is invalid", "x0 is invalid", "x-*is invalid"]),
+    (Cause::InputPixels, &["picture size * is invalid"]),
+    // FFmpeg 5.1 says so of a picture that it does not take, too.
+    (Cause::IoTransient, &["device or resource busy"]),
     (
         Cause::InputBad,
         &[
@@ -249,8 +249,9 @@ fn contains(line: &str, pattern: &str) -> bool {
 pub fn passed_bound(log: &[String]) -> Option<(Cause, &str)> {
     log.iter().find_map(|line| {
         let lower = line.to_ascii_lowercase();
-        let (cause, _) = BOUNDS.iter().find(|(_, patterns)| patterns.iter().any(|text| contains(&lower, text)))?;
-        Some((*cause, line.as_str()))
+        let (cause, _) =
+            [STREAMS, PIXELS].into_iter().find(|(_, patterns)| patterns.iter().any(|text| contains(&lower, text)))?;
+        Some((cause, line.as_str()))
     })
 }
 
@@ -323,6 +324,15 @@ mod tests {
         let log = ["[warning] partial file", "[error] av_interleaved_write_frame(): No space left on device"];
         assert_eq!(cause(FAILED, &log), Cause::DiskFull);
         assert_eq!(cause(FAILED, &log[..1]), Cause::InputBad);
+    }
+
+    #[test]
+    fn a_damaged_header_decides_only_where_nothing_but_damage_is_known() {
+        let pixels = "[error] Picture size 16384x16384 exceeds specified max pixel count 67108864, see";
+        assert_eq!(cause(FAILED, &[pixels, "[error] x: Connection reset by peer"]), Cause::NetTransient);
+        assert_eq!(cause(FAILED, &[pixels, "[error] file:a: Device or resource busy"]), Cause::InputPixels);
+        assert_eq!(cause(FAILED, &["[error] file:a: Device or resource busy"]), Cause::IoTransient);
+        assert_eq!(cause(FAILED, &[pixels, "[error] x: Invalid data found when processing input"]), Cause::InputPixels);
     }
 
     #[test]

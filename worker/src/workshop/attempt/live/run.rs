@@ -470,7 +470,9 @@ impl Attempt<'_> {
         let log: Vec<String> = finished.log.iter().filter(|line| !is_of_a_sink(line)).cloned().collect();
         let mut failure = self.of_bounds(classify::classify("ffmpeg", exit, &log));
         failure.evidence = failure.evidence.map(|line| self.reporter.clean(&line));
-        if !is_live || is_ours(failure.cause) {
+        // One damaged header of a source that was read may claim as much.
+        let is_damage = matches!(failure.cause, Cause::InputPixels | Cause::InputStreams) && broadcast.has_begun();
+        if !is_live || (is_ours(failure.cause) && !is_damage) {
             return Err(End::failed(failure));
         }
         let (cause, message) = match failure.cause {
