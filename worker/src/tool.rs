@@ -187,6 +187,8 @@ pub struct Finished {
     pub peak_memory_bytes: Option<u64>,
     /// How long it stood still.
     pub frozen_for: Duration,
+    /// How often it was refused one more process or thread.
+    pub refused_forks: u64,
 }
 
 impl Finished {
@@ -213,6 +215,8 @@ pub async fn run(
     mut watch: Watch,
     listener: &mut dyn Listener,
 ) -> io::Result<Finished> {
+    // The kernel counts for the whole life of a cgroup.
+    let refused_before = refused_forks(&invocation);
     let mut child = launcher.spawn(confined(&invocation)?).await?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
     let mut stdout = Pipe::new(child.stdout.take());
@@ -328,7 +332,12 @@ pub async fn run(
         cpu_ms: sample.cpu_ms,
         peak_memory_bytes: sample.peak_memory_bytes,
         frozen_for: frozen_for + frozen_since.map_or(Duration::ZERO, |since| since.elapsed()),
+        refused_forks: refused_forks(&invocation).saturating_sub(refused_before),
     })
+}
+
+fn refused_forks(invocation: &Invocation<'_>) -> u64 {
+    invocation.group.map_or(0, |group| group.usage().refused_forks)
 }
 
 /// The next order; `None`: there will be none.
@@ -376,17 +385,6 @@ pub fn bytes_in(directory: &Path) -> u64 {
         .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
         .map(|(path, metadata)| if metadata.is_dir() { bytes_in(&path) } else { metadata.len() })
         .sum()
-}
-
-/// Bytes of the largest file in a directory or below it.
-#[must_use]
-pub fn largest_in(directory: &Path) -> u64 {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let sizes = entries.filter_map(|entry| {
-        let metadata = entry.metadata().ok()?;
-        Some(if metadata.is_dir() { largest_in(&entry.path()) } else { metadata.len() })
-    });
-    sizes.max().unwrap_or(0)
 }
 
 fn kill_all(group: Option<&Group>, pid: Option<Pid>) {

@@ -233,14 +233,12 @@ impl Attempt<'_> {
             return Ok(());
         }
         let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
-        Err(End::failed(self.of_bounds(classify::classify(name, exit, &finished.log))))
+        Err(End::failed(self.of_bounds(classify::classify(name, exit, &finished.log), finished.refused_forks)))
     }
 
-    /// A failure whose reason is that the attempt ran into a bound of its own, said to be that.
-    pub(super) fn of_bounds(&self, failure: Failure) -> Failure {
-        let is_exceeded = failure.signal == Some(nix::libc::SIGXFSZ)
-            || (failure.cause == Cause::DiskFull && tool::largest_in(self.scratch_path()) >= self.file_bytes());
-        if is_exceeded {
+    /// The failure of a run whose reason is that it ran into a bound of the attempt's own, said to be that.
+    pub(super) fn of_bounds(&self, failure: Failure, refused_forks: u64) -> Failure {
+        if is_of_a_large_file(&failure) {
             let mib = self.file_bytes() >> 20;
             let (cause, message) = if self.file_bytes() < self.disk_bytes() {
                 (Cause::OutputTooLarge, format!("an output has more than {mib} MiB, which FFPOOL_MAX_OUTPUT_MB allows"))
@@ -249,13 +247,58 @@ impl Attempt<'_> {
             };
             return Failure { cause, message, ..failure };
         }
-        let refused_forks = self.group.as_ref().map_or(0, |group| group.usage().refused_forks);
-        if refused_forks > 0 && !matches!(failure.cause, Cause::Oom | Cause::InputBad) {
+        if refused_forks > 0 && is_of_want_of_processes(&failure) {
             let most = self.shop.settings.bounds.max_processes;
             let message =
                 format!("the attempt has {most} processes and threads, and was refused more {refused_forks} times");
             return Failure { cause: Cause::Processes, message, ..failure };
         }
         failure
+    }
+}
+
+fn says(failure: &Failure, what: &str) -> bool {
+    failure.evidence.as_ref().is_some_and(|line| line.to_ascii_lowercase().contains(what))
+}
+
+/// Whether a tool failed because one file may not grow any more. A disk that is full is another matter.
+fn is_of_a_large_file(failure: &Failure) -> bool {
+    failure.signal == Some(nix::libc::SIGXFSZ) || (failure.cause == Cause::DiskFull && says(failure, "file too large"))
+}
+
+/// Whether a tool that was refused a process may have failed by that: other causes have reasons of their own.
+fn is_of_want_of_processes(failure: &Failure) -> bool {
+    matches!(failure.cause, Cause::Resource | Cause::Unknown | Cause::Crash | Cause::ConfigBad)
+        // What the kernel says to whoever it refuses one.
+        || (failure.cause == Cause::IoTransient && says(failure, "resource temporarily unavailable"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(cause: Cause, evidence: &str) -> Failure {
+        Failure { evidence: Some(evidence.to_owned()), ..Failure::new(cause, "ffmpeg exited with code 1") }
+    }
+
+    #[test]
+    fn a_full_disk_is_no_file_that_is_too_large() {
+        assert!(!is_of_a_large_file(&failed(Cause::DiskFull, "[error] a.mp4: No space left on device")));
+        assert!(!is_of_a_large_file(&failed(Cause::DiskFull, "[error] a.mp4: Disk quota exceeded")));
+        assert!(is_of_a_large_file(&failed(Cause::DiskFull, "[error] a.mp4: File too large")));
+        let killed = Failure { signal: Some(nix::libc::SIGXFSZ), ..Failure::new(Cause::DiskFull, "") };
+        assert!(is_of_a_large_file(&killed));
+    }
+
+    #[test]
+    fn a_refused_process_explains_no_failure_that_has_a_reason_of_its_own() {
+        for cause in [Cause::Oom, Cause::InputBad, Cause::NetTransient, Cause::DiskFull, Cause::Policy] {
+            assert!(!is_of_want_of_processes(&failed(cause, "[error] x")), "{cause}");
+        }
+        for cause in [Cause::Resource, Cause::Unknown, Cause::Crash, Cause::ConfigBad] {
+            assert!(is_of_want_of_processes(&failed(cause, "[error] x")), "{cause}");
+        }
+        assert!(is_of_want_of_processes(&failed(Cause::IoTransient, "fork: Resource temporarily unavailable")));
+        assert!(!is_of_want_of_processes(&failed(Cause::IoTransient, "[error] a.mp4: Input/output error")));
     }
 }

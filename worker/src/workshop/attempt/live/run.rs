@@ -468,7 +468,7 @@ impl Attempt<'_> {
             return Ok(RunEnd::Lost(failure));
         }
         let log: Vec<String> = finished.log.iter().filter(|line| !is_of_a_sink(line)).cloned().collect();
-        let mut failure = self.of_bounds(classify::classify("ffmpeg", exit, &log));
+        let mut failure = self.of_bounds(classify::classify("ffmpeg", exit, &log), finished.refused_forks);
         failure.evidence = failure.evidence.map(|line| self.reporter.clean(&line));
         // One damaged header of a source that was read may claim as much.
         let is_damage = matches!(failure.cause, Cause::InputPixels | Cause::InputStreams) && broadcast.has_begun();
