@@ -158,16 +158,17 @@ impl Attempt<'_> {
             let carrying = self.carry(growing);
             let taking = self.take_over(*consent, &heard, &succession);
             let finished = tokio::select! {
-                finished = tool::run(&self.shop.launcher, invocation, watch, &mut ear) => finished,
+                finished = tool::run(&self.shop.launcher, invocation, watch, &mut ear) => Ok(finished),
                 never = steering => match never {},
                 never = taking => match never {},
                 never = self.keep(keeping) => match never {},
-                end = carrying => return Err(end),
+                end = carrying => Err(end),
             };
             let was_slow = heard.lock().unwrap_or_else(PoisonError::into_inner).pace.is_slow();
             (finished, was_slow, ear.reading.coming())
         };
         self.reach = None;
+        let finished = finished?;
         broadcast.succession = *succession.borrow();
         if broadcast.timeline.of_run(run).is_some() && broadcast.arguments.is_empty() {
             broadcast.arguments = arguments;
