@@ -87,6 +87,12 @@ const NETWORK: &[libc::c_long] = &[
     libc::SYS_connect, libc::SYS_bind, libc::SYS_recvmmsg,
 ];
 
+/// What a socket of the network speaks: what its kind usually does, TCP, UDP. No other protocol of the kernel is needed.
+const PROTOCOLS: [libc::c_int; 3] = [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP];
+
+/// The kind of a socket, without the flags that stand beside it.
+const KIND: SeccompCmpOp = SeccompCmpOp::MaskedEq(0xf);
+
 /// What drivers of devices need besides: sockets between their own processes, memory that they share, and whether two
 /// descriptors are one.
 #[rustfmt::skip]
@@ -123,16 +129,20 @@ impl Calls {
             ALWAYS.iter().chain(OLD).chain(OLDER).map(|call| (*call, Vec::new())).collect();
         // `clone3` hides its flags in memory, so there is none, and the library takes `clone`.
         rules.insert(libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(word(NAMESPACES)), 0)]);
-        rules.insert(libc::SYS_socketpair, vec![when(0, SeccompCmpOp::Eq, word(libc::AF_UNIX))]);
+        // One of a pair for datagrams could send to any path; these two lead to each other alone.
+        let pair = |kind| all(&[(0, SeccompCmpOp::Eq, word(libc::AF_UNIX)), (1, KIND, word(kind))]);
+        rules.insert(libc::SYS_socketpair, [libc::SOCK_STREAM, libc::SOCK_SEQPACKET].map(pair).into());
         // Its own limits, and no other process's.
         rules.insert(libc::SYS_prlimit64, vec![when(0, SeccompCmpOp::Eq, 0)]);
         let mut sockets = Vec::new();
         if self.network {
             rules.extend(NETWORK.iter().map(|call| (*call, Vec::new())));
             rules.insert(libc::SYS_sendmsg, vec![when(2, SeccompCmpOp::Ne, word(HANDOVER))]);
-            sockets.extend([libc::AF_INET, libc::AF_INET6].map(|family| when(0, SeccompCmpOp::Eq, word(family))));
+            for family in [libc::AF_INET, libc::AF_INET6] {
+                sockets.extend(PROTOCOLS.map(|protocol| equal([(0, word(family)), (2, word(protocol))])));
+            }
             // What the library asks for this machine's own addresses when it looks a name up.
-            sockets.push(all([(0, word(libc::AF_NETLINK)), (2, word(libc::NETLINK_ROUTE))]));
+            sockets.push(equal([(0, word(libc::AF_NETLINK)), (2, word(libc::NETLINK_ROUTE))]));
         }
         if self.devices {
             rules.extend(DEVICES.iter().map(|call| (*call, Vec::new())));
@@ -153,11 +163,17 @@ fn when(argument: u8, compare: SeccompCmpOp, value: u64) -> SeccompRule {
         .expect("a call has six arguments, and this is one of them")
 }
 
-/// Where every argument of these has its value.
-fn all(wishes: [(u8, u64); 2]) -> SeccompRule {
-    let condition =
-        |(argument, value)| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
-    let conditions: Result<Vec<_>, _> = wishes.into_iter().map(condition).collect();
+/// Where both arguments have their value.
+fn equal(wishes: [(u8, u64); 2]) -> SeccompRule {
+    all(&wishes.map(|(argument, value)| (argument, SeccompCmpOp::Eq, value)))
+}
+
+/// Where every argument of these is as wished.
+fn all(wishes: &[(u8, SeccompCmpOp, u64); 2]) -> SeccompRule {
+    let condition = |(argument, compare, value): &(u8, SeccompCmpOp, u64)| {
+        SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, compare.clone(), *value)
+    };
+    let conditions: Result<Vec<_>, _> = wishes.iter().map(condition).collect();
     conditions.and_then(SeccompRule::new).expect("a call has six arguments, and these are two of them")
 }
 

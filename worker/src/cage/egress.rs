@@ -6,7 +6,7 @@
 //! that is not understood is refused. The tool never holds the descriptor by which it is asked for. Source: seccomp_unotify(2),
 //! pidfd_getfd(2), process_vm_readv(2). The worker needs the right to trace the tool: the same user, or `CAP_SYS_PTRACE`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -25,6 +25,11 @@ const MESSAGE_BYTES: usize = 256 * 1024;
 const PARTS: usize = 64;
 /// Tasks of a tool that are remembered.
 const TASKS: usize = 1024;
+/// Calls of one run that last at a time, each on a thread of its own. A tool has a few; one that interrupts its own calls could
+/// have thousands, for those go on until their server answers.
+const LASTING: usize = 64;
+/// Addresses of one run that the log says were refused.
+const SAID: usize = 12;
 
 /// `_IOWR('!', 0, struct seccomp_notif)`, `_IOWR('!', 1, struct seccomp_notif_resp)` and `_IOW('!', 2, __u64)`.
 const RECEIVE: libc::c_ulong = 0xc050_2100;
@@ -95,7 +100,13 @@ impl Asking {
             // No process came to be, or it died before it could ask.
             let Ok(listener) = received(&ours) else { return };
             drop(ours);
-            let mut desk = Desk { listener: Arc::new(listener), reach: Arc::new(reach), tasks: HashMap::new() };
+            let mut desk = Desk {
+                listener: Arc::new(listener),
+                reach,
+                tasks: HashMap::new(),
+                lasting: Arc::default(),
+                refused: Refused::default(),
+            };
             while desk.serve().is_ok() {}
         })?;
         Ok(Asking { program: program(), handover: theirs })
@@ -107,13 +118,14 @@ impl Asking {
         let length = u16::try_from(self.program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let program = libc::sock_fprog { len: length, filter: self.program.as_ptr().cast_mut() };
         // SAFETY: the kernel copies the program, which outlives the call.
-        let listener = unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-                std::ptr::from_ref(&program),
-            )
+        let listen = |flags: libc::c_ulong| unsafe {
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&program))
+        };
+        // From Linux 5.19 on no signal but a deadly one interrupts a call that the worker looks at.
+        let patient = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+        let listener = match listen(patient) {
+            -1 => listen(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER),
+            listener => listener,
         };
         let listener = RawFd::try_from(listener).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
         // SAFETY: it was opened above and is used by nobody else.
@@ -201,9 +213,39 @@ fn program() -> Vec<libc::sock_filter> {
 /// Whoever answers the kernel for one tool.
 struct Desk {
     listener: Arc<OwnedFd>,
-    reach: Arc<Reach>,
+    reach: Reach,
     /// By task, the process that it belongs to.
     tasks: HashMap<u32, Arc<Process>>,
+    /// Held by every call that lasts.
+    lasting: Arc<()>,
+    refused: Refused,
+}
+
+/// Addresses that were refused. Dropped, it says how much more there was than it has said.
+#[derive(Default)]
+struct Refused {
+    said: BTreeSet<Option<SocketAddr>>,
+    unsaid: u64,
+}
+
+impl Refused {
+    /// Counts one. Answers whether it is to be said.
+    fn note(&mut self, to: Option<SocketAddr>) -> bool {
+        let is_said = self.said.len() < SAID && self.said.insert(to);
+        self.unsaid += u64::from(!is_said);
+        is_said
+    }
+}
+
+impl Drop for Refused {
+    fn drop(&mut self) {
+        if self.unsaid > 0 {
+            tracing::warn!(
+                times = self.unsaid,
+                "a tool was kept from going to where its job does not lead, again or elsewhere"
+            );
+        }
+    }
 }
 
 /// A process of the tool.
@@ -334,13 +376,26 @@ impl Desk {
             // Whoever asked was killed or interrupted meanwhile.
             return Ok(());
         }
-        let listener = self.listener.clone();
         match self.judge(&asked).unwrap_or_else(|errno| Call::Done(Err(errno))) {
-            Call::Done(done) => answer(&listener, asked.id, done),
-            Call::Connect(socket, to) => later(move || answer(&listener, asked.id, connect(&socket, &to))),
-            Call::Send(socket, parcel) => later(move || answer(&listener, asked.id, put(&socket, &parcel, 0))),
+            Call::Done(done) => answer(&self.listener, asked.id, done),
+            Call::Connect(socket, to) => self.later(asked.id, move || connect(&socket, &to)),
+            Call::Send(socket, parcel) => self.later(asked.id, move || put(&socket, &parcel, 0)),
         }
         Ok(())
+    }
+
+    /// Does what may last on a thread of its own, where there is room for one.
+    fn later(&self, id: u64, work: impl FnOnce() -> Done + Send + 'static) {
+        let (listener, place) = (self.listener.clone(), self.lasting.clone());
+        // One is the desk's own, one the new call's.
+        let has_room = Arc::strong_count(&place) <= LASTING + 1;
+        let call = move || {
+            answer(&listener, id, work());
+            drop(place);
+        };
+        if !has_room || std::thread::Builder::new().name("egress-call".into()).spawn(call).is_err() {
+            answer(&self.listener, id, Err(libc::EAGAIN));
+        }
     }
 
     /// What is to be done of a call. Everything about it is copied before it is judged, and the copies are used.
@@ -397,14 +452,15 @@ impl Desk {
         if valid == 0 { Ok(()) } else { Err(libc::ESRCH) }
     }
 
-    fn allow(&self, to: &[u8]) -> Result<(), libc::c_int> {
-        match named(to).filter(|address| self.reach.has(*address)) {
-            Some(_) => Ok(()),
-            None => {
-                tracing::warn!(to = ?named(to), "a tool wants to go to where its job does not lead, and is kept from it");
-                Err(libc::EACCES)
-            }
+    fn allow(&mut self, to: &[u8]) -> Result<(), libc::c_int> {
+        let to = named(to);
+        if to.is_some_and(|address| self.reach.has(address)) {
+            return Ok(());
         }
+        if self.refused.note(to) {
+            tracing::warn!(?to, "a tool wants to go to where its job does not lead, and is kept from it");
+        }
+        Err(libc::EACCES)
     }
 }
 
@@ -486,14 +542,6 @@ fn answer(listener: &OwnedFd, id: u64, done: Done) {
     }
 }
 
-/// Does what may last on a thread of its own. There are no more than the tool has tasks, each of which waits for its answer.
-fn later(work: impl FnOnce() + Send + 'static) {
-    if let Err(error) = std::thread::Builder::new().name("egress-call".into()).spawn(work) {
-        // The tool waits until its silence ends it.
-        tracing::error!(%error, "no thread can be started for a call of a tool");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -513,6 +561,37 @@ mod tests {
         for none in [&v4[..15], &v4[..3], &v6[..27], &[], &[0; 16], &[1, 0, b'/', b'x']] {
             assert_eq!(named(none), None, "{none:?}");
         }
+    }
+
+    #[test]
+    fn an_address_that_is_refused_is_said_once_and_of_many_a_dozen() {
+        let (mut refused, to) = (Refused::default(), |port| Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        assert!(refused.note(to(1)) && !refused.note(to(1)) && refused.note(None));
+        assert_eq!((2..100).filter(|port| refused.note(to(*port))).count(), SAID - 2);
+        assert_eq!(refused.unsaid, 101 - SAID as u64);
+        refused.unsaid = 0;
+    }
+
+    #[test]
+    fn calls_that_last_have_a_bound_and_what_is_beyond_it_is_told_to_come_again() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let refused = Refused::default();
+        let listener = Arc::new(OwnedFd::from(theirs));
+        let desk = Desk { listener, reach: Reach::default(), tasks: HashMap::new(), lasting: Arc::default(), refused };
+        let (begun, begins) = std::sync::mpsc::channel();
+        let hold = Arc::new(std::sync::Barrier::new(LASTING + 1));
+        for id in 0..100 {
+            let (begun, hold) = (begun.clone(), hold.clone());
+            desk.later(id, move || {
+                begun.send(()).unwrap();
+                hold.wait();
+                Ok(0)
+            });
+        }
+        drop(begun);
+        hold.wait();
+        assert_eq!(begins.iter().count(), LASTING);
+        drop(ours);
     }
 
     #[test]

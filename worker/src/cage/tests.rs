@@ -142,6 +142,8 @@ fn a_live_job_s_tool_goes_where_it_was_told_and_nowhere_else() {
         )
     };
     let family = |domain: &str| format!("perl -MSocket -e 'exit !socket(S, {domain}, SOCK_DGRAM, 0)'");
+    let speaks = |what: &str| format!("perl -MSocket -e 'exit !socket(S, PF_INET, {what})'");
+    let pair = |kind: &str| format!("perl -MSocket -e 'exit !socketpair(A, B, PF_UNIX, {kind}, 0)'");
     // On its own, and behind all the others.
     for layers in [vec![Layer::Calls, Layer::Egress], cage.layers().to_vec()] {
         let cage = Cage { layers, ..cage.clone() };
@@ -158,6 +160,14 @@ fn a_live_job_s_tool_goes_where_it_was_told_and_nowhere_else() {
             (by_message(no_datagrams, 0), false),
             (by_message(no_datagrams, egress::HANDOVER), false),
             (family("PF_UNIX"), false),
+            (speaks("SOCK_DGRAM, 17"), true),
+            (speaks("SOCK_STREAM, 6"), true),
+            // ICMP, and TCP of many paths.
+            (speaks("SOCK_DGRAM, 1"), false),
+            (speaks("SOCK_STREAM, 262"), false),
+            (pair("SOCK_STREAM"), true),
+            (pair("SOCK_SEQPACKET"), true),
+            (pair("SOCK_DGRAM"), false),
             ("perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0); exit !listen(S, 1)'".to_owned(), false),
         ] {
             let (said, is_done) = behind(&cage, scratch.path(), &live, &script);
