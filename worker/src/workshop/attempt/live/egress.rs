@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Client, Response, header};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -37,6 +37,9 @@ const MOST: usize = 32;
 const MOST_HOSTS: usize = 1000;
 /// The largest playlist that is read.
 const PLAYLIST_BYTES: usize = 4 << 20;
+/// A playlist that was not read for so long counts no more: some servers put a token into the path, and every reading of theirs
+/// is another address. Playlists that lead to playlists are too many long before.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// What TLS is called in addresses.
 const TLS: &str = "https://";
 /// What its absence is called.
@@ -59,8 +62,7 @@ struct Way {
     shop: Arc<Shop>,
     /// Hosts and ports that TLS is spoken to.
     secure: Mutex<BTreeSet<(String, u16)>>,
-    /// Playlists that the run has read, without what is behind `?`.
-    playlists: Mutex<BTreeSet<String>>,
+    playlists: Mutex<Playlists>,
     /// Why the last request that came to nothing did.
     trouble: Mutex<Option<Trouble>>,
     /// Clients for hosts, each for the addresses that it goes to.
@@ -94,7 +96,7 @@ impl Egress {
     /// A run begins: what was said of and counted for an earlier one is over.
     pub(super) fn begin(&self) {
         let _ = self.trouble();
-        self.way.playlists.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.way.playlists.lock().unwrap_or_else(PoisonError::into_inner).read.clear();
     }
 
     /// Why the last request that came to nothing did, once.
@@ -203,6 +205,24 @@ fn leads_from_tls(host: &str) -> Trouble {
     )
 }
 
+/// Playlists that the run has read lately, without what is behind `?`, and when.
+#[derive(Default)]
+struct Playlists {
+    read: HashMap<String, Instant>,
+}
+
+impl Playlists {
+    /// Counts a playlist that is read now; answers whether it is none too many.
+    fn count(&mut self, address: String, most: usize, now: Instant) -> bool {
+        self.read.retain(|_, at| now.saturating_duration_since(*at) < FORGOTTEN_AFTER);
+        if self.read.len() >= most && !self.read.contains_key(&address) {
+            return false;
+        }
+        self.read.insert(address, now);
+        true
+    }
+}
+
 impl Way {
     fn note(&self, trouble: Trouble) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
@@ -214,11 +234,10 @@ impl Way {
         let mut playlists = self.playlists.lock().unwrap_or_else(PoisonError::into_inner);
         let mut address = playlist.clone();
         address.set_query(None);
-        if !playlists.contains(address.as_str()) && playlists.len() >= most {
+        if !playlists.count(address.into(), most, Instant::now()) {
             let message = format!("the source leads to more than {most} playlists (FFPOOL_MAX_PLAYLISTS)");
             return Err(Trouble::lasting(Cause::InputPlaylists, message));
         }
-        playlists.insert(address.into());
         Ok(())
     }
 
@@ -432,6 +451,18 @@ mod tests {
         for plain in ["#EXTM3U\nHTTP://a/b.ts\n", "#EXT-X-KEY:METHOD=AES-128,URI=\"http://a/k\"\n"] {
             assert!(names_plain(plain), "{plain}");
         }
+    }
+
+    #[test]
+    fn playlists_count_together_for_a_minute_and_those_with_a_token_in_the_path_go_on_for_ever() {
+        let (mut playlists, began) = (Playlists::default(), Instant::now());
+        let read = |playlists: &mut Playlists, number: u64, secs: u64| {
+            playlists.count(format!("http://h/{number}/a.m3u8"), 20, began + Duration::from_secs(secs))
+        };
+        assert!((0..1000).all(|number| read(&mut playlists, number, number * 6)));
+        let mut playlists = Playlists::default();
+        assert_eq!((0..100).filter(|number| read(&mut playlists, *number, 1)).count(), 20);
+        assert!(read(&mut playlists, 7, 2) && !read(&mut playlists, 20, 60) && read(&mut playlists, 20, 61));
     }
 
     #[test]

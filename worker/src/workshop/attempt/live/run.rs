@@ -424,7 +424,9 @@ impl Attempt<'_> {
         let had_media = broadcast.timeline.of_run(broadcast.run).is_some();
         let is_live = matches!(broadcast.media, Media::Live(_));
         // What the proxy was told the tool heard only as a refusal, or as silence.
-        let refused = broadcast.egress.as_ref().and_then(Egress::trouble).filter(|_| !had_media);
+        let refused = broadcast.egress.as_ref().and_then(Egress::trouble);
+        // Of a run with media only what ends it for sure.
+        let refused = refused.filter(|trouble| !had_media || trouble.cause == Cause::InputPlaylists);
         match over {
             Some(Over::Time | Over::Wish) => return Ok(RunEnd::Done),
             Some(Over::NoSource) => {
@@ -442,13 +444,13 @@ impl Attempt<'_> {
             let failure = if had_media {
                 Failure::new(Cause::Stall, "the source fell silent")
             } else {
-                let silence = || Failure::new(Cause::SourceGone, "nothing came from the source");
-                refused.map_or_else(silence, Failure::from)
+                Failure::new(Cause::SourceGone, "nothing came from the source")
             };
-            return Ok(RunEnd::Lost(failure));
+            return Ok(RunEnd::Lost(refused.map_or(failure, Failure::from)));
         }
         self.ended_outside(finished, broadcast.tool.name())?;
-        if let Some(trouble) = refused {
+        let is_done = finished.is_success() && broadcast.is_whole();
+        if let Some(trouble) = refused.filter(|_| !is_done) {
             // What this attempt recorded before is kept; what others did is kept for the next.
             let is_final = matches!(trouble.cause, Cause::Policy | Cause::InputPlaylists) && !broadcast.has_begun();
             return if is_final { Err(trouble.into()) } else { Ok(RunEnd::Lost(trouble.into())) };
@@ -456,7 +458,7 @@ impl Attempt<'_> {
         let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
         let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
         if finished.is_success() && oom_kills == 0 {
-            return Ok(self.well_ended(broadcast, had_media, was_slow, &finished.log));
+            return Ok(self.well_ended(broadcast, was_slow, &finished.log));
         }
         if broadcast.tool.is_gstreamer() {
             return self.pipeline_fell(broadcast, finished, exit, was_slow);
@@ -488,11 +490,9 @@ impl Attempt<'_> {
     }
 
     /// A run that ended with a good word: of a file that is its end, of a live source it is its absence.
-    fn well_ended(&self, broadcast: &Broadcast<'_>, had_media: bool, was_slow: bool, log: &[String]) -> RunEnd {
+    fn well_ended(&self, broadcast: &Broadcast<'_>, was_slow: bool, log: &[String]) -> RunEnd {
         let is_live = matches!(broadcast.media, Media::Live(_));
-        let wish = broadcast.encode.duration_secs;
-        let is_whole = had_media && wish.is_some_and(|secs| broadcast.timeline.secs() >= secs - 0.25);
-        if !is_live || is_whole {
+        if !is_live || broadcast.is_whole() {
             return RunEnd::Done;
         }
         let (cause, message) = if was_slow {
@@ -540,6 +540,12 @@ pub(super) fn is_ours(cause: Cause) -> bool {
 }
 
 impl Broadcast<'_> {
+    /// Whether this run has brought the job to the length it is to have.
+    fn is_whole(&self) -> bool {
+        let had_media = self.timeline.of_run(self.run).is_some();
+        had_media && self.encode.duration_secs.is_some_and(|secs| self.timeline.secs() >= secs - 0.25)
+    }
+
     /// The attempt stood still for so long: nobody could come back meanwhile.
     fn stood_still(&mut self, still: Duration) {
         self.fare.stood_still(still);
