@@ -137,7 +137,7 @@ async fn a_recording_of_a_lost_and_a_released_attempt_is_published_by_a_later_on
     let mut third = next(&second);
     third.spec.resource_limits.max_disk_mb = Some(1);
     let ended = bench.run(&third).await;
-    assert_eq!(failure(&ended).cause, Cause::DiskFull, "{ended:?}");
+    assert_eq!(failure(&ended).cause, Cause::ScratchLimit, "{ended:?}");
 
     // Whatever an attempt fails of, the next one has it all.
     let mut fourth = bench.start(&Grant { spec: second.spec.clone(), ..next(&third) }, Ledger::Grants);

@@ -106,9 +106,9 @@ impl Attempt<'_> {
         let kept = taken_up.map_err(|error| {
             End::failure(roots::io_cause(&error), format!("what earlier attempts recorded cannot be read: {error}"))
         })?;
-        let room = Room { bytes: self.file_bytes(), earlier: kept.earlier_bytes() };
+        let room = Room { bytes: self.recording_bytes(), earlier: kept.earlier_bytes() };
         if room.needed(0) > room.bytes {
-            return Err(too_large(room.needed(0), room.bytes));
+            return Err(self.too_large(room.needed(0)));
         }
         broadcast.before = kept.before();
         broadcast.run = broadcast.before;
@@ -162,9 +162,37 @@ impl Attempt<'_> {
 
     fn look_at_room(&self, kept: &Shared, before: u64, own: u64) {
         if kept.room.is_full(before, own) && !kept.note_full() {
+            let (_, setting) = self.recording_bound();
             self.reporter
-                .log("[ffpool] `max_disk_mb` holds no more than this twice: the recording ends with what it has");
+                .log(&format!("[ffpool] `{setting}` allows no more than this: the recording ends with what it has"));
         }
+    }
+
+    /// Bytes that a recording may have in the scratch, where it is twice at the end: as pieces, and joined into one file.
+    fn recording_bytes(&self) -> u64 {
+        self.disk_bytes().min(self.shop.settings.bounds.output_bytes().saturating_mul(2))
+    }
+
+    /// What bounds [`Self::recording_bytes`].
+    fn recording_bound(&self) -> (Cause, &'static str) {
+        let (bounds, wished) = (&self.shop.settings.bounds, self.grant.spec.resource_limits.disk_mb());
+        if self.recording_bytes() < self.disk_bytes() {
+            (Cause::OutputTooLarge, "FFPOOL_MAX_OUTPUT_MB")
+        } else if bounds.max_scratch_mb.is_some_and(|most| most < wished) {
+            (Cause::ScratchLimit, "FFPOOL_MAX_SCRATCH_MB")
+        } else {
+            (Cause::ScratchLimit, "max_disk_mb")
+        }
+    }
+
+    /// The end of an attempt that could not join what all have recorded.
+    fn too_large(&self, needed: u64) -> End {
+        let (needed, room) = (needed.div_ceil(1 << 20), self.recording_bytes() >> 20);
+        let (cause, setting) = self.recording_bound();
+        let message = format!(
+            "the recording of all attempts needs {needed} MiB, as pieces and joined, and has {room}: raise `{setting}`"
+        );
+        End::failure(cause, message)
     }
 
     async fn carry_on(&self, kept: &Shared, keeping: Keeping<'_, '_>) -> Infallible {
@@ -287,7 +315,7 @@ impl Attempt<'_> {
     pub(super) async fn lay_out_earlier(&self, broadcast: &mut Broadcast<'_>) -> Result<(), End> {
         let Some(kept) = broadcast.kept.as_ref().filter(|_| broadcast.before > 0) else { return Ok(()) };
         let (spans, stop) = (broadcast.timeline.spans().to_vec(), self.orders.stop.clone());
-        let (room, mut told) = (self.file_bytes(), stop.clone());
+        let (room, mut told) = (self.recording_bytes(), stop.clone());
         let Ok(kept) = tokio::time::timeout(CARRY_WITHIN, kept.own()).await else {
             return Err(End::failure(Cause::IoTransient, "what keeps the recordings of earlier attempts hangs"));
         };
@@ -308,7 +336,7 @@ impl Attempt<'_> {
                 }
                 Ok(())
             }
-            Ok(Err(needed)) => Err(too_large(needed, room)),
+            Ok(Err(needed)) => Err(self.too_large(needed)),
             Err(error) => Err(match self.orders.stop.borrow().clone() {
                 Some(order) if error.kind() == io::ErrorKind::Interrupted => order.into(),
                 Some(_) | None => End::failure(
@@ -318,13 +346,6 @@ impl Attempt<'_> {
             }),
         }
     }
-}
-
-/// The end of an attempt that could not join what all have recorded.
-fn too_large(needed: u64, room: u64) -> End {
-    let (needed, room) = (needed.div_ceil(1 << 20), room >> 20);
-    let message = format!("the recording of all attempts needs {needed} MiB, `max_disk_mb` is {room}: raise it");
-    End::failure(Cause::DiskFull, message)
 }
 
 /// Waits so long for what blocks; what takes longer is given up, and goes on by itself.
