@@ -400,7 +400,7 @@ impl Cause {
             Cause::Dns => "Correct the host's name in the address, or look at the worker's name servers.",
             Cause::Tls => "Renew the server's certificate, or have the worker's machine trust who signed it.",
             Cause::Oom => "Raise resource_limits.max_memory_mb.",
-            Cause::DiskFull => "Free space on the disk named in the evidence, or raise resource_limits.max_disk_mb.",
+            Cause::DiskFull => "Free space on the disk named in the evidence, or have the job run where there is more.",
             Cause::Resource => "Look at the worker: it ran out of memory, files or processes.",
             Cause::EncoderSlow => "Choose a faster preset, a smaller size or a worker with more cores.",
             Cause::OpenFiles => "Find out what the tool opens so many of, or raise FFPOOL_MAX_OPEN_FILES.",
