@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use crate::catalog::Catalog;
 use crate::encode::{OutputMode, Resolution};
 use crate::id::{JobId, shortened};
-use crate::job::{ExtraOutput, JobSpec, Parameters, Pool, Priority, Queue, ResourceLimits};
+use crate::job::{Engine, ExtraOutput, JobSpec, Parameters, Pool, Priority, Queue, ResourceLimits};
 use crate::message::MAX_BODY_BYTES;
 use crate::topology::WorkQueue;
 
@@ -379,15 +379,14 @@ fn read_job(object: Map<String, Value>, received: &Received<'_>, faults: &mut Ve
             (Ok(given), _) => spec.id = Some(given),
         }
     }
-    match fields.take::<String>("scenario") {
-        Some(scenario) => spec.scenario = scenario,
-        None => {
-            if !fields.faults.iter().any(|fault| fault.path == "scenario") {
-                fields.fault("scenario", "missing", "a job needs a scenario, such as 1080p30-h264");
-            }
-        }
-    }
+    let scenario = fields.take::<String>("scenario");
     spec.engine = fields.take("engine").unwrap_or_default();
+    // Given and empty says no more than not given, but to who does nothing with it.
+    let is_missing = scenario.as_ref().is_none_or(|name| name.is_empty() && spec.engine != Engine::Noop);
+    if is_missing && !fields.faults.iter().any(|fault| fault.path == "scenario") {
+        fields.fault("scenario", "missing", "a job needs a scenario, such as 1080p30-h264");
+    }
+    spec.scenario = scenario.unwrap_or_default();
     read_route(&mut spec, &mut fields, received.work);
     spec.input = fields.take("input");
     spec.output = fields.take("output");
@@ -459,10 +458,11 @@ fn read_outputs(values: Vec<Value>, faults: &mut Vec<Fault>) -> Vec<ExtraOutput>
         let mut text = |name: &'static str, what: &str| {
             let before = fields.faults.len();
             let found = fields.take::<String>(name);
-            if found.is_none() && fields.faults.len() == before {
+            let found = found.unwrap_or_default();
+            if found.is_empty() && fields.faults.len() == before {
                 fields.fault(name, "missing", format!("an output needs {what}"));
             }
-            found.unwrap_or_default()
+            found
         };
         let url = text("url", "the address where it goes");
         let scenario = text("scenario", "a scenario, such as 720p30-h264");

@@ -351,3 +351,12 @@ fn what_is_said_of_a_job_is_bounded_however_much_is_wrong_with_it() {
         }
     }
 }
+
+#[test]
+fn an_empty_name_or_address_is_a_missing_one() {
+    let output = |url: &str, scenario: &str| json!({"scenario": "720p30-h264", "output": "/o.mp4", "outputs": [{"url": url, "scenario": scenario}]});
+    assert!(codes(&json!({"scenario": "", "output": "/o.mp4"})).contains(&fault("scenario", "missing")));
+    assert!(codes(&output("", "480p30-h264")).contains(&fault("outputs[0].url", "missing")));
+    assert!(codes(&output("/p.mp4", "")).contains(&fault("outputs[0].scenario", "missing")));
+    assert_eq!(read(&json!({"scenario": "", "engine": "noop"})).map(|spec| spec.scenario), Ok(String::new()));
+}
