@@ -25,7 +25,9 @@ mod presence;
 mod probe;
 mod publish_pool;
 mod publisher;
+mod shallow;
 mod topology;
+mod transport;
 
 pub use batch::{Batch, BatchConsumer};
 pub use channels::AmqpChannel;

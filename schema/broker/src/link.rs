@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use crate::channels::AmqpChannel;
 use crate::deadline::{ANSWER, CLOSE, CONNECT, within};
 use crate::error::BrokerError;
-use crate::probe;
+use crate::{probe, transport};
 
 /// First pause after a failed connection attempt; it doubles up to [`BACKOFF_MAX`], with jitter.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -273,10 +273,8 @@ async fn connect(shared: &Shared, ask_version: bool) -> Result<Arc<Live>, Broker
     let name = &shared.config.name;
     let (uri, tls) = place(&shared.config)?;
     let properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
-    let runtime = lapin::runtime::default_runtime()
-        .map_err(|source| BrokerError::Amqp { doing: "find the Tokio runtime".into(), source })?;
     let (probe_uri, probe_tls) = place(&shared.config)?;
-    let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+    let connecting = transport::connect(uri, properties, tls);
     let (connection, version) =
         tokio::join!(within(CONNECT, || "connect to the AMQP broker".into(), connecting), async {
             if ask_version { probe::server_version(&probe_uri, &probe_tls).await } else { None }

@@ -2,6 +2,7 @@
 //! takes a server down has a stack of its own.
 
 mod batches;
+mod depth;
 mod intake;
 mod outage;
 mod pool;
