@@ -117,7 +117,7 @@ impl Shallow {
         if self.next == Next::Rest {
             // And the frame's end mark.
             self.skip = self.frame_left.saturating_add(1);
-            (self.next, self.frame_left) = (Next::Frame, 0);
+            (self.next, self.frame_left, self.count) = (Next::Frame, 0, 0);
             self.inside.clear();
         }
     }
