@@ -198,6 +198,12 @@ impl Catalog {
             return Err(vec![Fault::new("template", "unknown_template", format!("`{shown}` is no template: {known}"))]);
         };
         let filled = template.filled_in(&given.unwrap_or_else(|| json!({})))?;
+        // Else whoever names a tenant would get what is in another's template.
+        let own = filled.get("tenant").filter(|tenant| !tenant.is_null());
+        if own.is_some() && object.get("tenant").is_some_and(|named| Some(named) != own) {
+            let message = "the template makes jobs of another tenant: leave `tenant` out, or take another template";
+            return Err(vec![Fault::new("tenant", "bad_value", message)]);
+        }
         Ok(merge::job(&filled, &object))
     }
 

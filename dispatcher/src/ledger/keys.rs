@@ -296,7 +296,18 @@ impl Ledger {
     pub async fn revoke_key(&self, reference: &str, actor: &Actor) -> Result<(), KeyError> {
         let found = self.keys_meant(reference, &actor.realm).await?;
         let ids: Vec<Uuid> = found.iter().map(|(id, _)| *id).collect();
-        bounded(async { Ok(self.pool().get().await?.execute(REVOKE, &[&ids]).await?) }).await?;
+        let by_name = found.iter().any(|(_, view)| view.name == reference);
+        bounded(async {
+            let mut client = self.pool().get().await?;
+            let transaction = client.transaction().await?;
+            // Whoever rotates one of them meanwhile is waited for, so that its new key is seen, or waits and finds a void one.
+            for id in &ids {
+                transaction.query(LOCK_OWNER, &[id]).await?;
+            }
+            transaction.execute(if by_name { REVOKE_ALL } else { REVOKE }, &[&ids]).await?;
+            Ok(transaction.commit().await?)
+        })
+        .await?;
         for (_, view) in &found {
             let entry = Entry::new("revoke_key", &view.name).of_tenant(view.tenant.as_deref());
             self.audit(actor, entry.before(json!(view))).await;
@@ -337,7 +348,7 @@ impl Ledger {
             // Whoever rotates at the same time waits here, and then sees this key.
             transaction.query(LOCK_OWNER, &[&id]).await?;
             let row = transaction
-                .query_one(
+                .query_opt(
                     ROTATE,
                     &[
                         &Uuid::now_v7(),
@@ -353,7 +364,8 @@ impl Ledger {
             transaction.commit().await?;
             Ok(row)
         })
-        .await?;
+        .await?
+        .ok_or_else(|| KeyError::Unknown(reference.to_owned()))?;
         let view = key_view(&row)?;
         let entry = Entry::new("rotate_key", &view.name).of_tenant(view.tenant.as_deref());
         let entry = entry.detail(json!({"overlap_secs": overlap.as_secs()}));
@@ -512,6 +524,9 @@ const MEANT: &str = concat!(
 
 const REVOKE: &str = "UPDATE api_key SET revoked_at = now() WHERE id = ANY ($1::uuid[]) AND revoked_at IS NULL";
 
+const REVOKE_ALL: &str = "UPDATE api_key SET revoked_at = now() WHERE revoked_at IS NULL \
+     AND (name, coalesce(tenant, '')) IN (SELECT name, coalesce(tenant, '') FROM api_key WHERE id = ANY ($1::uuid[]))";
+
 const TOUCH: &str = "UPDATE api_key SET last_used_at = now() WHERE id = $1";
 
 const INSERT: &str = concat!(
@@ -536,7 +551,8 @@ const ROTATE: &str = concat!(
         WHERE id IN (SELECT id FROM owned) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())), \
      k AS (INSERT INTO api_key (id, name, prefix, hash, role, tenant, expires_at, scopes, created_by, generation) \
         SELECT $1, name, $3, $4, role, tenant, $5, scopes, $6, (SELECT max(generation) + 1 FROM owned) \
-        FROM api_key WHERE id = $2 RETURNING *) SELECT ",
+        FROM api_key WHERE id = $2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) \
+        RETURNING *) SELECT ",
     key_columns!(),
     " FROM k"
 );

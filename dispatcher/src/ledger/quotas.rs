@@ -212,21 +212,23 @@ const LOCK: &str = "SELECT name, max_queued, max_running, max_cpu_cores, request
 
 /// Waiting jobs of a tenant that count: not chunks, which the ledger makes, and not what is held back before the queue.
 macro_rules! waiting {
-    ($tenant:literal) => {
+    ($tenant:literal, $states:literal) => {
         concat!(
             "(SELECT count(*) FROM job WHERE tenant = ",
             $tenant,
-            " AND state IN ('blocked', 'delayed', 'queued') AND part_of IS NULL \
-              AND (held_by IS NULL OR held_by = 'running'))"
+            " AND state IN (",
+            $states,
+            ") AND part_of IS NULL AND (held_by IS NULL OR held_by = 'running'))"
         )
     };
 }
 
-// What was let go long ago and waits in a queue that nobody serves keeps no room from the others.
+// What was let go long ago and waits in a queue that nobody serves keeps no room from the others. Nor do jobs that wait for
+// others, which may be the very ones that are held back.
 const COUNT: &str = concat!(
     "SELECT t.name, runs.running, runs.cores, gone.let_go, gone.let_go_cores, \
             CASE WHEN t.counts THEN ",
-    waiting!("t.name"),
+    waiting!("t.name", "'delayed', 'queued'"),
     " ELSE 0 END AS waiting, \
             coalesce(extract(epoch FROM tenant.paced_until - clock_timestamp()), 0)::float8 AS ahead_secs, \
             EXISTS (SELECT FROM job WHERE tenant = t.name AND held_by = 'rate') AS paces \
@@ -248,7 +250,7 @@ const PACE: &str = "UPDATE tenant SET paced_until = clock_timestamp() + u.ahead 
 
 const FULL: &str = concat!(
     "SELECT max_queued, ",
-    waiting!("$1::text"),
+    waiting!("$1::text", "'blocked', 'delayed', 'queued'"),
     " AS waiting FROM tenant WHERE name = $1 AND max_queued IS NOT NULL"
 );
 

@@ -86,6 +86,22 @@ fn a_template_is_filled_in_by_variables_and_fields() {
 }
 
 #[test]
+fn nobody_gets_the_template_of_a_tenant_by_naming_another_one() {
+    let acme = catalog(json!({
+        "templates": {"intro": {"job": {"scenario": "720p30-h264", "input": "s3://acme/secret.mov", "tenant": "acme"}}},
+    }))
+    .unwrap();
+    let tenant = |body: Value| asked(&acme, &body).map(|parsed| parsed.spec.tenant);
+    assert_eq!(tenant(json!({"template": "intro"})).unwrap().as_deref(), Some("acme"));
+    assert_eq!(tenant(json!({"template": "intro", "tenant": "acme"})).unwrap().as_deref(), Some("acme"));
+    for other in [json!("other"), Value::Null, json!("")] {
+        let faults = tenant(json!({"template": "intro", "tenant": other})).unwrap_err();
+        assert_eq!((faults[0].path.as_str(), faults.len()), ("tenant", 1), "{faults:?}");
+        assert!(!format!("{faults:?}").contains("acme"), "{faults:?}");
+    }
+}
+
+#[test]
 fn who_has_no_catalog_refuses_what_needs_one() {
     let faults = parse(&Received { body: br#"{"template": "news"}"#, ..Received::default() }).unwrap_err();
     assert!(faults.iter().any(|fault| fault.path == "template" && fault.code == "unknown_field"), "{faults:?}");

@@ -185,7 +185,7 @@ impl Tallies {
     }
 
     /// Counts a new job that is to be recorded in `state`; why it is held back, if it is one too many. One that waits for its time
-    /// or for others is in nobody's way, and only counted.
+    /// is only counted. One that waits for others is not: they may be the ones that would be held back for its sake.
     pub(in crate::ledger) fn take_in(&mut self, tenant: &str, state: State, origin: Origin) -> Option<(Held, String)> {
         let tally = self.0.get_mut(tenant)?;
         let by_amqp = match origin {
@@ -194,11 +194,12 @@ impl Tallies {
         };
         match state {
             State::Queued => tally.take_in(tenant, by_amqp),
-            State::Blocked | State::Delayed => {
+            State::Delayed => {
                 tally.used.waiting += 1;
                 None
             }
-            State::Running
+            State::Blocked
+            | State::Running
             | State::Cancelling
             | State::Completed
             | State::Failed

@@ -44,6 +44,9 @@ pub(in crate::ledger) fn decide(
             }
         }
     }
+    if runs_already(record, &input) {
+        record.facts.state = State::Queued;
+    }
     let turned = turn(record, &input, &happening.evidence, &plan.tallies)
         .or_else(|| unsplittable(record, &input, &happening.evidence));
     let (input, happening) = match &turned {
@@ -93,6 +96,15 @@ pub(in crate::ledger) fn decide(
         },
         splits: record.splits,
     }))
+}
+
+/// Whether a job that is held back runs at the claimer, who began it while no dispatcher answered: what runs goes on.
+fn runs_already(record: &Record, input: &Input) -> bool {
+    let facts = &record.facts;
+    record.held.is_some()
+        && facts.state == State::Delayed
+        && !facts.paused
+        && matches!(input, Input::Claim { running_unanswered: Some(running), .. } if *running == facts.attempt + 1)
 }
 
 /// What a claim becomes that may not be granted: the job is useless by now, cannot be read by this version, or must run alone

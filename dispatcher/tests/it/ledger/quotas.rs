@@ -225,7 +225,15 @@ async fn jobs_that_come_too_fast_over_amqp_are_delayed_and_not_lost() {
     }
     // One whose claim comes before its copy is no way round it.
     let (early, body) = of_tenant("a", None);
-    assert_eq!(Worker::new(&scene, "w").claim(&delivery(Some(early), &body)).await, held_back(early));
+    let worker = Worker::new(&scene, "w");
+    assert_eq!(worker.claim(&delivery(Some(early), &body)).await, held_back(early));
+    // One that a worker began while no dispatcher answered runs already, and goes on.
+    let begun = scene.tenant_jobs("a", &[None]).await.swap_remove(0);
+    assert!(scene.held(begun.0).await.starts_with("delayed rate"));
+    let claim = delivery(Some(begun.0), &begun.1);
+    let reply = worker.claim_as(&claim, |request| request.running_unanswered = Some(1)).await;
+    assert!(matches!(&reply, ClaimReply::Run(grant) if grant.attempt == 1), "{reply:?}");
+    assert_eq!(scene.held(begun.0).await, "running - -");
     scene.tenant("a", "requests_per_sec = 1000").await;
     for id in [jobs[1].0, jobs[2].0, early] {
         scene.until_column(id, "state", "queued").await;
