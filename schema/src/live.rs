@@ -324,8 +324,9 @@ impl LiveAddress {
 
 /// Whether the path of an address, from the host on, is that of a playlist.
 fn is_playlist(rest: &str) -> bool {
-    let path = rest.split(['?', '#']).next().unwrap_or_default();
-    path.len() > ".m3u8".len() && path.to_ascii_lowercase().ends_with(".m3u8")
+    let place = rest.split(['?', '#']).next().unwrap_or_default();
+    // A host may be called so too, and is no playlist.
+    place.split_once('/').is_some_and(|(_, path)| path.to_ascii_lowercase().ends_with(".m3u8"))
 }
 
 fn bracketed(host: &str) -> String {
@@ -475,6 +476,7 @@ mod tests {
         assert!(LiveAddress::is_named_by("https://h/a/live.M3U8?sig=1", Use::Input));
         assert!(!LiveAddress::is_named_by("https://h/a/live.m3u8", Use::Output));
         assert!(!LiveAddress::is_named_by("https://h/a.mp4?x=.m3u8", Use::Input));
+        assert!(!LiveAddress::is_named_by("https://host.m3u8?sig=1", Use::Input), "a host");
         assert_eq!(parse("https://h/a/live.m3u8?sig=1").port, 443);
     }
 
