@@ -136,10 +136,11 @@ impl LiveAddress {
                 "`{shown}` has no live protocol: rtmp, rtmps, srt or an HLS playlist is expected"
             )));
         };
-        if address.len() > ADDRESS_BYTES {
-            let message = format!("a live address has at most {ADDRESS_BYTES} bytes");
-            return Err(BadLocation { code: "too_long", message });
-        }
+        let fits = |length: usize| {
+            let message = format!("a live address has at most {ADDRESS_BYTES} bytes, its port among them");
+            if length <= ADDRESS_BYTES { Ok(()) } else { Err(BadLocation { code: "too_long", message }) }
+        };
+        fits(address.len())?;
         // Nothing here may be a quote, a separator or an escape where FFmpeg takes lists of outputs and options.
         if let Some(odd) = rest.chars().find(|c| !c.is_ascii_alphanumeric() && !"-._~:/?@!$&*+,;=%[]".contains(*c)) {
             return Err(bad(format!("`{shown}` has {odd:?} in it: write it as %{:02X}", u32::from(odd))));
@@ -162,6 +163,8 @@ impl LiveAddress {
             return Err(bad(format!("`{shown}` names no port: srt://host:port is expected")));
         };
         let live = LiveAddress { protocol, host, port, user, path: path.to_owned(), query };
+        // Written out it has its port: whoever is handed that must be able to read it.
+        fits(live.url().len())?;
         live.check(&shown)?;
         Ok(live)
     }
@@ -477,6 +480,9 @@ mod tests {
         assert!(!LiveAddress::is_named_by("https://h/a/live.m3u8", Use::Output));
         assert!(!LiveAddress::is_named_by("https://h/a.mp4?x=.m3u8", Use::Input));
         assert!(!LiveAddress::is_named_by("https://host.m3u8?sig=1", Use::Input), "a host");
+        let long = |bytes: usize| format!("https://h/{}.m3u8", "a".repeat(bytes - "https://h/.m3u8".len()));
+        assert_eq!(parse(&long(ADDRESS_BYTES - ":443".len())).url().len(), ADDRESS_BYTES);
+        assert_eq!(LiveAddress::parse(&long(ADDRESS_BYTES)).map_err(|bad| bad.code), Err("too_long"));
         assert_eq!(parse("https://h/a/live.m3u8?sig=1").port, 443);
     }
 

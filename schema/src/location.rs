@@ -312,8 +312,10 @@ pub fn redact(text: &str) -> String {
             cleaned.push_str("***@");
         }
         let key = || {
-            let path = url.find('/').filter(|_| is_rtmp)?;
-            url[path + 1..].find('/').map(|app| path + app + 2).filter(|key| *key < url.len())
+            // A slash of the query is none of the path.
+            let place = url.split('?').next().unwrap_or_default();
+            let path = place.find('/').filter(|_| is_rtmp)?;
+            place[path + 1..].find('/').map(|app| path + app + 2).filter(|key| *key < url.len())
         };
         if let Some(key) = key() {
             cleaned.push_str(&url[host..key]);
@@ -425,6 +427,8 @@ mod tests {
             redact("[f=flv]rtmp://h/app/key|[f=flv]RTMPS://i/app/x?y=z end"),
             "[f=flv]rtmp://h/app/***RTMPS://i/app/*** end"
         );
+        assert_eq!(redact("rtmp://h/app?token=hun/ter2/x"), "rtmp://h/app?***");
+        assert_eq!(redact("rtmp://h?token=hun/ter2/x"), "rtmp://h?***");
         assert_eq!(redact("no url here"), "no url here");
         for secret in ["https://b/it's/x.mp4?name='a.mp4'&sig=hunter2", "'https://b/x?sig=hunter2': reset by peer"] {
             assert!(!redact(secret).contains("hunter2"), "{}", redact(secret));

@@ -29,7 +29,8 @@ pub fn location(data: &[u8]) {
                 let again = Location::parse(&live.url(), purpose).expect("an address is read from what it says");
                 assert_eq!(again, Location::Live(live.clone()));
                 let _ = (live.srt_uri(None), live.dialled(None), live.in_clear(), live.rtmp_server());
-                let shown = live.to_string();
+                // What stands for a secret may look like a part of one.
+                let shown = live.to_string().replace("***", " ");
                 // A short text may stand anywhere, and one that stands twice may stand where nothing is secret too.
                 let whole = live.url();
                 let stands_once = |secret: &&String| secret.len() >= 8 && whole.matches(secret.as_str()).count() == 1;
