@@ -2,7 +2,7 @@
 //!
 //! The way of a delivery: [`slots`] make room, the broker's intake hands one over, [`claims`] ask the ledger, the
 //! [`workshop`] runs the tool in its [`cage`] and publishes the output (remote ends through the [`store`], chunks of long
-//! ones through [`chunks`], recordings through [`pieces`]), [`events`] reports the end, and [`carrier`], which holds these
+//! ones through [`chunks`], recordings through `pieces`), [`events`] reports the end, and [`carrier`], which holds these
 //! steps together, acknowledges. [`preempt`] makes room for live jobs. Beside it [`heartbeat`] renews the leases that
 //! [`attempts`] knows, [`control`] obeys the dispatchers, and [`service`] starts everything and, through the stages of
 //! [`drain`], stops it.
