@@ -19,6 +19,7 @@ mod disk;
 mod error;
 mod home;
 mod nats;
+mod old_tls;
 mod ports;
 mod postgres;
 mod programs;
@@ -38,6 +39,7 @@ use std::{
 pub use disk::SmallDisk;
 pub use error::StackError;
 pub use nats::Nats;
+pub use old_tls::{hello_of_tls_1_1, refuses_the_version};
 pub use ports::free_port;
 pub use postgres::Postgres;
 pub use rabbit::Rabbit;

@@ -185,7 +185,7 @@ fn a_live_job_s_tool_goes_where_it_was_told_and_nowhere_else() {
     }
 }
 
-/// What the bars cost, for `docs/sandbox.md`: `cargo test --release -p ffpool-worker --lib what_the_bars_cost -- --ignored --nocapture`.
+/// What the bars cost, for `docs/sandbox.md`: `cargo test -p ffpool-worker --lib what_the_bars_cost -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement, which nothing is judged by"]
 fn what_the_bars_cost() {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ffpool_dispatcher::api::{ClientRole, ClientRoles, Limits};
 use ffpool_runtime::tls::{Authority, Automatic, ServerTls, Source, Wanted, facts, write_over};
+use ffpool_stack::{hello_of_tls_1_1, refuses_the_version};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -77,14 +78,11 @@ async fn the_api_makes_its_own_certificate_and_is_heard_over_tls_alone() {
     assert!(said.contains("UnknownIssuer"), "{said}");
 
     // TLS 1.1 is the best that this client offers.
-    let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 2];
-    hello.extend([7; 32]);
-    hello.extend([0, 0, 2, 0, 0x2f, 1, 0]);
     let mut socket = TcpStream::connect(place).await.unwrap();
-    socket.write_all(&hello).await.unwrap();
+    socket.write_all(&hello_of_tls_1_1()).await.unwrap();
     let mut alert = Vec::new();
     socket.read_to_end(&mut alert).await.unwrap();
-    assert_eq!((alert[0], alert[5]), (21, 2), "a fatal alert: {alert:?}");
+    assert!(!alert.is_empty() && refuses_the_version(&alert), "a fatal alert: {alert:?}");
 
     let plain = reqwest::get(format!("http://{place}/health")).await.unwrap();
     assert_eq!(plain.status(), 400);

@@ -78,7 +78,7 @@ async fn a_tenant_has_no_more_running_than_it_may_and_the_next_goes_on_by_itself
     }
     for (id, body) in &jobs[2..] {
         assert_eq!(worker.claim(&delivery(Some(*id), body)).await, held_back(*id));
-        assert_eq!(scene.held(*id).await, "delayed running tenant a has 2 jobs running and may have 2");
+        assert_eq!(scene.held(*id).await, "delayed running tenant a has 2 jobs running and may have 2 (max_running)");
         assert_eq!(worker.claim(&delivery(Some(*id), body)).await, held_back(*id), "a copy that was on its way");
     }
     let (_, told) = api(&dispatcher, "GET", &format!("/v1/jobs/{}/explain", jobs[2].0), None).await;
@@ -183,7 +183,7 @@ async fn one_too_many_to_wait_is_refused_over_http_and_held_back_over_amqp() {
     let worker = Worker::new(&scene, "w");
     let jobs = scene.tenant_jobs("a", &[None; 3]).await;
     assert_eq!(scene.held(jobs[1].0).await, "queued - -");
-    assert_eq!(scene.held(jobs[2].0).await, "delayed queued tenant a has 2 jobs waiting and may have 2");
+    assert_eq!(scene.held(jobs[2].0).await, "delayed queued tenant a has 2 jobs waiting and may have 2 (max_queued)");
     assert_eq!(worker.claim(&delivery(Some(jobs[2].0), &jobs[2].1)).await, held_back(jobs[2].0));
 
     let (id, body) = of_tenant("a", None);

@@ -5,7 +5,7 @@ use std::path::Path;
 use ffpool_dispatcher::ledger::{Ledger, LedgerSettings, Policy};
 use ffpool_runtime::tls::{Authority, Wanted, database_way, write_over};
 use ffpool_schema::retry::Backoff;
-use ffpool_stack::Tls;
+use ffpool_stack::{Tls, hello_of_tls_1_1, refuses_the_version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -35,7 +35,7 @@ fn client(authority: &Authority, folder: &Path, life: Duration) -> String {
 
 /// Connects as the ledger does.
 async fn attempt(url: &str) -> Result<(), String> {
-    let way = database_way(url).map_err(|error| error.to_string())?;
+    let way = database_way("FFPOOL_DATABASE_URL", url).map_err(|error| error.to_string())?;
     let config: tokio_postgres::Config = way.url.parse().unwrap();
     let said = |error: tokio_postgres::Error| ffpool_runtime::settings::chain(&error);
     let Some(tls) = way.tls else { return config.connect(NoTls).await.map(drop).map_err(said) };
@@ -96,13 +96,10 @@ async fn a_ledger_behind_tls_opens_with_the_right_certificates_only() {
     let mut socket = TcpStream::connect(stack.postgres.address()).await.unwrap();
     socket.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await.unwrap();
     assert_eq!(socket.read_u8().await.unwrap(), b'S');
-    let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 2];
-    hello.extend([7; 32]);
-    hello.extend([0, 0, 2, 0, 0x2f, 1, 0]);
-    socket.write_all(&hello).await.unwrap();
+    socket.write_all(&hello_of_tls_1_1()).await.unwrap();
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer).await;
-    assert_ne!(answer.first(), Some(&22), "a handshake: {answer:?}");
+    assert!(refuses_the_version(&answer), "{answer:?}");
     drop(stack);
 
     let late = start(Duration::ZERO);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ffpool_broker::Signals;
 use ffpool_runtime::tls::{Authority, Wanted, write_over};
-use ffpool_stack::{StackBuilder, Tls};
+use ffpool_stack::{StackBuilder, Tls, hello_of_tls_1_1, refuses_the_version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -94,14 +94,11 @@ async fn refused_when_over<F: Future<Output = Result<(), String>>>(attempt: impl
 
 /// Offers TLS 1.1 at best, and expects no handshake to come of it.
 async fn refuses_old_tls(mut socket: TcpStream) {
-    let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 2];
-    hello.extend([7; 32]);
-    hello.extend([0, 0, 2, 0, 0x2f, 1, 0]);
-    socket.write_all(&hello).await.unwrap();
+    socket.write_all(&hello_of_tls_1_1()).await.unwrap();
     let mut answer = Vec::new();
     // A server may also close at once.
     let _ = soon("the server answers an old client", socket.read_to_end(&mut answer)).await;
-    assert_ne!(answer.first(), Some(&22), "a handshake: {answer:?}");
+    assert!(refuses_the_version(&answer), "{answer:?}");
 }
 
 fn start(builder: StackBuilder) -> Stack {
