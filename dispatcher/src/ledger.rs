@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
+use ffpool_runtime::tls::{Server, warn_of_plain_links};
 use ffpool_schema::api::Submitted;
 use ffpool_schema::catalog::Catalog;
 use ffpool_schema::cost::Prices;
@@ -73,6 +74,10 @@ use effects::Outlets;
 use queues::PausedQueues;
 use quotas::TenantRates;
 use writer::{Ask, Writer};
+
+/// Settings that have addresses of Postgres.
+const DATABASE_URL: &str = "FFPOOL_DATABASE_URL";
+const MIGRATION_DATABASE_URL: &str = "FFPOOL_MIGRATION_DATABASE_URL";
 
 /// Writers of one dispatcher: while one waits for the disk, the other decides.
 const WRITERS: usize = 2;
@@ -215,9 +220,13 @@ impl Ledger {
     /// # Errors
     /// When a URL or the tables cannot be used.
     pub async fn migrate(settings: &LedgerSettings) -> anyhow::Result<()> {
-        let runner = connect::place(&settings.database_url, connect::Purpose::Write)?;
-        let owner = settings.migration_url.as_deref();
-        let owner = owner.map(|url| connect::place(url, connect::Purpose::Write)).transpose()?;
+        warn_of_plain_links(&[(DATABASE_URL, Server::Postgres, &settings.database_url)]);
+        let runner = connect::place(DATABASE_URL, &settings.database_url, connect::Purpose::Write)?;
+        let owner = settings.migration_url.as_deref().map(|url| {
+            warn_of_plain_links(&[(MIGRATION_DATABASE_URL, Server::Postgres, url)]);
+            connect::place(MIGRATION_DATABASE_URL, url, connect::Purpose::Write)
+        });
+        let owner = owner.transpose()?;
         tables::prepare(&runner, owner.as_ref()).await
     }
 
@@ -226,8 +235,8 @@ impl Ledger {
     /// # Errors
     /// When the URL or the tables cannot be used.
     pub async fn open(settings: &LedgerSettings) -> anyhow::Result<Ledger> {
-        let for_reads = connect::place(&settings.database_url, connect::Purpose::Read)?;
-        let for_writes = connect::place(&settings.database_url, connect::Purpose::Write)?;
+        let for_reads = connect::place(DATABASE_URL, &settings.database_url, connect::Purpose::Read)?;
+        let for_writes = connect::place(DATABASE_URL, &settings.database_url, connect::Purpose::Write)?;
         Ledger::migrate(settings).await?;
         let (publish, to_publish) = mpsc::channel(effects::MAX_TO_PUBLISH);
         let (families, relatives) = mpsc::channel(effects::MAX_RELATIVES);

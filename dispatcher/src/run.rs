@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Publisher, Signals, declare_topology};
 use ffpool_runtime::metrics::Exposition;
+use ffpool_runtime::tls::{Server, warn_of_plain_links};
 use ffpool_schema::topology::Topology;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -60,10 +61,9 @@ impl Dispatcher {
     /// # Errors
     /// When a setting, an address or what stands on a server cannot be used.
     pub async fn start(settings: &Settings, exposition: Option<Exposition>) -> anyhow::Result<Dispatcher> {
-        ffpool_runtime::tls::warn_of_plain_links(&[
-            ("FFPOOL_AMQP_URL", &settings.amqp_url),
-            ("FFPOOL_NATS_URL", &settings.nats_url),
-            ("FFPOOL_DATABASE_URL", &settings.database_url),
+        warn_of_plain_links(&[
+            ("FFPOOL_AMQP_URL", Server::Amqp, &settings.amqp_url),
+            ("FFPOOL_NATS_URL", Server::Nats, &settings.nats_url),
         ]);
         let api = bind(settings.api.api_addr, "the API").await?;
         let metrics = match &exposition {

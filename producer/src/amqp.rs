@@ -62,7 +62,7 @@ impl ProduceError {
             }
             ProduceError::Publish { source, .. } => match source {
                 PublishError::Unroutable { .. } => {
-                    "Start a worker of the job's pool, which declares its queues, or choose another pool."
+                    "Name the job's pool in the dispatcher's FFPOOL_POOLS, so that it declares its queues, or choose another pool."
                 }
                 PublishError::Rejected { .. } => {
                     "Start a dispatcher, which declares the exchanges, and check the account's write permission."

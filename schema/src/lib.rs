@@ -29,6 +29,7 @@ pub mod message;
 pub mod metrics;
 pub mod migrations;
 pub mod parse;
+pub mod percent;
 pub mod plan;
 pub mod playlist;
 pub mod probe;

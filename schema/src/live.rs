@@ -315,7 +315,7 @@ impl LiveAddress {
             for (_, value) in values {
                 secrets.push(value.to_owned());
                 // As whoever decodes it says it.
-                secrets.extend(crate::scenario::percent_decoded(value));
+                secrets.extend(crate::percent::strictly_decoded(value));
             }
         }
         secrets.retain(|secret| !secret.is_empty());

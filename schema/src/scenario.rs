@@ -22,6 +22,7 @@ use crate::encode::{
 use crate::job::{Engine, JobSpec, Parameters};
 use crate::location::{Location, Use};
 use crate::parse::Fault;
+use crate::percent;
 
 use checks::{Checks, check_ordinary};
 pub use checks::{check, presets};
@@ -49,26 +50,7 @@ pub fn path_of(address: &str) -> Option<String> {
     if !path.starts_with('/') {
         return None;
     }
-    percent_decoded(path)
-}
-
-/// A text without its percent signs; `None`: it is not well formed, or no text then.
-pub(crate) fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut left = text.as_bytes();
-    while let [first, tail @ ..] = left {
-        if *first == b'%' {
-            // `from_str_radix` would take a sign.
-            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
-            let are_digits = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-            bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| are_digits)?);
-            left = &tail[2..];
-        } else {
-            bytes.push(*first);
-            left = tail;
-        }
-    }
-    String::from_utf8(bytes).ok()
+    percent::strictly_decoded(path)
 }
 
 /// The encode of a job that passed [`check`]. `None` for the `noop` engine.

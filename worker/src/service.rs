@@ -15,6 +15,7 @@ use std::time::Duration;
 use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Delivery, Intake, Publisher, Signals, declare_topology};
 use ffpool_runtime::metrics::Exposition;
 use ffpool_runtime::settings::chain;
+use ffpool_runtime::tls::{Server, warn_of_plain_links};
 use ffpool_schema::encode::Encoder;
 use ffpool_schema::id::Incarnation;
 use ffpool_schema::job::{Pool, Queue};
@@ -116,9 +117,9 @@ impl Worker {
 
         let me = Sender { worker: settings.worker_id.clone(), incarnation: Incarnation(Uuid::now_v7()) };
         let signals = Signals::open(&settings.nats_url, &format!("{} signals", me.worker)).await?;
-        ffpool_runtime::tls::warn_of_plain_links(&[
-            ("FFPOOL_AMQP_URL", &settings.amqp_url),
-            ("FFPOOL_NATS_URL", &settings.nats_url),
+        warn_of_plain_links(&[
+            ("FFPOOL_AMQP_URL", Server::Amqp, &settings.amqp_url),
+            ("FFPOOL_NATS_URL", Server::Nats, &settings.nats_url),
         ]);
         let amqp = |part| AmqpConfig::new(&settings.amqp_url, format!("{} {part}", me.worker));
         let link = AmqpLink::open(amqp("intake"));

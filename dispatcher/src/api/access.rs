@@ -85,8 +85,8 @@ async fn authorise(app: &App, needs: Needs, shown: &Shown<'_>, whose: &mut Whose
     if let Some(certificate) = shown.certificate.filter(|_| !carries_key(shown.headers)) {
         *whose = Whose::Certificate(certificate.name.clone());
         let caller = by_certificate(certificate, shown.from)?;
-        permit(&caller, needs)?;
         app.throttle.known(&app.ledger, &caller)?;
+        permit(&caller, needs)?;
         return Ok(caller);
     }
     let key = presented_key(shown.headers)?;

@@ -106,6 +106,10 @@ pub(super) async fn receive(
             },
             _ = sweep.tick() => guests.sweep(Instant::now()),
             Some(_) = connections.join_next() => {}
+            // It looks for ever, until it is dropped with this function.
+            Some(ended) = keepers.join_next() => {
+                tracing::error!(?ended, "certificates are not looked at any more: start the dispatcher again before they end");
+            }
         }
     }
     drop(listener);

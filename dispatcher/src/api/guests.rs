@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use ffpool_schema::metrics::{API_CONNECTIONS, API_CONNECTIONS_CUT};
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::Origin;
+
 /// How many may be connected, and for how long without asking for anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -153,7 +155,7 @@ impl Reason {
 }
 
 struct Place {
-    share: IpAddr,
+    share: Origin,
     activity: Arc<Activity>,
     cut: CancellationToken,
 }
@@ -162,7 +164,7 @@ struct Place {
 struct Room {
     next: u64,
     places: HashMap<u64, Place>,
-    shares: HashMap<IpAddr, usize>,
+    shares: HashMap<Origin, usize>,
 }
 
 impl Room {
@@ -178,7 +180,7 @@ impl Room {
     }
 
     /// Ends the one that has waited longest, of those that `share` has or of all. Whether there is room then.
-    fn make_room(&mut self, share: Option<IpAddr>, reason: Reason) -> bool {
+    fn make_room(&mut self, share: Option<Origin>, reason: Reason) -> bool {
         let waiting = self.places.iter().filter(|(_, place)| share.is_none_or(|share| place.share == share));
         let waiting = waiting.filter_map(|(number, place)| {
             let (phase, since) = place.activity.phase();
@@ -221,7 +223,7 @@ impl Guests {
 
     /// A place for a connection from `address`, if need be that of one which only waits.
     pub(crate) fn admit(&self, address: IpAddr) -> Result<Guest, Reason> {
-        let share = share_of(address);
+        let share = Origin::of(address);
         let mut room = locked(&self.room);
         let taken = room.shares.get(&share).copied().unwrap_or(0);
         if taken >= self.limits.per_address && !room.make_room(Some(share), Reason::Share) {
@@ -280,14 +282,6 @@ fn tell(room: &Room) {
 
 fn locked(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
     room.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What counts as one address.
-fn share_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-    }
 }
 
 #[cfg(test)]

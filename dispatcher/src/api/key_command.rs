@@ -95,15 +95,15 @@ impl KeyCommand {
 
 async fn list(ledger: &Ledger) -> Result<String, KeyError> {
     let mut table = format!(
-        "{:<24} {:<10} {:<10} {:<16} {:<16} {:<20} {}\n",
+        "{:<24} {:<28} {:<10} {:<16} {:<16} {:<20} {}\n",
         "NAME", "ROLE", "PREFIX", "TENANT", "STATE", "EXPIRES", "LAST USED"
     );
     let told = |at: Option<Timestamp>| at.map_or_else(|| "never".to_owned(), |at| format!("{at:.0}"));
     for key in ledger.keys(&Realm::Pool).await? {
         let tenant = key.tenant.as_deref().unwrap_or("-");
-        let (role, state) = (key.role.as_str(), key.state.as_str());
+        let (role, state) = (key.rights(), key.state.as_str());
         let (expires, used) = (told(key.expires_at), told(key.last_used_at));
-        writeln!(table, "{:<24} {role:<10} {:<10} {tenant:<16} {state:<16} {expires:<20} {used}", key.name, key.prefix)
+        writeln!(table, "{:<24} {role:<28} {:<10} {tenant:<16} {state:<16} {expires:<20} {used}", key.name, key.prefix)
             .expect("a text takes more text");
     }
     Ok(table)

@@ -3,7 +3,8 @@
 //! Requests by address have a bucket, probes of health another, so that neither starves the other. Keys that are not known have
 //! a stricter one, by address: when it is empty, only keys that were good lately are looked up.
 //!
-//! Invariant: what is refused here costs no question to the ledger, and what is remembered has a bound.
+//! Invariant: what is refused by address, or for keys that are not known, costs no question to the ledger, and what is remembered
+//! has a bound. Whose a key is has to be looked up before its own limit and its tenant's are.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hash};

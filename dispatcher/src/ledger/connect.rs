@@ -52,14 +52,14 @@ impl Place {
     }
 }
 
-/// The way to Postgres for `purpose`, from the database's URL.
-pub(super) fn place(url: &str, purpose: Purpose) -> anyhow::Result<Place> {
-    let way = database_way(url)?;
+/// The way to Postgres for `purpose`, from the URL in `setting`.
+pub(super) fn place(setting: &str, url: &str, purpose: Purpose) -> anyhow::Result<Place> {
+    let way = database_way(setting, url)?;
     let tls = match way.tls {
         Some(tls) => rustls::ClientConfig::clone(&tls),
         None => nothing_trusted()?,
     };
-    Ok(Place { config: config(&way.url, purpose)?, tls: MakeRustlsConnect::new(tls) })
+    Ok(Place { config: config(setting, &way.url, purpose)?, tls: MakeRustlsConnect::new(tls) })
 }
 
 /// For connections without TLS: if one came to use it all the same, it would trust nobody.
@@ -71,9 +71,9 @@ fn nothing_trusted() -> anyhow::Result<rustls::ClientConfig> {
         .with_no_client_auth())
 }
 
-/// The settings of a connection for `purpose`, from the database's URL.
-fn config(url: &str, purpose: Purpose) -> anyhow::Result<Config> {
-    let mut config: Config = url.parse().context("FFPOOL_DATABASE_URL cannot be read")?;
+/// The settings of a connection for `purpose`, from the URL in `setting`.
+fn config(setting: &str, url: &str, purpose: Purpose) -> anyhow::Result<Config> {
+    let mut config: Config = url.parse().with_context(|| format!("{setting} cannot be read"))?;
     let (statement_ms, planner) = match purpose {
         Purpose::Read => (READ_STATEMENT_MS, ""),
         Purpose::Write => (WRITE_STATEMENT_MS, WRITE_PLANNER),
@@ -84,7 +84,7 @@ fn config(url: &str, purpose: Purpose) -> anyhow::Result<Config> {
     );
     anyhow::ensure!(
         config.get_target_session_attrs() != TargetSessionAttrs::ReadOnly,
-        "FFPOOL_DATABASE_URL asks for a server that is read-only; the ledger needs one that takes writes"
+        "{setting} asks for a server that is read-only; the ledger needs one that takes writes"
     );
     let hosts = config.get_hosts().len();
     config
@@ -173,12 +173,17 @@ mod tests {
 
     #[test]
     fn of_several_servers_each_is_tried_in_time_and_only_one_that_takes_writes_will_do() {
-        let one = config("postgres://ffpool@a/ffpool", Purpose::Write).unwrap();
+        let one = config(super::super::DATABASE_URL, "postgres://ffpool@a/ffpool", Purpose::Write).unwrap();
         assert_eq!(one.get_connect_timeout(), Some(&CONNECT));
         assert_eq!(one.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
         assert_eq!(one.get_load_balance_hosts(), LoadBalanceHosts::Disable);
 
-        let several = config("postgres://ffpool@a:1,b:2,c:3/ffpool?target_session_attrs=any", Purpose::Read).unwrap();
+        let several = config(
+            super::super::DATABASE_URL,
+            "postgres://ffpool@a:1,b:2,c:3/ffpool?target_session_attrs=any",
+            Purpose::Read,
+        )
+        .unwrap();
         assert!(*several.get_connect_timeout().unwrap() * 3 < CONNECT);
         assert_eq!(several.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
         assert_eq!(several.get_load_balance_hosts(), LoadBalanceHosts::Random);
@@ -186,7 +191,12 @@ mod tests {
 
     #[test]
     fn a_url_that_wants_a_standby_is_refused() {
-        let error = config("postgres://ffpool@a/ffpool?target_session_attrs=read-only", Purpose::Write).unwrap_err();
+        let error = config(
+            super::super::DATABASE_URL,
+            "postgres://ffpool@a/ffpool?target_session_attrs=read-only",
+            Purpose::Write,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("takes writes"), "{error}");
     }
 }

@@ -29,7 +29,7 @@ impl Recurrence {
             format!("`{cron}` is no cron expression ({error}): five fields are expected, minute, hour, day, month and day of the week, such as `30 2 * * mon-fri`")
         })?;
         let zone = TimeZone::get(zone).map_err(|_| {
-            format!("`{zone}` is no time zone known here: a name such as Europe/Berlin or UTC is expected (the dispatcher's machine needs the package tzdata)")
+            format!("`{zone}` is no time zone known here: a name such as Europe/Berlin or UTC is expected")
         })?;
         Ok(Recurrence { cron: parsed, zone })
     }

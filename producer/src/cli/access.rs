@@ -240,14 +240,10 @@ pub(crate) async fn tenants(context: &Context, command: Tenants) -> Result<Exit,
 
 fn key_table(keys: &[KeyView]) -> String {
     let rows = keys.iter().map(|key| {
-        let rights = key.scopes.as_ref().map(|scopes| {
-            let names: Vec<&str> = scopes.iter().map(|right| right.as_str()).collect();
-            format!("{} ({})", key.role, names.join(", "))
-        });
         [
             key.name.clone(),
             key.prefix.clone(),
-            rights.unwrap_or_else(|| key.role.to_string()),
+            key.rights(),
             or_dash(key.tenant.clone()),
             key.state.as_str().to_owned(),
             key.expires_at.map_or("never".to_owned(), format::clock),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing that is there is written over unless it is asked for, and never an authority.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -94,21 +95,34 @@ fn init(folder: &Path, name: &str) -> Result<PathBuf, Trouble> {
     Ok(authority.path().to_owned())
 }
 
+/// What went wrong, and what helps where it was a file of this kind of trouble.
+fn advised(error: &TlsError, kind: ErrorKind, next: &'static str) -> Trouble {
+    let is_meant = match error {
+        TlsError::Read { source, .. } | TlsError::Write { source, .. } => source.kind() == kind,
+        TlsError::Unusable { .. } | TlsError::Make { .. } => false,
+    };
+    if is_meant { trouble(error).next(next) } else { trouble(error) }
+}
+
 fn issue(wanted: &Issue) -> Result<Vec<PathBuf>, Trouble> {
     let authority = Authority::open(&wanted.folder)
-        .map_err(|error| trouble(&error).next("`ffpool certs init` makes an authority."))?;
+        .map_err(|error| advised(&error, ErrorKind::NotFound, "`ffpool certs init` makes an authority."))?;
     let every = || SERVERS.into_iter().chain(CLIENTS).map(str::to_owned).collect();
     let parts: Vec<String> = if wanted.parts.is_empty() { every() } else { wanted.parts.clone() };
     let mut files = Vec::new();
     for part in &parts {
         if part.starts_with('.') || part.contains('/') || part == "ca" || part == "ca-key" {
-            return Err(Trouble::usage(format!("`{part}` cannot be the name of a certificate's file")));
+            return Err(Trouble::usage(format!(
+                "`{part}` cannot be the name of a certificate's file: take one without `/`, that begins with no dot and is not ca or ca-key"
+            )));
         }
         let file = wanted.folder.join(format!("{part}.pem"));
         let issued = authority.issue(&for_part(part, wanted)).map_err(|error| trouble(&error))?;
         let content = format!("{}{}", issued.certificate, issued.key);
         let written = if wanted.renew { write_over(&file, &content, true) } else { write_new(&file, &content, true) };
-        written.map_err(|error| trouble(&error).next("A certificate that is there is replaced by --renew."))?;
+        written.map_err(|error| {
+            advised(&error, ErrorKind::AlreadyExists, "A certificate that is there is replaced by --renew.")
+        })?;
         files.push(file);
     }
     Ok(files)

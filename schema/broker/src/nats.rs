@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, ServerAddr, Subscriber};
+use ffpool_schema::percent;
 use ffpool_schema::subjects::inbox;
 use futures_util::StreamExt;
 use serde::Serialize;
@@ -429,7 +430,7 @@ fn file_in(url: &str, name: &str) -> Result<Option<PathBuf>, BrokerError> {
     else {
         return Ok(None);
     };
-    let path = PathBuf::from(percent_decoded(path));
+    let path = PathBuf::from(percent::decoded(path));
     match std::fs::File::open(&path) {
         Ok(_) => Ok(Some(path)),
         Err(error) => Err(BrokerError::Url { reason: format!("{name}={}: {error}", path.display()) }),
@@ -444,26 +445,13 @@ fn with_credentials(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectO
     };
     match server.password() {
         Some(password) => {
-            let user = percent_decoded(user);
+            let user = percent::decoded(user);
             // The server may let this login hear its own answers only.
             let options = options.custom_inbox_prefix(inbox(Some(&user)));
-            options.user_and_password(user, percent_decoded(password))
+            options.user_and_password(user, percent::decoded(password))
         }
-        None => options.token(percent_decoded(user)),
+        None => options.token(percent::decoded(user)),
     }
-}
-
-/// `p@ss` of `p%40ss`. What is no escape stays as it is.
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut left = text.as_bytes();
-    while let [first, tail @ ..] = left {
-        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let escaped = digits.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(escaped.unwrap_or(*first));
-        left = if escaped.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn report(event: &Event, counts: &Counts) {
@@ -498,13 +486,6 @@ fn report(event: &Event, counts: &Counts) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_password_in_an_address_is_decoded() {
-        for (text, decoded) in [("plain", "plain"), ("p%40ss%2fw", "p@ss/w"), ("100%", "100%"), ("%zz%4", "%zz%4")] {
-            assert_eq!(percent_decoded(text), decoded);
-        }
-    }
 
     #[tokio::test]
     async fn a_file_that_an_address_names_has_to_be_there() {

@@ -19,7 +19,7 @@ pub use authority::{Authority, Issued, Wanted};
 pub use automatic::{Automatic, own_names, state_directory};
 use certificate::now;
 pub use certificate::{Facts, Name, NameKind, facts, facts_in, is_key_alone, names};
-pub use client::{DatabaseWay, client_config, database_way, warn_of_plain_links};
+pub use client::{DatabaseWay, Server, client_config, database_way, stays_here, warn_of_plain_links};
 pub use files::{write_new, write_over};
 pub use server::{ServerTls, Source};
 

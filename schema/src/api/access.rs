@@ -68,6 +68,16 @@ pub struct KeyView {
     pub last_used_at: Option<Timestamp>,
 }
 
+impl KeyView {
+    /// What it may do: its role, and in brackets the rights of it that it has where these are fewer.
+    #[must_use]
+    pub fn rights(&self) -> String {
+        let Some(scopes) = &self.scopes else { return self.role.to_string() };
+        let names: Vec<&str> = scopes.iter().map(|right| right.as_str()).collect();
+        format!("{} ({})", self.role, names.join(", "))
+    }
+}
+
 /// Body of `POST /v1/keys`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -92,7 +92,7 @@ impl Tally {
         if let Some(max) = quota.max_running
             && used.running >= max
         {
-            return Some(format!("tenant {tenant} has {} jobs running and may have {max}", used.running));
+            return Some(format!("tenant {tenant} has {} jobs running and may have {max} (max_running)", used.running));
         }
         let max = quota.max_cores.filter(|max| used.cores + cores > max + HAIR)?;
         Some(if cores > max + HAIR {
@@ -108,7 +108,7 @@ impl Tally {
         if let Some(max) = self.quota.max_queued
             && self.used.waiting >= max
         {
-            let why = format!("tenant {tenant} has {} jobs waiting and may have {max}", self.used.waiting);
+            let why = format!("tenant {tenant} has {} jobs waiting and may have {max} (max_queued)", self.used.waiting);
             return Some((Held::Queued, why));
         }
         if by_amqp
@@ -225,7 +225,7 @@ mod tests {
             tallies.started(Some("a"), 1.0);
         }
         let why = tallies.refuses_start(Some("a"), 1.0).expect("one too many");
-        assert_eq!(why, "tenant a has 2 jobs running and may have 2");
+        assert_eq!(why, "tenant a has 2 jobs running and may have 2 (max_running)");
         assert_eq!(tallies.refuses_start(Some("b"), 1.0), None, "another tenant");
         assert_eq!(tallies.refuses_start(None, 1.0), None, "no tenant");
         tallies.ended(Some("a"), 1.0);

@@ -1,6 +1,7 @@
 //! The dispatcher's API: reachable, key accepted, every part ready, somebody there to do the work.
 
 use ffpool::{ApiError, Client, JobFilter};
+use ffpool_runtime::tls::stays_here;
 use ffpool_schema::api::WorkerView;
 use ffpool_schema::message::WorkerState;
 use jiff::Timestamp;
@@ -44,9 +45,8 @@ fn failed(name: &'static str, error: &ApiError) -> Check {
 
 /// Plain HTTP is seen by whoever sees the network; on loopback that is nobody.
 fn tls(base: &str) -> Check {
-    let (scheme, rest) = base.split_once("://").unwrap_or_default();
-    let is_local = ["127.", "localhost", "[::1]"].iter().any(|host| rest.starts_with(host));
-    match (scheme, is_local) {
+    let scheme = base.split_once("://").map_or("", |(scheme, _)| scheme);
+    match (scheme, stays_here(base)) {
         ("https", _) => Check::ok("api tls", "its certificate is valid and trusted"),
         (_, true) => Check::ok("api tls", "plain HTTP, on this machine only"),
         (_, false) => Check::warn(

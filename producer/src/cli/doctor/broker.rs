@@ -102,7 +102,7 @@ fn summary(name: &'static str, what: &str, objects: &[(String, Presence)]) -> Ch
         return Check::fail(
             name,
             format!("{} of {} {what} are missing: {}", missing.len(), objects.len(), missing.join(", ")),
-            "Start a dispatcher and a worker of each pool on this vhost: they declare what is missing.",
+            "Start a dispatcher on this vhost whose FFPOOL_POOLS names every pool: it declares what is missing.",
         );
     }
     if !forbidden.is_empty() {

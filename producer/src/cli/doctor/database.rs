@@ -47,13 +47,13 @@ fn ask(url: &str) -> Vec<Check> {
         Err(error) => vec![Check::fail(
             "postgres",
             chain(&error),
-            "Give the account of FFPOOL_DATABASE_URL the right to read the ledger.",
+            "Use the account ffpool_doctor (compose/rights): `ffpool-dispatcher migrate` lets it read the list of migrations, and nothing more is needed.",
         )],
     }
 }
 
 fn connect(url: &str) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
-    let way = database_way(url)?;
+    let way = database_way("FFPOOL_DATABASE_URL", url)?;
     let mut config: Config = way.url.parse()?;
     config.connect_timeout(CONNECT).application_name("ffpool doctor");
     Ok(match way.tls {
@@ -93,7 +93,7 @@ fn schema(applied: usize) -> Check {
         std::cmp::Ordering::Less => Check::fail(
             "ledger",
             format!("{applied} of {known} migrations are applied"),
-            "Start a dispatcher of this version: it applies them by itself.",
+            "Run `ffpool-dispatcher migrate` of this version with the tables' owner in FFPOOL_MIGRATION_DATABASE_URL; where one account owns everything, start a dispatcher: it applies them by itself.",
         ),
         std::cmp::Ordering::Equal => Check::ok("ledger", format!("all {known} migrations are applied")),
         std::cmp::Ordering::Greater => Check::warn(

@@ -29,7 +29,7 @@ struct Info {
 pub(super) async fn check(url: Option<String>) -> Vec<Check> {
     let Some(url) = url else { return vec![Check::skipped("nats", "FFPOOL_NATS_URL")] };
     let remedy =
-        "Start NATS (Debian's package: nats-server), or correct FFPOOL_NATS_URL: host, port, and user or token.";
+        "Start NATS (Debian's package: nats-server), or correct FFPOOL_NATS_URL: host, port, user and password.";
     let signals = match Signals::open(&url, "ffpool doctor").await {
         Ok(signals) => signals,
         Err(error) => return vec![Check::fail("nats", chain(&error), remedy)],
@@ -89,7 +89,7 @@ async fn greeting(url: &str) -> std::io::Result<Info> {
 fn place(url: &str) -> Option<(&str, u16)> {
     let first = url.split(',').next()?.trim();
     let rest = first.split_once("://").map_or(first, |(_, rest)| rest);
-    let authority = rest.split('/').next()?;
+    let authority = rest.split(['/', '?']).next()?;
     let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
     match place.strip_prefix('[').and_then(|bracketed| bracketed.split_once(']')) {
         Some((host, port)) => Some((host, port.strip_prefix(':').map_or(Ok(4222), str::parse).ok()?)),

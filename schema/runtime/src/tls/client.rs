@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ffpool_schema::percent;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
 use tracing::warn;
@@ -67,9 +68,10 @@ pub struct DatabaseWay {
 /// libpq: `require` and `verify-ca` verify as `verify-full` does, and `prefer` and `allow` are refused.
 ///
 /// # Errors
-/// A mode that is neither secure nor plain, files that cannot be used, and an address that two readers may split differently.
-pub fn database_way(url: &str) -> Result<DatabaseWay, TlsError> {
-    let refuse = |reason: String| TlsError::unusable("FFPOOL_DATABASE_URL", reason);
+/// A mode that is neither secure nor plain, files that cannot be used, and an address that two readers may split differently; they
+/// name the `setting` that the address stands in.
+pub fn database_way(setting: &str, url: &str) -> Result<DatabaseWay, TlsError> {
+    let refuse = |reason: String| TlsError::unusable(setting, reason);
     let address = DatabaseAddress::split(url).map_err(|reason| refuse(reason.to_owned()))?;
     let option = |name: &str| address.option(name);
     let (root, certificate, key) = (option("sslrootcert"), option("sslcert"), option("sslkey"));
@@ -133,7 +135,7 @@ impl<'a> DatabaseAddress<'a> {
         let pairs: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty()).collect();
         let decoded = |pair: &&str| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decoded(name), percent_decoded(value))
+            (percent::decoded(name), percent::decoded(value))
         };
         let options = pairs.iter().map(decoded).collect();
         Ok(DatabaseAddress { base, is_url, pairs, options })
@@ -183,50 +185,54 @@ impl<'a> DatabaseAddress<'a> {
 /// As the database client knows them.
 const DATABASE_SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// `/a b` of `%2Fa%20b`. What is no escape stays as it is.
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut left = text.as_bytes();
-    while let [first, tail @ ..] = left {
-        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let escaped = digits.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(escaped.unwrap_or(*first));
-        left = if escaped.is_some() { &tail[2..] } else { tail };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+/// What an address leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// RabbitMQ.
+    Amqp,
+    /// One or several NATS servers.
+    Nats,
+    /// Postgres.
+    Postgres,
 }
 
-/// Says at the start which of a process's links to servers are not secured and leave this machine.
-pub fn warn_of_plain_links(links: &[(&str, &str)]) {
-    for (setting, url) in links {
-        if let Some(cure) = cure_of_plain_link(url) {
+/// Says at the start which of a process's links to servers are not secured and leave this machine. Each has the setting that its
+/// address stands in.
+pub fn warn_of_plain_links(links: &[(&str, Server, &str)]) {
+    for (setting, server, url) in links {
+        if let Some(cure) = cure_of_plain_link(*server, url) {
             warn!(setting, "INSECURE: what goes over this link can be read and changed on the network: {cure}");
         }
     }
 }
 
 /// What to do about an address whose link is not secured; `None` where it is, or stays on this machine.
-fn cure_of_plain_link(url: &str) -> Option<&'static str> {
-    // NATS takes servers without a scheme, also before one that has one.
-    let without = if url.contains('=') { "" } else { "nats" };
-    let scheme = url.split_once("://").map_or(without, |(before, _)| before.rsplit(',').next().unwrap_or(before));
-    let scheme = scheme.trim().to_ascii_lowercase();
-    match scheme.as_str() {
-        "amqps" => None,
-        "amqp" => (!is_local(&host_of(url))).then_some("say amqps:// with the port of its TLS listener"),
-        "nats" | "tls" => {
-            let is_plain = |server: &str| !server.trim().to_ascii_lowercase().starts_with("tls://");
-            let is_secured = url.contains("cacertfile=") || url.contains("certfile=");
-            let leaves = url.split(',').any(|server| is_plain(server) && !is_local(&host_of(server)));
+fn cure_of_plain_link(server: Server, url: &str) -> Option<&'static str> {
+    let says = |scheme: &str, address: &str| address.trim().to_ascii_lowercase().starts_with(scheme);
+    match server {
+        Server::Amqp => {
+            (!says("amqps://", url) && !stays_here(url)).then_some("say amqps:// with the port of its TLS listener")
+        }
+        Server::Nats => {
+            let options = url.split(',').filter_map(|server| server.split_once('?')).flat_map(|(_, it)| it.split('&'));
+            let mut names = options.map(|option| option.split('=').next().unwrap_or(option));
+            let is_secured = names.any(|name| ["cacertfile", "certfile"].contains(&name));
+            let leaves = url.split(',').any(|server| !says("tls://", server) && !stays_here(server));
             (leaves && !is_secured).then_some("say tls:// for every server")
         }
-        // Anything else is Postgres', by a URL or in libpq's other form; what cannot be split is refused elsewhere.
-        _ => {
+        // What cannot be split is refused elsewhere.
+        Server::Postgres => {
             let address = DatabaseAddress::split(url).ok()?;
             let leaves = !address.is_secure() && !address.hosts().iter().all(|host| is_local(host));
             leaves.then_some("say sslmode=verify-full")
         }
     }
+}
+
+/// Whether what goes to the URL of one server stays on this machine.
+#[must_use]
+pub fn stays_here(url: &str) -> bool {
+    is_local(&host_of(url))
 }
 
 /// The host that the URL of one server names.
@@ -243,7 +249,7 @@ fn host_in(place: &str) -> String {
         Some(rest) => rest.split(']').next(),
         None => place.split(':').next(),
     };
-    percent_decoded(host.unwrap_or_default())
+    percent::decoded(host.unwrap_or_default())
 }
 
 /// Whether a host is this machine: its name for itself, a loopback address, or the folder of a socket.
@@ -258,14 +264,23 @@ mod tests {
 
     #[test]
     fn what_an_address_says_of_tls_is_taken_out_of_it() {
-        let plain = database_way("postgres://u:p@h/d?connect_timeout=3&sslmode=disable").unwrap();
+        let plain =
+            database_way("FFPOOL_DATABASE_URL", "postgres://u:p@h/d?connect_timeout=3&sslmode=disable").unwrap();
         assert_eq!(
             (plain.url.as_str(), plain.tls.is_none()),
             ("postgres://u:p@h/d?connect_timeout=3&sslmode=disable", true)
         );
-        assert_eq!(database_way("postgres://u@127.0.0.1/d").unwrap().url, "postgres://u@127.0.0.1/d?sslmode=disable");
-        assert_eq!(database_way("host=h dbname=d").unwrap().url, "host=h dbname=d sslmode=disable");
-        let said = database_way("postgres://u@h/d?sslrootcert=%2Fno%20such.pem").unwrap_err().to_string();
+        assert_eq!(
+            database_way("FFPOOL_DATABASE_URL", "postgres://u@127.0.0.1/d").unwrap().url,
+            "postgres://u@127.0.0.1/d?sslmode=disable"
+        );
+        assert_eq!(
+            database_way("FFPOOL_DATABASE_URL", "host=h dbname=d").unwrap().url,
+            "host=h dbname=d sslmode=disable"
+        );
+        let said = database_way("FFPOOL_DATABASE_URL", "postgres://u@h/d?sslrootcert=%2Fno%20such.pem")
+            .unwrap_err()
+            .to_string();
         assert!(said.contains("/no such.pem"), "an authority that is named has to be there: {said}");
     }
 
@@ -277,7 +292,7 @@ mod tests {
             ("postgres://u@h/d?sslmode=disable&sslrootcert=/ca.pem", "sslmode=disable"),
             ("postgres://u@h/d?sslmode=verify-full&sslkey=/k.pem", "sslcert"),
         ] {
-            let said = database_way(url).unwrap_err().to_string();
+            let said = database_way("FFPOOL_DATABASE_URL", url).unwrap_err().to_string();
             assert!(said.contains(named), "{url}: {said}");
         }
     }
@@ -294,52 +309,56 @@ mod tests {
             ("postgres://u:p?w@h/d?sslmode=verify-full", "%3F"),
             ("postgres://u@h/d?sslmode=verify-full&application_name=a@b", "%40"),
         ] {
-            let said = database_way(url).unwrap_err().to_string();
+            let said = database_way("FFPOOL_DATABASE_URL", url).unwrap_err().to_string();
             assert!(said.contains(named), "{url}: {said}");
         }
-        let said = database_way("postgres://u@h/d?ssl%72ootcert=/none.pem").unwrap_err().to_string();
+        let said =
+            database_way("FFPOOL_DATABASE_URL", "postgres://u@h/d?ssl%72ootcert=/none.pem").unwrap_err().to_string();
         assert!(said.contains("/none.pem"), "a name is decoded as well: {said}");
-        let encoded = database_way("postgres://u:p%3Fw%40@h/d").unwrap();
+        let encoded = database_way("FFPOOL_DATABASE_URL", "postgres://u:p%3Fw%40@h/d").unwrap();
         assert_eq!(encoded.url, "postgres://u:p%3Fw%40@h/d?sslmode=disable");
     }
 
     #[test]
     fn links_that_leave_this_machine_without_tls_are_named() {
-        for plain in [
-            "amqp://u:p@mq.example:5672/%2f",
-            "nats://s.example",
-            "postgres://u@db.example/d",
-            "postgres://a,b/d?sslmode=disable",
-            "postgres:///d?host=db.example",
-            "postgres://localhost,db.example/d",
-            "postgres://localhost/d?hostaddr=192.0.2.1",
-            "postgres://localhost.example/d",
-            "postgres://127.example/d",
-            "host=db.example dbname=d",
-            "nats://localhost,nats://s.example",
-            "s.example:4222",
-            "localhost,nats://s.example",
-            "nats://127.0.0.1.example",
+        let (amqp, nats, postgres) = (Server::Amqp, Server::Nats, Server::Postgres);
+        for (server, plain) in [
+            (amqp, "amqp://u:p@mq.example:5672/%2f"),
+            (nats, "nats://s.example"),
+            (nats, "nats://localhost,nats://s.example"),
+            (nats, "s.example:4222"),
+            (nats, "u:c2VjcmV0cGFzcw=@s.example:4222"),
+            (nats, "nats://u:certfile=@s.example:4222"),
+            (nats, "localhost,nats://s.example"),
+            (nats, "nats://127.0.0.1.example"),
+            (postgres, "postgres://u@db.example/d"),
+            (postgres, "postgres://a,b/d?sslmode=disable"),
+            (postgres, "postgres:///d?host=db.example"),
+            (postgres, "postgres://localhost,db.example/d"),
+            (postgres, "postgres://localhost/d?hostaddr=192.0.2.1"),
+            (postgres, "postgres://localhost.example/d"),
+            (postgres, "postgres://127.example/d"),
+            (postgres, "host=db.example dbname=d"),
         ] {
-            assert!(cure_of_plain_link(plain).is_some(), "{plain}");
+            assert!(cure_of_plain_link(server, plain).is_some(), "{plain}");
         }
-        for fine in [
-            "amqp://u:p@127.0.0.1:5672/%2f",
-            "amqps://mq.example/%2f",
-            "nats://localhost:4222",
-            "tls://s.example",
-            "nats://s.example?cacertfile=/ca.pem",
-            "postgres://u@localhost/d",
-            "postgres://u@db.example/d?sslmode=verify-full",
-            "postgres:///d?host=/run/postgresql",
-            "postgres://%2Frun%2Fpostgresql/d",
-            "postgres://[::1]:5432,127.0.0.2/d",
-            "host=localhost dbname=d",
-            "nats://a:b@localhost:4222,127.0.0.1",
-            "tls://s.example,tls://t.example",
-            "nats://s.example?certfile=/c.pem&keyfile=/c.pem",
+        for (server, fine) in [
+            (amqp, "amqp://u:p@127.0.0.1:5672/%2f"),
+            (amqp, "amqps://mq.example/%2f"),
+            (nats, "nats://localhost:4222"),
+            (nats, "tls://s.example"),
+            (nats, "nats://s.example?cacertfile=/ca.pem"),
+            (nats, "nats://a:b@localhost:4222,127.0.0.1"),
+            (nats, "tls://s.example,tls://t.example"),
+            (nats, "nats://s.example?certfile=/c.pem&keyfile=/c.pem"),
+            (postgres, "postgres://u@localhost/d"),
+            (postgres, "postgres://u@db.example/d?sslmode=verify-full"),
+            (postgres, "postgres:///d?host=/run/postgresql"),
+            (postgres, "postgres://%2Frun%2Fpostgresql/d"),
+            (postgres, "postgres://[::1]:5432,127.0.0.2/d"),
+            (postgres, "host=localhost dbname=d"),
         ] {
-            assert!(cure_of_plain_link(fine).is_none(), "{fine}");
+            assert!(cure_of_plain_link(server, fine).is_none(), "{fine}");
         }
     }
 }
