@@ -135,6 +135,7 @@ impl Dispatcher {
             leadership: leadership.clone(),
             hearing,
             fleet: fleet.clone(),
+            retention: settings.retention(),
         };
         workers.spawn(timers.run(work.clone()));
         workers.spawn(gauges.run(work.clone()));

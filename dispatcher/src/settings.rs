@@ -19,7 +19,7 @@ use ffpool_schema::retry::Backoff;
 
 use crate::api::{KeyCommand, ThrottleRules};
 use crate::callbacks::{CallbackRules, CallbackSecret, Secrets};
-use crate::ledger::{LedgerSettings, Policy};
+use crate::ledger::{Keep, LedgerSettings, Policy, Retention};
 use crate::limits::{Limit, ProxyHeader, RateLimits};
 
 pub use api::{ApiSettings, TlsMode};
@@ -138,6 +138,13 @@ pub struct Settings {
     /// Longest wait after a failure, in seconds, before jitter.
     #[arg(long, env = "FFPOOL_BACKOFF_CAP_SECS", value_name = "SECS", default_value_t = 300.0, value_parser = seconds)]
     pub backoff_cap_secs: f64,
+    /// Days after their end for which jobs are kept that completed, were cancelled or were rejected, or `forever`. A job goes
+    /// with its attempts, history, log, manifest and cost; its files stay.
+    #[arg(long, env = "FFPOOL_KEEP_ENDED_DAYS", value_name = "DAYS", default_value_t = Keep::Days(90))]
+    pub keep_ended_days: Keep,
+    /// The same for dead letters, and for messages that nobody understood.
+    #[arg(long, env = "FFPOOL_KEEP_DEAD_DAYS", value_name = "DAYS", default_value_t = Keep::Forever)]
+    pub keep_dead_days: Keep,
     /// What becomes of a job that fits no worker there is.
     #[arg(long, env = "FFPOOL_UNFIT", value_enum, default_value = "reject")]
     pub unfit: Unfit,
@@ -208,6 +215,12 @@ impl Settings {
 }
 
 impl Settings {
+    /// How long what has ended is kept.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        Retention { ended: self.keep_ended_days, dead: self.keep_dead_days }
+    }
+
     /// How requests to the API are limited.
     #[must_use]
     pub fn throttle(&self) -> ThrottleRules {

@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::control;
 use crate::fleet::Fleet;
 use crate::heartbeats::Hearing;
-use crate::ledger::{Leadership, Ledger, Unavailable};
+use crate::ledger::{FORGOTTEN_AT_ONCE, Leadership, Ledger, Retention, Unavailable};
 
 /// How often leases are looked at.
 const LAPSES: Duration = Duration::from_millis(200);
@@ -41,6 +41,10 @@ const MESSAGE_SWALLOWED: Duration = Duration::from_millis(250);
 const REST: u32 = 9;
 /// How often the months to come are made.
 const MONTHS: Duration = Duration::from_secs(3_600);
+/// How often old jobs are forgotten. While there are many, each batch is followed by a rest of so many times its length.
+const FORGET: Duration = Duration::from_secs(600);
+/// See [`FORGET`].
+const FORGET_REST: u32 = 4;
 
 /// The timers of one dispatcher; they work while it is the leader.
 pub(crate) struct Timers {
@@ -50,6 +54,7 @@ pub(crate) struct Timers {
     pub(crate) leadership: Leadership,
     pub(crate) hearing: Hearing,
     pub(crate) fleet: Arc<Fleet>,
+    pub(crate) retention: Retention,
 }
 
 impl Timers {
@@ -63,6 +68,7 @@ impl Timers {
             self.rescue_for_ever(&stop),
             self.unswallow_for_ever(&stop),
             self.make_months_for_ever(&stop),
+            self.forget_for_ever(&stop),
         );
     }
 
@@ -98,6 +104,13 @@ impl Timers {
         let mut turns = Turns::every(MONTHS);
         while turns.next(&self.leadership, stop).await {
             turns.done(self.make_months().await);
+        }
+    }
+
+    async fn forget_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(FORGET);
+        while turns.next(&self.leadership, stop).await {
+            turns.done(self.forget(stop).await);
         }
     }
 
@@ -137,6 +150,25 @@ impl Timers {
         }
         self.ledger.forget_purged().await?;
         Ok(())
+    }
+
+    /// Forgets what ended longer ago than it is kept: in batches with rests between them, so that jobs in flight go first.
+    async fn forget(&self, stop: &CancellationToken) -> Result<(), Unavailable> {
+        let mut forgotten = 0;
+        loop {
+            let began = Instant::now();
+            let gone = self.ledger.forget_ended(self.retention).await?;
+            forgotten += gone;
+            counter!(names::JOBS_FORGOTTEN).increment(gone.unsigned_abs());
+            let rested = stop.run_until_cancelled(tokio::time::sleep(began.elapsed() * FORGET_REST)).await;
+            if gone < FORGOTTEN_AT_ONCE || rested.is_none() || !self.leadership.is_held() {
+                break;
+            }
+        }
+        if forgotten > 0 {
+            info!(jobs = forgotten, "forgot jobs that ended longer ago than they are kept");
+        }
+        self.ledger.forget_remains(self.retention).await
     }
 
     /// Publishes jobs again that wait in a queue which the broker calls empty at two looks in a row.

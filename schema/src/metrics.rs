@@ -149,6 +149,7 @@ metrics! {
     JOBS_HELD_BACK = "ffpool_jobs_held_back_total", Counter, ["by"], "Jobs held back by the quota of their tenant, by what was used up: running (or cores), queued, rate.";
     WORKERS_LOST = "ffpool_workers_lost_total", Counter, [], "Workers that fell silent.", Always;
     JOBS_RESCUED = "ffpool_jobs_rescued_total", Counter, [], "Jobs that were published again because their message was missing.", Always;
+    JOBS_FORGOTTEN = "ffpool_jobs_forgotten_total", Counter, [], "Jobs that were forgotten because they had ended longer ago than they are kept.", Always;
     DEADLINES_PASSED = "ffpool_deadlines_passed_total", Counter, [], "Jobs that ended because their deadline had passed.", Always;
     HEARTBEATS_HEARD = "ffpool_heartbeats_heard_total", Counter, [], "Heartbeats of workers that this dispatcher heard.", Always;
     HEARTBEAT_AGE_SECONDS = "ffpool_heartbeat_age_seconds", Gauge, [], "Longest silence among the workers that were heard within a minute and have not said that they stop.", Always;

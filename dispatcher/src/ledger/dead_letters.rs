@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::audit::Entry;
 use super::families::Relative;
+use super::removal::{Removed, remove};
 use super::{Actor, ControlError, Evidence, Happening, Ledger, Unavailable, Verdict};
 
 /// Dead letters of one kind that one request sends round again.
@@ -98,14 +99,9 @@ impl Ledger {
     async fn delete(&self, jobs: &[Uuid]) -> Result<PurgeReport, Unavailable> {
         let mut client = self.inner.writers.get().await?;
         let transaction = client.transaction().await?;
-        let statement = transaction.prepare_cached(LOCK_FAILED).await?;
-        let rows = transaction.query(&statement, &[&jobs]).await?;
-        let held = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
-        // Another statement, which sees what was committed until the rows were locked: all the chunks that there will be.
-        let statement = transaction.prepare_cached(PURGE).await?;
-        let purged: i64 = transaction.query_one(&statement, &[&held]).await?.try_get(0)?;
+        let Removed { gone, left } = remove(&transaction, LOCK_FAILED, &[&jobs]).await?;
         transaction.commit().await?;
-        Ok(PurgeReport { purged, left: i64::try_from(held.len()).unwrap_or(i64::MAX) - purged })
+        Ok(PurgeReport { purged: gone, left })
     }
 }
 
@@ -120,21 +116,3 @@ const FAILED: &str = "SELECT id FROM job \
 
 // The rows are locked in the order of their ids, as everywhere.
 const LOCK_FAILED: &str = "SELECT id FROM job WHERE state = 'failed' AND id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE";
-
-// The ids of chunks' jobs lie before and behind those of their wholes: here nobody waits for a row, so that no circle closes. A
-// job goes with all its chunks' jobs or not at all. The messages of those may still lie in a queue: their ids are kept too.
-const PURGE: &str = "WITH parts AS MATERIALIZED ( \
-        SELECT id, part_of FROM job WHERE part_of = ANY ($1::uuid[]) \
-               AND state IN ('completed', 'failed', 'cancelled', 'rejected') FOR UPDATE SKIP LOCKED), \
-     have AS (SELECT part_of, count(*) AS parts FROM job WHERE part_of = ANY ($1::uuid[]) GROUP BY part_of), \
-     taken AS (SELECT part_of, count(*) AS parts FROM parts GROUP BY part_of), \
-     whole AS (SELECT held.id FROM unnest($1::uuid[]) AS held(id) \
-                    LEFT JOIN have ON have.part_of = held.id LEFT JOIN taken ON taken.part_of = held.id \
-               WHERE have.parts IS NOT DISTINCT FROM taken.parts), \
-     gone AS (SELECT id FROM whole UNION SELECT id FROM parts WHERE part_of IN (SELECT id FROM whole)), \
-     jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM gone) RETURNING id, tenant), \
-     attempts AS (DELETE FROM attempt WHERE job IN (SELECT id FROM gone)), \
-     events AS (DELETE FROM event WHERE job IN (SELECT id FROM gone)), \
-     lines AS (DELETE FROM log_line WHERE job IN (SELECT id FROM gone)), \
-     told AS (INSERT INTO purged (id, tenant) SELECT id, tenant FROM jobs ON CONFLICT DO NOTHING) \
-     SELECT count(*) FROM whole";

@@ -3,7 +3,8 @@
 //! A child is looked at after its own recording is committed, and after the end of each parent: whichever comes last sees
 //! the other. What a crash left out is found by the leader, who looks at all that wait.
 //!
-//! Invariants: a parent that is not recorded yet keeps its children waiting, and one that was purged counts as failed; two transactions that record jobs with
+//! Invariants: a parent that is not recorded yet keeps its children waiting, one that was purged counts as failed, and one
+//! that was forgotten long after its end counts as what it was; two transactions that record jobs with
 //! parents run one after the other, so that together they cannot close a circle that neither sees. To a job of a tenant's,
 //! a parent of somebody else's is one that is not recorded, whatever becomes of it. A redrive of a
 //! parent does not revive children that ended with it: they are dead letters of their own.
@@ -325,21 +326,22 @@ macro_rules! settled {
         concat!(
             "SELECT c.id AS child, \
                     (array_agg(d.parent ORDER BY p.number) \
-                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad, \
+                        FILTER (WHERE (g.id IS NOT NULL AND g.state IS DISTINCT FROM 'completed') OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad, \
                     (array_agg(p.state ORDER BY p.number) \
-                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad_end, \
+                        FILTER (WHERE (g.id IS NOT NULL AND g.state IS DISTINCT FROM 'completed') OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad_end, \
                     (array_agg(p.failure ORDER BY p.number) \
-                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad_failure, \
+                        FILTER (WHERE (g.id IS NOT NULL AND g.state IS DISTINCT FROM 'completed') OR p.state IN ('failed', 'cancelled', 'rejected')))[1] AS bad_failure, \
                     coalesce((array_agg(p.part_of ORDER BY p.number) \
-                        FILTER (WHERE g.id IS NOT NULL OR p.state IN ('failed', 'cancelled', 'rejected')))[1] = c.id, false) \
+                        FILTER (WHERE (g.id IS NOT NULL AND g.state IS DISTINCT FROM 'completed') OR p.state IN ('failed', 'cancelled', 'rejected')))[1] = c.id, false) \
                         AS bad_is_piece ",
             $from,
             " JOIN dependency AS d ON d.child = c.id \
              LEFT JOIN job AS p ON p.id = d.parent AND (c.tenant IS NULL OR p.tenant = c.tenant) \
              LEFT JOIN purged AS g ON g.id = d.parent AND p.id IS NULL AND (c.tenant IS NULL OR g.tenant = c.tenant) \
              GROUP BY c.id \
-             HAVING bool_and(coalesce(p.state = 'completed', false)) \
-                    OR bool_or(g.id IS NOT NULL OR coalesce(p.state IN ('failed', 'cancelled', 'rejected'), false)) \
+             HAVING bool_and(coalesce(p.state = 'completed', g.state = 'completed', false)) \
+                    OR bool_or((g.id IS NOT NULL AND g.state IS DISTINCT FROM 'completed') \
+                            OR coalesce(p.state IN ('failed', 'cancelled', 'rejected'), false)) \
              LIMIT ",
             $limit
         )

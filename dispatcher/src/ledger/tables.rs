@@ -107,7 +107,7 @@ const GRANTS: &str = "WITH ours AS ( \
                          WHEN 'event' THEN 'SELECT, INSERT, DELETE' \
                          ELSE 'SELECT, INSERT, UPDATE, DELETE' END, name, $1) FROM ours \
         UNION ALL \
-        SELECT 3, format('GRANT EXECUTE ON FUNCTION make_event_months(integer) TO %I', $1) \
+        SELECT 3, format('GRANT EXECUTE ON FUNCTION make_event_months(integer), drop_event_months(interval) TO %I', $1) \
         UNION ALL \
         SELECT 3, format('GRANT SELECT ON refinery_schema_history TO %I', rolname) FROM pg_roles WHERE rolname = $2::text) \
      SELECT sql FROM statements ORDER BY step";

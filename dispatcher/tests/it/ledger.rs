@@ -13,6 +13,7 @@ mod pauses;
 mod placing;
 mod quotas;
 mod replicas;
+mod retention;
 mod roles;
 mod schedules;
 mod secured;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use ffpool_dispatcher::ledger::{Ledger, LedgerSettings, Policy};
+use ffpool_dispatcher::ledger::{Keep, Ledger, LedgerSettings, Policy, Retention};
 use ffpool_schema::retry::Backoff;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -68,6 +68,9 @@ async fn the_account_that_runs_changes_rows_and_neither_tables_nor_what_is_writt
         .unwrap()
         .get(0);
     assert_eq!(belongs, "ffpool_owner");
+
+    let all = Retention { ended: Keep::Days(1), dead: Keep::Days(1) };
+    ledger.forget_remains(all).await.expect("months are dropped for the account that owns none");
 
     let may = "INSERT INTO audit (actor, action, subject) VALUES ('a', 'b', 'c'); \
                INSERT INTO event (job, kind, state, attempt) VALUES (gen_random_uuid(), 'recorded', 'queued', 0); \
