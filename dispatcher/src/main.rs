@@ -45,6 +45,14 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
             return Ok(());
         }
         Some(Command::Migrate) => return Ledger::migrate(&settings.ledger()?).await,
+        Some(Command::Rebuild { dry_run, restored }) => {
+            let ledger = Ledger::open(&settings.ledger()?).await?;
+            print!("{}", ledger.rebuild(*dry_run).await?);
+            if *restored {
+                print!("{}", ledger.adopt_restored().await?);
+            }
+            return Ok(());
+        }
         None => {}
     }
     let mut signals = stop::signals().context("listen for stop signals")?;

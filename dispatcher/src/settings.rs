@@ -162,6 +162,17 @@ pub enum Command {
     /// Bring the ledger's tables up to date, give the dispatcher's account its rights there, and end. Takes the settings
     /// of the dispatcher.
     Migrate,
+    /// Make attempts and the states of jobs agree with the history of events, tell what differed, and end. All dispatchers
+    /// must be stopped. Takes the settings of the dispatcher.
+    Rebuild {
+        /// Only tell what differs.
+        #[arg(long, conflicts_with = "restored")]
+        dry_run: bool,
+        /// The ledger comes from a backup: gives back what ran then, publishes what waits, and numbers the next attempts so
+        /// that none that was granted after the backup can commit in their place. Once after each restore.
+        #[arg(long)]
+        restored: bool,
+    },
 }
 
 /// What becomes of a job that fits no worker there is.

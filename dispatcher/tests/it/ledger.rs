@@ -12,6 +12,7 @@ mod outages;
 mod pauses;
 mod placing;
 mod quotas;
+mod rebuild;
 mod replicas;
 mod retention;
 mod roles;
