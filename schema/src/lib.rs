@@ -12,6 +12,7 @@
 pub mod access;
 pub mod api;
 pub mod callback;
+pub mod capacity;
 pub mod catalog;
 pub mod chunk;
 pub mod cost;

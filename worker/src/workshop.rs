@@ -13,6 +13,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use ffpool_schema::capacity::Workload;
+use ffpool_schema::capacity::{self, Room};
 use ffpool_schema::encode::{Encoder, Treatment, VideoEncode};
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Engine, JobSpec};
@@ -30,8 +32,7 @@ use crate::encoders::{self, EncodersError};
 use crate::gstreamer::Gstreamer;
 use crate::machine::energy::{self, Meter};
 use crate::machine::group::{GroupLimits, Groups};
-pub use crate::machine::room::Workload;
-use crate::machine::room::{self, Room};
+use crate::machine::room::read_room;
 use crate::publish::Notes;
 use crate::roots::Roots;
 use crate::store::Stores;
@@ -367,7 +368,7 @@ impl Workshop {
         let mut features = encoders::features(&ffmpeg, &listed).await?;
         let by_gstreamer = gstreamer.iter().flat_map(|gstreamer| &gstreamer.features);
         features.extend(by_gstreamer.map(|feature| (*feature).to_owned()));
-        let room = Room::read(Path::new("/"), &scratch).map_err(OpenError::Limits)?;
+        let room = read_room(Path::new("/"), &scratch).map_err(OpenError::Limits)?;
         let meter = Meter::open(&settings.powercap, Path::new(energy::STAT));
         if let Err(why) = &meter {
             tracing::info!(why, "the energy of attempts is not told");
@@ -428,7 +429,7 @@ impl Workshop {
         if spec.engine == Engine::Noop {
             return 1;
         }
-        room::units(&spec.resource_limits, self.shop.slots(&self.shop.room()))
+        capacity::units(&spec.resource_limits, self.shop.slots(&self.shop.room()))
     }
 
     /// Deletes what an earlier life left beside outputs and could not be deleted before. Blocks.
@@ -466,7 +467,7 @@ impl Shop {
     fn room(&self) -> Room {
         let mut cached = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.0.elapsed() >= ROOM_FRESH {
-            match Room::read(Path::new("/"), &self.scratch) {
+            match read_room(Path::new("/"), &self.scratch) {
                 Ok(room) => *cached = (Instant::now(), room),
                 // The last reading stays in force: a worker must not lose its room to one failed read.
                 Err(error) => {
@@ -506,7 +507,7 @@ impl Shop {
     fn slots(&self, room: &Room) -> u32 {
         match self.settings.slots {
             Some(slots) => slots.max(1),
-            None => room::slots(room, self.settings.workload, self.settings.oversubscription),
+            None => capacity::slots(room, self.settings.workload, self.settings.oversubscription),
         }
     }
 

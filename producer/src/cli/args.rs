@@ -20,12 +20,14 @@ use super::output::Format;
 
 mod batch;
 mod certs;
+mod config;
 mod folder;
 mod schedule;
 mod wanted;
 
 pub(crate) use batch::{Batch, ListFormat};
 pub(crate) use certs::{Certs, Issue};
+pub(crate) use config::{CapacityArgs, Config, Environment, MachineArgs, Recommend, SettingsForm};
 pub(crate) use folder::Folder;
 pub(crate) use schedule::{AddSchedule, Schedule};
 pub(crate) use wanted::Wanted;
@@ -210,6 +212,9 @@ pub(crate) enum Command {
     /// Check every part of the pool and this machine, and say what to do.
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
+    /// Print settings for a machine, and how many jobs fit on it. Asks nobody.
+    #[command(subcommand, after_help = config::EXAMPLES)]
+    Config(Config),
     /// Print completions for a shell.
     #[command(
         after_help = "Examples:\n  ffpool completions bash > /etc/bash_completion.d/ffpool\n  ffpool completions zsh > ~/.zfunc/_ffpool"

@@ -7,6 +7,7 @@ mod args;
 mod audit;
 mod batch;
 mod certs;
+mod config;
 mod cost;
 mod dead;
 mod doctor;
@@ -179,6 +180,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
         }
         Command::Certs(command) => certs::certs(context, command),
         Command::Doctor(args) => doctor::doctor(context, &args).await,
+        Command::Config(command) => config::config(context, &command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ffpool", &mut script);

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::group::{Group, GroupLimits, Groups};
 use super::hierarchy::Hierarchy;
-use super::room::Room;
+use super::room::read_room;
 
 /// How long anything is waited for.
 const BOUND: Duration = Duration::from_secs(60);
@@ -196,7 +196,7 @@ async fn the_smallest_of_nested_limits_is_the_room() {
     let wide = GroupLimits { cpu_percent: Some(150), memory_bytes: 128 * MIB, pids: 64 };
     let inner = inner_groups.create("inner", &wide).unwrap();
     let mut inside = shell(&inner, "exec sleep 600");
-    let room = Room::read(eyes_of(inside.id()).path(), &std::env::temp_dir()).unwrap();
+    let room = read_room(eyes_of(inside.id()).path(), &std::env::temp_dir()).unwrap();
     assert_eq!((room.cpu_percent, room.memory_mb), (70, 128));
     inner.end().await.unwrap();
     inside.wait().unwrap();

@@ -1,127 +1,41 @@
-//! How much this worker may use, and how many attempts that is room for.
+//! How much this worker may use, read from its own cgroup and machine.
 //!
-//! Invariant: of nested limits the smallest holds; a worker has at least one slot, and no job takes more slots than there are.
+//! Invariant: of nested limits the smallest holds.
 
 use std::io;
 use std::path::Path;
-use std::str::FromStr;
 
-use ffpool_schema::job::ResourceLimits;
+use ffpool_schema::capacity::Room;
 
 use super::hierarchy::{Hierarchy, Place};
 
 const MIB: u64 = 1024 * 1024;
-/// Processor time of a unit job, in percent of one core.
-const UNIT_CPU_PERCENT: u32 = 100;
 /// Kernels write "no limit" of version 1 as the largest page-aligned number: anything near it is no limit.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// What the jobs of a worker are bound by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Workload {
-    /// Processor time: a quarter is left for the worker and the system.
-    #[default]
-    Cpu,
-    /// Both.
-    Mixed,
-    /// Reading and writing.
-    Io,
+/// Reads the limits in force on this process, and the free space where `scratch` lies.
+///
+/// # Errors
+/// When the process's own entries or the scratch cannot be read.
+pub fn read_room(root: &Path, scratch: &Path) -> io::Result<Room> {
+    let affinity = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
+    let cpus = (0..nix::sched::CpuSet::count()).filter(|cpu| affinity.is_set(*cpu).unwrap_or(false)).count();
+    let space = nix::sys::statvfs::statvfs(scratch)?;
+    let free = space.blocks_available().saturating_mul(space.fragment_size());
+    from_limits(root, cpus, free)
 }
 
-impl Workload {
-    /// The share of the room that attempts fill.
-    #[must_use]
-    pub fn factor(self) -> f64 {
-        match self {
-            Workload::Cpu => 0.75,
-            Workload::Mixed => 0.85,
-            Workload::Io => 1.0,
-        }
-    }
-
-    /// The name in settings.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Workload::Cpu => "cpu",
-            Workload::Mixed => "mixed",
-            Workload::Io => "io",
-        }
-    }
-}
-
-impl FromStr for Workload {
-    type Err = UnknownWorkload;
-
-    fn from_str(text: &str) -> Result<Workload, UnknownWorkload> {
-        [Workload::Cpu, Workload::Mixed, Workload::Io]
-            .into_iter()
-            .find(|known| known.as_str() == text)
-            .ok_or_else(|| UnknownWorkload(text.to_owned()))
-    }
-}
-
-/// A text that names no workload.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no workload: cpu, mixed or io is expected")]
-pub struct UnknownWorkload(String);
-
-/// What this worker may use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
-    /// Processor time in percent of one core.
-    pub cpu_percent: u32,
-    /// Memory in MiB.
-    pub memory_mb: u64,
-    /// Free scratch space in MiB.
-    pub disk_mb: u64,
-}
-
-impl Room {
-    /// Reads the limits in force on this process, and the free space where `scratch` lies.
-    ///
-    /// # Errors
-    /// When the process's own entries or the scratch cannot be read.
-    pub fn read(root: &Path, scratch: &Path) -> io::Result<Room> {
-        let affinity = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
-        let cpus = (0..nix::sched::CpuSet::count()).filter(|cpu| affinity.is_set(*cpu).unwrap_or(false)).count();
-        let space = nix::sys::statvfs::statvfs(scratch)?;
-        let free = space.blocks_available().saturating_mul(space.fragment_size());
-        Room::from_limits(root, cpus, free)
-    }
-
-    fn from_limits(root: &Path, cpus: usize, free_bytes: u64) -> io::Result<Room> {
-        let hierarchy = Hierarchy::read(root)?;
-        let memory = std::fs::read_to_string(root.join("proc/meminfo"))?;
-        let total = total_memory(&memory).ok_or_else(|| io::Error::other("no MemTotal in /proc/meminfo"))?;
-        let cpus = cpus.min(cpuset(&hierarchy).unwrap_or(usize::MAX)).max(1);
-        let whole = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(100);
-        Ok(Room {
-            cpu_percent: quota_percent(&hierarchy).map_or(whole, |quota| quota.min(whole)).max(1),
-            memory_mb: memory_limit(&hierarchy).map_or(total, |limit| limit.min(total)) / MIB,
-            disk_mb: free_bytes / MIB,
-        })
-    }
-}
-
-/// Slots of a worker: what of processor, memory and disk gives least, times the workload's factor.
-#[must_use]
-pub fn slots(room: &Room, workload: Workload, oversubscription: f64) -> u32 {
-    let processor = f64::from(room.cpu_percent) / f64::from(UNIT_CPU_PERCENT);
-    let memory = room.memory_mb as f64 / ResourceLimits::MEMORY_MB as f64;
-    let disk = room.disk_mb as f64 / ResourceLimits::DISK_MB as f64;
-    let units = processor.min(memory).min(disk) * workload.factor() * oversubscription;
-    (units.floor() as u32).max(1)
-}
-
-/// Slots that a job takes of `slots`: as many units as its largest wish.
-#[must_use]
-pub fn units(limits: &ResourceLimits, slots: u32) -> u32 {
-    let processor = limits.max_cpu_percent.map_or(1, |percent| percent.div_ceil(UNIT_CPU_PERCENT));
-    let memory = limits.memory_mb().div_ceil(ResourceLimits::MEMORY_MB);
-    let disk = limits.disk_mb().div_ceil(ResourceLimits::DISK_MB);
-    let wish = u64::from(processor).max(memory).max(disk);
-    u32::try_from(wish).unwrap_or(u32::MAX).clamp(1, slots.max(1))
+fn from_limits(root: &Path, cpus: usize, free_bytes: u64) -> io::Result<Room> {
+    let hierarchy = Hierarchy::read(root)?;
+    let memory = std::fs::read_to_string(root.join("proc/meminfo"))?;
+    let total = total_memory(&memory).ok_or_else(|| io::Error::other("no MemTotal in /proc/meminfo"))?;
+    let cpus = cpus.min(cpuset(&hierarchy).unwrap_or(usize::MAX)).max(1);
+    let whole = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(100);
+    Ok(Room {
+        cpu_percent: quota_percent(&hierarchy).map_or(whole, |quota| quota.min(whole)).max(1),
+        memory_mb: memory_limit(&hierarchy).map_or(total, |limit| limit.min(total)) / MIB,
+        disk_mb: free_bytes / MIB,
+    })
 }
 
 fn total_memory(meminfo: &str) -> Option<u64> {
@@ -192,7 +106,7 @@ mod tests {
     const MEMORY: (&str, &str) = ("proc/meminfo", "MemTotal:       16777216 kB\nMemFree: 1 kB\n");
 
     fn room(files: &[(&str, &str)], cpus: usize) -> Room {
-        Room::from_limits(tree(files).path(), cpus, 100_000 * MIB).unwrap()
+        from_limits(tree(files).path(), cpus, 100_000 * MIB).unwrap()
     }
 
     #[test]
@@ -250,30 +164,8 @@ mod tests {
     }
 
     #[test]
-    fn the_scarcest_resource_decides_the_slots() {
-        let room = |cpu_percent, memory_mb, disk_mb| Room { cpu_percent, memory_mb, disk_mb };
-        assert_eq!(slots(&room(800, 65_536, 100_000), Workload::Cpu, 1.0), 6);
-        assert_eq!(slots(&room(800, 65_536, 100_000), Workload::Io, 1.0), 8);
-        assert_eq!(slots(&room(800, 8_192, 100_000), Workload::Cpu, 1.0), 3);
-        assert_eq!(slots(&room(800, 65_536, 10_000), Workload::Io, 1.0), 2);
-        assert_eq!(slots(&room(800, 65_536, 100_000), Workload::Cpu, 2.0), 12);
-        assert_eq!(slots(&room(50, 512, 100), Workload::Cpu, 1.0), 1);
-    }
-
-    #[test]
-    fn a_job_takes_as_many_slots_as_its_largest_wish_and_no_more_than_there_are() {
-        let limits =
-            |cpu, memory| ResourceLimits { max_cpu_percent: cpu, max_memory_mb: memory, ..ResourceLimits::default() };
-        assert_eq!(units(&limits(None, None), 8), 1);
-        assert_eq!(units(&limits(Some(50), None), 8), 1);
-        assert_eq!(units(&limits(Some(250), None), 8), 3);
-        assert_eq!(units(&limits(None, Some(8192)), 8), 4);
-        assert_eq!(units(&limits(Some(1600), None), 8), 8);
-    }
-
-    #[test]
     fn this_machine_reads() {
-        let room = Room::read(Path::new("/"), &std::env::temp_dir()).unwrap();
+        let room = read_room(Path::new("/"), &std::env::temp_dir()).unwrap();
         assert!(room.cpu_percent >= 1 && room.memory_mb > 64, "{room:?}");
     }
 }
