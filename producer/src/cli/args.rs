@@ -109,6 +109,19 @@ pub(crate) struct Logs {
     trace_ratio: f64,
 }
 
+impl Connection {
+    /// The settings that may hold secrets, with their names.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (String, String)> {
+        let named = [
+            ("api_key", &self.api_key),
+            ("amqp_url", &self.amqp_url),
+            ("nats_url", &self.nats_url),
+            ("database_url", &self.database_url),
+        ];
+        named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+    }
+}
+
 impl Logs {
     /// What to set up; `None` when neither logs nor traces are wanted.
     pub(crate) fn telemetry(&self) -> Option<TelemetryArgs> {
@@ -212,6 +225,10 @@ pub(crate) enum Command {
     /// Check every part of the pool and this machine, and say what to do.
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
+    /// Write what somebody who helps needs to see into one file, without secrets: settings, what `doctor` finds, workers,
+    /// queues, jobs that wait or failed. Changes nothing.
+    #[command(after_help = BUNDLE)]
+    SupportBundle(Box<Bundle>),
     /// Print settings for a machine, and how many jobs fit on it. Asks nobody.
     #[command(subcommand, after_help = config::EXAMPLES)]
     Config(Config),
@@ -284,6 +301,33 @@ Examples:
 
 What has no address (FFPOOL_AMQP_URL, FFPOOL_NATS_URL, FFPOOL_DATABASE_URL) is not checked, and said so.
 Exit code 1 when a check failed, 0 otherwise.";
+
+const BUNDLE: &str = "\
+Examples:
+  ffpool support-bundle --job 17
+  ffpool support-bundle --log-file /var/log/ffpool-worker.log --metrics http://127.0.0.1:9091/metrics --to trouble.tar.gz
+
+Passwords, keys, signatures in addresses and stream keys are taken out. Names of files, labels and hosts are not: look
+through it before you send it.";
+
+/// What goes into a support bundle.
+#[derive(Debug, Args)]
+pub(crate) struct Bundle {
+    /// A job, by number or id, with its history and log. May repeat.
+    #[arg(long = "job", value_name = "JOB")]
+    pub(crate) jobs: Vec<JobName>,
+    /// A log file; its last 4 MiB. May repeat.
+    #[arg(long = "log-file", value_name = "FILE")]
+    pub(crate) logs: Vec<PathBuf>,
+    /// A `/metrics` of a dispatcher or worker. May repeat.
+    #[arg(long, value_name = "URL")]
+    pub(crate) metrics: Vec<String>,
+    /// The file. Default: ffpool-support-<time>.tar.gz here.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) doctor: Doctor,
+}
 
 /// What to submit, and how.
 #[derive(Debug, Default, Args)]

@@ -6,6 +6,7 @@ mod access;
 mod args;
 mod audit;
 mod batch;
+mod bundle;
 mod certs;
 mod config;
 mod cost;
@@ -180,6 +181,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
         }
         Command::Certs(command) => certs::certs(context, command),
         Command::Doctor(args) => doctor::doctor(context, &args).await,
+        Command::SupportBundle(args) => bundle::bundle(context, &args).await,
         Command::Config(command) => config::config(context, &command),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,6 +1,7 @@
 //! The program as people run it: against real servers, against an API made of scripted answers, against nothing.
 
 mod batch;
+mod bundle;
 mod certs;
 mod doctor;
 mod folder;

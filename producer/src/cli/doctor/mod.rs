@@ -80,7 +80,7 @@ impl Check {
 
 /// Everything that was looked at.
 #[derive(Debug, Serialize)]
-struct Report {
+pub(crate) struct Report {
     /// The worst of all.
     status: Status,
     checks: Vec<Check>,
@@ -108,6 +108,13 @@ impl Report {
 }
 
 pub(crate) async fn doctor(context: &Context, args: &Doctor) -> Result<Exit, Trouble> {
+    let report = report(context, args).await;
+    context.format.print(&report, Report::text);
+    Ok(if report.status == Status::Fail { Exit::Trouble } else { Exit::Success })
+}
+
+/// Looks at everything.
+pub(crate) async fn report(context: &Context, args: &Doctor) -> Report {
     let address = |url: &Option<String>| url.clone().filter(|url| !url.is_empty());
     let connection = &context.connection;
     let (broker, signals, database, api, machine) = tokio::join!(
@@ -117,9 +124,7 @@ pub(crate) async fn doctor(context: &Context, args: &Doctor) -> Result<Exit, Tro
         api::check(context),
         machine::check(args),
     );
-    let report = Report::new([broker, signals, database, api, machine].concat());
-    context.format.print(&report, Report::text);
-    Ok(if report.status == Status::Fail { Exit::Trouble } else { Exit::Success })
+    Report::new([broker, signals, database, api, machine].concat())
 }
 
 /// Compares another clock with ours, which read `before` and `after` around the question. `resolution_secs` is how
