@@ -47,6 +47,8 @@ const PROVE_AGAIN: Duration = Duration::from_millis(100);
 const LAST_QUESTIONS: Duration = Duration::from_secs(1);
 /// Pause of a worker whose delivery cannot be decided.
 const HOLD_MS: u64 = 5_000;
+/// Why a delivery waits whose job only the tap can record.
+const UNTOLD: &str = "it is not recorded yet, and this worker is too old to say who published it";
 /// Pause of a worker whose queue somebody has paused.
 const PAUSED_MS: u64 = 2_000;
 
@@ -180,11 +182,20 @@ impl Desk {
         let piece = parse::piece(&received);
         let (input, evidence) = self.place(claim, piece.as_ref().or(record.spec.as_deref().ok()));
         let evidence = Evidence { busy: !claim.idle, ..evidence };
+        // A worker that does not say who published it cannot record it where that matters: its copy at the tap does.
+        let may_record = delivery.user_id.is_some() || record.claims_to_be_part || !self.ledger.minds_publishers();
+        if let Some(user) = &delivery.user_id {
+            // Not before it was placed: what the ledger published again has no user, and is on record.
+            record = record.published_by(&self.ledger, Some(user.as_str()).filter(|user| !user.is_empty()));
+        }
         let decided = match id {
-            Some(id) => self.claim_by_id(claim, id, input, evidence, record).await,
+            Some(id) => {
+                let record = Some(Box::new(record)).filter(|_| may_record);
+                self.claim_by_id(claim, id, input, evidence, record).await
+            }
             None => {
                 record.fingerprint = Some(delivery.fingerprint.clone());
-                self.claim_anonymous(claim, input, evidence, record).await.map(Some)
+                self.claim_anonymous(claim, input, evidence, record, may_record).await.map(Some)
             }
         };
         match decided {
@@ -257,21 +268,17 @@ impl Desk {
         job: JobId,
         input: Input,
         evidence: Evidence,
-        record: NewJob,
+        record: Option<Box<NewJob>>,
     ) -> Result<Option<Box<Decided>>, ApplyError> {
         let expires = Instant::now() + PATIENCE;
         let only_if = if claim.delivery.redelivered { self.ask_owner(claim, job).await } else { OnlyIf::Always };
-        let happening = Happening {
-            only_if,
-            evidence,
-            record: Some(Box::new(record)),
-            expires: Some(expires),
-            ..Happening::new(job, input)
-        };
+        let may_record = record.is_some();
+        let happening = Happening { only_if, evidence, record, expires: Some(expires), ..Happening::new(job, input) };
         match self.ledger.apply(happening).await? {
             Verdict::Decided(decided) => Ok(Some(decided)),
             // A chunk of a job that was purged with all its chunks: nobody wants it any more.
-            Verdict::Unknown => Ok(None),
+            Verdict::Unknown if may_record => Ok(None),
+            Verdict::Unknown => Err(ApplyError::Refused(UNTOLD.to_owned())),
             Verdict::Skipped => Err(ApplyError::Refused("the job was not recorded by its own claim".to_owned())),
         }
     }
@@ -296,23 +303,27 @@ impl Desk {
         input: Input,
         evidence: Evidence,
         record: NewJob,
+        may_record: bool,
     ) -> Result<Box<Decided>, ApplyError> {
         let mut anonymous = AnonymousClaim {
             input,
             evidence,
             redelivered: claim.delivery.redelivered,
             record: Box::new(record),
+            may_record,
             owners: None,
             expires: Instant::now() + PATIENCE,
         };
         match self.ledger.claim_anonymous(&anonymous).await? {
             AnonymousVerdict::Decided(decided) => return Ok(decided),
+            AnonymousVerdict::Unrecorded => return Err(ApplyError::Refused(UNTOLD.to_owned())),
             AnonymousVerdict::AskOwners(owners) => {
                 anonymous.owners = Some(control::ask_all(&self.signals, owners).await);
             }
         }
         match self.ledger.claim_anonymous(&anonymous).await? {
             AnonymousVerdict::Decided(decided) => Ok(decided),
+            AnonymousVerdict::Unrecorded => Err(ApplyError::Refused(UNTOLD.to_owned())),
             AnonymousVerdict::AskOwners(_) => Err(ApplyError::Refused("its owners were asked already".to_owned())),
         }
     }

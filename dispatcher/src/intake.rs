@@ -153,9 +153,8 @@ impl Intake {
             Some(id) => id,
             None => {
                 let print = fingerprint(&work, &message.body);
-                let found = self.find_anonymous(&print).await;
                 record.fingerprint = Some(print);
-                found.unwrap_or_else(|| JobId(Uuid::now_v7()))
+                self.find_anonymous(&record).await.unwrap_or_else(|| JobId(Uuid::now_v7()))
             }
         };
         warn!(%job, queue = %work.name(), why, "a job's message was dead-lettered");
@@ -243,9 +242,9 @@ impl Intake {
     }
 
     /// Waits while the ledger is away, as [`Intake::keep`].
-    async fn find_anonymous(&self, fingerprint: &str) -> Option<JobId> {
+    async fn find_anonymous(&self, new: &NewJob) -> Option<JobId> {
         loop {
-            match self.ledger.find_anonymous(fingerprint).await {
+            match self.ledger.find_anonymous(new).await {
                 Ok(found) => return found,
                 Err(error) => self.wait_for_ledger(&error).await,
             }
@@ -330,6 +329,7 @@ fn received<'a>(message: &'a Incoming, work: &'a WorkQueue) -> Received<'a> {
 fn new_job(origin: Origin, message: &Incoming, work: &WorkQueue, ledger: &Ledger) -> NewJob {
     let traceparent = message.headers.get(TRACEPARENT_HEADER).cloned();
     NewJob::read(ledger, origin, &received(message, work), work.clone(), traceparent)
+        .published_by(ledger, message.user_id.as_deref())
 }
 
 /// The id of a job, or the one that an unreadable message claims to have.

@@ -24,6 +24,7 @@ mod leases;
 mod load;
 mod outbox;
 mod placing;
+mod publishers;
 mod queues;
 mod quotas;
 pub mod read;
@@ -65,6 +66,7 @@ pub use leader::Leadership;
 pub use leases::{Beats, Outdated};
 pub use outbox::{Published, ToPublish};
 pub use placing::Wanted;
+pub use publishers::AmqpTenants;
 pub use quotas::FullTenant;
 pub use rebuild::{Adopted, Differing, Rebuilt};
 pub use record::{Decided, Evidence, Happening, Lessons, OnlyIf, Policy, TellOwner, Verdict};
@@ -76,6 +78,7 @@ pub use writer::ApplyError;
 
 use crate::callbacks::Secrets;
 use effects::Outlets;
+use publishers::Publishers;
 use queues::PausedQueues;
 use quotas::TenantRates;
 use writer::{Ask, Writer};
@@ -111,6 +114,8 @@ pub struct LedgerSettings {
     pub secrets: Arc<Secrets>,
     /// What work costs.
     pub prices: Prices,
+    /// Which jobs over AMQP are taken without a proof of whose they are.
+    pub amqp_tenants: AmqpTenants,
 }
 
 /// A handle on the ledger. Clones share it.
@@ -134,6 +139,8 @@ struct Inner {
     outlets: Outlets,
     paused_queues: PausedQueues,
     tenant_rates: TenantRates,
+    amqp_tenants: AmqpTenants,
+    publishers: Publishers,
     /// Taken by the one task that publishes.
     to_publish: Mutex<Option<mpsc::Receiver<JobId>>>,
     /// Taken by the one task that follows families.
@@ -283,6 +290,8 @@ impl Ledger {
                 outlets,
                 paused_queues: PausedQueues::default(),
                 tenant_rates: TenantRates::default(),
+                amqp_tenants: settings.amqp_tenants,
+                publishers: Publishers::default(),
                 to_publish: Mutex::new(Some(to_publish)),
                 relatives: Mutex::new(Some(relatives)),
             }),

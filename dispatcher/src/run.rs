@@ -91,6 +91,8 @@ impl Dispatcher {
         let mut workers = JoinSet::new();
 
         workers.spawn(AbortOnDrop(standing).joined());
+        // Before the first message is read.
+        ledger.read_publishers().await.context("read who publishes for which tenant")?;
         workers.spawn(ledger.clone().watch_queues(work.clone()));
         workers.spawn(control::pass_on(signals.clone(), ledger.tells(), work.clone()));
         let postman =

@@ -19,7 +19,7 @@ use ffpool_schema::retry::Backoff;
 
 use crate::api::{KeyCommand, ThrottleRules};
 use crate::callbacks::{CallbackRules, CallbackSecret, Secrets};
-use crate::ledger::{Keep, LedgerSettings, Policy, Retention};
+use crate::ledger::{AmqpTenants, Keep, LedgerSettings, Policy, Retention};
 use crate::limits::{Limit, ProxyHeader, RateLimits};
 
 pub use api::{ApiSettings, TlsMode};
@@ -72,6 +72,11 @@ pub struct Settings {
     /// The operator's own scenarios and templates: a TOML or JSON file, read at the start. Every dispatcher needs the same.
     #[arg(long, env = "FFPOOL_SCENARIO_FILE", value_name = "FILE")]
     pub scenario_file: Option<PathBuf>,
+
+    /// Which jobs over AMQP are taken without a proof of whose they are. The proof is the property `user_id`, which RabbitMQ
+    /// checks: the user that is bound to the tenant.
+    #[arg(long, env = "FFPOOL_AMQP_TENANTS", value_enum, default_value = "bound")]
+    pub amqp_tenants: AmqpTenants,
 
     /// What signs callbacks, as `<key id>:<secret>`; before it `<tenant>/` for a tenant's own; several with commas. Without
     /// one, jobs with a `callback_url` are refused.
@@ -212,6 +217,7 @@ impl Settings {
             },
             database_url: self.database_url.clone(),
             migration_url: self.migration_database_url.clone(),
+            amqp_tenants: self.amqp_tenants,
             policy: Policy {
                 lease: Duration::from_secs(self.lease_secs.into()),
                 backoff: Backoff {

@@ -100,6 +100,8 @@ const NAME: &str = "ffpool producer";
 /// connections that are made when they are needed ([`AmqpProducer::pooled`]).
 pub struct AmqpProducer {
     route: Route,
+    /// Said with each job.
+    user: Option<String>,
 }
 
 enum Route {
@@ -113,7 +115,9 @@ impl AmqpProducer {
     #[must_use]
     pub fn open(url: impl Into<String>) -> AmqpProducer {
         install_crypto();
-        AmqpProducer { route: Route::Link(Box::new(Publisher::open(AmqpConfig::new(url, NAME)))) }
+        let config = AmqpConfig::new(url, NAME);
+        let user = config.user();
+        AmqpProducer { route: Route::Link(Box::new(Publisher::open(config))), user }
     }
 
     /// Connects when a job is published, at most `size` times at once, and keeps the connections for the next job. The
@@ -124,8 +128,18 @@ impl AmqpProducer {
     /// [`ProduceError::Connect`] when the URL cannot be used; certificate files in it are for [`AmqpProducer::open`].
     pub fn pooled(url: impl Into<String>, size: u16) -> Result<AmqpProducer, ProduceError> {
         install_crypto();
-        let pool = PublishPool::open(AmqpConfig::new(url, NAME), size);
-        Ok(AmqpProducer { route: Route::Pool(pool.map_err(|source| ProduceError::Connect { source })?) })
+        let config = AmqpConfig::new(url, NAME);
+        let user = config.user();
+        let pool = PublishPool::open(config, size);
+        Ok(AmqpProducer { route: Route::Pool(pool.map_err(|source| ProduceError::Connect { source })?), user })
+    }
+
+    /// Says with each job that this RabbitMQ user publishes it (`user_id`): by it the pool tells which tenant's the job is. It is
+    /// the URL's user if this is not called, and must be the connection's, or the broker refuses the job. For a login by
+    /// certificate, and for brokers that call a user otherwise than the URL; `None` says nothing.
+    #[must_use]
+    pub fn published_by(self, user: Option<String>) -> AmqpProducer {
+        AmqpProducer { user, ..self }
     }
 
     /// Waits until a connection stands. Not needed before [`AmqpProducer::publish`], which waits longer: for those who
@@ -153,6 +167,7 @@ impl AmqpProducer {
     ) -> Result<JobId, ProduceError> {
         let job = spec.id.unwrap_or_else(|| JobId(Uuid::now_v7()));
         let message = outgoing(&JobSpec { id: Some(job), ..spec.clone() }, job, encoding, traceparent)?;
+        let message = Outgoing { user_id: self.user.clone(), ..message };
         let published = match &self.route {
             Route::Link(publisher) => publisher.publish(message).await,
             Route::Pool(pool) => pool.publish(message).await,
@@ -198,6 +213,7 @@ fn outgoing(
         message_id: Some(job.to_string()),
         headers: traceparent.into_iter().collect::<BTreeMap<_, _>>(),
         message_type: None,
+        user_id: None,
     })
 }
 

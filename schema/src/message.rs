@@ -60,6 +60,10 @@ pub struct DeliveredJob {
     pub delivery_count: u64,
     /// W3C trace context of the publisher.
     pub traceparent: Option<String>,
+    /// The AMQP `user_id`, which the broker checks against the publisher's connection; empty if the message has none. Workers of
+    /// before do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
 }
 
 /// What stands for a message without an id: sha256 over queue name and body. Two equal bodies are two jobs but either

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use ffpool_schema::job::Pool;
-use ffpool_schema::rights::{Account, amqp, nats};
+use ffpool_schema::rights::{Account, AmqpRights, amqp, nats};
 use ffpool_schema::subjects;
 use ffpool_schema::topology::{Topology, WorkQueue};
 use regex::Regex;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn names() -> BTreeSet<String> {
     let pools = ["gpu", "a-1"].map(|pool| pool.parse::<Pool>().unwrap());
@@ -101,15 +101,23 @@ fn rabbitmq_definitions() -> String {
             json!({"name": account.login(), "password": password, "tags": ""})
         })
         .collect();
-    let permissions: Vec<_> = accounts()
-        .map(|(account, rights)| {
-            json!({
-                "user": account.login(), "vhost": vhost,
-                "configure": rights.configure, "write": rights.write, "read": rights.read,
-            })
-        })
-        .collect();
+    let permissions: Vec<_> = accounts().map(|(account, rights)| permissions(account.login(), &rights)).collect();
     let definitions = json!({"vhosts": [{"name": vhost}], "users": users, "permissions": permissions});
+    format!("{}\n", serde_json::to_string_pretty(&definitions).unwrap())
+}
+
+fn permissions(user: &str, rights: &AmqpRights) -> Value {
+    json!({
+        "user": user, "vhost": "${RABBITMQ_VHOST}",
+        "configure": rights.configure, "write": rights.write, "read": rights.read,
+    })
+}
+
+/// A tenant's user is one more producer. Without any tag: one that may impersonate others says `user_id` as it likes.
+fn tenant_definitions() -> String {
+    let rights = amqp(Account::Producer).expect("it publishes");
+    let user = json!({"name": "${RABBITMQ_USER}", "password": "${RABBITMQ_TENANT_PASSWORD}", "tags": ""});
+    let definitions = json!({"users": [user], "permissions": [permissions("${RABBITMQ_USER}", &rights)]});
     format!("{}\n", serde_json::to_string_pretty(&definitions).unwrap())
 }
 
@@ -142,7 +150,12 @@ fn nats_authorization() -> String {
 
 #[test]
 fn the_files_for_the_servers_are_what_the_code_makes() {
-    for (name, text) in [("rabbitmq.json", rabbitmq_definitions()), ("nats.conf", nats_authorization())] {
+    let files = [
+        ("rabbitmq.json", rabbitmq_definitions()),
+        ("rabbitmq-tenant.json", tenant_definitions()),
+        ("nats.conf", nats_authorization()),
+    ];
+    for (name, text) in files {
         let path = format!("{}/../compose/rights/{name}", env!("CARGO_MANIFEST_DIR"));
         if std::env::var_os("FFPOOL_BLESS").is_some() {
             std::fs::write(&path, &text).expect("the file can be written");

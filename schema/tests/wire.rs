@@ -154,7 +154,18 @@ fn a_claim_and_its_answers() {
         redelivered: true,
         delivery_count: 1,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        user_id: None,
     };
+    golden(
+        "claim_of_a_user",
+        &ClaimRequest {
+            from: from(),
+            delivery: DeliveredJob { user_id: Some("acme-in".into()), ..delivery.clone() },
+            ability: Some(ability()),
+            idle: true,
+            running_unanswered: None,
+        },
+    );
     golden(
         "claim",
         &ClaimRequest { from: from(), delivery, ability: Some(ability()), idle: true, running_unanswered: None },

@@ -118,6 +118,8 @@ impl Claims {
                 redelivered: delivery.redelivered,
                 delivery_count: delivery.delivery_count,
                 traceparent: delivery.headers.get(TRACEPARENT_HEADER).cloned(),
+                // Said in any case: a claim without it is one of an older worker.
+                user_id: Some(delivery.user_id.clone().unwrap_or_default()),
             },
             // Said each time: the dispatcher that answers need not be the one that heard the heartbeat.
             ability: Some(self.ability.borrow().clone()),
@@ -205,6 +207,7 @@ mod tests {
             redelivered: false,
             delivery_count: 0,
             traceparent: None,
+            user_id: None,
         }
     }
 

@@ -39,6 +39,8 @@ pub struct AnonymousClaim {
     pub redelivered: bool,
     /// The job, for the case that there is none yet. Its fingerprint is set.
     pub record: Box<NewJob>,
+    /// Whether the claimer says who published it, or it does not matter: without it, only the tap can record the job.
+    pub may_record: bool,
     /// What the owners answered, once they were asked.
     pub owners: Option<Vec<OwnedAttempt>>,
     /// Nobody waits for the answer after this instant.
@@ -65,6 +67,8 @@ pub enum AnonymousVerdict {
     Decided(Box<Decided>),
     /// These must be asked first, and then the claim comes again.
     AskOwners(Vec<OwnedAttempt>),
+    /// The ledger has no such job yet, and the claim may not record it.
+    Unrecorded,
 }
 
 /// Which job a claim is about.
@@ -116,6 +120,7 @@ impl Ledger {
         let (job, only_if, record) = match choose(client, claim).await? {
             Choice::AskOwners(owners) => return Ok((Effects::default(), AnonymousVerdict::AskOwners(owners))),
             Choice::Job(job, only_if) => (job, only_if, None),
+            Choice::New if !claim.may_record => return Ok((Effects::default(), AnonymousVerdict::Unrecorded)),
             Choice::New => (JobId(Uuid::now_v7()), OnlyIf::Always, Some(claim.record.clone())),
         };
         let happening =
@@ -171,11 +176,11 @@ impl Ledger {
     ///
     /// # Errors
     /// When Postgres cannot be asked.
-    pub async fn find_anonymous(&self, fingerprint: &str) -> Result<Option<JobId>, Unavailable> {
+    pub async fn find_anonymous(&self, new: &NewJob) -> Result<Option<JobId>, Unavailable> {
         self.bounded(async {
             let client = self.inner.writers.get().await?;
             let statement = client.prepare_cached(WAITING).await?;
-            let row = client.query_opt(&statement, &[&fingerprint]).await?;
+            let row = client.query_opt(&statement, &[&new.fingerprint, &new.owner()]).await?;
             row.map(|row| Ok(JobId(row.try_get(0)?))).transpose()
         })
         .await
@@ -254,16 +259,15 @@ impl Drop for Locked {
 async fn choose(client: &Object, claim: &AnonymousClaim) -> Result<Choice, tokio_postgres::Error> {
     let fingerprint = &claim.record.fingerprint;
     if claim.record.spec.is_err() {
-        let statement = client.prepare_cached(REJECTED).await?;
-        let known = client.query_opt(&statement, &[fingerprint]).await?;
-        return known.map_or(Ok(Choice::New), |row| Ok(Choice::Job(JobId(row.try_get(0)?), OnlyIf::Always)));
+        return rejected(client, fingerprint.as_deref()).await;
     }
     let statement = client.prepare_cached(WAITING_LOCKED).await?;
-    if let Some(row) = client.query_opt(&statement, &[fingerprint]).await? {
+    if let Some(row) = client.query_opt(&statement, &[fingerprint, &claim.record.owner()]).await? {
         return Ok(Choice::Job(JobId(row.try_get(0)?), OnlyIf::Always));
     }
     if !claim.redelivered {
-        return Ok(Choice::New);
+        // It may have been rejected for who published it.
+        return if claim.may_record { Ok(Choice::New) } else { rejected(client, fingerprint.as_deref()).await };
     }
     let running = running(client, claim).await?;
     match &claim.owners {
@@ -283,6 +287,13 @@ async fn choose(client: &Object, claim: &AnonymousClaim) -> Result<Choice, tokio
     let statement = client.prepare_cached(ANY).await?;
     let any = client.query_opt(&statement, &[fingerprint]).await?;
     any.map_or(Ok(Choice::New), |row| Ok(Choice::Job(JobId(row.try_get(0)?), OnlyIf::Always)))
+}
+
+/// The job of this fingerprint that was rejected, or a new one.
+async fn rejected(client: &Object, fingerprint: Option<&str>) -> Result<Choice, tokio_postgres::Error> {
+    let statement = client.prepare_cached(REJECTED).await?;
+    let known = client.query_opt(&statement, &[&fingerprint]).await?;
+    known.map_or(Ok(Choice::New), |row| Ok(Choice::Job(JobId(row.try_get(0)?), OnlyIf::Always)))
 }
 
 /// The running attempts that a redelivered copy may belong to.
@@ -306,7 +317,7 @@ async fn running(client: &Object, claim: &AnonymousClaim) -> Result<Vec<OwnedAtt
 /// Whether the job of an arrival has a row already, made by a claim that overtook it or by an earlier delivery.
 async fn is_recorded(client: &Object, new: &NewJob, redelivered: bool) -> Result<bool, tokio_postgres::Error> {
     let statement = client.prepare_cached(MARK_TAPPED).await?;
-    if client.execute(&statement, &[&new.fingerprint]).await? > 0 {
+    if client.execute(&statement, &[&new.fingerprint, &new.owner(), &new.spec.is_err()]).await? > 0 {
         return Ok(true);
     }
     if !redelivered {
@@ -342,11 +353,12 @@ async fn insert(client: &Object, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Effe
 
 const LOCK_FINGERPRINT: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))";
 
+// Copies of one tenant's stand for each other first. Those of two change places only while its binding changes.
 const WAITING: &str = "SELECT id FROM job WHERE fingerprint = $1 AND state = 'queued' \
-     AND publish_due IS NULL AND published_at IS NULL ORDER BY paused, number LIMIT 1";
+     AND publish_due IS NULL AND published_at IS NULL ORDER BY tenant IS DISTINCT FROM $2, paused, number LIMIT 1";
 
 const WAITING_LOCKED: &str = "SELECT id FROM job WHERE fingerprint = $1 AND state = 'queued' \
-     AND publish_due IS NULL AND published_at IS NULL ORDER BY paused, number LIMIT 1 FOR UPDATE SKIP LOCKED";
+     AND publish_due IS NULL AND published_at IS NULL ORDER BY tenant IS DISTINCT FROM $2, paused, number LIMIT 1 FOR UPDATE SKIP LOCKED";
 
 const REJECTED: &str = "SELECT id FROM job WHERE fingerprint = $1 AND state = 'rejected' ORDER BY number DESC LIMIT 1";
 
@@ -361,7 +373,8 @@ const ANY: &str = "SELECT id FROM job WHERE fingerprint = $1 \
      LIMIT 1";
 
 const MARK_TAPPED: &str = "UPDATE job SET tapped = true WHERE id = \
-     (SELECT id FROM job WHERE fingerprint = $1 AND NOT tapped ORDER BY number LIMIT 1)";
+     (SELECT id FROM job WHERE fingerprint = $1 AND NOT tapped AND (NOT $3::boolean OR state = 'rejected') \
+      ORDER BY tenant IS DISTINCT FROM $2, number LIMIT 1)";
 
 const RECENT: &str = "SELECT FROM job WHERE fingerprint = $1 \
      AND (state NOT IN ('completed', 'failed', 'cancelled', 'rejected') OR created_at > now() - interval '10 minutes') \

@@ -320,7 +320,7 @@ impl<'a> JobColumns<'a> {
         self.priorities.push(new.work.priority.as_str());
         self.pools.push(new.work.pool.as_str());
         self.scenarios.push(&new.scenario);
-        self.tenants.push(spec.and_then(|spec| spec.tenant.as_deref()));
+        self.tenants.push(new.owner());
         self.labels.push(spec.map_or_else(|| "{}".to_owned(), |spec| json(&spec.labels)));
         self.specs.push(spec.map(|spec| json(&with_id(spec, id))));
         self.bodies.push(new.kept_body());

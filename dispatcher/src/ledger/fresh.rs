@@ -83,6 +83,8 @@ pub struct NewJob {
     pub fingerprint: Option<String>,
     /// Whether it says that it makes a chunk, which the ledger alone may say.
     pub claims_to_be_part: bool,
+    /// The tenant of the RabbitMQ user that published it: its own, also if the job cannot be taken.
+    pub published_for: Option<String>,
 }
 
 impl NewJob {
@@ -117,7 +119,21 @@ impl NewJob {
             traceparent,
             fingerprint: None,
             claims_to_be_part: parse::piece(received).is_some(),
+            published_for: None,
         }
+    }
+
+    /// The same with the tenant of who published it, or with what speaks against the one that it names. `user` is the publisher as
+    /// the broker says.
+    #[must_use]
+    pub fn published_by(mut self, ledger: &Ledger, user: Option<&str>) -> NewJob {
+        self.published_for = ledger.tenant_of_user(user);
+        if let Ok(spec) = &mut self.spec
+            && let Err(fault) = ledger.attribute(user, spec)
+        {
+            self.spec = Err(vec![fault]);
+        }
+        self
     }
 
     /// A job that the API has read already.
@@ -134,6 +150,7 @@ impl NewJob {
             traceparent,
             fingerprint: None,
             claims_to_be_part: false,
+            published_for: None,
         }
     }
 
@@ -161,6 +178,7 @@ impl NewJob {
             traceparent,
             fingerprint: None,
             claims_to_be_part: false,
+            published_for: None,
             spec: Ok(Box::new(spec)),
         }
     }
@@ -175,6 +193,14 @@ impl NewJob {
     pub(super) fn tenant(&self) -> Option<&str> {
         let spec = self.spec.as_ref().ok().filter(|_| self.origin != Origin::Split)?;
         spec.tenant.as_deref()
+    }
+
+    /// Whose it is.
+    pub(super) fn owner(&self) -> Option<&str> {
+        match &self.spec {
+            Ok(spec) => spec.tenant.as_deref(),
+            Err(_) => self.published_for.as_deref(),
+        }
     }
 
     /// Whether the state in which it is recorded depends on the time.

@@ -86,7 +86,8 @@ impl Ledger {
         self.inner.paused_queues.words(queue)
     }
 
-    /// Keeps this dispatcher's copies fresh, of the paused queues and of the rates of tenants, until `stop`.
+    /// Keeps this dispatcher's copies fresh, of the paused queues, of the rates of tenants and of
+    /// their RabbitMQ users, until `stop`.
     pub async fn watch_queues(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(REFRESH);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,6 +101,9 @@ impl Ledger {
             }
             if let Err(error) = self.read_tenant_rates().await {
                 tracing::debug!(%error, "the rates of tenants were not read, the last ones count");
+            }
+            if let Err(error) = self.read_publishers().await {
+                tracing::debug!(%error, "who publishes for which tenant was not read, what was read last counts");
             }
         }
     }

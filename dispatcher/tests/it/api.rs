@@ -99,6 +99,7 @@ impl Api {
         let ledger = Ledger::open(&LedgerSettings {
             database_url: database.to_owned(),
             migration_url: None,
+            amqp_tenants: Default::default(),
             policy,
             catalog: Arc::new(catalog),
             secrets: Arc::default(),

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
-use ffpool_broker::{AmqpConfig, AmqpLink, BatchConsumer, Incoming, Outgoing, Publisher, Signals};
+use ffpool_broker::{AmqpConfig, AmqpLink, BatchConsumer, Incoming, Outgoing, PublishError, Publisher, Signals};
 use ffpool_dispatcher::Dispatcher;
 use ffpool_dispatcher::settings::Settings;
 use ffpool_schema::id::{Incarnation, JobId};
@@ -106,6 +106,18 @@ impl Scene {
 
     /// Publishes a job as a client does.
     async fn publish(&self, exchange: &str, key: &str, id: Option<JobId>, body: &[u8]) {
+        self.publish_as(None, exchange, key, id, body).await.unwrap();
+    }
+
+    /// The same, saying who publishes it.
+    async fn publish_as(
+        &self,
+        user: Option<&str>,
+        exchange: &str,
+        key: &str,
+        id: Option<JobId>,
+        body: &[u8],
+    ) -> Result<(), PublishError> {
         let message = Outgoing {
             exchange: exchange.into(),
             routing_key: key.into(),
@@ -114,8 +126,9 @@ impl Scene {
             message_id: id.map(|id| id.to_string()),
             headers: BTreeMap::new(),
             message_type: None,
+            user_id: user.map(str::to_owned),
         };
-        self.publisher.publish(message).await.unwrap();
+        self.publisher.publish(message).await
     }
 
     /// Reports how an attempt ended, as a worker does.
@@ -404,6 +417,7 @@ fn delivery(id: Option<JobId>, body: &[u8]) -> DeliveredJob {
         redelivered: false,
         delivery_count: 0,
         traceparent: None,
+        user_id: Some(String::new()),
     }
 }
 

@@ -32,6 +32,7 @@ impl Stranger {
             message_id: Some(id.to_string()),
             headers: Default::default(),
             message_type: None,
+            user_id: None,
         };
         self.publisher.publish_within(message, Duration::from_secs(60)).await?;
         Ok(id)

@@ -80,6 +80,10 @@ pub(crate) struct Connection {
     /// RabbitMQ, such as `amqp://user:password@host:5672/vhost`. For `submit --amqp` and `doctor`.
     #[arg(long, env = "FFPOOL_AMQP_URL", global = true, hide_env_values = true, value_name = "URL")]
     pub(crate) amqp_url: Option<String>,
+    /// The RabbitMQ user of --amqp-url where the URL does not say it, as with a certificate; told with each job (`user_id`), so
+    /// that the pool knows whose it is. Empty: nothing is told.
+    #[arg(long, env = "FFPOOL_PUBLISH_AS", global = true, value_name = "NAME")]
+    pub(crate) publish_as: Option<String>,
     /// NATS, such as `nats://host:4222`. For `jobs log --follow` and `doctor`.
     #[arg(long, env = "FFPOOL_NATS_URL", global = true, hide_env_values = true, value_name = "URL")]
     pub(crate) nats_url: Option<String>,

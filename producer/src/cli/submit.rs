@@ -112,6 +112,10 @@ pub(super) async fn producer(context: &Context) -> Result<AmqpProducer, Trouble>
         Trouble::usage("--amqp needs RabbitMQ's address").next("Give it with --amqp-url or FFPOOL_AMQP_URL.")
     })?;
     let producer = AmqpProducer::open(url);
+    let producer = match &context.connection.publish_as {
+        Some(user) => producer.published_by(Some(user.clone()).filter(|user| !user.is_empty())),
+        None => producer,
+    };
     producer.connected(CONNECT).await?;
     Ok(producer)
 }

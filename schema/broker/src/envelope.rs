@@ -26,7 +26,8 @@ pub(crate) struct Envelope {
 impl Envelope {
     /// Refuses what AMQP cannot carry.
     pub(crate) fn seal(message: Outgoing) -> Result<Envelope, PublishError> {
-        let Outgoing { exchange, routing_key, body, content_type, message_id, headers, message_type } = message;
+        let Outgoing { exchange, routing_key, body, content_type, message_id, headers, message_type, user_id } =
+            message;
         let short = |what: &str, text: String| {
             ShortString::try_new(text).map_err(|_| PublishError::Rejected {
                 exchange: exchange.chars().take(64).collect(),
@@ -46,6 +47,9 @@ impl Envelope {
         }
         if let Some(kind) = message_type {
             properties = properties.with_type(short("message type", kind)?);
+        }
+        if let Some(user) = user_id {
+            properties = properties.with_user_id(short("user id", user)?);
         }
         if let Ok(since) = SystemTime::now().duration_since(UNIX_EPOCH) {
             properties = properties.with_timestamp(since.as_secs());

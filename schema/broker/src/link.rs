@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Fuse, FusedFuture};
 use futures_util::{FutureExt, StreamExt};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPUri, SASLMechanism};
 use lapin::{Connection, ConnectionProperties};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -54,6 +54,14 @@ impl AmqpConfig {
     #[must_use]
     pub fn new(url: impl Into<String>, name: impl Into<String>) -> AmqpConfig {
         AmqpConfig { url: url.into(), name: name.into(), heartbeat: Duration::from_secs(10) }
+    }
+
+    /// The user as whom the URL logs in, which the broker wants to see in `user_id`. A login by certificate does not say.
+    #[must_use]
+    pub fn user(&self) -> Option<String> {
+        let uri: AMQPUri = self.url.parse().ok()?;
+        let by_certificate = uri.query.auth_mechanism.is_some_and(|mechanism| mechanism == SASLMechanism::External);
+        (!by_certificate).then_some(uri.authority.userinfo.username)
     }
 }
 
@@ -442,6 +450,15 @@ mod tests {
         let shown = format!("{:?}", AmqpConfig::new("amqp://ff:s3cret@broker:5672/%2f", "worker"));
         assert!(!shown.contains("s3cret"), "{shown}");
         assert!(shown.contains("broker:5672"), "{shown}");
+    }
+
+    #[test]
+    fn the_user_is_the_urls_unless_a_certificate_says_who_it_is() {
+        let user = |url: &str| AmqpConfig::new(url, "x").user();
+        assert_eq!(user("amqp://a%20b:s3cret@broker/%2f").as_deref(), Some("a b"));
+        assert_eq!(user("amqp://broker/%2f").as_deref(), Some("guest"), "as the client logs in");
+        assert_eq!(user("amqps://ff:x@broker/%2f?auth_mechanism=external"), None);
+        assert_eq!(user("http://broker"), None);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Outgoing {
     pub headers: BTreeMap<String, String>,
     /// The `type` property.
     pub message_type: Option<String>,
+    /// The `user_id` property: the user that publishes it. The broker refuses any other than the connection's.
+    pub user_id: Option<String>,
 }
 
 /// A message received.

@@ -328,6 +328,7 @@ impl Pool {
             message_id: Some(job.to_string()),
             headers: attempt.map(|attempt| (ATTEMPT_HEADER.to_owned(), attempt.to_string())).into_iter().collect(),
             message_type: None,
+            user_id: None,
         };
         self.publisher.publish(message).await.unwrap();
     }

@@ -169,3 +169,78 @@ async fn a_job_of_the_operators_scenario_runs_as_what_that_stands_for_on_a_worke
     ]);
     assert!(settings.ledger().unwrap_err().to_string().contains("house -> house"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_the_tenant_s_whose_user_published_it_and_names_no_other() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
+    let bind = "INSERT INTO tenant (name, amqp_user) VALUES ('acme', 'guest'), ('beta', 'beta-in'), ('free', NULL)";
+    scene.sql.batch_execute(bind).await.unwrap();
+    dispatcher.ledger().read_publishers().await.unwrap();
+    let named = |tenant: Option<&str>| job_with(|spec| spec.tenant = tenant.map(str::to_owned));
+    let publish = async |user: Option<&str>, tenant: Option<&str>| {
+        let (id, body) = named(tenant);
+        scene.publish_as(user, "jobs.default", "", Some(id), &body).await.unwrap();
+        id
+    };
+    for (user, tenant, whose) in [
+        (Some("guest"), None, Some("acme")),
+        (Some("guest"), Some("acme"), Some("acme")),
+        (None, None, None),
+        (None, Some("free"), Some("free")),
+    ] {
+        let id = publish(user, tenant).await;
+        scene.until_column(id, "state", "queued").await;
+        assert_eq!(scene.column(id, "tenant").await.as_deref(), whose, "{user:?} {tenant:?}");
+    }
+    let others = publish(Some("guest"), Some("beta")).await;
+    let unsaid = publish(None, Some("acme")).await;
+    for (id, code, words, whose) in
+        [(others, "other_tenant", "leave `tenant` out", Some("acme")), (unsaid, "unproven_tenant", "user_id", None)]
+    {
+        scene.until_column(id, "state", "rejected").await;
+        let faults = scene.column(id, "faults").await.unwrap();
+        assert!(faults.contains(code) && faults.contains(words), "{faults}");
+        assert_eq!(scene.column(id, "tenant").await.as_deref(), whose, "the publisher sees what became of it");
+    }
+    let (id, body) = named(None);
+    let forged = scene.publish_as(Some("beta-in"), "jobs.default", "", Some(id), &body).await;
+    assert!(matches!(forged, Err(PublishError::Rejected { .. })), "the broker lets nobody pretend: {forged:?}");
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_overtakes_the_tap_is_judged_by_who_published_what_it_delivers() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
+    scene.sql.batch_execute("INSERT INTO tenant (name, amqp_user) VALUES ('acme', 'guest')").await.unwrap();
+    dispatcher.ledger().read_publishers().await.unwrap();
+    let worker = Worker::new(&scene, "w");
+    let said = |user: &str, delivery: DeliveredJob| DeliveredJob { user_id: Some(user.to_owned()), ..delivery };
+
+    let (id, body) = job();
+    worker.run(&said("guest", delivery(Some(id), &body))).await;
+    assert_eq!(scene.column(id, "tenant").await.as_deref(), Some("acme"));
+    let (id, body) = job_with(|spec| spec.tenant = Some("acme".to_owned()));
+    for user in ["", "somebody"] {
+        let claimed = worker.claim(&said(user, delivery(Some(id), &body))).await;
+        assert!(matches!(claimed, ClaimReply::Drop { .. }), "{claimed:?}");
+    }
+    assert!(scene.column(id, "faults").await.unwrap().contains("unproven_tenant"));
+
+    // A worker of before does not say it: its delivery waits until the tap has told whose it is.
+    for id in [Some(JobId(Uuid::now_v7())), None] {
+        let (_, body) = job_with(|spec| spec.id = id);
+        let old = DeliveredJob { user_id: None, ..delivery(id, &body) };
+        let waits = worker.claim(&old).await;
+        assert!(matches!(&waits, ClaimReply::Hold { reason, .. } if reason.contains("too old")), "{waits:?}");
+        scene.publish_as(Some("guest"), "jobs.default", "", id, &body).await.unwrap();
+        let grant = until("it is recorded and runs", async || match worker.claim(&old).await {
+            ClaimReply::Run(grant) => Ok(grant),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+        assert_eq!(scene.column(grant.job, "tenant").await.as_deref(), Some("acme"));
+    }
+    dispatcher.stop().await;
+}

@@ -54,6 +54,7 @@ async fn a_cancel_whose_dispatcher_died_before_it_told_the_worker_is_told_by_ano
         let settings = LedgerSettings {
             database_url: scene.database_url.clone(),
             migration_url: None,
+            amqp_tenants: Default::default(),
             policy,
             catalog: Arc::default(),
             secrets: Arc::default(),

@@ -13,6 +13,7 @@ fn settings(database_url: &str, migration_url: Option<&str>) -> LedgerSettings {
     LedgerSettings {
         database_url: database_url.to_owned(),
         migration_url: migration_url.map(str::to_owned),
+        amqp_tenants: Default::default(),
         policy: Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 },
         catalog: Arc::default(),
         secrets: Arc::default(),

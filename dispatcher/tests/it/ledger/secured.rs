@@ -68,6 +68,7 @@ async fn a_ledger_behind_tls_opens_with_the_right_certificates_only() {
     let settings = LedgerSettings {
         database_url: good.clone(),
         migration_url: None,
+        amqp_tenants: Default::default(),
         policy: Policy { lease: Duration::from_secs(5), backoff: Backoff::default(), loss_limit: 3 },
         catalog: Arc::default(),
         secrets: Arc::default(),

@@ -102,5 +102,6 @@ fn message(exchange: &str, key: &str, id: &str) -> Outgoing {
         message_id: Some(id.into()),
         headers: BTreeMap::from([("traceparent".to_owned(), "00-1-2-03".to_owned())]),
         message_type: Some("job".into()),
+        user_id: None,
     }
 }

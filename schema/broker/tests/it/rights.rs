@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use ffpool_broker::{BrokerError, Signals, declare_topology};
+use ffpool_broker::{AmqpConfig, BrokerError, Outgoing, PublishError, Publisher, Signals, declare_topology};
 use ffpool_schema::rights::Account;
 use ffpool_schema::topology::Topology;
 use ffpool_stack::Stack;
@@ -15,7 +15,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use tokio::sync::mpsc;
 
-use crate::{BOUND, Place, soon, until};
+use crate::{BOUND, Place, message, soon, until};
 
 /// Access refused.
 const REFUSED: u16 = 403;
@@ -69,11 +69,19 @@ async fn attempt(channel: &Channel, what: Try) -> Result<(), u16> {
 
 /// RabbitMQ's definitions with passwords, as an operator makes them.
 fn definitions(vhost: &str) -> String {
+    apply(&["definitions"], vhost)
+}
+
+fn apply(arguments: &[&str], vhost: &str) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../compose/rights/apply");
     let made = Command::new("sh")
-        .args([script, "definitions"])
+        .arg(script)
+        .args(arguments)
         .env("RABBITMQ_VHOST", vhost)
-        .envs(["PRODUCER", "WORKER", "DISPATCHER"].map(|name| (format!("RABBITMQ_{name}_PASSWORD"), "rights-1")))
+        .envs(
+            ["PRODUCER", "WORKER", "DISPATCHER", "TENANT"]
+                .map(|name| (format!("RABBITMQ_{name}_PASSWORD"), "rights-1")),
+        )
         .output()
         .expect("a shell");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -81,22 +89,39 @@ fn definitions(vhost: &str) -> String {
 }
 
 fn login(url: &str, account: Account) -> String {
-    url.replace("guest:guest", &format!("{}:rights-1", account.login()))
+    login_as(url, account.login())
+}
+
+fn login_as(url: &str, user: &str) -> String {
+    url.replace("guest:guest", &format!("{user}:rights-1"))
 }
 
 async fn judge(url: &str, account: Account, may: &[Try], may_not: &[Try]) {
-    let url = login(url, account);
+    judge_user(url, account.login(), may, may_not).await;
+}
+
+async fn judge_user(url: &str, user: &str, may: &[Try], may_not: &[Try]) {
+    let url = login_as(url, user);
     let connecting = Connection::connect(&url, ConnectionProperties::default());
-    let connection = soon("connect", connecting).await.unwrap_or_else(|error| panic!("{account:?}: {error}"));
+    let connection = soon("connect", connecting).await.unwrap_or_else(|error| panic!("{user}: {error}"));
     let cases = may.iter().map(|&what| (what, Ok(()))).chain(may_not.iter().map(|&what| (what, Err(REFUSED))));
     for (what, expected) in cases {
         // The broker closes the channel over a refusal.
         let channel = connection.create_channel().await.expect("a channel");
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
         let answer = soon("the broker's answer", attempt(&channel, what)).await;
-        assert_eq!(answer, expected, "{} tries {what:?}", account.login());
+        assert_eq!(answer, expected, "{user} tries {what:?}");
     }
     connection.close(200, "done".into()).await.expect("close");
+}
+
+/// Publishes a job that says who published it.
+async fn say(url: &str, user: &str, said: &str) -> Result<(), PublishError> {
+    let publisher = Publisher::open(AmqpConfig::new(login_as(url, user), "rights"));
+    let message = Outgoing { user_id: Some(said.to_owned()), ..message("jobs.default", "", "1") };
+    let published = soon("an answer", publisher.publish(message)).await;
+    publisher.close().await;
+    published
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,6 +202,23 @@ async fn on_rabbitmq_each_account_may_do_its_work_and_nothing_else() {
         ],
     )
     .await;
+    // A tenant's user is one more producer, and says that it is nobody else.
+    let vhost = place.vhost();
+    let import = move || Stack::shared().rabbit.import(&apply(&["tenant-definitions", "acme-in"], &vhost));
+    tokio::task::spawn_blocking(import).await.expect("it ends").expect("the definitions are taken");
+    judge_user(
+        &place.url,
+        "acme-in",
+        &[Try::Publish("jobs.default", "")],
+        &[Try::Get("jobs.live.high"), Try::Declare("mine"), Try::Publish("", "jobs.live.high")],
+    )
+    .await;
+    say(&place.url, "acme-in", "acme-in").await.expect("it is who it says");
+    for (user, said) in [("acme-in", "beta-in"), ("ffpool-producer", "acme-in"), ("ffpool-dispatcher", "acme-in")] {
+        let refused = say(&place.url, user, said).await;
+        let is_refused = matches!(&refused, Err(PublishError::Rejected { reply, .. }) if reply.contains("user_id"));
+        assert!(is_refused, "{user} says that it is {said}: {refused:?}");
+    }
     let absent = Connection::connect(&login(&place.url, Account::Client), ConnectionProperties::default()).await;
     assert!(absent.is_err(), "who only looks on has no login here");
 }
