@@ -37,6 +37,7 @@ mod strays;
 mod sweeps;
 mod tables;
 pub mod tenants;
+mod turns;
 mod writer;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -81,6 +82,7 @@ use effects::Outlets;
 use publishers::Publishers;
 use queues::PausedQueues;
 use quotas::TenantRates;
+use turns::Contests;
 use writer::{Ask, Writer};
 
 /// Settings that have addresses of Postgres.
@@ -141,6 +143,7 @@ struct Inner {
     tenant_rates: TenantRates,
     amqp_tenants: AmqpTenants,
     publishers: Publishers,
+    contests: Contests,
     /// Taken by the one task that publishes.
     to_publish: Mutex<Option<mpsc::Receiver<JobId>>>,
     /// Taken by the one task that follows families.
@@ -292,6 +295,7 @@ impl Ledger {
                 tenant_rates: TenantRates::default(),
                 amqp_tenants: settings.amqp_tenants,
                 publishers: Publishers::default(),
+                contests: Contests::default(),
                 to_publish: Mutex::new(Some(to_publish)),
                 relatives: Mutex::new(Some(relatives)),
             }),

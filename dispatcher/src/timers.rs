@@ -29,6 +29,8 @@ const TELLS: Duration = Duration::from_secs(1);
 const DEADLINES: Duration = Duration::from_secs(1);
 /// How often room is looked for, for jobs that a tenant's quota holds back.
 const LET_GO: Duration = Duration::from_millis(250);
+/// How often turns are dealt to tenants that wait for the same workers.
+const TURNS: Duration = Duration::from_millis(250);
 /// How often missing messages are looked for; a queue must be empty at two looks.
 const RESCUE: Duration = Duration::from_secs(10);
 /// A job that waits longer than this in a queue that the broker calls empty has lost its message.
@@ -65,6 +67,7 @@ impl Timers {
             self.repeat_tells_for_ever(&stop),
             self.end_overdue_for_ever(&stop),
             self.let_go_for_ever(&stop),
+            self.deal_turns_for_ever(&stop),
             self.rescue_for_ever(&stop),
             self.unswallow_for_ever(&stop),
             self.make_months_for_ever(&stop),
@@ -97,6 +100,13 @@ impl Timers {
         let mut turns = Turns::every(LET_GO);
         while turns.next(&self.leadership, stop).await {
             turns.done(self.ledger.let_go().await.map(drop));
+        }
+    }
+
+    async fn deal_turns_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(TURNS);
+        while turns.next(&self.leadership, stop).await {
+            turns.done(self.ledger.deal_turns().await.map(drop));
         }
     }
 

@@ -8,7 +8,7 @@ use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::{Phase, Progress, WorkerState};
 use jiff::Timestamp;
 
-use crate::ledger::read::{Circumstances, Parent};
+use crate::ledger::read::{Circumstances, Parent, TenantTurn};
 
 /// What stands around a job and is not in its own record.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(crate) struct Surroundings {
     pub(crate) queue_pause: Option<(Timestamp, String)>,
     /// What its next attempt depends on.
     pub(crate) circumstances: Circumstances,
+    /// Whether other tenants are told of.
+    pub(crate) sees_all: bool,
 }
 
 /// The present first, then each attempt's end and each control from outside, first to last.
@@ -56,6 +58,7 @@ fn present(detail: &JobDetail, around: &Surroundings, now: Timestamp) -> Vec<Str
             let pauses = pauses(job, around, now);
             if job.state == State::Queued && pauses.is_empty() {
                 told.push(room(job, &around.workers));
+                told.extend(turn(job, around));
             }
             told.extend(pauses);
             told.extend(lessons(&around.circumstances));
@@ -147,8 +150,16 @@ fn deadline(job: &JobView, now: Timestamp) -> Option<String> {
 
 /// What earlier attempts have changed about the next one.
 fn lessons(circumstances: &Circumstances) -> Vec<String> {
-    let Circumstances { losses, is_alone, raised_memory_mb, fell_back, missing: _, is_offered: _, is_held: _ } =
-        circumstances;
+    let Circumstances {
+        losses,
+        is_alone,
+        raised_memory_mb,
+        fell_back,
+        missing: _,
+        is_offered: _,
+        is_held: _,
+        turns: _,
+    } = circumstances;
     let alone = is_alone.then(|| {
         format!(
             "{losses} workers were lost while they ran it, so its next attempt runs alone: it waits for a worker that runs \
@@ -224,6 +235,32 @@ fn room(job: &JobView, workers: &[WorkerView]) -> String {
     } else {
         format!("{} of {slots} slots of {workers} are free: it should be taken within a moment.", slots - used)
     }
+}
+
+/// Whose turn it is, where several tenants wait for the same workers. One tenant is told nothing of another.
+fn turn(job: &JobView, around: &Surroundings) -> Option<String> {
+    /// Tenants that are named at most.
+    const NAMED_MAX: usize = 5;
+    let turns = &around.circumstances.turns;
+    let own = turns.iter().position(|turn| Some(&turn.tenant) == job.tenant.as_ref()).filter(|_| turns.len() > 1)?;
+    let told =
+        |turn: &TenantTurn| format!("tenant {} has {} running with weight {}", turn.tenant, turn.running, turn.weight);
+    if !around.sees_all {
+        let next = if own == 0 { "the next turn is its own" } else { "others come before it" };
+        return Some(format!(
+            "It waits for its turn: jobs of other tenants wait there too; {}, {next}.",
+            told(&turns[own])
+        ));
+    }
+    let first = turns.iter().enumerate().filter(|(at, _)| *at < NAMED_MAX || *at == own).map(|(_, turn)| told(turn));
+    let first: Vec<String> = first.collect();
+    let more = turns.len() - first.len();
+    let more = if more > 0 { format!(", and {more} more tenants wait") } else { String::new() };
+    Some(format!(
+        "It waits for its turn: {}{more}. The next turn is that of tenant {}.",
+        first.join(", "),
+        turns[0].tenant
+    ))
 }
 
 fn running(job: &JobView, now: Timestamp) -> String {
@@ -482,6 +519,25 @@ mod tests {
         assert!(with(&[worker(2, 2)]).contains("All 2 slots of 1 worker are in use"));
         assert!(with(&[worker(2, 1)]).contains("1 of 2 slots of 1 worker are free"));
         assert!(with(&[]).contains("recorded 1 min 30 s ago"));
+    }
+
+    #[test]
+    fn where_tenants_take_turns_a_job_says_whose_the_next_is_and_to_a_tenant_nothing_of_others() {
+        let mut waiting = job(State::Queued);
+        waiting.job.tenant = Some("a".into());
+        let turn = |tenant: &str, weight, running| TenantTurn { tenant: tenant.into(), weight, running };
+        let told = |turns: &[TenantTurn], sees_all| {
+            let circumstances = Circumstances { turns: turns.to_vec(), ..Circumstances::default() };
+            sentences(&waiting, &Surroundings { circumstances, sees_all, ..Surroundings::default() }, at(90)).join(" ")
+        };
+        let both = [turn("b", 3, 7), turn("a", 1, 3)];
+        let said = told(&both, true);
+        let expected = "It waits for its turn: tenant b has 7 running with weight 3, tenant a has 3 running with weight 1. The next turn is that of tenant b.";
+        assert!(said.contains(expected), "{said}");
+        let own = told(&both, false);
+        assert!(own.contains("tenant a has 3 running with weight 1, others come before it"), "{own}");
+        assert!(!own.contains("tenant b") && !own.contains('7'), "{own}");
+        assert!(!told(&both[1..], true).contains("turn"), "nobody else waits");
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub(crate) async fn explain(
         workers: if has_ended { Vec::new() } else { app.ledger.workers(caller.realm()).await? },
         queue_pause: if has_ended { None } else { queue_pause(&app, &detail.job.queue).await? },
         circumstances: app.ledger.circumstances(detail.job.id).await?,
+        sees_all: caller.realm().tenant().is_none(),
     };
     Ok(Json(Explanation {
         id: detail.job.id,

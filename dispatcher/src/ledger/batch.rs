@@ -642,6 +642,7 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
         held_at = CASE WHEN u.held = 'running' THEN coalesce(j.held_at, now()) \
                        WHEN u.begun OR u.state IN ('completed', 'failed', 'cancelled', 'rejected') THEN NULL \
                        ELSE j.held_at END, \
+        turn_at = CASE WHEN u.begun THEN NULL ELSE j.turn_at END, \
         wants_worker = u.wants_worker, offered_worker = u.offered, offered_incarnation = u.offered_life, \
         returned = CASE WHEN u.returned THEN true \
                         WHEN u.begun OR u.state IN ('completed', 'failed', 'cancelled', 'rejected') THEN false \

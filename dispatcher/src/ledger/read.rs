@@ -136,6 +136,19 @@ pub struct Circumstances {
     pub is_offered: bool,
     /// Whether the quota of its tenant holds it back.
     pub is_held: bool,
+    /// Where it is queued and tenants take turns: all that wait there, the next first.
+    pub turns: Vec<TenantTurn>,
+}
+
+/// A tenant whose jobs wait in one work queue with those of others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantTurn {
+    /// Its name.
+    pub tenant: String,
+    /// Its share.
+    pub weight: i32,
+    /// Jobs of that queue that run for it.
+    pub running: i64,
 }
 
 /// A job that was submitted before, as a repeat is compared with it.
@@ -244,7 +257,9 @@ impl Ledger {
             let row = client.query_opt(&client.prepare_cached(LESSONS).await?, &[&job.0]).await?;
             let Some(row) = row else { return Ok(Circumstances { missing, ..Circumstances::default() }) };
             let losses = count(&row, "losses")?;
+            let turns = client.query(&client.prepare_cached(TURNS).await?, &[&job.0]).await?;
             Ok(Circumstances {
+                turns: turns.iter().map(tenant_turn).collect::<Result<_, _>>()?,
                 missing,
                 losses,
                 is_alone: is_alone(losses, row.try_get("in_chunks")?),
@@ -436,6 +451,15 @@ const LESSONS: &str = concat!(
     " FROM job WHERE id = $1"
 );
 
+// What the leader wrote a moment ago: where it writes no more, nobody takes turns.
+const TURNS: &str = "SELECT t.tenant, t.weight, \
+            (SELECT count(*) FROM job AS r WHERE r.state IN ('running', 'cancelling') AND r.tenant = t.tenant \
+                    AND (r.queue, r.priority, r.pool) = (t.queue, t.priority, t.pool)) AS running \
+     FROM job JOIN tenant_turn AS t ON (t.queue, t.priority, t.pool) = (job.queue, job.priority, job.pool) \
+     WHERE job.id = $1 AND job.state = 'queued' AND job.tenant IS NOT NULL AND t.waits \
+           AND t.looked_at > now() - interval '5 seconds' \
+     ORDER BY t.had, t.tenant";
+
 const ATTEMPTS: &str = "SELECT attempt, worker, started_at, ended_at, outcome, failure, usage, cost, currency FROM attempt \
      WHERE job = $1 ORDER BY attempt DESC LIMIT $2";
 
@@ -485,6 +509,11 @@ const QUEUES: &str = "SELECT queue, priority, pool, sum(queued)::bigint AS queue
 /// Ends a conversation with Postgres after [`READ_BOUND`].
 pub(super) async fn bounded<T>(read: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
     tokio::time::timeout(READ_BOUND, read).await.unwrap_or(Err(ReadError::Silent))
+}
+
+fn tenant_turn(row: &Row) -> Result<TenantTurn, ReadError> {
+    let (tenant, weight, running) = (row.try_get("tenant")?, row.try_get("weight")?, row.try_get("running")?);
+    Ok(TenantTurn { tenant, weight, running })
 }
 
 /// Of a job by its key: whether it is in the realm of `$2`.

@@ -18,6 +18,7 @@ mod retention;
 mod roles;
 mod schedules;
 mod secured;
+mod turns;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};

@@ -147,7 +147,7 @@ where
 /// What a tenant may have.
 #[derive(Debug, Args)]
 pub(crate) struct Limits {
-    /// Its share where tenants want the same slots: 1 to 1000; kept, nothing goes by it yet.
+    /// Its share where tenants want the same slots: 1 to 1000.
     #[arg(long)]
     weight: Option<i32>,
     /// Jobs that wait, or `none`.
