@@ -22,6 +22,7 @@ impl From<KeyError> for ApiError {
             KeyError::Unknown(_) => ApiError::new(Kind::NotFound, error.to_string()),
             KeyError::BeyondMaker | KeyError::OtherTenant(_) => ApiError::new(Kind::Forbidden, error.to_string()),
             KeyError::BadName
+            | KeyError::LikePrefix(_)
             | KeyError::TooShort(_)
             | KeyError::BeyondRole(..)
             | KeyError::NoScope

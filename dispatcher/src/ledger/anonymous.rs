@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::batch::{self, natural};
 use super::fresh::NewJob;
-use super::quotas;
+use super::quotas::{self, Held};
 use super::record::{Count, Effects};
 use super::writer::{discard, is_about_the_data};
 use super::{ApplyError, Decided, Evidence, Happening, Ledger, OnlyIf, Unavailable, Verdict};
@@ -343,6 +343,10 @@ async fn insert(client: &Object, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Effe
         batch::note_recorded_row(id, state, jobs[&id], &mut events);
         effects.families.extend(batch::relative_of(id, state));
         effects.counts.push(Count::Recorded { queue: row.try_get("queue")? });
+        let held = row.try_get::<_, Option<&str>>("held_by")?.and_then(Held::named);
+        if let Some(held) = held.filter(|_| state == State::Delayed) {
+            effects.counts.push(Count::Held(held));
+        }
         if state.is_end() {
             effects.counts.push(Count::Ended { state, queue: row.try_get("queue")? });
         }

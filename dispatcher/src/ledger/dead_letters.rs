@@ -63,9 +63,19 @@ impl Ledger {
                 }
             }
         }
-        let detail = json!({ "reason": reason, "jobs": report.redriven.len() });
-        self.audit(who, Entry::new("redrive", fingerprint).detail(detail)).await;
+        let redriven: Vec<Uuid> = report.redriven.iter().map(|job| job.0).collect();
+        let concerned = self.bounded(self.count_by_tenant(OWNERS, &redriven)).await?;
+        for (tenant, jobs) in told_apart(who, concerned) {
+            let entry = Entry::new("redrive", fingerprint).of_tenant(tenant.as_deref());
+            self.audit(who, entry.detail(json!({ "reason": reason, "jobs": jobs }))).await;
+        }
         Ok(report)
+    }
+
+    async fn count_by_tenant(&self, sql: &str, jobs: &[Uuid]) -> Result<Vec<(Option<String>, i64)>, Unavailable> {
+        let client = self.inner.writers.get().await?;
+        let rows = client.query(&client.prepare_cached(sql).await?, &[&jobs]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
     /// Deletes dead letters with their attempts, history and logs: those of `request.ids`, and the oldest of its kind. One
@@ -90,9 +100,17 @@ impl Ledger {
         let report = self.bounded(self.delete(&found)).await?;
         let PurgeReport { purged, left } = report;
         let target = request.fingerprint.clone().unwrap_or_else(|| "dead letters".to_owned());
-        let detail = json!({ "reason": request.reason, "ids": request.ids, "purged": purged, "left": left });
-        self.audit(who, Entry::new("purge", target).detail(detail)).await;
-        Ok(report)
+        let concerned = self.bounded(self.count_by_tenant(PURGED_OWNERS, &found)).await?;
+        for (tenant, jobs) in told_apart(who, concerned) {
+            // What else was asked for is for the pool's own eyes.
+            let mut detail = json!({ "reason": request.reason, "purged": jobs });
+            if tenant.as_deref() == who.realm.tenant() {
+                detail["ids"] = json!(request.ids);
+                detail["left"] = json!(left);
+            }
+            self.audit(who, Entry::new("purge", &target).of_tenant(tenant.as_deref()).detail(detail)).await;
+        }
+        Ok(PurgeReport { purged, left })
     }
 
     /// Deletes those of these jobs that are failed, with their chunks' jobs.
@@ -104,6 +122,21 @@ impl Ledger {
         Ok(PurgeReport { purged: gone, left })
     }
 }
+
+/// Entries of the audit on what was done to `concerned`: one for each tenant, which finds it among its own, and the last for the pool,
+/// also if it has none of these jobs. A tenant that did it has one.
+fn told_apart(who: &Actor, mut concerned: Vec<(Option<String>, i64)>) -> Vec<(Option<String>, i64)> {
+    let own = who.realm.tenant();
+    if concerned.iter().all(|(tenant, _)| tenant.as_deref() != own) {
+        concerned.push((own.map(str::to_owned), 0));
+    }
+    concerned
+}
+
+const OWNERS: &str = "SELECT tenant, count(*) FROM job WHERE id = ANY ($1::uuid[]) GROUP BY tenant ORDER BY tenant";
+
+const PURGED_OWNERS: &str =
+    "SELECT tenant, count(*) FROM purged WHERE id = ANY ($1::uuid[]) GROUP BY tenant ORDER BY tenant";
 
 const OF_KIND: &str = "SELECT id FROM job WHERE state = 'failed' AND dead_fingerprint = $1 AND part_of IS NULL \
            AND ($3::text IS NULL OR tenant = $3) \

@@ -29,6 +29,8 @@ pub const OVERLAP: SignedDuration = SignedDuration::from_hours(24);
 
 /// Name of the key that comes from the settings.
 const BOOTSTRAP: &str = "bootstrap";
+/// Random bytes of a minted key's prefix.
+const PREFIX_BYTES: usize = 5;
 /// Prefix under which a key of foreign form is found. No minted prefix has this length.
 const FOREIGN_PREFIX: &str = "foreign";
 /// Serialises the first start of several dispatchers, so that one of them mints the first key. The number is arbitrary.
@@ -114,7 +116,7 @@ impl MintedKey {
     #[must_use]
     pub fn mint() -> MintedKey {
         let mut random = rand::rng();
-        let prefix: [u8; 5] = random.random();
+        let prefix: [u8; PREFIX_BYTES] = random.random();
         let secret: [u8; 32] = random.random();
         MintedKey {
             text: format!("ffp_{}_{}", ffpool_schema::message::hex(&prefix), ffpool_schema::message::hex(&secret)),
@@ -143,6 +145,9 @@ pub enum KeyError {
     /// The name is empty or too long.
     #[error("a key's name has 1 to 64 characters")]
     BadName,
+    /// It could be taken for another key's prefix.
+    #[error("`{0}` looks like the prefix of a key, by which keys are named too: choose another name")]
+    LikePrefix(String),
     /// A right that the role does not have.
     #[error("the role {0} has no right to {1}, so no scope can give it: choose another role, or leave the scope out")]
     BeyondRole(Role, Right),
@@ -181,6 +186,11 @@ fn prefix_of(key: &str) -> &str {
         .map(|(prefix, _)| prefix)
         .filter(|prefix| (8..=32).contains(&prefix.len()))
         .unwrap_or(FOREIGN_PREFIX)
+}
+
+/// Whether a text may be a minted key's prefix, or is that of a foreign one.
+fn is_like_prefix(text: &str) -> bool {
+    text == FOREIGN_PREFIX || text.len() == 2 * PREFIX_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn hash_of(key: &str) -> Vec<u8> {
@@ -434,6 +444,9 @@ fn check_new(new: &NewKey, maker: &Actor, ceiling: &Permit) -> Result<(), KeyErr
     if !(1..=64).contains(&new.name.chars().count()) || new.name.contains('\0') {
         return Err(KeyError::BadName);
     }
+    if is_like_prefix(&new.name) {
+        return Err(KeyError::LikePrefix(new.name.clone()));
+    }
     if let (Some(own), Some(wanted)) = (maker.realm.tenant(), &new.tenant)
         && own != wanted
     {
@@ -569,6 +582,18 @@ const REPLACE_BOOTSTRAP: &str = "INSERT INTO api_key (id, name, prefix, hash, ro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_key_is_named_like_the_prefix_of_another() {
+        let key = MintedKey::mint();
+        for (name, refused) in
+            [(prefix_of(key.text()), true), (FOREIGN_PREFIX, true), ("encoder-app", false), ("deadbeef", false)]
+        {
+            let actor = Actor { name: "test".to_owned(), realm: Realm::Pool, address: None };
+            let made = check_new(&NewKey::of(name, Role::Viewer), &actor, &Permit::of(Role::Admin));
+            assert_eq!(matches!(made, Err(KeyError::LikePrefix(_))), refused, "{name}");
+        }
+    }
 
     #[test]
     fn a_minted_key_is_found_by_its_prefix_and_any_other_text_by_one_place() {

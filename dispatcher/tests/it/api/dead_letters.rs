@@ -93,6 +93,7 @@ async fn a_purge_takes_dead_letters_only_and_leaves_the_reason() {
     let named = api.insert_dead_letter("k-stall", "stall", "it made no progress").await;
     let kept = api.insert_dead_letter("k-stall", "stall", "it made no progress").await;
     let queued = api.insert_job("queued").await;
+    api.update_job(of_kind, "tenant = 'acme'").await;
     let purge = |request: serde_json::Value| api.post("/v1/dead-letters/purge").json(&request);
 
     assert!(problem(purge(json!({"ids": [named]})), 400).await.contains("reason"));
@@ -107,8 +108,16 @@ async fn a_purge_takes_dead_letters_only_and_leaves_the_reason() {
     for left in [kept, queued] {
         api.show(&format!("/v1/jobs/{left}")).await;
     }
-    let entry = &api.show("/v1/audit").await["items"][0];
-    assert_eq!((&entry["who"], &entry["action"]), (&json!("test-admin"), &json!("purge")), "{entry}");
-    assert_eq!((&entry["detail"]["reason"], &entry["detail"]["purged"]), (&json!("test jobs"), &json!(2)), "{entry}");
+    // The tenant finds in its audit what was done to its own, and nothing of others.
+    let audit = api.show("/v1/audit").await;
+    for (entry, tenant) in audit["items"].as_array().unwrap().iter().zip([json!(null), json!("acme")]) {
+        assert_eq!((&entry["who"], &entry["action"]), (&json!("test-admin"), &json!("purge")), "{entry}");
+        assert_eq!(
+            (&entry["detail"]["reason"], &entry["detail"]["purged"]),
+            (&json!("test jobs"), &json!(1)),
+            "{entry}"
+        );
+        assert_eq!((&entry["tenant"], entry["detail"]["ids"].is_null()), (&tenant, tenant != json!(null)), "{entry}");
+    }
     api.stop().await;
 }
