@@ -201,7 +201,7 @@ metrics! {
     WORKER_LIVE_LOSSES = "ffpool_worker_live_losses_total", Counter, ["cause"], "Times that a live source went away, by cause.";
     WORKER_LIVE_SLOW = "ffpool_worker_live_slow_total", Counter, [], "Times that a live encode fell behind its source.", Always;
     WORKER_SINK_LOSSES = "ffpool_worker_sink_losses_total", Counter, [], "Times that a live sink went away or refused.", Always;
-    WORKER_SANDBOX = "ffpool_worker_sandbox", Gauge, ["layer"], "1 for each layer of the sandbox that stands around the tools of this worker: landlock, seccomp, network, egress; 0 for those that do not work here.", Always;
+    WORKER_SANDBOX = "ffpool_worker_sandbox", Gauge, ["layer"], "1 for each layer of the sandbox that stands around the tools of this worker: landlock, seccomp, network, processes, mounts, proc, ipc, egress; 0 for those that do not work here.", Always;
     WORKER_SCRATCH_BYTES = "ffpool_worker_scratch_free_bytes", Gauge, [], "Free scratch space of this worker.", Always;
     WORKER_SCRATCH_FLOOR_BYTES = "ffpool_worker_scratch_floor_bytes", Gauge, [], "Free scratch space below which this worker takes no work.", Always;
     WORKER_DEVICE_SESSIONS = "ffpool_worker_device_sessions_used", Gauge, ["device"], "Encodes that run on a device of this worker.";

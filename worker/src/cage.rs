@@ -1,6 +1,6 @@
 //! The bars between a tool and the machine. Tools take strangers' files apart, so whatever is hidden in one may be running
-//! inside of them: each run reads what its attempt reads, writes into its scratch, and reaches no network unless its job is
-//! live. Three layers, each of which holds without the others: [`Layer`].
+//! inside of them: each run reads what its attempt reads, writes into its scratch, sees nobody, and reaches no network unless its
+//! job is live. Layers, each of which holds without the others: [`Layer`].
 //!
 //! Invariant: everything is prepared before the fork; in the child only system calls follow. A layer that worked when the
 //! worker started and cannot be put up later ends the run before its program is loaded: no attempt runs with less than its
@@ -11,6 +11,7 @@
 mod calls;
 pub mod egress;
 mod files;
+mod spaces;
 
 use std::fmt;
 use std::io;
@@ -21,17 +22,21 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sched::CloneFlags;
+use caps::{CapSet, Capability};
+use nix::libc;
 use seccompiler::BpfProgram;
 
 use calls::Calls;
 use egress::{Asking, Reach};
 use files::Files;
+use spaces::{Maps, Spaces};
 
 use crate::tool::ToolUser;
 
 /// How long a tool may take to say its version behind a layer that is tried.
 const TRIAL: Duration = Duration::from_secs(20);
+/// How long a tool waits for its call to be taken, in turn: a machine that has just started, or is full, is slow.
+const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
 /// How often it is looked at whether it has.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -54,15 +59,34 @@ pub enum Layer {
     Files,
     /// seccomp: which system calls may be made. No sockets for jobs that are not live.
     Calls,
-    /// A network without any interface, and shared memory, of its own, for jobs that are not live.
+    /// A network without any interface, for jobs that are not live.
     Network,
+    /// Processes of its own: it sees and signals no others, and all of them end with it.
+    Processes,
+    /// Mounts of its own, on which only the scratch can be written.
+    Mounts,
+    /// Its own view of `/proc`, with its own processes alone. Needs processes and mounts of its own.
+    Proc,
+    /// System V memory and POSIX queues of its own.
+    Ipc,
     /// seccomp: to which addresses of the network, each asked of the worker, for jobs that are live.
     Egress,
 }
 
 impl Layer {
     /// All of them.
-    pub const ALL: [Layer; 4] = [Layer::Files, Layer::Calls, Layer::Network, Layer::Egress];
+    pub const ALL: [Layer; 8] = [
+        Layer::Files,
+        Layer::Calls,
+        Layer::Network,
+        Layer::Processes,
+        Layer::Mounts,
+        Layer::Proc,
+        Layer::Ipc,
+        Layer::Egress,
+    ];
+    /// Those that are namespaces.
+    const SPACES: [Layer; 5] = [Layer::Network, Layer::Processes, Layer::Mounts, Layer::Proc, Layer::Ipc];
 
     /// Its name in records and metrics.
     #[must_use]
@@ -71,6 +95,10 @@ impl Layer {
             Layer::Files => "landlock",
             Layer::Calls => "seccomp",
             Layer::Network => "network",
+            Layer::Processes => "processes",
+            Layer::Mounts => "mounts",
+            Layer::Proc => "proc",
+            Layer::Ipc => "ipc",
             Layer::Egress => "egress",
         }
     }
@@ -146,6 +174,10 @@ pub struct Cage {
     reads: Vec<PathBuf>,
     /// `None`: the calls of this architecture are not known.
     calls: Option<Programs>,
+    /// Whose tools they are.
+    user: ToolUser,
+    /// Whether the worker may make namespaces. Where it may not, the tool's user does, in a namespace of users.
+    may_part: bool,
 }
 
 impl Cage {
@@ -155,15 +187,24 @@ impl Cage {
     /// # Errors
     /// A layer that is required and does not work.
     pub fn open(mode: SandboxMode, tool: &Path, user: ToolUser, reads: &[PathBuf]) -> Result<Cage, CageError> {
-        let mut cage = Cage { layers: Vec::new(), reads: reads.to_vec(), calls: Programs::make().ok() };
+        let may_part = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false);
+        let calls = Programs::make().ok();
+        let mut cage = Cage { layers: Vec::new(), reads: reads.to_vec(), calls, user, may_part };
         if mode == SandboxMode::Off {
             tracing::warn!("FFPOOL_SANDBOX=off: tools are kept from nothing that their user may do");
             return Ok(cage);
         }
+        let spaces_work = cage.has_spaces(tool);
         let mut works = Vec::new();
         for layer in Layer::ALL {
-            cage.layers = vec![layer];
-            let tried = if layer == Layer::Egress { cage.try_egress(tool, user) } else { cage.try_out(tool) };
+            let tried = match layer {
+                Layer::Files | Layer::Calls => cage.try_layers(tool, &[layer]),
+                Layer::Network | Layer::Processes | Layer::Mounts | Layer::Ipc if spaces_work => Ok(()),
+                Layer::Network | Layer::Processes | Layer::Mounts | Layer::Ipc => cage.try_layers(tool, &[layer]),
+                Layer::Proc if spaces_work => Ok(()),
+                Layer::Proc => cage.try_layers(tool, &[Layer::Processes, Layer::Mounts, Layer::Proc]),
+                Layer::Egress => cage.try_egress(tool, user),
+            };
             match tried {
                 Ok(()) => works.push(layer),
                 Err(why) if mode == SandboxMode::Require && layer.is_required() => {
@@ -179,15 +220,28 @@ impl Cage {
         Ok(cage)
     }
 
+    /// Whether all namespaces work, in one trial.
+    fn has_spaces(&mut self, tool: &Path) -> bool {
+        self.try_layers(tool, &Layer::SPACES).is_ok()
+    }
+
+    fn try_layers(&mut self, tool: &Path, layers: &[Layer]) -> io::Result<()> {
+        self.layers = layers.to_vec();
+        self.try_out(tool)
+    }
+
     /// Runs the tool once for its version, behind the bars that stand now.
     fn try_out(&self, tool: &Path) -> io::Result<()> {
         let mut bars = self.bars(tool, None, &Needs { reads: &[], network: None, devices: false })?;
         let mut command = Command::new(tool);
         command.arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let (true, ToolUser::Switch { uid, gid }) = (bars.are_the_users(), self.user) {
+            command.gid(gid).uid(uid);
+        }
         // SAFETY: as in `tool::confined`.
         unsafe {
             command.pre_exec(move || {
-                bars.leave_network()?;
+                bars.part()?;
                 bars.close()
             });
         }
@@ -200,14 +254,16 @@ impl Cage {
     }
 
     /// Has the tool call this machine, as the user that it runs as: whether the worker may look into it depends on that.
-    fn try_egress(&self, tool: &Path, user: ToolUser) -> io::Result<()> {
+    fn try_egress(&mut self, tool: &Path, user: ToolUser) -> io::Result<()> {
+        self.layers = vec![Layer::Egress];
         let [heard, not_heard] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
         let (heard, not_heard) = (heard?, not_heard?);
         let reach = Reach::to([heard.local_addr()?]);
-        let calls = |listener: &TcpListener| -> io::Result<bool> {
+        let calls = |listener: &TcpListener, patience: Duration| -> io::Result<bool> {
             let mut bars = self.bars(tool, None, &Needs { reads: &[], network: Some(&reach), devices: false })?;
             let mut command = Command::new(tool);
-            command.args(["-v", "quiet", "-protocol_whitelist", "tcp", "-rw_timeout", "1000000"]);
+            command.args(["-v", "quiet", "-protocol_whitelist", "tcp", "-rw_timeout"]);
+            command.arg(patience.as_micros().to_string());
             command.arg(format!("tcp://{}", listener.local_addr()?));
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             if let ToolUser::Switch { uid, gid } = user {
@@ -228,13 +284,16 @@ impl Cage {
             }
             within(Duration::ZERO, child).map(|_| is_called || listener.accept().is_ok())
         };
-        match (calls(&heard)?, calls(&not_heard)?) {
-            (true, false) => Ok(()),
-            (true, true) => Err(io::Error::other("behind it a tool goes where it may not")),
-            (false, _) => {
-                Err(io::Error::other("the worker may not look into a tool: the same user or CAP_SYS_PTRACE is needed"))
+        for patience in PATIENCE {
+            if calls(&heard, patience)? {
+                return if calls(&not_heard, patience)? {
+                    Err(io::Error::other("behind it a tool goes where it may not"))
+                } else {
+                    Ok(())
+                };
             }
         }
+        Err(io::Error::other("the worker may not look into a tool: the same user or CAP_SYS_PTRACE is needed"))
     }
 
     /// The layers that work here.
@@ -255,6 +314,37 @@ impl Cage {
         Ok(programs.of(needs))
     }
 
+    /// Whether tools have processes of their own.
+    pub(crate) fn hides_processes(&self) -> bool {
+        self.layers.contains(&Layer::Processes)
+    }
+
+    /// The namespaces of one run; `None`: it has none.
+    fn spaces(&self, scratch: Option<&Path>, needs: &Needs<'_>) -> io::Result<Option<Spaces>> {
+        let flag = |layer| match layer {
+            Layer::Network if needs.network.is_none() => libc::CLONE_NEWNET,
+            Layer::Processes => libc::CLONE_NEWPID,
+            Layer::Mounts => libc::CLONE_NEWNS,
+            Layer::Ipc => libc::CLONE_NEWIPC,
+            Layer::Network | Layer::Proc | Layer::Files | Layer::Calls | Layer::Egress => 0,
+        };
+        let flags = self.layers.iter().fold(0, |flags, layer| flags | flag(*layer));
+        if flags == 0 {
+            return Ok(None);
+        }
+        let (uid, gid) = match self.user {
+            ToolUser::Own => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+            ToolUser::Switch { uid, gid } => (uid, gid),
+        };
+        Ok(Some(Spaces {
+            flags,
+            proc: self.layers.contains(&Layer::Proc),
+            writes_proc: needs.devices,
+            scratch: scratch.map(spaces::path).transpose()?,
+            maps: (!self.may_part).then(|| Maps::of(uid, gid)),
+        }))
+    }
+
     /// The bars of one run of `program`, which may write into `scratch`.
     pub(crate) fn bars(&self, program: &Path, scratch: Option<&Path>, needs: &Needs<'_>) -> io::Result<Bars> {
         let has = |layer| self.layers.contains(&layer);
@@ -262,7 +352,7 @@ impl Cage {
         Ok(Bars {
             files: has(Layer::Files).then(|| Files::prepare(runs, scratch, needs)).transpose()?,
             calls: if has(Layer::Calls) { Some(self.calls(needs)?) } else { None },
-            leaves_network: has(Layer::Network) && needs.network.is_none(),
+            spaces: self.spaces(scratch, needs)?,
             // Drivers of devices have sockets of the machine's own, for which the worker's rights must not count.
             asks: needs
                 .network
@@ -283,8 +373,7 @@ pub struct Quarters {
 }
 
 impl Quarters {
-    /// Has a trial run as a job would, but for its network, which only root can take away, and its cgroup: what is offered
-    /// is what works there.
+    /// Has a trial run as a job would, but for its namespaces and its cgroup: what is offered is what works there.
     ///
     /// # Errors
     /// When the bars cannot be made ready.
@@ -330,17 +419,25 @@ fn within(bound: Duration, mut child: Child) -> io::Result<ExitStatus> {
 pub(crate) struct Bars {
     files: Option<Files>,
     calls: Option<Arc<BpfProgram>>,
-    leaves_network: bool,
+    spaces: Option<Spaces>,
     asks: Option<Asking>,
 }
 
 impl Bars {
-    /// Takes the network away, for which the worker's rights are needed. System calls only.
-    pub(crate) fn leave_network(&self) -> io::Result<()> {
-        if self.leaves_network {
-            nix::sched::unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
-        }
-        Ok(())
+    /// Whether it is the tool's user, and not the worker's, who makes the namespaces.
+    pub(crate) fn are_the_users(&self) -> bool {
+        self.spaces.as_ref().is_some_and(|spaces| spaces.maps.is_some())
+    }
+
+    /// Whether the tool gets processes of its own, which end with it.
+    pub(crate) fn hide_processes(&self) -> bool {
+        self.spaces.as_ref().is_some_and(Spaces::has_processes)
+    }
+
+    /// Goes into the tool's own namespaces. Returns in the process that is to become the tool, which may be another than the
+    /// one that called. System calls only.
+    pub(crate) fn part(&self) -> io::Result<()> {
+        self.spaces.as_ref().map_or(Ok(()), Spaces::enter)
     }
 
     /// Puts up the rest, last of all. System calls only.

@@ -69,6 +69,16 @@ impl ToolUser {
         let nobody = nix::unistd::User::from_name("nobody").ok().flatten()?;
         Some(ToolUser::Switch { uid: nobody.uid.as_raw(), gid: nobody.gid.as_raw() })
     }
+
+    /// Makes this process that user's, in no group but that one. System calls only.
+    fn take_over(self) -> io::Result<()> {
+        if let ToolUser::Switch { uid, gid } = self {
+            nix::unistd::setgroups(&[])?;
+            nix::unistd::setgid(Gid::from_raw(gid))?;
+            nix::unistd::setuid(Uid::from_raw(uid))?;
+        }
+        Ok(())
+    }
 }
 
 /// Starts all tools of a worker from one thread that lives as long as it: the kernel kills a tool when the *thread*
@@ -269,7 +279,7 @@ pub async fn run(
                 stderr.lines(|line| { log.push(line); listener.log(line); });
             },
             _ = tick.tick() => {
-                if let Some(pid) = pid {
+                if let Some(pid) = pid.and_then(|pid| the_tool(pid, &invocation)) {
                     sample.take(pid);
                 }
                 if kill_at.is_none() && frozen {
@@ -443,8 +453,15 @@ impl Confinement {
             let (_, hard) = getrlimit(resource)?;
             Ok((resource, wish.min(hard)))
         };
-        let may_bound = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false);
-        let bounding = caps::read(None, CapSet::Bounding).unwrap_or_default();
+        let bars = invocation.cage.bars(invocation.program, Some(invocation.directory), &invocation.needs)?;
+        // In a namespace of users there are all capabilities, to take away among them.
+        let may_bound =
+            bars.are_the_users() || caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false);
+        let bounding = if bars.are_the_users() {
+            caps::runtime::thread_all_supported()
+        } else {
+            caps::read(None, CapSet::Bounding).unwrap_or_default()
+        };
         Ok(Confinement {
             entrances: invocation.group.map(Group::entrances).transpose()?.unwrap_or_default(),
             limits: vec![
@@ -454,43 +471,51 @@ impl Confinement {
             ],
             bounding: if may_bound { bounding.into_iter().collect() } else { Vec::new() },
             user: invocation.user,
-            bars: invocation.cage.bars(invocation.program, Some(invocation.directory), &invocation.needs)?,
+            bars,
             parent: nix::unistd::getpid(),
         })
     }
 
     /// Runs in the child. The order matters: cgroups, namespaces and capabilities need the rights that the change of user takes
-    /// away, the change of user clears the death signal, and the bars keep the child from most of this.
+    /// away, unless the namespaces are made by that user; the change of user clears the death signal; the bars keep the child from
+    /// most of this, and are made ready with descriptors, of which the limits may leave none.
     fn apply(&mut self) -> io::Result<()> {
         for entrance in &self.entrances {
             nix::unistd::write(entrance, b"0")?;
         }
         nix::unistd::setsid()?;
-        self.bars.leave_network()?;
-        for (resource, limit) in &self.limits {
-            setrlimit(*resource, *limit, *limit)?;
+        let is_the_users = self.bars.are_the_users();
+        if is_the_users {
+            self.user.take_over()?;
         }
+        // Whoever stands for the tool dies with the worker as the tool does.
+        self.die_with_the_worker()?;
+        self.bars.part()?;
         for capability in &self.bounding {
             caps::drop(None, CapSet::Bounding, *capability).map_err(|_| io::ErrorKind::PermissionDenied)?;
         }
-        match self.user {
-            ToolUser::Own => {}
-            ToolUser::Switch { uid, gid } => {
-                nix::unistd::setgroups(&[])?;
-                nix::unistd::setgid(Gid::from_raw(gid))?;
-                nix::unistd::setuid(Uid::from_raw(uid))?;
-            }
+        if !is_the_users {
+            self.user.take_over()?;
         }
         for set in [CapSet::Inheritable, CapSet::Permitted] {
             caps::clear(None, set).map_err(|_| io::ErrorKind::PermissionDenied)?;
         }
         nix::sys::prctl::set_no_new_privs()?;
+        // Processes of its own die with the first of them.
+        if !self.bars.hide_processes() {
+            self.die_with_the_worker()?;
+        }
+        self.bars.close()?;
+        for (resource, limit) in &self.limits {
+            setrlimit(*resource, *limit, *limit)?;
+        }
+        Ok(())
+    }
+
+    fn die_with_the_worker(&self) -> io::Result<()> {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
         // A worker that died before the line above sends no signal any more.
-        if nix::unistd::getppid() != self.parent {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        self.bars.close()
+        if nix::unistd::getppid() == self.parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     }
 }
 
@@ -619,6 +644,16 @@ impl Sample {
             self.peak_memory_bytes = Some(bytes);
         }
     }
+}
+
+/// The tool's own process: where it has processes of its own, the first child of the first child of the one that stands for it.
+fn the_tool(pid: Pid, invocation: &Invocation<'_>) -> Option<Pid> {
+    if invocation.cage.hides_processes() { first_child(first_child(pid)?) } else { Some(pid) }
+}
+
+fn first_child(of: Pid) -> Option<Pid> {
+    let children = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
 }
 
 fn cpu_ms(pid: Pid) -> Option<u64> {

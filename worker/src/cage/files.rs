@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing outside the scratch can be written, and no file of another job, of the worker or of a user read.
 
+use std::ffi::CStr;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -21,7 +22,7 @@ const NEWEST: ABI = ABI::V6;
 /// Programs and libraries.
 const PROGRAMS: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// What programs read besides.
-const SYSTEM: [&str; 16] = [
+const SYSTEM: [&str; 13] = [
     "/etc/alternatives",
     "/etc/fonts",
     "/etc/ld.so.cache",
@@ -33,9 +34,6 @@ const SYSTEM: [&str; 16] = [
     "/dev/random",
     "/dev/urandom",
     "/dev/zero",
-    "/proc/cpuinfo",
-    "/proc/meminfo",
-    "/proc/stat",
     "/sys/devices/system",
     "/var/cache/fontconfig",
 ];
@@ -55,9 +53,13 @@ const NETWORK: [&str; 13] = [
     "/etc/ssl",
     "/var/lib/ca-certificates",
 ];
+/// What the kernel tells of the machine. A run that has its own view of `/proc` has its own files there.
+const TOLD: [&CStr; 3] = [c"/proc/cpuinfo", c"/proc/meminfo", c"/proc/stat"];
 /// What encodes on devices reads.
-const DEVICE_SYSTEM: [&str; 7] =
-    ["/etc/OpenCL", "/etc/glvnd", "/etc/vulkan", "/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/sys"];
+const DEVICE_SYSTEM: [&str; 4] = ["/etc/OpenCL", "/etc/glvnd", "/etc/vulkan", "/sys"];
+/// What the kernel tells those besides: of its drivers, and files.
+const DEVICE_DRIVERS: &CStr = c"/proc/driver/nvidia";
+const DEVICE_TOLD: [&CStr; 2] = [c"/proc/devices", c"/proc/modules"];
 /// Devices that encode.
 const DEVICES: [&str; 2] = ["/dev/dri", "/dev/kfd"];
 
@@ -66,8 +68,8 @@ const DEVICES: [&str; 2] = ["/dev/dri", "/dev/kfd"];
 pub(super) struct Files {
     /// `None`: they have been put up.
     rules: Option<OwnedFd>,
-    /// What it may do with what the kernel tells of itself.
-    own: BitFlags<AccessFs>,
+    /// What it may do with what the kernel tells it.
+    told: Vec<(&'static CStr, BitFlags<AccessFs>)>,
 }
 
 /// The kernel's `struct landlock_path_beneath_attr`.
@@ -126,45 +128,57 @@ impl Files {
                 .map_err(io::Error::other)?;
         }
         match Option::<OwnedFd>::from(rules) {
-            Some(rules) => Ok(Files {
-                rules: Some(rules),
-                // NVIDIA's library gives its threads names there.
-                own: if needs.devices { read | AccessFs::WriteFile } else { read },
-            }),
+            Some(rules) => Ok(Files { rules: Some(rules), told: told(needs.devices) }),
             None => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel has no Landlock, or it is not switched on"))
             }
         }
     }
 
-    /// Puts the rules up, with one more for what the kernel tells a process of itself.
+    /// Puts the rules up, with more for what the kernel tells. System calls only.
     pub(super) fn close(&mut self) -> io::Result<()> {
         let Some(rules) = self.rules.take() else { return Ok(()) };
-        // Not before the fork: it is another directory for every process.
-        // SAFETY: the path is a constant that ends with a zero.
-        let own = unsafe { libc::open(c"/proc/self".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
-        if own >= 0 {
-            let rule = PathBeneath { allowed_access: self.own.bits(), parent_fd: own };
-            // SAFETY: the kernel reads the rule, which outlives the call, and keeps no pointer to it.
-            let added = unsafe {
-                libc::syscall(
-                    libc::SYS_landlock_add_rule,
-                    rules.as_raw_fd(),
-                    PATH_BENEATH,
-                    std::ptr::from_ref(&rule),
-                    0,
-                )
-            };
-            // SAFETY: it was opened above and is used by nobody else.
-            unsafe { libc::close(own) };
-            if added != 0 {
-                return Err(io::Error::last_os_error());
-            }
+        for (path, access) in &self.told {
+            add(&rules, path, *access)?;
         }
         // SAFETY: it takes a descriptor and flags, and touches no memory of ours.
         let closed = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) };
         if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// What is opened in the child: it is another directory for every process, and other files in a `/proc` of its own.
+fn told(devices: bool) -> Vec<(&'static CStr, BitFlags<AccessFs>)> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    // NVIDIA's library gives its threads names there.
+    let own = if devices { read | AccessFs::WriteFile } else { read };
+    let files =
+        |paths: &[&'static CStr]| paths.iter().map(|path| (*path, AccessFs::ReadFile.into())).collect::<Vec<_>>();
+    let mut told = files(&TOLD);
+    told.push((c"/proc/self", own));
+    if devices {
+        told.push((DEVICE_DRIVERS, read));
+        told.extend(files(&DEVICE_TOLD));
+    }
+    told
+}
+
+/// Adds a rule for what is there, if it is. System calls only.
+fn add(rules: &OwnedFd, path: &CStr, access: BitFlags<AccessFs>) -> io::Result<()> {
+    // SAFETY: the path ends with a zero.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Ok(());
+    }
+    let rule = PathBeneath { allowed_access: access.bits(), parent_fd: fd };
+    // SAFETY: the kernel reads the rule, which outlives the call, and keeps no pointer to it.
+    let added = unsafe {
+        libc::syscall(libc::SYS_landlock_add_rule, rules.as_raw_fd(), PATH_BENEATH, std::ptr::from_ref(&rule), 0)
+    };
+    let added = if added == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // SAFETY: it was opened above and is used by nobody else.
+    unsafe { libc::close(fd) };
+    added
 }
 
 fn nvidia_devices() -> Vec<PathBuf> {

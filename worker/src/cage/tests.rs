@@ -2,19 +2,26 @@ use std::net::SocketAddr;
 
 use super::*;
 
-/// Runs a script of bash behind the bars: what it says, and whether it ended well.
-fn behind(cage: &Cage, scratch: &Path, needs: &Needs<'_>, script: &str) -> (String, bool) {
+/// A script of bash that is to run behind the bars.
+fn shut_in(cage: &Cage, scratch: &Path, needs: &Needs<'_>, script: &str) -> Command {
     let mut bars = cage.bars(Path::new("/bin/bash"), Some(scratch), needs).unwrap();
     let mut command = Command::new("/bin/bash");
     command.args(["-c", script]).current_dir(scratch).stdin(Stdio::null());
     // SAFETY: as in `tool::confined`.
     unsafe {
         command.pre_exec(move || {
-            bars.leave_network()?;
+            nix::unistd::setsid()?;
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            bars.part()?;
             bars.close()
         });
     }
-    let output = command.output().unwrap();
+    command
+}
+
+/// Runs a script of bash behind the bars: what it says, and whether it ended well.
+fn behind(cage: &Cage, scratch: &Path, needs: &Needs<'_>, script: &str) -> (String, bool) {
+    let output = shut_in(cage, scratch, needs, script).output().unwrap();
     (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
 }
 
@@ -85,7 +92,7 @@ fn a_tool_reaches_nobody_unless_its_job_is_live() {
     let live = Needs { network: Some(&reach), ..NOTHING };
     assert!(behind(&cage, scratch.path(), &live, &dial).1, "a live job goes to the network");
     // Whatever other layers work here, each holds alone.
-    for layer in cage.layers().iter().copied().filter(|layer| *layer != Layer::Egress) {
+    for layer in [Layer::Files, Layer::Calls, Layer::Network] {
         let cage = Cage { layers: vec![layer], ..cage.clone() };
         let (said, is_done) = behind(&cage, scratch.path(), &NOTHING, &dial);
         assert!(!is_done, "{layer}: {said}");
@@ -97,8 +104,10 @@ fn a_tool_reaches_nobody_unless_its_job_is_live() {
     }
     assert!(behind(&cage, scratch.path(), &NOTHING, "echo a | cat | grep -q a && kill -0 $$").1);
     let outside = format!("kill -0 {}", std::process::id());
-    let is_kept = !behind(&cage, scratch.path(), &NOTHING, &outside).1;
+    let without_spaces = Cage { layers: vec![Layer::Files, Layer::Calls], ..cage.clone() };
+    let is_kept = !behind(&without_spaces, scratch.path(), &NOTHING, &outside).1;
     assert_eq!(is_kept, keeps_signals());
+    assert!(!behind(&cage, scratch.path(), &NOTHING, &outside).1);
 }
 
 #[test]
@@ -109,8 +118,9 @@ fn what_does_not_work_is_missing_or_refused() {
     assert!(open(SandboxMode::Off, "/usr/bin/ffprobe").unwrap().layers().is_empty());
     let layers = Layer::ALL;
     let cage = Cage { layers: layers.to_vec(), ..cage() };
-    assert_eq!(cage.around(false).collect::<Vec<_>>(), layers[..3]);
-    assert_eq!(cage.around(true).collect::<Vec<_>>(), [Layer::Files, Layer::Calls, Layer::Egress]);
+    assert_eq!(cage.around(false).collect::<Vec<_>>(), layers[..7]);
+    let live: Vec<Layer> = layers.into_iter().filter(|layer| *layer != Layer::Network).collect();
+    assert_eq!(cage.around(true).collect::<Vec<_>>(), live);
 }
 
 /// Sends a datagram by the call that names an address in a header in memory, as libraries of SRT do.
@@ -144,7 +154,7 @@ fn a_live_job_s_tool_goes_where_it_was_told_and_nowhere_else() {
     let family = |domain: &str| format!("perl -MSocket -e 'exit !socket(S, {domain}, SOCK_DGRAM, 0)'");
     let speaks = |what: &str| format!("perl -MSocket -e 'exit !socket(S, PF_INET, {what})'");
     let pair = |kind: &str| format!("perl -MSocket -e 'exit !socketpair(A, B, PF_UNIX, {kind}, 0)'");
-    // On its own, and behind all the others.
+    // By themselves, and behind all the others.
     for layers in [vec![Layer::Calls, Layer::Egress], cage.layers().to_vec()] {
         let cage = Cage { layers, ..cage.clone() };
         for (script, is_allowed) in [
@@ -212,5 +222,172 @@ fn what_the_bars_cost() {
         let began = Instant::now();
         assert!(behind(cage, scratch.path(), &live, &script).1, "{script}");
         println!("a message {what} the bars: {:?}", began.elapsed() / MESSAGES);
+    }
+}
+
+/// A segment of System V memory of the machine's, while it lives.
+struct Segment(nix::libc::c_int);
+
+impl Segment {
+    fn make() -> Segment {
+        // SAFETY: it takes numbers.
+        let id = unsafe { nix::libc::shmget(nix::libc::IPC_PRIVATE, 4096, 0o666) };
+        assert!(id >= 0, "{}", io::Error::last_os_error());
+        Segment(id)
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // SAFETY: it is this test's own, and nobody has it in memory.
+        unsafe { nix::libc::shmctl(self.0, nix::libc::IPC_RMID, std::ptr::null_mut()) };
+    }
+}
+
+/// Tries what each namespace is to keep a tool from, with the right to do it and without any other layer.
+fn try_the_spaces(cage: &Cage) {
+    let (scratch, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (worker, segment) = (std::process::id(), Segment::make());
+    let outside = beside.path().join("outside");
+    let made = outside.display();
+    let signals = format!("kill -0 {worker}");
+    let reads_memory = format!("perl -e 'exit !shmread({}, $x, 0, 1)'", segment.0);
+    let writes = format!("echo made > {made}");
+    let sees_others = "set -- /proc/[0-9]*; test $# -gt 3".to_owned();
+    let mounts_of_the_worker = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts_of_the_worker();
+    for (layers, script) in [
+        (&[Layer::Processes][..], &signals),
+        (&[Layer::Ipc], &reads_memory),
+        (&[Layer::Mounts], &writes),
+        (&[Layer::Processes, Layer::Mounts, Layer::Proc], &sees_others),
+    ] {
+        let around = |layers: &[Layer]| Cage { layers: layers.to_vec(), ..cage.clone() };
+        assert!(behind(&around(&[]), scratch.path(), &NOTHING, script).1, "bare, the tool may: {script}");
+        let (said, is_done) = behind(&around(layers), scratch.path(), &NOTHING, script);
+        assert!(!is_done, "{script} behind {layers:?}: {said}");
+        let works = "echo made > made && cat made && rm made && head -c 1 /dev/zero > /dev/null && cat /proc/self/stat";
+        let (said, is_done) = behind(&around(layers), scratch.path(), &NOTHING, works);
+        assert!(is_done, "behind {layers:?}: {said}");
+        std::fs::remove_file(&outside).ok();
+    }
+    for script in ["mount -t tmpfs none /mnt", "mount --bind / /mnt", "umount -l /proc", "mount -o remount,rw /"] {
+        assert!(!behind(cage, scratch.path(), &NOTHING, script).1, "{script}");
+    }
+    let own = Cage { layers: vec![Layer::Mounts], ..cage.clone() };
+    behind(&own, scratch.path(), &NOTHING, "mount -t tmpfs none /mnt");
+    assert_eq!(mounts_of_the_worker(), before, "what a tool mounts is its own");
+}
+
+#[test]
+fn a_tool_sees_signals_and_changes_nobody_outside_its_namespaces() {
+    let cage = cage();
+    assert!(Layer::SPACES.iter().all(|layer| cage.layers().contains(layer)), "{:?}", cage.layers());
+    try_the_spaces(&cage);
+}
+
+#[test]
+fn a_tool_with_processes_of_its_own_ends_as_it_ended_and_nobody_outlives_it() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let (cage, scratch) = (cage(), tempfile::tempdir().unwrap());
+    for (script, code, signal) in [
+        ("exit 0", Some(0), None),
+        ("exit 77", Some(77), None),
+        // Who leaves its children alone, or has them leave it.
+        ("sleep 600 & exit 3", Some(3), None),
+        ("(setsid sleep 600 &) ; exit 4", Some(4), None),
+        // What the first process of a namespace would not notice.
+        ("kill -ABRT $$", None, Some(6)),
+        ("kill -TERM $$", None, Some(15)),
+        ("kill -KILL $$", None, Some(9)),
+        ("kill -XFSZ $$", None, Some(25)),
+        ("kill -SEGV $$", None, Some(11)),
+    ] {
+        let status = shut_in(&cage, scratch.path(), &NOTHING, script).status().unwrap();
+        assert_eq!((status.code(), status.signal()), (code, signal), "{script}");
+        assert_eq!(those_in(scratch.path()), Vec::<String>::new(), "{script}");
+    }
+    // A stop is heard by the tool, and by nobody who stands between.
+    let script = "trap 'exit 5' INT; echo ready; while :; do sleep 0.01; done";
+    let mut child = shut_in(&cage, scratch.path(), &NOTHING, script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    // Whoever stands for it is killed, and everybody with it.
+    let mut child = shut_in(&cage, scratch.path(), &NOTHING, "setsid sleep 600 & echo ready; exec sleep 600");
+    let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+    io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    assert!(those_in(scratch.path()).len() >= 4);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while !those_in(scratch.path()).is_empty() {
+        assert!(Instant::now() < until, "{:?} live on", those_in(scratch.path()));
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Who works in a directory.
+fn those_in(directory: &Path) -> Vec<String> {
+    let works = |entry: &std::fs::DirEntry| {
+        std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten().filter(works);
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn a_worker_that_is_not_root_makes_the_same_namespaces_where_the_kernel_lets_it() {
+    let plain = |command: &mut Command| {
+        if nix::unistd::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let mut asked = Command::new("unshare");
+    asked.args([
+        "--user",
+        "--map-current-user",
+        "--mount",
+        "--ipc",
+        "--net",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "true",
+    ]);
+    let lets = if plain(&mut asked).status.success() { "yes" } else { "no" };
+    // Its directory may be closed to that user; the file itself is not.
+    let mut again = Command::new("/proc/self/exe");
+    again.args(["--ignored", "--exact", "cage::tests::as_a_plain_user", "--nocapture"]).env("KERNEL_LETS", lets);
+    let output = plain(again.env("TMPDIR", "/tmp").current_dir("/"));
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    assert!(String::from_utf8_lossy(&said).contains("1 passed"));
+}
+
+#[test]
+#[ignore = "another test runs it, as a user without rights"]
+fn as_a_plain_user() {
+    // As the worker does, whose environment is not for others of its user.
+    nix::sys::prctl::set_dumpable(false).unwrap();
+    let cage = cage();
+    assert!([Layer::Files, Layer::Calls].iter().all(|layer| cage.layers().contains(layer)), "{:?}", cage.layers());
+    let lets = std::env::var("KERNEL_LETS").as_deref() == Ok("yes");
+    assert!(Layer::SPACES.iter().all(|layer| cage.layers().contains(layer) == lets), "{:?}", cage.layers());
+    if lets {
+        try_the_spaces(&cage);
+        let (heard, scratch) = (TcpListener::bind("127.0.0.1:0").unwrap(), tempfile::tempdir().unwrap());
+        let not_heard = TcpListener::bind("127.0.0.1:0").unwrap();
+        let reach = Reach::to([heard.local_addr().unwrap()]);
+        let live = Needs { network: Some(&reach), ..NOTHING };
+        for (listener, is_allowed) in [(&heard, true), (&not_heard, false)] {
+            let dial = format!(": <>/dev/tcp/127.0.0.1/{}", listener.local_addr().unwrap().port());
+            let is_asked = cage.layers().contains(&Layer::Egress);
+            assert!(is_asked, "in its namespace of users the worker may look into its tools: {:?}", cage.layers());
+            assert_eq!(behind(&cage, scratch.path(), &live, &dial).1, is_allowed);
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use ffpool_schema::failure::Cause;
+use ffpool_worker::cage::Layer;
 use ffpool_worker::workshop::{CgroupMode, SandboxMode};
 
 use super::bench::{Bench, Ledger, failure, manifest, stand_in};
@@ -47,7 +48,10 @@ async fn a_tool_has_no_rights_no_way_back_and_no_secrets() {
     assert_eq!(says("NoNewPrivs:")[1], "1");
     assert_eq!(says("files"), ["files", "1024", "core", "0"]);
     let session = says("session");
-    assert_eq!(session[1], session[3], "the tool leads no session of its own");
+    // With processes of its own, whoever leads its session stands outside, and has no number there.
+    let is_hidden = bench.workshop.sandbox().contains(&Layer::Processes);
+    let leader = if is_hidden { "0" } else { &session[3] };
+    assert_eq!(session[1], leader, "the tool is in somebody else's session");
     assert_eq!(says("stdin")[1], "/dev/null");
     let group = format!("ffpool/{}/{}.1", bench.settings.worker, grant.job);
     assert!(lines.iter().any(|line| line.ends_with(&group)), "not in {group}: {lines:#?}");
@@ -64,7 +68,7 @@ fn call(number: nix::libc::c_long, arguments: &str) -> String {
 
 /// Tries what a tool that was turned against us would, and tells what it could do. [`OF_ITS_USER`] is what its user may.
 fn burglar(dir: &str, media: &str, port: u16, worker: u32) -> String {
-    use nix::libc::{AF_ALG, AF_INET, AF_UNIX, SOCK_DGRAM, SOCK_SEQPACKET, SYS_ptrace, SYS_socket};
+    use nix::libc::{AF_ALG, AF_INET, AF_UNIX, SOCK_DGRAM, SOCK_SEQPACKET, SYS_mount, SYS_ptrace, SYS_socket};
     let neighbour = format!("{media}/neighbour.mp4");
     let tries = [
         ("reads its neighbour", format!("read -r x < {neighbour}")),
@@ -83,6 +87,11 @@ fn burglar(dir: &str, media: &str, port: u16, worker: u32) -> String {
         ("reads the environment of the first process", "test -n \"$(cat /proc/1/environ)\"".to_owned()),
         ("traces the worker", call(SYS_ptrace, &format!("16, {worker}, 0, 0"))),
         ("runs what it wrote", "cp /bin/true own && ./own".to_owned()),
+        ("signals the worker", format!("kill -0 {worker}")),
+        ("signals the first process", "kill -0 1".to_owned()),
+        ("lists the machine's processes", "test -n \"$(ls /proc | grep '^[0-9]')\"".to_owned()),
+        ("leaves something in shared memory", "echo x > /dev/shm/planted && rm /dev/shm/planted".to_owned()),
+        ("mounts something", call(SYS_mount, "q(none), q(/mnt), q(tmpfs), 0, q()")),
     ];
     let mut script = "exec 1>&2\n".to_owned();
     for (name, attempt) in tries {
@@ -92,9 +101,9 @@ fn burglar(dir: &str, media: &str, port: u16, worker: u32) -> String {
 }
 
 /// What a burglar tries.
-const TRIES: usize = 16;
+const TRIES: usize = 21;
 /// What its user may of that, whatever the kernel.
-const OF_ITS_USER: [&str; 11] = [
+const OF_ITS_USER: [&str; 13] = [
     "reads its neighbour",
     "reads the users",
     "reads the worker",
@@ -106,6 +115,8 @@ const OF_ITS_USER: [&str; 11] = [
     "makes a socket of the machine",
     "has itself traced",
     "writes its scratch",
+    "lists the machine's processes",
+    "leaves something in shared memory",
 ];
 
 /// What a burglar could do.
