@@ -7,11 +7,13 @@
 //! pidfd_getfd(2), process_vm_readv(2). The worker needs the right to trace the tool: the same user, or `CAP_SYS_PTRACE`.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
@@ -28,6 +30,10 @@ const TASKS: usize = 1024;
 /// Calls of one run that last at a time, each on a thread of its own. A tool has a few; one that interrupts its own calls could
 /// have thousands, for those go on until their server answers.
 const LASTING: usize = 64;
+/// How soon the names of a run are looked up again.
+const LOOK_UP_AFTER: Duration = Duration::from_secs(5);
+/// Addresses of one run that names moved to. Those before are forgotten when there are more.
+const MOVED: usize = 256;
 /// Addresses of one run that the log says were refused.
 const SAID: usize = 12;
 
@@ -38,17 +44,35 @@ const IS_VALID: libc::c_ulong = 0x4008_2102;
 
 const _: () = assert!(size_of::<libc::seccomp_notif>() == 0x50 && size_of::<libc::seccomp_notif_resp>() == 0x18);
 
+/// Looks names up again and judges what they stand for: the addresses that may be gone to now. Blocks.
+type Again = Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>;
+
 /// The addresses that a run may go to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Reach {
     to: Vec<SocketAddr>,
+    /// Names that the tool looks up itself: they may move while it runs.
+    names: Option<Again>,
+}
+
+impl fmt::Debug for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reach").field("to", &self.to).field("may_move", &self.names.is_some()).finish()
+    }
 }
 
 impl Reach {
     /// These addresses, as they were judged.
     #[must_use]
     pub fn to(addresses: impl IntoIterator<Item = SocketAddr>) -> Reach {
-        Reach { to: addresses.into_iter().map(plain).collect() }
+        Reach { to: addresses.into_iter().map(plain).collect(), names: None }
+    }
+
+    /// Where the tool connects to another address of the same ports, names are looked up and judged `again`, which may block; the
+    /// connection is made if the address is among the answer.
+    #[must_use]
+    pub fn and_where_names_move(self, again: impl Fn() -> Vec<SocketAddr> + Send + Sync + 'static) -> Reach {
+        Reach { names: Some(Arc::new(again)), ..self }
     }
 
     /// The servers that this machine asks for names as well.
@@ -66,6 +90,10 @@ impl Reach {
 
     fn has(&self, address: SocketAddr) -> bool {
         self.to.contains(&plain(address))
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        self.ports().any(|known| known == port)
     }
 }
 
@@ -105,7 +133,8 @@ impl Asking {
                 reach,
                 tasks: HashMap::new(),
                 lasting: Arc::default(),
-                refused: Refused::default(),
+                refused: Arc::default(),
+                moved: Arc::default(),
             };
             while desk.serve().is_ok() {}
         })?;
@@ -218,7 +247,32 @@ struct Desk {
     tasks: HashMap<u32, Arc<Process>>,
     /// Held by every call that lasts.
     lasting: Arc<()>,
-    refused: Refused,
+    refused: Arc<Mutex<Refused>>,
+    moved: Arc<Mutex<Moved>>,
+}
+
+/// Where the names of a run have moved to while it ran.
+#[derive(Default)]
+struct Moved {
+    to: Vec<SocketAddr>,
+    asked: Option<Instant>,
+}
+
+impl Moved {
+    /// Whether a name stands for the address now. The same is not asked for again and again.
+    fn has(&mut self, address: SocketAddr, again: &Again, now: Instant) -> bool {
+        let is_due = self.asked.is_none_or(|asked| now.duration_since(asked) >= LOOK_UP_AFTER);
+        if !self.to.contains(&address) && is_due {
+            self.asked = Some(now);
+            let found = again().into_iter().map(plain);
+            let fresh: Vec<_> = found.filter(|address| !self.to.contains(address)).collect();
+            if self.to.len() + fresh.len() > MOVED {
+                self.to.clear();
+            }
+            self.to.extend(fresh.into_iter().take(MOVED));
+        }
+        self.to.contains(&address)
+    }
 }
 
 /// Addresses that were refused. Dropped, it says how much more there was than it has said.
@@ -263,6 +317,8 @@ enum Call {
     Done(Done),
     /// It may last: a socket that waits for its server.
     Connect(OwnedFd, Vec<u8>),
+    /// The same to an address that a name may have moved to.
+    ConnectIfMoved(OwnedFd, Vec<u8>, SocketAddr, Again),
     /// The same of one that waits for room.
     Send(OwnedFd, Parcel),
 }
@@ -379,6 +435,15 @@ impl Desk {
         match self.judge(&asked).unwrap_or_else(|errno| Call::Done(Err(errno))) {
             Call::Done(done) => answer(&self.listener, asked.id, done),
             Call::Connect(socket, to) => self.later(asked.id, move || connect(&socket, &to)),
+            Call::ConnectIfMoved(socket, to, address, again) => {
+                let (moved, refused) = (self.moved.clone(), self.refused.clone());
+                self.later(asked.id, move || {
+                    if moved.lock().unwrap_or_else(PoisonError::into_inner).has(address, &again, Instant::now()) {
+                        return connect(&socket, &to);
+                    }
+                    Err(refuse(&refused, Some(address)))
+                });
+            }
             Call::Send(socket, parcel) => self.later(asked.id, move || put(&socket, &parcel, 0)),
         }
         Ok(())
@@ -409,10 +474,15 @@ impl Desk {
                 self.is_still_asked(asked)?;
                 let socket = of_the_network(process.socket(number)?)?;
                 // To nobody: it takes a connection back.
-                if family(&to) != Some(libc::AF_UNSPEC) {
-                    self.allow(&to)?;
+                if family(&to) == Some(libc::AF_UNSPEC) {
+                    return Ok(Call::Connect(socket, to));
                 }
-                return Ok(Call::Connect(socket, to));
+                return match (named(&to).map(plain), &self.reach.names) {
+                    (Some(address), Some(again)) if !self.reach.has(address) && self.reach.has_port(address.port()) => {
+                        Ok(Call::ConnectIfMoved(socket, to, address, again.clone()))
+                    }
+                    _ => self.allow(&to).map(|()| Call::Connect(socket, to)),
+                };
             }
             libc::SYS_sendto => {
                 let length = usize::try_from(second).unwrap_or(usize::MAX).min(MESSAGE_BYTES);
@@ -452,16 +522,21 @@ impl Desk {
         if valid == 0 { Ok(()) } else { Err(libc::ESRCH) }
     }
 
-    fn allow(&mut self, to: &[u8]) -> Result<(), libc::c_int> {
+    fn allow(&self, to: &[u8]) -> Result<(), libc::c_int> {
         let to = named(to);
         if to.is_some_and(|address| self.reach.has(address)) {
             return Ok(());
         }
-        if self.refused.note(to) {
-            tracing::warn!(?to, "a tool wants to go to where its job does not lead, and is kept from it");
-        }
-        Err(libc::EACCES)
+        Err(refuse(&self.refused, to))
     }
+}
+
+/// Notes an address that was refused. Answers what the tool is told.
+fn refuse(refused: &Mutex<Refused>, to: Option<SocketAddr>) -> libc::c_int {
+    if refused.lock().unwrap_or_else(PoisonError::into_inner).note(to) {
+        tracing::warn!(?to, "a tool wants to go to where its job does not lead, and is kept from it");
+    }
+    libc::EACCES
 }
 
 fn family(address: &[u8]) -> Option<libc::c_int> {
@@ -544,6 +619,8 @@ fn answer(listener: &OwnedFd, id: u64, done: Done) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
     use super::*;
 
     #[test]
@@ -575,9 +652,14 @@ mod tests {
     #[test]
     fn calls_that_last_have_a_bound_and_what_is_beyond_it_is_told_to_come_again() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let refused = Refused::default();
-        let listener = Arc::new(OwnedFd::from(theirs));
-        let desk = Desk { listener, reach: Reach::default(), tasks: HashMap::new(), lasting: Arc::default(), refused };
+        let desk = Desk {
+            listener: Arc::new(OwnedFd::from(theirs)),
+            reach: Reach::default(),
+            tasks: HashMap::new(),
+            lasting: Arc::default(),
+            refused: Arc::default(),
+            moved: Arc::default(),
+        };
         let (begun, begins) = std::sync::mpsc::channel();
         let hold = Arc::new(std::sync::Barrier::new(LASTING + 1));
         for id in 0..100 {
@@ -592,6 +674,21 @@ mod tests {
         hold.wait();
         assert_eq!(begins.iter().count(), LASTING);
         drop(ours);
+    }
+
+    #[test]
+    fn names_that_moved_are_looked_up_again_but_not_for_every_call() {
+        let address = |last: u8| SocketAddr::from((Ipv4Addr::new(192, 0, 2, last), 443));
+        let asked = Arc::new(AtomicU8::new(0));
+        let counted = asked.clone();
+        let again: Again = Arc::new(move || vec![address(counted.fetch_add(1, Ordering::Relaxed))]);
+        let (mut moved, began) = (Moved::default(), Instant::now());
+        let at = |secs| began + Duration::from_secs(secs);
+        assert!(moved.has(address(0), &again, at(0)) && moved.has(address(0), &again, at(9)));
+        assert!(!moved.has(address(1), &again, at(1)), "asked a moment ago");
+        assert!(moved.has(address(1), &again, at(9)) && moved.has(address(0), &again, at(9)));
+        assert!(!moved.has(address(9), &again, at(99)));
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
     }
 
     #[test]

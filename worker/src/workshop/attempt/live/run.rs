@@ -13,6 +13,7 @@ use ffpool_schema::live::{Live, LiveAddress, Protocol};
 use ffpool_schema::message::{LiveProgress, Phase, Progress};
 use ffpool_schema::metrics as names;
 use ffpool_schema::plan::live::{LiveRequest, LiveSource, silence_secs};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::super::{Attempt, End, blocking};
@@ -201,7 +202,7 @@ impl Attempt<'_> {
     }
 
     /// Where the run's tool may go: to the worker's proxy, to what was judged and is dialled, and where its tool looks a name up
-    /// itself, to all that this name stands for.
+    /// itself, to all that this name stands for, also when that changes while it runs.
     async fn reach_of(&self, broadcast: &Broadcast<'_>, ip: Option<IpAddr>, sinks: &Dialled) -> Reach {
         let source = match &broadcast.media {
             Media::Live(address) => Some((address, ip)),
@@ -211,19 +212,32 @@ impl Attempt<'_> {
         if let Some(egress) = &broadcast.egress {
             to.push(SocketAddr::from((Ipv4Addr::LOCALHOST, egress.port)));
         }
-        let mut asks_names = false;
+        let mut names = Vec::new();
         for (address, ip) in source.into_iter().chain(sinks.iter().map(|(address, ip)| (address, *ip))) {
             if address.protocol.is_web() {
                 continue;
             }
             to.extend(ip.map(|ip| SocketAddr::new(ip, address.port)));
             if address.protocol == Protocol::Rtmps {
-                asks_names = true;
+                names.push((address.host.clone(), address.port));
                 to.extend(self.shop.stores.reach(&address.host, address.port).await.unwrap_or_default());
             }
         }
         let reach = Reach::to(to);
-        if asks_names { reach.and_names() } else { reach }
+        if names.is_empty() {
+            return reach;
+        }
+        let (shop, runtime) = (self.shop.clone(), Handle::current());
+        reach.and_names().and_where_names_move(move || {
+            let judged = async {
+                let mut found = Vec::new();
+                for (host, port) in &names {
+                    found.extend(shop.stores.reach(host, *port).await.unwrap_or_default());
+                }
+                found
+            };
+            runtime.block_on(judged)
+        })
     }
 
     async fn judged(&self, address: &LiveAddress) -> Result<IpAddr, Trouble> {
