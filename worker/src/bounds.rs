@@ -77,14 +77,18 @@ impl Bounds {
         ]
     }
 
-    /// Arguments with these bounds before their first input that is somebody else's; as they are where there is none.
+    /// Arguments with these bounds before each input that is somebody else's; as they are where there is none.
     #[must_use]
-    pub fn applied(&self, mut arguments: Vec<OsString>) -> Vec<OsString> {
-        // Every input of that kind is opened behind its lists of what it may be.
-        if let Some(at) = arguments.iter().position(|argument| argument == "-protocol_whitelist") {
-            arguments.splice(at..at, self.options());
+    pub fn applied(&self, arguments: Vec<OsString>) -> Vec<OsString> {
+        let mut bounded = Vec::with_capacity(arguments.len());
+        for (at, argument) in arguments.iter().enumerate() {
+            // Every input but what FFmpeg makes itself is opened behind its lists of what it may be.
+            if argument == "-protocol_whitelist" && !is_made_here(&arguments[at..]) {
+                bounded.extend(self.options());
+            }
+            bounded.push(argument.clone());
         }
-        arguments
+        bounded
     }
 
     /// What is wrong with a source by what was found in it.
@@ -123,6 +127,12 @@ impl Bounds {
     }
 }
 
+/// Whether the next input of these arguments lies in the scratch, where the attempt made it: it is named without a directory.
+fn is_made_here(arguments: &[OsString]) -> bool {
+    let input = arguments.iter().skip_while(|argument| *argument != "-i").nth(1);
+    input.and_then(|input| input.to_str()?.strip_prefix("file:")).is_some_and(|path| !path.starts_with('/'))
+}
+
 #[cfg(test)]
 mod tests {
     use ffpool_schema::message::{Probe, VideoProbe};
@@ -157,8 +167,18 @@ mod tests {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         let bounds = Bounds { max_pixels: 9, max_streams: 8, ..Bounds::default() };
         assert_eq!(
-            bounds.applied(words("-nostdin -protocol_whitelist file -i file:a -f null -")),
-            words("-nostdin -max_pixels 9 -max_streams 8 -protocol_whitelist file -i file:a -f null -")
+            bounds.applied(words("-nostdin -protocol_whitelist file -i file:/a -f null -")),
+            words("-nostdin -max_pixels 9 -max_streams 8 -protocol_whitelist file -i file:/a -f null -")
+        );
+        // Each of several, but what the attempt made itself: that may be larger than what it was made of.
+        assert_eq!(
+            bounds.applied(words(
+                "-protocol_whitelist tcp -i rtmp://h/a -protocol_whitelist file -f concat -i file:chunks.txt -protocol_whitelist file -i file:/b"
+            )),
+            words(
+                "-max_pixels 9 -max_streams 8 -protocol_whitelist tcp -i rtmp://h/a -protocol_whitelist file -f concat -i file:chunks.txt \
+                 -max_pixels 9 -max_streams 8 -protocol_whitelist file -i file:/b"
+            )
         );
         assert_eq!(bounds.applied(words("-f lavfi -i testsrc2")), words("-f lavfi -i testsrc2"));
     }

@@ -99,14 +99,8 @@ impl Recipe<'_> {
     /// The plan, which holds to the worker's bounds on what it reads of somebody else's.
     fn bounded_plan(&self, requests: &[Request<'_>], bounds: &Bounds) -> Result<Together, Refused> {
         let mut plan = self.plan(requests)?;
-        match self {
-            Recipe::Whole | Recipe::Chunk { .. } | Recipe::Sound { .. } => {
-                for shared in &mut plan.steps {
-                    shared.step.arguments = bounds.applied(std::mem::take(&mut shared.step.arguments));
-                }
-            }
-            // It reads what was made here.
-            Recipe::Stitch { .. } => {}
+        for shared in &mut plan.steps {
+            shared.step.arguments = bounds.applied(std::mem::take(&mut shared.step.arguments));
         }
         Ok(plan)
     }

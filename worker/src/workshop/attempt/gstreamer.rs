@@ -153,7 +153,7 @@ impl<'a> Attempt<'a> {
             return Ok(());
         }
         let exit = Exit { code: finished.status.code(), signal: finished.signal(), oom_kills };
-        Err(End::failed(classify(exit, &finished.log)))
+        Err(End::failed(self.of_bounds(classify(exit, &finished.log), finished.refused_forks)))
     }
 }
 

@@ -243,7 +243,7 @@ impl<'a> Attempt<'a> {
         exit: Exit,
         was_slow: bool,
     ) -> Result<RunEnd, End> {
-        let mut failure = classify(exit, &finished.log);
+        let mut failure = self.of_bounds(classify(exit, &finished.log), finished.refused_forks);
         failure.evidence = failure.evidence.map(|line| self.reporter.clean(&line));
         if exit.signal.is_some() || exit.oom_kills > 0 {
             return Err(End::failed(failure));
