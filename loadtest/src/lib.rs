@@ -8,12 +8,14 @@
 //! [`live`] times the start of live jobs and looks at what is recorded when their server dies.
 //! [`overhead`] sets an encode through the pool beside the same encode by hand; [`chunks`] an encode in chunks beside the
 //! same encode whole, also while its workers are killed.
+//! [`doors`] measures what others wait at the API while thousands only hold a place there, and what a flood gets.
 //! The end-to-end tests of the whole system stand in `tests/` and use the same pool.
 
 pub mod audit;
 pub mod baseline;
 pub mod chaos;
 pub mod chunks;
+pub mod doors;
 pub mod ladder;
 pub mod live;
 pub mod matrix;

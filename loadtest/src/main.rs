@@ -7,6 +7,7 @@ use ffpool_loadtest::audit::{self, AuditArgs};
 use ffpool_loadtest::baseline::{self, BaselineArgs};
 use ffpool_loadtest::chaos::{self, ChaosArgs};
 use ffpool_loadtest::chunks::{self, ChunksArgs};
+use ffpool_loadtest::doors::{self, DoorsArgs};
 use ffpool_loadtest::ladder::{self, LadderArgs};
 use ffpool_loadtest::live::{self, LiveArgs};
 use ffpool_loadtest::matrix::{self, MatrixArgs};
@@ -43,6 +44,8 @@ enum Command {
     Chunks(ChunksArgs),
     /// An encode through the pool beside the same encode by hand.
     Overhead(OverheadArgs),
+    /// Thousands of idle and slow connections to the API over TLS, and a flood of one address: what all others wait.
+    Doors(DoorsArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -98,6 +101,11 @@ fn main() -> anyhow::Result<ExitCode> {
             let report = runtime.block_on(overhead::run(&settings))?;
             show(&report, args.json)?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Doors(settings) => {
+            let report = runtime.block_on(doors::run(&settings))?;
+            show(&report, args.json)?;
+            Ok(exit_code(report.is_clean()))
         }
         Command::Audit(settings) => {
             let report = audit::run(&settings)?;

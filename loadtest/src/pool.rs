@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use ffpool::{Client, ClientConfig};
+use ffpool_runtime::tls::Authority;
 use ffpool_schema::api::{JobDetail, JobView};
 use ffpool_schema::id::JobId;
 use ffpool_stack::Stack;
@@ -114,6 +115,8 @@ pub struct PoolSettings {
     pub workers: Vec<BTreeMap<String, String>>,
     /// Whether each part has an account of its own on each server, with the least rights.
     pub least_rights: bool,
+    /// Whether the API speaks TLS, with an authority of the pool's own.
+    pub tls: bool,
 }
 
 impl PoolSettings {
@@ -138,6 +141,13 @@ impl PoolSettings {
         self
     }
 
+    /// The API over TLS, with an authority of the pool's own: [`Pool::api_ca`].
+    #[must_use]
+    pub fn with_tls(mut self) -> PoolSettings {
+        self.tls = true;
+        self
+    }
+
     /// One variable more for the dispatchers.
     #[must_use]
     pub fn dispatcher(mut self, name: &str, value: &str) -> PoolSettings {
@@ -156,6 +166,8 @@ pub struct Pool {
     pub client: Client,
     /// The API's address.
     pub api_url: String,
+    /// The authority to trust, where the API speaks TLS.
+    pub api_ca: Option<PathBuf>,
     /// An admin key.
     pub key: String,
     /// The broker.
@@ -203,13 +215,15 @@ impl Pool {
         set_mode(&media, 0o777)?;
         let key = format!("test-key-{}", uuid::Uuid::new_v4().as_simple());
         let api = free_address();
-        let api_url = format!("http://{api}");
-        let client = Client::open(ClientConfig::new(api_url.clone()).key(key.clone()))?;
+        let api_ca = settings.tls.then(|| make_authority(directory.path())).transpose()?;
+        let api_url = api_url(api, api_ca.as_deref());
+        let client = Client::open(client_config(&api_url, api_ca.as_deref()).key(key.clone()))?;
         let mut pool = Pool {
             workers: Vec::new(),
             dispatchers: Vec::new(),
             client,
             api_url,
+            api_ca,
             key,
             amqp_url: accounts.client.amqp.clone(),
             nats_url: accounts.client.nats.clone(),
@@ -224,13 +238,13 @@ impl Pool {
         pool.migrate()?;
         let dispatcher = pool.spawn_dispatcher(0, api)?;
         pool.dispatchers.push(dispatcher);
-        pool.until_ready(&pool.dispatchers[0], api).await?;
+        pool.until_ready(&pool.dispatchers[0], &pool.api_url).await?;
         for number in 0..pool.settings.workers.len() {
             let worker = pool.spawn_worker(number)?;
             pool.workers.push(worker);
         }
         for worker in &pool.workers {
-            pool.until_ready(worker, worker.metrics).await?;
+            pool.until_ready(worker, &format!("http://{}", worker.metrics)).await?;
         }
         Ok(pool)
     }
@@ -248,10 +262,11 @@ impl Pool {
     pub async fn add_dispatcher(&mut self) -> anyhow::Result<String> {
         let api = free_address();
         let dispatcher = self.spawn_dispatcher(self.dispatchers.len(), api)?;
-        self.until_ready(&dispatcher, api).await?;
+        let url = api_url(api, self.api_ca.as_deref());
+        self.until_ready(&dispatcher, &url).await?;
         self.dispatchers.push(dispatcher);
         self.apis.push(api);
-        Ok(format!("http://{api}"))
+        Ok(url)
     }
 
     /// Starts the worker `number` again, in the place of the one that was.
@@ -261,7 +276,7 @@ impl Pool {
     pub async fn restart_worker(&mut self, number: usize) -> anyhow::Result<()> {
         self.respawn_worker(number)?;
         let worker = &self.workers[number];
-        self.until_ready(worker, worker.metrics).await
+        self.until_ready(worker, &format!("http://{}", worker.metrics)).await
     }
 
     /// Starts the worker `number` again and does not wait for it. Like every start it belongs to the thread that calls.
@@ -328,8 +343,9 @@ impl Pool {
             ("FFPOOL_NATS_URL", self.accounts.dispatcher.nats.clone()),
             ("FFPOOL_DATABASE_URL", self.accounts.dispatcher.database.clone().unwrap_or_default()),
             ("FFPOOL_API_ADDR", api.to_string()),
-            // On loopback, and what TLS costs is not what is measured.
-            ("FFPOOL_API_TLS", "off".to_owned()),
+            // On loopback, and what TLS costs is not what is measured, unless somebody asks for it.
+            ("FFPOOL_API_TLS", if self.api_ca.is_some() { "auto" } else { "off" }.to_owned()),
+            ("FFPOOL_STATE_DIR", state_directory(self.directory.path()).display().to_string()),
             ("FFPOOL_METRICS_ADDR", metrics.to_string()),
             ("FFPOOL_BOOTSTRAP_KEY", self.key.clone()),
         ];
@@ -384,9 +400,10 @@ impl Pool {
         Ok(Part { name: name.into(), child, log, metrics })
     }
 
-    async fn until_ready(&self, part: &Part, address: SocketAddr) -> anyhow::Result<()> {
+    async fn until_ready(&self, part: &Part, url: &str) -> anyhow::Result<()> {
         let end = Instant::now() + READY_WITHIN;
-        let probe = Client::open(ClientConfig::new(format!("http://{address}")))?;
+        let ca = self.api_ca.as_deref().filter(|_| url.starts_with("https://"));
+        let probe = Client::open(client_config(url, ca))?;
         let mut last = String::from("no answer yet");
         while Instant::now() < end {
             match probe.ready().await {
@@ -449,6 +466,30 @@ impl Pool {
     pub fn logs(&self) -> String {
         let parts = self.dispatchers.iter().chain(&self.workers);
         parts.map(|part| format!("--- {}\n{}\n", part.name, part.log_tail())).collect()
+    }
+}
+
+/// Where the dispatchers of a pool in `directory` keep what they make themselves.
+fn state_directory(directory: &Path) -> PathBuf {
+    directory.join("state")
+}
+
+/// Makes the authority before the first dispatcher finds that there is none, so that the client can trust it from the start.
+fn make_authority(directory: &Path) -> anyhow::Result<PathBuf> {
+    let folder = state_directory(directory).join("tls");
+    let (authority, _) = Authority::open_or_create(&folder, "ffpool loadtest")?;
+    Ok(authority.path().to_owned())
+}
+
+fn api_url(api: SocketAddr, ca: Option<&Path>) -> String {
+    format!("{}://{api}", if ca.is_some() { "https" } else { "http" })
+}
+
+fn client_config(url: &str, ca: Option<&Path>) -> ClientConfig {
+    let config = ClientConfig::new(url);
+    match ca {
+        Some(ca) => config.ca_file(ca),
+        None => config,
     }
 }
 

@@ -3,6 +3,7 @@
 mod chaos;
 mod chunks;
 mod clients;
+mod doors;
 mod failure_model;
 mod faults;
 mod inputs;
