@@ -3,6 +3,10 @@
 //! Invariant: a label's values come from a closed set or from the operator's own small sets (pools, devices, currencies), never
 //! from what a job or a client says, and never from ids of jobs. Which worker a series is of is the scraper's `instance`.
 
+mod sets;
+
+pub use sets::Set;
+
 /// What kind of series a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -61,7 +65,7 @@ pub enum Process {
 }
 
 /// One metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Metric {
     /// Its name, with the unit last.
     pub name: &'static str,
@@ -71,6 +75,8 @@ pub struct Metric {
     pub shown: Shown,
     /// Its labels.
     pub labels: &'static [&'static str],
+    /// The values of each label, where all are known.
+    pub values: &'static [Option<Set>],
     /// Its meaning.
     pub help: &'static str,
 }
@@ -86,6 +92,22 @@ impl Metric {
         } else {
             Process::Dispatcher
         }
+    }
+
+    /// Every set of labels that a series of it can have, where the values of all are known: one without labels for a metric that
+    /// has none, none for one that has a label of which nobody knows the values.
+    #[must_use]
+    pub fn label_sets(&self) -> Vec<Vec<(&'static str, &'static str)>> {
+        let mut all = vec![Vec::new()];
+        for (label, values) in self.labels.iter().zip(self.values) {
+            let values = values.map(|values| values()).unwrap_or_default();
+            let longer = |set: &Vec<_>| {
+                let with = |value: &&'static str| [set.clone(), vec![(*label, *value)]].concat();
+                values.iter().map(with).collect::<Vec<_>>()
+            };
+            all = all.iter().flat_map(longer).collect();
+        }
+        all
     }
 
     /// Its unit, the last part of its name but for `total`; `None` for numbers of things.
@@ -109,6 +131,16 @@ impl Metric {
 /// Units that end a name.
 const UNITS: &[&str] = &["seconds", "bytes", "joules", "percent"];
 
+/// The values of a label in the table: what names no set has values that nobody knows.
+macro_rules! values {
+    () => {
+        None
+    };
+    ($set:ident) => {
+        Some(sets::$set as Set)
+    };
+}
+
 /// The words of [`Shown`] in the table: what says nothing is shown once it has happened.
 macro_rules! shown {
     () => {
@@ -120,7 +152,7 @@ macro_rules! shown {
 }
 
 macro_rules! metrics {
-    ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal $(, $shown:ident)?;)*) => {
+    ($($constant:ident = $name:literal, $kind:ident, [$($label:literal $(of $set:ident)?),*], $help:literal $(, $shown:ident)?;)*) => {
         $(#[doc = $help] pub const $constant: &str = $name;)*
 
         /// Every metric.
@@ -129,6 +161,7 @@ macro_rules! metrics {
             kind: Kind::$kind,
             shown: shown!($($shown)?),
             labels: &[$($label),*],
+            values: &[$(values!($($set)?)),*],
             help: $help,
         }),*];
     };
@@ -140,13 +173,13 @@ metrics! {
     JOBS = "ffpool_jobs", Gauge, ["state", "queue", "priority", "pool"], "Jobs in the ledger that have not ended, by state, queue, priority and pool.", Leader;
     OLDEST_WAITING_SECONDS = "ffpool_oldest_waiting_seconds", Gauge, ["queue"], "How long the job has waited that is queued for longest, by queue; jobs that somebody has paused do not count. 0 where none waits.", Leader;
     QUEUE_PAUSED = "ffpool_queue_paused", Gauge, ["queue"], "1 while somebody has paused the queue.", Always;
-    JOBS_RECORDED = "ffpool_jobs_recorded_total", Counter, ["queue"], "Jobs recorded in the ledger.";
-    JOBS_ENDED = "ffpool_jobs_ended_total", Counter, ["state", "queue"], "Jobs that ended, by end state and queue.";
-    ATTEMPTS_ENDED = "ffpool_attempts_ended_total", Counter, ["outcome"], "Attempts that ended, by outcome.";
-    FAILURES = "ffpool_failures_total", Counter, ["cause"], "Failed attempts, by cause.";
-    STALE_INPUTS = "ffpool_stale_inputs_total", Counter, ["input"], "Late or repeated messages that changed nothing, by what they said.";
+    JOBS_RECORDED = "ffpool_jobs_recorded_total", Counter, ["queue" of queues], "Jobs recorded in the ledger.", Always;
+    JOBS_ENDED = "ffpool_jobs_ended_total", Counter, ["state" of ends, "queue" of queues], "Jobs that ended, by end state and queue.", Always;
+    ATTEMPTS_ENDED = "ffpool_attempts_ended_total", Counter, ["outcome" of attempt_ends], "Attempts that ended, by outcome.", Always;
+    FAILURES = "ffpool_failures_total", Counter, ["cause" of causes], "Failed attempts, by cause.", Always;
+    STALE_INPUTS = "ffpool_stale_inputs_total", Counter, ["input" of stale_inputs], "Late or repeated messages that changed nothing, by what they said.", Always;
     LEASES_LAPSED = "ffpool_leases_lapsed_total", Counter, [], "Leases that ended by silence.", Always;
-    JOBS_HELD_BACK = "ffpool_jobs_held_back_total", Counter, ["by"], "Jobs held back by the quota of their tenant, by what was used up: running (or cores), queued, rate.";
+    JOBS_HELD_BACK = "ffpool_jobs_held_back_total", Counter, ["by" of held], "Jobs held back by the quota of their tenant, by what was used up: running (or cores), queued, rate.", Always;
     WORKERS_LOST = "ffpool_workers_lost_total", Counter, [], "Workers that fell silent.", Always;
     JOBS_RESCUED = "ffpool_jobs_rescued_total", Counter, [], "Jobs that were published again because their message was missing.", Always;
     JOBS_FORGOTTEN = "ffpool_jobs_forgotten_total", Counter, [], "Jobs that were forgotten because they had ended longer ago than they are kept.", Always;
@@ -155,7 +188,7 @@ metrics! {
     HEARTBEAT_AGE_SECONDS = "ffpool_heartbeat_age_seconds", Gauge, [], "Longest silence among the workers that were heard within a minute and have not said that they stop.", Always;
     HEARING = "ffpool_hearing", Gauge, [], "1 while this dispatcher leads, hears its own echo over NATS and writes heartbeats down; no lease ends while it is 0.", Leader;
     REDELIVERIES_ABSORBED = "ffpool_redeliveries_absorbed_total", Counter, [], "Deliveries of a running job that passed into the ledger's custody.", Always;
-    CLAIMS = "ffpool_claims_total", Counter, ["verdict"], "Claims answered, by verdict.";
+    CLAIMS = "ffpool_claims_total", Counter, ["verdict" of verdicts], "Claims answered, by verdict.", Always;
     CLAIM_SECONDS = "ffpool_claim_seconds", Histogram, [], "Time from the arrival of a claim to its answer.";
     LEDGER_BATCH_SIZE = "ffpool_ledger_batch_inputs", Histogram, [], "Inputs decided in one ledger transaction.";
     LEDGER_BATCH_SECONDS = "ffpool_ledger_batch_seconds", Histogram, [], "Duration of one ledger transaction.";
@@ -173,32 +206,33 @@ metrics! {
     ATTEMPT_CPU_SECONDS = "ffpool_attempt_cpu_seconds", Histogram, ["outcome"], "Processor time of ended attempts that told it, by outcome; what is not `finished` is wasted.";
     ATTEMPT_ENERGY_JOULES = "ffpool_attempt_energy_joules", Histogram, ["outcome"], "Energy of ended attempts whose machine tells it, by outcome.";
     ATTEMPT_COST = "ffpool_attempt_cost", Histogram, ["outcome", "currency"], "Cost of ended attempts by the prices in force, by outcome and currency; absent without prices.";
-    PUBLISHED = "ffpool_published_total", Counter, ["outcome"], "Jobs the ledger published, by outcome.";
-    CALLBACKS = "ffpool_callbacks_total", Counter, ["outcome"], "Tries to deliver a callback, by outcome: delivered, failed, given_up.";
+    PUBLISHED = "ffpool_published_total", Counter, ["outcome" of publishings], "Jobs the ledger published, by outcome.", Always;
+    CALLBACKS = "ffpool_callbacks_total", Counter, ["outcome" of callbacks], "Tries to deliver a callback, by outcome: delivered, failed, given_up.", Always;
     CALLBACK_SECONDS = "ffpool_callback_seconds", Histogram, [], "Duration of one try to deliver a callback.";
     CALLBACKS_WAITING = "ffpool_callbacks_waiting", Gauge, [], "Callbacks that are neither delivered nor given up; only the leader shows them.", Leader;
     LEADER = "ffpool_leader", Gauge, [], "1 on the dispatcher that runs the timers.", Always;
     WORKERS = "ffpool_workers", Gauge, ["state"], "Workers known to the ledger, by state.", Leader;
     CERTIFICATE_EXPIRES_SECONDS = "ffpool_certificate_expires_seconds", Gauge, ["certificate"], "Seconds until a certificate of the API ends, negative when it has: api, api-ca, api-client-ca.";
-    CERTIFICATE_RELOADS = "ffpool_certificate_reloads_total", Counter, ["outcome"], "Certificates that changed while the API served: taken, or refused because they cannot be used.";
+    CERTIFICATE_RELOADS = "ffpool_certificate_reloads_total", Counter, ["outcome" of reloads], "Certificates that changed while the API served: taken, or refused because they cannot be used.", Always;
     API_CONNECTIONS = "ffpool_api_connections", Gauge, [], "Connections to the API that are open.";
-    API_CONNECTIONS_CUT = "ffpool_api_connections_cut_total", Counter, ["reason"], "Connections to the API that the server ended or did not take, by reason: full, share, handshake, plain, slow, idle.";
+    API_CONNECTIONS_CUT = "ffpool_api_connections_cut_total", Counter, ["reason" of cuts], "Connections to the API that the server ended or did not take, by reason: full, share, handshake, handshake_rate, handshakes (too many under way), plain, slow, idle.", Always;
+    API_HANDSHAKES = "ffpool_api_handshakes_total", Counter, ["outcome" of handshakes], "TLS handshakes of the API, by outcome: done, failed, refused (the rate or the number of one address).", Always;
     HTTP_REQUESTS = "ffpool_http_requests_total", Counter, ["route", "status"], "API requests, by route pattern and status.";
     HTTP_SECONDS = "ffpool_http_request_seconds", Histogram, ["route"], "Duration of API requests, by route pattern.";
-    HTTP_RATE_LIMITED = "ffpool_http_rate_limited_total", Counter, ["by"], "API requests answered with 429, by what was used up: address, probe (health and readiness of an address), key, tenant, failed_key (unknown keys of an address).";
+    HTTP_RATE_LIMITED = "ffpool_http_rate_limited_total", Counter, ["by" of limits], "API requests answered with 429, by what was used up: address, probe (health and readiness of an address), key, tenant, failed_key (unknown keys of an address), key_streams and tenant_streams (event streams that are open).", Always;
     WORKER_SLOTS = "ffpool_worker_slots", Gauge, [], "Slots of this worker.", Always;
     WORKER_SLOTS_USED = "ffpool_worker_slots_used", Gauge, [], "Slots in use on this worker.", Always;
     WORKER_CPU_PERCENT = "ffpool_worker_cpu_limit_percent", Gauge, [], "Processor time this worker may use, in percent of one core.", Always;
     WORKER_MEMORY_BYTES = "ffpool_worker_memory_limit_bytes", Gauge, [], "Memory this worker may use.", Always;
-    WORKER_ATTEMPTS = "ffpool_worker_attempts_total", Counter, ["outcome"], "Attempts this worker ended, by outcome.";
+    WORKER_ATTEMPTS = "ffpool_worker_attempts_total", Counter, ["outcome" of worker_ends], "Attempts this worker ended, by outcome.", Always;
     WORKER_ATTEMPT_SECONDS = "ffpool_worker_attempt_seconds", Histogram, ["outcome"], "Wall time of attempts on this worker.";
     WORKER_CPU_SECONDS = "ffpool_worker_attempt_cpu_seconds_total", Counter, [], "Processor time of ended attempts on this worker.", Always;
     WORKER_OUTPUT_BYTES = "ffpool_worker_output_bytes_total", Counter, [], "Bytes of published outputs.", Always;
     WORKER_INPUT_BYTES = "ffpool_worker_input_bytes_total", Counter, [], "Bytes of inputs of finished attempts.", Always;
-    WORKER_RELEASED = "ffpool_worker_released_total", Counter, ["reason"], "Attempts this worker handed back, by reason: drain, eviction, lease (a live one that could not be renewed).";
+    WORKER_RELEASED = "ffpool_worker_released_total", Counter, ["reason" of releases], "Attempts this worker handed back, by reason: drain, eviction, lease (a live one that could not be renewed).", Always;
     WORKER_PREEMPTIONS = "ffpool_worker_preemptions_total", Counter, [], "Attempts that were frozen to make room for a live job.", Always;
-    WORKER_EVICTIONS = "ffpool_worker_eviction_notices_total", Counter, ["provider"], "Notices of a cloud that it takes the machine, or may soon, each counted once.";
-    WORKER_LIVE_LOSSES = "ffpool_worker_live_losses_total", Counter, ["cause"], "Times that a live source went away, by cause.";
+    WORKER_EVICTIONS = "ffpool_worker_eviction_notices_total", Counter, ["provider" of clouds], "Notices of a cloud that it takes the machine, or may soon, each counted once.", Always;
+    WORKER_LIVE_LOSSES = "ffpool_worker_live_losses_total", Counter, ["cause" of causes], "Times that a live source went away, by cause.", Always;
     WORKER_LIVE_SLOW = "ffpool_worker_live_slow_total", Counter, [], "Times that a live encode fell behind its source.", Always;
     WORKER_SINK_LOSSES = "ffpool_worker_sink_losses_total", Counter, [], "Times that a live sink went away or refused.", Always;
     WORKER_SANDBOX = "ffpool_worker_sandbox", Gauge, ["layer"], "1 for each layer of the sandbox that stands around the tools of this worker: landlock, seccomp, network, processes, mounts, proc, ipc, egress; 0 for those that do not work here.", Always;
@@ -207,7 +241,7 @@ metrics! {
     WORKER_DEVICE_SESSIONS = "ffpool_worker_device_sessions_used", Gauge, ["device"], "Encodes that run on a device of this worker.";
     WORKER_DEVICE_FAILURES = "ffpool_worker_device_failures_total", Counter, ["device", "encoder"], "Encodes that failed for a device's sake.";
     WORKER_DEVICE_SICK = "ffpool_worker_device_resting", Gauge, ["device", "encoder"], "1 while an encoder rests because its device failed too often.";
-    WORKER_HEARTBEATS = "ffpool_worker_heartbeats_total", Counter, ["outcome"], "Heartbeats sent, by outcome.", Always;
+    WORKER_HEARTBEATS = "ffpool_worker_heartbeats_total", Counter, ["outcome" of heartbeats], "Heartbeats sent, by outcome.", Always;
     WORKER_HEARTBEAT_AGE_SECONDS = "ffpool_worker_heartbeat_age_seconds", Gauge, [], "Time since this worker last sent a heartbeat.", Always;
     WORKER_ENCODER = "ffpool_worker_encoder", Gauge, ["encoder"], "1 for each encoder that this worker has tried and offers now, 0 for the others.", Always;
     WORKER_STATE = "ffpool_worker_state", Gauge, ["state"], "1 for the state the worker is in.", Always;

@@ -41,10 +41,11 @@ fn buckets_of(metric: &Metric) -> &'static [f64] {
     }
 }
 
-/// A counter that appears with its first happening hides that one from a rate.
+/// Whether a process shows every series of a counter from its start: one that appears with its first happening hides that one
+/// from a rate.
 fn begins_at_zero(metric: &Metric, process: Process) -> bool {
     let is_shown = metric.process() == process || metric.process() == Process::Both;
-    metric.kind == Kind::Counter && metric.shown == Shown::Always && metric.labels.is_empty() && is_shown
+    metric.kind == Kind::Counter && metric.shown == Shown::Always && is_shown
 }
 
 /// Installs the recorder of this process and describes every metric of the schema's table.
@@ -70,7 +71,9 @@ pub fn install(process: Process, version: &'static str) -> Result<Exposition, Bu
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     metrics::gauge!(START_SECONDS).set(now.as_secs_f64());
     for metric in ALL.iter().filter(|metric| begins_at_zero(metric, process)) {
-        metrics::counter!(metric.name).increment(0);
+        for labels in metric.label_sets() {
+            metrics::counter!(metric.name, &labels).increment(0);
+        }
     }
     let upkeep = handle.clone();
     // Histograms keep raw samples until upkeep folds them into buckets; without it they would grow for ever.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use ffpool_schema::metrics::{ALL, Kind, Metric, Process};
+use ffpool_schema::metrics::{ALL, Kind, Metric, Process, Shown};
 
 const BEGIN: &str = "<!-- table: made by schema/tests/observe/table.rs; FFPOOL_BLESS=1 rewrites it -->\n";
 const END: &str = "<!-- end of table -->";
@@ -89,4 +89,17 @@ fn no_label_grows_with_the_work() {
         let bad: Vec<&&str> = metric.labels.iter().filter(|label| UNBOUNDED.contains(label)).collect();
         assert!(bad.is_empty(), "{} has a series for each {bad:?}", metric.name);
     }
+}
+
+#[test]
+fn a_counter_that_is_always_shown_has_labels_of_which_all_values_are_known() {
+    for metric in ALL.iter().filter(|metric| metric.kind == Kind::Counter && metric.shown == Shown::Always) {
+        let sets = metric.label_sets();
+        // A link's counter is set to what the link counts, and shown with it.
+        assert!(!sets.is_empty() || metric.labels == ["server"], "{}: {:?}", metric.name, metric.labels);
+        assert_eq!(sets.iter().collect::<BTreeSet<_>>().len(), sets.len(), "{}: a value stands twice", metric.name);
+    }
+    let ended = ALL.iter().find(|metric| metric.name == "ffpool_jobs_ended_total").unwrap();
+    assert!(ended.label_sets().contains(&vec![("state", "failed"), ("queue", "live")]));
+    assert_eq!(ended.label_sets().len(), 4 * 3);
 }
