@@ -56,6 +56,7 @@ use crate::vitals::Vitals;
 pub use certificates::{ClientRole, ClientRoles};
 pub use door::Door;
 pub use guests::Limits;
+pub(crate) use health::ready;
 pub use key_command::KeyCommand;
 pub(crate) use refusals::keep_told as keep_refusals_told;
 pub use throttle::ThrottleRules;

@@ -15,6 +15,7 @@ mod control;
 mod families;
 mod fleet;
 mod gauges;
+pub mod health_command;
 mod heartbeats;
 mod intake;
 pub mod ledger;

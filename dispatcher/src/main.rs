@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use ffpool_dispatcher::Dispatcher;
+use ffpool_dispatcher::health_command;
 use ffpool_dispatcher::ledger::Ledger;
 use ffpool_dispatcher::settings::{Command, Settings};
 use ffpool_runtime::{install_crypto, metrics, settings, stop, telemetry};
@@ -42,6 +43,10 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         Some(Command::Keys(command)) => {
             let ledger = Ledger::open(&settings.ledger()?).await?;
             print!("{}", command.run(&ledger).await?);
+            return Ok(());
+        }
+        Some(Command::Health) => {
+            print!("{}", health_command::ask(settings).await?);
             return Ok(());
         }
         Some(Command::Migrate) => return Ledger::migrate(&settings.ledger()?).await,

@@ -1,4 +1,4 @@
-//! `/metrics` and `/health` on an address of their own, open to whoever can reach it.
+//! `/metrics`, `/health` and `/ready` on an address of their own, open to whoever can reach it.
 
 use std::future::IntoFuture as _;
 
@@ -10,12 +10,15 @@ use ffpool_runtime::metrics::Exposition;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::{App, ready};
+
 /// Serves until `stop`. A scrape under way then is cut.
-pub(crate) async fn serve(listener: TcpListener, exposition: Exposition, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, exposition: Exposition, app: App, stop: CancellationToken) {
     let metrics = move || async move {
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], exposition.render()).into_response()
     };
     let router = Router::new().route("/metrics", get(metrics)).route("/health", get(|| async { "ok" }));
+    let router = router.route("/ready", get(ready)).with_state(app);
     tokio::select! {
         ended = axum::serve(listener, router).into_future() => {
             if let Err(error) = ended {

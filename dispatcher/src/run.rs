@@ -141,10 +141,6 @@ impl Dispatcher {
         };
         workers.spawn(timers.run(work.clone()));
         workers.spawn(gauges.run(work.clone()));
-        if let (Some(exposition), Some(listener)) = (exposition, metrics) {
-            workers.spawn(metrics_endpoint::serve(listener, exposition, work.clone()));
-        }
-
         for source in Source::ALL {
             let one = Intake { ledger: ledger.clone(), source, pools: settings.pools.clone() };
             bringers.spawn(one.run(amqp.clone(), intake.clone()));
@@ -157,6 +153,9 @@ impl Dispatcher {
             .with_limits(settings.throttle());
         workers.spawn(vitals::keep_told(app.clone(), vitals, intake.clone(), work.clone()));
         workers.spawn(api::keep_refusals_told(app.clone(), work.clone()));
+        if let (Some(exposition), Some(listener)) = (exposition, metrics) {
+            workers.spawn(metrics_endpoint::serve(listener, exposition, app.clone(), work.clone()));
+        }
         let served = api::serve_through(door, api, app, intake.clone().cancelled_owned());
         bringers.spawn(async move { report("the API", served.await.map_err(anyhow::Error::from)) });
 

@@ -164,6 +164,9 @@ pub enum Command {
     /// Make, list or revoke keys of the API, and end. Takes the settings of the running dispatcher.
     #[command(subcommand)]
     Keys(KeyCommand),
+    /// Ask whether the dispatcher that runs with these settings on this machine is ready, and end: with 0 if it is, else with 1.
+    /// For the health check of a container, whatever the API's certificate is.
+    Health,
     /// Bring the ledger's tables up to date, give the dispatcher's account its rights there, and end. Takes the settings
     /// of the dispatcher.
     Migrate,

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ffpool_loadtest::pool::{Part, Pool, PoolSettings};
+use ffpool_loadtest::pool::{Part, Pool, PoolSettings, binary_path, free_address};
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::metrics::{self as names, ALL, Kind, Metric, Process, Shown};
@@ -57,9 +57,33 @@ fn everything_that_is_shown_is_in_the_table_and_everything_of_the_table_is_shown
         tokio::task::block_in_place(|| {
             hold(&pool, &pool.dispatchers[0], Process::Dispatcher);
             hold(&pool, &pool.workers[0], Process::Worker);
+            tells_its_health(&pool);
         });
         Ok(())
     });
+}
+
+/// `ffpool-dispatcher health`, with the settings of the dispatcher that runs and with those of one that does not.
+fn tells_its_health(pool: &Pool) {
+    let asked = |api: &str| {
+        let mut command = Command::new(binary_path("ffpool-dispatcher").unwrap());
+        command.arg("health").env_clear().env("FFPOOL_API_ADDR", api);
+        command.env("FFPOOL_METRICS_ADDR", pool.dispatchers[0].metrics.to_string());
+        for (name, url) in [
+            ("FFPOOL_AMQP_URL", &pool.amqp_url),
+            ("FFPOOL_NATS_URL", &pool.nats_url),
+            ("FFPOOL_DATABASE_URL", &pool.database_url),
+        ] {
+            command.env(name, url);
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = asked(pool.api_url.trim_start_matches("http://"));
+    assert!(code == Some(0) && said.contains("postgres: ok"), "{code:?} {said}");
+    let (code, said) = asked(&free_address().to_string());
+    assert!(code == Some(1) && said.contains("the API does not listen"), "{code:?} {said}");
 }
 
 /// Holds what a part shows against the table.
@@ -80,6 +104,11 @@ fn hold(pool: &Pool, part: &Part, process: Process) {
         assert_eq!(types.get(metric.name), Some(&metric.kind.as_str()), "{}", metric.name);
         let labels: BTreeSet<&str> = sample.labels.keys().map(String::as_str).filter(|label| *label != "le").collect();
         assert_eq!(labels, metric.labels.iter().copied().collect(), "{}", metric.name);
+        for (label, values) in metric.labels.iter().zip(metric.values) {
+            let value = sample.labels[*label].as_str();
+            let is_known = values.is_none_or(|values| values().contains(&value));
+            assert!(is_known, "{}: schema/src/metrics/sets.rs lacks {label}=\"{value}\"", metric.name);
+        }
         assert!(sample.value.is_finite(), "{} is {}", sample.series, sample.value);
     }
 }
