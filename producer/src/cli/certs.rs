@@ -117,15 +117,37 @@ fn issue(wanted: &Issue) -> Result<Vec<PathBuf>, Trouble> {
             )));
         }
         let file = wanted.folder.join(format!("{part}.pem"));
-        let issued = authority.issue(&for_part(part, wanted)).map_err(|error| trouble(&error))?;
-        let content = format!("{}{}", issued.certificate, issued.key);
-        let written = if wanted.renew { write_over(&file, &content, true) } else { write_new(&file, &content, true) };
-        written.map_err(|error| {
-            advised(&error, ErrorKind::AlreadyExists, "A certificate that is there is replaced by --renew.")
-        })?;
+        let request = for_part(part, wanted);
+        let is_kept = match wanted.renew_before {
+            Some(days) => is_good_for(&file, &request, DAY * days)?,
+            None => false,
+        };
+        if !is_kept {
+            let issued = authority.issue(&request).map_err(|error| trouble(&error))?;
+            let content = format!("{}{}", issued.certificate, issued.key);
+            let is_replaced = wanted.renew || wanted.renew_before.is_some();
+            let written =
+                if is_replaced { write_over(&file, &content, true) } else { write_new(&file, &content, true) };
+            written.map_err(|error| {
+                advised(&error, ErrorKind::AlreadyExists, "A certificate that is there is replaced by --renew.")
+            })?;
+        }
         files.push(file);
     }
     Ok(files)
+}
+
+/// Whether a certificate that is there lasts for so long and has all the names. One that cannot be read is for a person.
+fn is_good_for(file: &Path, wanted: &Wanted, left: Duration) -> Result<bool, Trouble> {
+    if !file.exists() {
+        return Ok(false);
+    }
+    let facts = facts_in(file).map_err(|error| trouble(&error))?;
+    let Some(facts) = facts.first() else { return Ok(false) };
+    let named: Vec<String> = facts.names.iter().map(ToString::to_string).collect();
+    let is_named = |name: &String| named.iter().any(|one| one.split_once('=').is_some_and(|(_, value)| value == name));
+    Ok(facts.left_secs(Timestamp::now().as_second()) >= left.as_secs().cast_signed()
+        && wanted.names.iter().all(is_named))
 }
 
 fn for_part(part: &str, wanted: &Issue) -> Wanted {

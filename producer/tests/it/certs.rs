@@ -45,6 +45,18 @@ fn an_authority_and_the_certificates_of_all_parts_are_made_once_and_shown() {
     assert_eq!(std::fs::read(file("worker")).unwrap(), first, "what is there stays");
     ask(0, &["issue", &folder, "worker", "--renew"]);
     assert_ne!(std::fs::read(file("worker")).unwrap(), first);
+
+    let (first, second) = (std::fs::read(file("worker")).unwrap(), std::fs::read(file("rabbitmq")).unwrap());
+    let timer = |more: &[&str]| ask(0, &[&["issue", &folder, "worker", "rabbitmq", "--renew-before"], more].concat());
+    timer(&["100", "--host", "pool.example"]);
+    assert_eq!(std::fs::read(file("worker")).unwrap(), first, "265 days more than were asked for");
+    assert_eq!(std::fs::read(file("rabbitmq")).unwrap(), second);
+    timer(&["100", "--host", "other.example"]);
+    assert_eq!(std::fs::read(file("worker")).unwrap(), first, "hosts are of servers");
+    assert_ne!(std::fs::read(file("rabbitmq")).unwrap(), second, "a name was missing");
+    timer(&["366"]);
+    assert_ne!(std::fs::read(file("worker")).unwrap(), first, "its end was near");
+
     ask(0, &["init", &folder]);
     assert_eq!(std::fs::read(file("ca-key")).unwrap(), key, "an authority is never written over");
     ask(2, &["issue", &folder, "../elsewhere"]);

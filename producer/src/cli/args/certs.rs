@@ -9,6 +9,7 @@ Examples:
   ffpool certs init /root/ffpool-certs
   ffpool certs issue /root/ffpool-certs rabbitmq nats postgres --host broker.example --host 10.0.0.5
   ffpool certs issue /root/ffpool-certs worker client
+  ffpool certs issue /root/ffpool-certs --renew-before 30
   ffpool certs show /root/ffpool-certs/*.pem";
 
 /// Certificates of the pool's parts.
@@ -27,7 +28,7 @@ pub(crate) enum Certs {
     },
     /// Make certificates, each with its key in one file, `<part>.pem`.
     #[command(
-        after_help = "Examples:\n  ffpool certs issue ./certs api --host pool.example\n  ffpool certs issue ./certs worker client --days 90\n  ffpool certs issue ./certs worker --renew"
+        after_help = "Examples:\n  ffpool certs issue ./certs api --host pool.example\n  ffpool certs issue ./certs worker client --days 90\n  ffpool certs issue ./certs worker --renew\n  ffpool certs issue ./certs --renew-before 30"
     )]
     Issue(Issue),
     /// Show what stands in certificates, and how long they last. Code 1 if one has expired.
@@ -55,6 +56,9 @@ pub(crate) struct Issue {
     #[arg(long, default_value_t = 365, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3660))]
     pub(crate) days: u32,
     /// Write over certificates that are there.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "renew_before")]
     pub(crate) renew: bool,
+    /// Write over those only that have no so many days left or lack one of the names; for a timer.
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) renew_before: Option<u32>,
 }
