@@ -27,6 +27,7 @@ mod queues;
 mod reference;
 mod refusals;
 mod routes;
+mod scale;
 mod schedules;
 mod stream;
 mod submit;
@@ -43,6 +44,7 @@ use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
 use ffpool_broker::{AmqpLink, Signals};
 use ffpool_schema::access::Right;
+use ffpool_schema::advice::WaitTargets;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +53,7 @@ use crate::api::problem::{ApiError, Kind};
 use crate::api::refusals::Refusals;
 use crate::api::throttle::{Probes, Throttle};
 use crate::ledger::Ledger;
+use crate::scaling::Scaling;
 use crate::vitals::Vitals;
 
 pub use certificates::{ClientRole, ClientRoles};
@@ -70,6 +73,7 @@ pub struct App {
     /// `None` where the API stands alone.
     vitals: Option<Vitals>,
     throttle: Arc<Throttle>,
+    scaling: Arc<Scaling>,
     refusals: Arc<Refusals>,
     /// Cancelled when the API stops: event streams, which never end by themselves, end then.
     closing: CancellationToken,
@@ -81,13 +85,19 @@ impl App {
     pub fn new(ledger: Ledger, amqp: AmqpLink, signals: Signals) -> App {
         let throttle = Arc::new(Throttle::new(ThrottleRules::default()));
         let refusals = Arc::default();
-        App { ledger, amqp, signals, vitals: None, throttle, refusals, closing: CancellationToken::new() }
+        let scaling = Scaling::new(ledger.clone(), WaitTargets::default());
+        App { ledger, amqp, signals, vitals: None, throttle, scaling, refusals, closing: CancellationToken::new() }
     }
 
     /// The same with these limits.
     #[must_use]
     pub fn with_limits(self, rules: ThrottleRules) -> App {
         App { throttle: Arc::new(Throttle::new(rules)), ..self }
+    }
+
+    /// The same with advice on the number of workers from here.
+    pub(crate) fn with_scaling(self, scaling: Arc<Scaling>) -> App {
+        App { scaling, ..self }
     }
 
     /// The same as part of a dispatcher, of which it tells how it does.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ffpool_broker::{AmqpLink, Signals, queue_depth};
+use ffpool_schema::advice::Wishes;
 use ffpool_schema::job::{Pool, Priority, Queue};
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::WorkerState;
@@ -21,6 +22,7 @@ use tracing::debug;
 use crate::fleet::Fleet;
 use crate::heartbeats::Hearing;
 use crate::ledger::{Leadership, Ledger, OpenJobs, Unavailable};
+use crate::scaling::Scaling;
 
 /// How often jobs, workers, links and queues are counted.
 const COUNT: Duration = Duration::from_secs(5);
@@ -39,6 +41,7 @@ pub(crate) struct Gauges {
     pub(crate) fleet: Arc<Fleet>,
     /// The operator's pools.
     pub(crate) pools: Vec<Pool>,
+    pub(crate) scaling: Arc<Scaling>,
 }
 
 impl Gauges {
@@ -51,6 +54,7 @@ impl Gauges {
                 while next(&mut tick, &stop).await {
                     self.show_this_dispatcher();
                     self.show_ledger().await;
+                    self.show_advice().await;
                 }
             },
             async {
@@ -110,6 +114,23 @@ impl Gauges {
                 gauge!(names::CALLBACKS_WAITING).set(counted.callbacks as f64);
             }
             Err(error) => debug!(%error, "jobs and workers were not counted"),
+        }
+    }
+
+    async fn show_advice(&self) {
+        for pool in &self.pools {
+            let advised = match self.leadership.is_held() {
+                true => {
+                    self.scaling.advise_one(pool, &Wishes::of(self.scaling.targets)).await.map(|it| it.desired_workers)
+                }
+                false => Ok(0),
+            };
+            match advised {
+                Ok(workers) => {
+                    gauge!(names::SCALE_DESIRED_WORKERS, "pool" => pool.to_string()).set(f64::from(workers));
+                }
+                Err(error) => debug!(%error, %pool, "nobody could say how many workers the pool needs"),
+            }
         }
     }
 

@@ -32,6 +32,7 @@ mod rebuild;
 mod record;
 mod removal;
 mod retention;
+mod scale;
 mod schedules;
 mod strays;
 mod sweeps;

@@ -24,6 +24,7 @@ mod metrics_endpoint;
 mod outbox;
 mod placement;
 mod run;
+mod scaling;
 mod schedules;
 pub mod settings;
 mod timers;

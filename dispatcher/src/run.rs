@@ -31,6 +31,7 @@ use crate::ledger::{Leadership, Ledger};
 use crate::metrics_endpoint;
 use crate::outbox::Postman;
 use crate::placement::Placement;
+use crate::scaling::Scaling;
 use crate::schedules;
 use crate::settings::Settings;
 use crate::timers::Timers;
@@ -121,6 +122,7 @@ impl Dispatcher {
         let courier = Courier { ledger: ledger.clone(), leadership: leadership.clone(), rules: settings.callbacks()? };
         workers.spawn(courier.run(work.clone()));
         workers.spawn(schedules::follow(ledger.clone(), leadership.clone(), work.clone()));
+        let scaling = Scaling::new(ledger.clone(), settings.scale.targets());
         let gauges = Gauges {
             ledger: ledger.clone(),
             signals: signals.clone(),
@@ -129,6 +131,7 @@ impl Dispatcher {
             hearing: hearing.clone(),
             fleet: fleet.clone(),
             pools: settings.pools.clone(),
+            scaling: scaling.clone(),
         };
         let timers = Timers {
             ledger: ledger.clone(),
@@ -150,6 +153,7 @@ impl Dispatcher {
         bringers.spawn(async move { report("claims", Arc::new(desk).serve(stop).await) });
         let app = App::new(ledger.clone(), amqp.clone(), signals)
             .with_vitals(vitals.clone())
+            .with_scaling(scaling)
             .with_limits(settings.throttle());
         workers.spawn(vitals::keep_told(app.clone(), vitals, intake.clone(), work.clone()));
         workers.spawn(api::keep_refusals_told(app.clone(), work.clone()));

@@ -1,6 +1,7 @@
 //! The dispatcher's settings, as flags, `FFPOOL_*` variables or keys of the settings file.
 
 mod api;
+mod scale;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::ledger::{AmqpTenants, Keep, LedgerSettings, Policy, Retention};
 use crate::limits::{Limit, ProxyHeader, RateLimits};
 
 pub use api::{ApiSettings, TlsMode};
+pub use scale::ScaleSettings;
 
 /// Keeps the ledger of a media pool: records every job in Postgres, decides which worker may run and publish what, tries
 /// again what failed or fell silent, and answers over HTTP.
@@ -111,6 +113,10 @@ pub struct Settings {
     /// In which header these proxies say it. They must write it on every request.
     #[arg(long, env = "FFPOOL_PROXY_HEADER", value_enum, default_value = "x-forwarded-for")]
     pub proxy_header: ProxyHeader,
+
+    /// How long jobs may wait.
+    #[command(flatten)]
+    pub scale: ScaleSettings,
 
     /// Price of one core for an hour of processor time.
     #[arg(long, env = "FFPOOL_PRICE_CORE_HOUR", value_name = "AMOUNT", value_parser = price)]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ffpool_schema::advice::ScaleAnswer;
 use ffpool_schema::api::{
     Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView, NewKeyView,
     Page, PauseRequest, Problem, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest,
@@ -244,6 +245,25 @@ pub struct JobFilter {
     pub cursor: Option<String>,
 }
 
+/// For what the advice on the number of workers is asked. Absent: what the dispatcher takes by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ScaleWishes {
+    /// Only for this pool.
+    pub pool: Option<String>,
+    /// Never fewer workers.
+    pub min: Option<u32>,
+    /// No more workers, but for busy ones.
+    pub max: Option<u32>,
+    /// Slots of a worker that would be added.
+    pub slots: Option<u32>,
+    /// How long jobs of queue `live` may wait, in seconds.
+    pub wait_live: Option<u32>,
+    /// The same of queue `default`.
+    pub wait_default: Option<u32>,
+    /// The same of queue `batch`.
+    pub wait_batch: Option<u32>,
+}
+
 /// Speaks the HTTP API. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -400,6 +420,11 @@ impl Client {
     /// `GET /v1/queues`.
     pub async fn queues(&self) -> Result<Vec<QueueView>, ApiError> {
         self.get("/v1/queues").await
+    }
+
+    /// `GET /v1/scale`: how many workers there should be.
+    pub async fn scale(&self, wishes: &ScaleWishes) -> Result<ScaleAnswer, ApiError> {
+        self.get_query("/v1/scale", wishes).await
     }
 
     /// `POST /v1/queues/{queue}/pause`: nothing of it is started; what runs goes on.

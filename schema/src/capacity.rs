@@ -7,9 +7,6 @@ use std::str::FromStr;
 
 use crate::job::ResourceLimits;
 
-/// Processor time of a unit job, in percent of one core.
-const UNIT_CPU_PERCENT: u32 = 100;
-
 /// What the jobs of a worker are bound by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Workload {
@@ -103,7 +100,7 @@ impl Room {
     /// For how many unit jobs each resource is enough: 100 % of a core, 2048 MiB of memory, 5000 MiB of scratch.
     fn units(&self) -> [(Scarce, f64); 3] {
         [
-            (Scarce::Processor, f64::from(self.cpu_percent) / f64::from(UNIT_CPU_PERCENT)),
+            (Scarce::Processor, f64::from(self.cpu_percent) / f64::from(ResourceLimits::UNIT_CPU_PERCENT)),
             (Scarce::Memory, self.memory_mb as f64 / ResourceLimits::MEMORY_MB as f64),
             (Scarce::Scratch, self.disk_mb as f64 / ResourceLimits::DISK_MB as f64),
         ]
@@ -127,22 +124,13 @@ pub fn slots(room: &Room, workload: Workload, oversubscription: f64) -> u32 {
 /// Slots that a job takes of `slots`: as many units as its largest wish.
 #[must_use]
 pub fn units(limits: &ResourceLimits, slots: u32) -> u32 {
-    wish(limits).clamp(1, slots.max(1))
-}
-
-/// Units that a job asks for, whatever there is.
-#[must_use]
-pub fn wish(limits: &ResourceLimits) -> u32 {
-    let processor = limits.max_cpu_percent.map_or(1, |percent| percent.div_ceil(UNIT_CPU_PERCENT));
-    let memory = limits.memory_mb().div_ceil(ResourceLimits::MEMORY_MB);
-    let disk = limits.disk_mb().div_ceil(ResourceLimits::DISK_MB);
-    u32::try_from(u64::from(processor).max(memory).max(disk)).unwrap_or(u32::MAX)
+    limits.units().min(slots.max(1))
 }
 
 /// Jobs with these limits that a worker of so many slots runs at a time. 0: one is larger than the worker.
 #[must_use]
 pub fn at_a_time(limits: &ResourceLimits, slots: u32) -> u32 {
-    slots / wish(limits).max(1)
+    slots / limits.units()
 }
 
 #[cfg(test)]

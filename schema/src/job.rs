@@ -327,6 +327,18 @@ impl ResourceLimits {
     /// Wall time of a job that does not say, in seconds.
     pub const TIMEOUT_SEC: u64 = 3600;
 
+    /// Processor time of one unit, in percent of one core.
+    pub const UNIT_CPU_PERCENT: u32 = 100;
+
+    /// Slots that a job takes where a worker has as many: as many units as its largest wish.
+    #[must_use]
+    pub fn units(&self) -> u32 {
+        let processor = self.max_cpu_percent.map_or(1, |percent| percent.div_ceil(Self::UNIT_CPU_PERCENT));
+        let memory = self.memory_mb().div_ceil(Self::MEMORY_MB);
+        let disk = self.disk_mb().div_ceil(Self::DISK_MB);
+        u32::try_from(u64::from(processor).max(memory).max(disk)).unwrap_or(u32::MAX).max(1)
+    }
+
     /// Memory in force, in MiB.
     #[must_use]
     pub fn memory_mb(&self) -> u64 {

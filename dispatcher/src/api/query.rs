@@ -108,6 +108,27 @@ pub(crate) const COST: &[Parameter] = &[
     parameter("since", Shape::Instant, "Only jobs recorded at this instant or later. Default: 30 days ago."),
 ];
 
+/// Parameters of the advice on the number of workers.
+pub(crate) const SCALE: &[Parameter] = &[
+    parameter("pool", Shape::Text, "Only this pool; its advice is then the whole answer. Default: all pools."),
+    parameter("min", WORKERS, "Never fewer workers than these. Default 0."),
+    parameter("max", WORKERS, "No more workers than these, but for those that are busy. Default: no limit."),
+    parameter(
+        "slots",
+        Shape::Integer { low: 1, high: 100_000 },
+        "Slots of a worker that would be added. Default: as those that are there have.",
+    ),
+    parameter(
+        "wait_live",
+        WAIT,
+        "How long jobs of queue `live` may wait, in seconds. Default: the dispatcher's setting.",
+    ),
+    parameter("wait_default", WAIT, "The same of queue `default`."),
+    parameter("wait_batch", WAIT, "The same of queue `batch`."),
+];
+const WORKERS: Shape = Shape::Integer { low: 0, high: 1_000_000 };
+const WAIT: Shape = Shape::Integer { low: 1, high: 604_800 };
+
 /// Parameters of a job's log.
 pub(crate) const LOG: &[Parameter] = &[
     parameter("attempt", Shape::Integer { low: 1, high: i32::MAX as u32 }, "Only lines of this attempt."),

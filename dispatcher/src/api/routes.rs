@@ -5,6 +5,7 @@
 use axum::http::{Method, StatusCode};
 use axum::routing::{MethodRouter, get, post};
 use ffpool_schema::access::Right;
+use ffpool_schema::advice::ScaleAnswer;
 use ffpool_schema::api::{
     Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView, NewKeyView,
     Page, PauseRequest, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, RotateRequest,
@@ -19,7 +20,8 @@ use crate::api::access::Reach;
 use crate::api::problem::Kind;
 use crate::api::query::{self, Parameter};
 use crate::api::{
-    App, audit, catalog, cost, dead_letters, health, jobs, keys, queues, schedules, stream, submit, tenants, workers,
+    App, audit, catalog, cost, dead_letters, health, jobs, keys, queues, scale, schedules, stream, submit, tenants,
+    workers,
 };
 
 /// One route.
@@ -202,6 +204,12 @@ pub(crate) fn all() -> Vec<Route> {
             .of_pool()
             .answers(OK, "It is not paused.", json::<Accepted>())
             .problems(&[Kind::NotFound]),
+        Route::get("/v1/scale", Right::Read, "adviseScale", get(scale::advise))
+            .summary("Says how many workers a pool needs, so that what waits starts in time, and which could go.")
+            .of_pool()
+            .query(query::SCALE)
+            .answers(OK, "The advice for the pool that was named, or for all pools.", json::<ScaleAnswer>())
+            .problems(&[Kind::BadRequest]),
         Route::get("/v1/dead-letters", Right::Read, "listDeadLetters", get(dead_letters::list))
             .summary("Lists the jobs parked after their last failure, newest first.")
             .query(query::DEAD_LETTERS)

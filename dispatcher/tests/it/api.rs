@@ -12,6 +12,7 @@ mod outage;
 mod pages;
 mod pausing;
 mod routes;
+mod scale;
 mod stream;
 mod tenants;
 mod tls;

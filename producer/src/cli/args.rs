@@ -22,6 +22,7 @@ mod batch;
 mod certs;
 mod config;
 mod folder;
+mod scale;
 mod schedule;
 mod wanted;
 
@@ -29,6 +30,7 @@ pub(crate) use batch::{Batch, ListFormat};
 pub(crate) use certs::{Certs, Issue};
 pub(crate) use config::{CapacityArgs, Config, Environment, MachineArgs, Recommend, SettingsForm};
 pub(crate) use folder::Folder;
+pub(crate) use scale::ScaleAdvice;
 pub(crate) use schedule::{AddSchedule, Schedule};
 pub(crate) use wanted::Wanted;
 
@@ -163,6 +165,9 @@ pub(crate) enum Command {
     /// Show what waits in the work queues, pause and resume queues.
     #[command(visible_alias = "queue", args_conflicts_with_subcommands = true, after_help = QUEUES)]
     Queues(Queues),
+    /// Say how many workers each pool needs, so that what waits starts in time, and which could go.
+    #[command(after_help = scale::EXAMPLES)]
+    ScaleAdvice(ScaleAdvice),
     /// Sum up what jobs used and cost, by the dispatcher's prices.
     #[command(
         after_help = "Examples:\n  ffpool cost --by label:show --since 7d\n  ffpool cost --by scenario --output json"

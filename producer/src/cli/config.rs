@@ -175,7 +175,7 @@ fn capacity(context: &Context, args: &CapacityArgs) -> Result<Exit, Trouble> {
     let report = CapacityReport {
         slots,
         scarcest: room.scarcest().to_string(),
-        slots_per_job: capacity::wish(&limits),
+        slots_per_job: limits.units(),
         jobs,
         job_disk_mb: limits.disk_mb(),
         disk_mb: u64::from(jobs) * limits.disk_mb(),

@@ -19,6 +19,7 @@ mod format;
 mod jobs;
 mod output;
 mod plan;
+mod scale;
 mod scenarios;
 mod schedule;
 mod submit;
@@ -154,6 +155,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Some(QueueChange::Pause { queue, reason }) => fleet::pause_queue(context, &queue, reason).await,
             Some(QueueChange::Resume { queue }) => fleet::resume_queue(context, &queue).await,
         },
+        Command::ScaleAdvice(args) => scale::advise(context, args).await,
         Command::Cost { by, since } => cost::cost(context, &by, since).await,
         Command::Schedule(command) => schedule::schedule(context, command).await,
         Command::Dead(dead) => match dead {

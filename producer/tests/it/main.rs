@@ -8,6 +8,7 @@ mod folder;
 mod operator;
 mod plan;
 mod publish;
+mod scale;
 mod scripted;
 mod terminal;
 
