@@ -14,7 +14,9 @@ mod cost;
 mod dead_letters;
 mod door;
 mod explain;
+mod followers;
 mod guests;
+mod handshake;
 mod health;
 mod jobs;
 mod key_command;
@@ -49,6 +51,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::access::Needs;
+use crate::api::followers::Followers;
 use crate::api::problem::{ApiError, Kind};
 use crate::api::refusals::Refusals;
 use crate::api::throttle::{Probes, Throttle};
@@ -58,6 +61,7 @@ use crate::vitals::Vitals;
 
 pub use certificates::{ClientRole, ClientRoles};
 pub use door::Door;
+pub use followers::StreamLimits;
 pub use guests::Limits;
 pub(crate) use health::ready;
 pub use key_command::KeyCommand;
@@ -75,6 +79,7 @@ pub struct App {
     throttle: Arc<Throttle>,
     scaling: Arc<Scaling>,
     refusals: Arc<Refusals>,
+    followers: Arc<Followers>,
     /// Cancelled when the API stops: event streams, which never end by themselves, end then.
     closing: CancellationToken,
 }
@@ -84,15 +89,26 @@ impl App {
     #[must_use]
     pub fn new(ledger: Ledger, amqp: AmqpLink, signals: Signals) -> App {
         let throttle = Arc::new(Throttle::new(ThrottleRules::default()));
-        let refusals = Arc::default();
+        let (refusals, followers) = (Arc::default(), Arc::new(Followers::new(StreamLimits::default())));
         let scaling = Scaling::new(ledger.clone(), WaitTargets::default());
-        App { ledger, amqp, signals, vitals: None, throttle, scaling, refusals, closing: CancellationToken::new() }
+        App {
+            ledger,
+            amqp,
+            signals,
+            vitals: None,
+            throttle,
+            scaling,
+            refusals,
+            followers,
+            closing: CancellationToken::new(),
+        }
     }
 
     /// The same with these limits.
     #[must_use]
     pub fn with_limits(self, rules: ThrottleRules) -> App {
-        App { throttle: Arc::new(Throttle::new(rules)), ..self }
+        let followers = Arc::new(Followers::new(rules.streams));
+        App { throttle: Arc::new(Throttle::new(rules)), followers, ..self }
     }
 
     /// The same with advice on the number of workers from here.
@@ -129,8 +145,7 @@ pub async fn serve_through(
     app: App,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let closing = app.closing.clone();
-    door::receive(door, listener, router(app), closing, stop).await
+    door::receive(door, listener, app.clone(), router(app), stop).await
 }
 
 /// Every route of the table behind its right, with problems for everything else.

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("the dispatcher cannot run: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(settings::exit_code(&error))
         }
     };
     telemetry.shut_down();

@@ -11,19 +11,19 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use ffpool_runtime::guard::Cidr;
 use ffpool_runtime::scenarios;
-use ffpool_runtime::settings::FileArgs;
+use ffpool_runtime::settings::{FileArgs, WrongSetting};
 use ffpool_runtime::telemetry::TelemetryArgs;
 use ffpool_schema::catalog::Catalog;
 use ffpool_schema::cost::Prices;
 use ffpool_schema::job::Pool;
 use ffpool_schema::retry::Backoff;
 
-use crate::api::{KeyCommand, ThrottleRules};
+use crate::api::{KeyCommand, StreamLimits, ThrottleRules};
 use crate::callbacks::{CallbackRules, CallbackSecret, Secrets};
 use crate::ledger::{AmqpTenants, Keep, LedgerSettings, Policy, Retention};
 use crate::limits::{Limit, ProxyHeader, RateLimits};
 
-pub use api::{ApiSettings, TlsMode};
+pub use api::{ApiSettings, ExpiredLists, TlsMode};
 pub use scale::ScaleSettings;
 
 /// Keeps the ledger of a media pool: records every job in Postgres, decides which worker may run and publish what, tries
@@ -106,6 +106,12 @@ pub struct Settings {
     /// Keys of one address that are not known: as many are looked up.
     #[arg(long, env = "FFPOOL_RATE_FAILED", value_name = "RATE", default_value = "5/50")]
     pub rate_failed: Limit,
+    /// Event streams (`/v1/jobs/{id}/events`) that may be open with one key.
+    #[arg(long, env = "FFPOOL_STREAMS_PER_KEY", value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub streams_per_key: u32,
+    /// Event streams that may be open with all keys of one tenant.
+    #[arg(long, env = "FFPOOL_STREAMS_PER_TENANT", value_name = "COUNT", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub streams_per_tenant: u32,
     /// Proxies before the API whose word for the client's address is taken, as `10.0.0.5` or `10.0.0.0/24`; several with
     /// commas. Without one, the address of the connection counts.
     #[arg(long, env = "FFPOOL_TRUSTED_PROXIES", value_name = "RANGES", value_delimiter = ',')]
@@ -257,6 +263,10 @@ impl Settings {
                 tenant: self.rate_tenant,
                 failed: self.rate_failed,
             },
+            streams: StreamLimits {
+                per_key: usize::try_from(self.streams_per_key).unwrap_or(usize::MAX),
+                per_tenant: usize::try_from(self.streams_per_tenant).unwrap_or(usize::MAX),
+            },
             trusted_proxies: self.trusted_proxies.clone().into(),
             proxy_header: self.proxy_header,
         }
@@ -266,7 +276,7 @@ impl Settings {
         // Not by clap, which would print what it cannot read.
         let read = self.callback_secret.iter().map(|text| text.parse::<CallbackSecret>());
         let secrets = read.collect::<Result<Vec<_>, _>>().and_then(Secrets::new);
-        secrets.map_err(|why| anyhow::anyhow!("FFPOOL_CALLBACK_SECRET cannot be used: {why}"))
+        secrets.map_err(|why| WrongSetting::new(format!("FFPOOL_CALLBACK_SECRET cannot be used: {why}")).into())
     }
 
     /// How callbacks are sent.

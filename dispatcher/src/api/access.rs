@@ -52,7 +52,7 @@ pub(crate) async fn check(State((app, needs)): State<(App, Needs)>, mut request:
         Err(refused) => {
             if refused.is_refusal() {
                 let note =
-                    Refused { whose, address: from.0, route, status: refused.status(), reason: refused.detail() };
+                    Refused { whose, address: from.0, route, status: Some(refused.status()), reason: refused.detail() };
                 app.refusals.note(&app.ledger, note).await;
             }
             refused.into_response()
@@ -65,6 +65,8 @@ pub(crate) async fn check(State((app, needs)): State<(App, Needs)>, mut request:
 pub(crate) enum Whose {
     /// It carries no key.
     Nobody,
+    /// It did not come as far as to send a request.
+    Handshake,
     /// It carries a key that nobody has.
     Unknown,
     /// A key that is or was good.

@@ -7,7 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use ffpool_runtime::tls::{Name, NameKind, names};
+use ffpool_runtime::tls::{Name, NameKind, ServerTls, names};
+use rustls::CertificateError;
 use rustls::pki_types::CertificateDer;
 
 use crate::ledger::keys::Role;
@@ -59,26 +60,71 @@ impl From<Vec<ClientRole>> for ClientRoles {
 }
 
 /// A client's certificate, verified, as its requests carry it.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientCertificate {
     /// By which it is known: the name that the list has, else its first one.
     pub(crate) name: String,
     /// What it may do; `None`: nothing.
     pub(crate) role: Option<Role>,
+    /// By whose rules it was let in.
+    tls: ServerTls,
+    /// The certificate, and after it those that lead to its authority.
+    shown: Vec<CertificateDer<'static>>,
+}
+
+impl ClientCertificate {
+    /// Why it would not be let in now: it has expired since, or its authority is no longer trusted; `None`: it would.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let error = self.tls.refuses(&self.shown)?;
+        Some(refused_because(&error).unwrap_or_else(|| format!("the client certificate cannot be used ({error})")))
+    }
+}
+
+/// Why a handshake was refused by us; `None`: it was not, the client gave up or made no sense.
+pub(crate) fn refused_because(error: &rustls::Error) -> Option<String> {
+    let told = |text: &str| Some(text.to_owned());
+    match error {
+        rustls::Error::NoCertificatesPresented => told("no client certificate was shown"),
+        rustls::Error::InvalidCertificate(fault) => match fault {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                told("the client certificate has expired")
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                told("the client certificate is not valid yet")
+            }
+            CertificateError::UnknownIssuer => told("the client certificate is of no authority that is trusted here"),
+            CertificateError::BadSignature => {
+                told("the client certificate is not signed by the authority that it names")
+            }
+            CertificateError::Revoked => told("the client certificate was revoked by its authority"),
+            CertificateError::UnknownRevocationStatus => {
+                told("no revocation list says whether the client certificate still counts")
+            }
+            CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => {
+                told("the revocation list that the client certificate is judged by has expired")
+            }
+            other => Some(format!("the client certificate cannot be used ({other})")),
+        },
+        rustls::Error::PeerIncompatible(fault) => {
+            Some(format!("the client offers no version or cipher of TLS that is allowed here ({fault:?})"))
+        }
+        _ => None,
+    }
 }
 
 impl ClientRoles {
-    /// What a certificate that the handshake verified may do.
-    pub(crate) fn certificate(&self, shown: Option<&CertificateDer<'_>>) -> ClientCertificate {
-        self.judge(&shown.map(names).unwrap_or_default())
+    /// What a certificate that the handshake verified may do; after it stand those that lead to its authority.
+    pub(crate) fn certificate(&self, tls: &ServerTls, shown: &[CertificateDer<'static>]) -> ClientCertificate {
+        let (name, role) = self.judge(&shown.first().map(names).unwrap_or_default());
+        ClientCertificate { name, role, tls: tls.clone(), shown: shown.to_vec() }
     }
 
-    fn judge(&self, names: &[Name]) -> ClientCertificate {
+    /// By which name it is known, and its role.
+    fn judge(&self, names: &[Name]) -> (String, Option<Role>) {
         let is_known = |entry: &&ClientRole| names.iter().any(|name| is_same(name, &entry.name));
         match (self.0.iter().find(is_known), names.first()) {
-            (Some(entry), _) => ClientCertificate { name: entry.name.to_string(), role: Some(entry.role) },
-            (None, Some(name)) => ClientCertificate { name: name.to_string(), role: None },
-            (None, None) => ClientCertificate { name: "without a name".to_owned(), role: None },
+            (Some(entry), _) => (entry.name.to_string(), Some(entry.role)),
+            (None, Some(name)) => (name.to_string(), None),
+            (None, None) => ("without a name".to_owned(), None),
         }
     }
 }
@@ -107,7 +153,7 @@ mod tests {
     #[test]
     fn the_first_entry_that_names_a_certificate_decides_and_none_gives_nothing() {
         let roles = roles("uri=spiffe://pool/ci:submitter,cn=ops:operator,dns=CI.example:viewer");
-        let judged = |names: &[Name]| roles.judge(names).role;
+        let judged = |names: &[Name]| roles.judge(names).1;
         assert_eq!(judged(&[name(NameKind::Cn, "ops"), name(NameKind::Dns, "ci.example")]), Some(Role::Operator));
         assert_eq!(judged(&[name(NameKind::Dns, "ci.Example")]), Some(Role::Viewer));
         assert_eq!(judged(&[name(NameKind::Uri, "spiffe://pool/ci")]), Some(Role::Submitter));

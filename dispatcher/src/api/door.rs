@@ -1,7 +1,8 @@
 //! The way into the API: connections are taken, secured and bounded before a request is read.
 //!
 //! Invariants:
-//! * where TLS is asked for, nothing is answered without it; where client certificates are, nothing without a verified one;
+//! * where TLS is asked for, nothing is answered without it; where client certificates are, no request without one that is
+//!   good at that time;
 //! * whoever connects holds a place for a bounded time only, unless a request of theirs is being answered.
 
 use std::convert::Infallible;
@@ -13,23 +14,27 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request, header};
+use axum::response::{IntoResponse as _, Response};
 use ffpool_runtime::tls::ServerTls;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::access::Whose;
 use super::certificates::{ClientCertificate, ClientRoles};
-use super::guests::{Activity, Guest, Guests, Limits, Reason};
+use super::guests::{Activity, Guest, Guests, Limits, Visit};
+use super::handshake::{Arrival, Handshakes, secure};
+use super::problem::{ApiError, Kind};
+use super::refusals::Refused;
 use super::wire::{Answering, Wire};
+use super::{App, throttle};
 
 /// Requests that are under way when the API stops get so long to end; then their connections are cut. Shorter than what
 /// the process gives its parts, so that the API ends by itself.
@@ -40,8 +45,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(5);
 /// After a failure to take a connection, such as being out of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// For a client that is refused to read why.
-const LINGER: Duration = Duration::from_secs(1);
 /// Largest line and headers of a request.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -67,24 +70,29 @@ impl Door {
 /// Where all connections of one API lead.
 struct House {
     door: Door,
+    app: App,
     router: Router,
-    closing: CancellationToken,
+    guests: Guests,
+    handshakes: Handshakes,
 }
 
-/// Takes connections until `stop` is over, then lets the requests under way end. `closing` is cancelled at the stop.
+/// Takes connections until `stop` is over, then lets the requests under way end. The closing of `app` is cancelled at the stop.
 pub(super) async fn receive(
     door: Door,
     listener: TcpListener,
+    app: App,
     router: Router,
-    closing: CancellationToken,
     stop: impl Future<Output = ()> + Send,
 ) -> std::io::Result<()> {
-    let guests = Guests::new(door.limits);
+    let proxies = app.throttle.trusted_proxies();
+    let guests = Guests::new(door.limits, proxies.clone());
+    let handshakes = Handshakes::new(door.limits, proxies);
     let mut keepers = JoinSet::new();
     if let Some(tls) = door.tls.clone() {
         keepers.spawn(tls.watch(LOOK));
     }
-    let house = Arc::new(House { door, router, closing: closing.clone() });
+    let closing = app.closing.clone();
+    let house = Arc::new(House { door, app, router, guests: guests.clone(), handshakes });
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     let mut stop = std::pin::pin!(stop);
@@ -128,74 +136,23 @@ async fn host(house: Arc<House>, socket: TcpStream, address: SocketAddr, guest: 
     }
     tokio::select! {
         () = guest.cut.cancelled() => debug!(%address, "a connection was cut"),
-        () = secure(&house, socket, address, &guest.activity) => {}
+        () = open(&house, socket, address, &guest) => {}
     }
 }
 
-async fn secure(house: &House, mut socket: TcpStream, address: SocketAddr, activity: &Arc<Activity>) {
+async fn open(house: &Arc<House>, socket: TcpStream, address: SocketAddr, guest: &Guest) {
     let Some(tls) = &house.door.tls else {
-        return speak(house, socket, address, activity, None).await;
+        return speak(house, socket, address, &guest.activity, None).await;
     };
-    match speaks_plain(&socket).await {
-        Ok(false) => {}
-        Ok(true) => {
-            Reason::Plain.count();
-            refuse_plain(&mut socket).await;
-            return;
-        }
-        Err(error) => return debug!(%address, %error, "a connection ended before it asked"),
+    let arrival = Arrival { address, cut: &guest.cut };
+    let secured = secure(&house.app, &house.handshakes, (tls, &house.door.roles), socket, arrival).await;
+    if let Some((stream, certificate)) = secured {
+        speak(house, stream, address, &guest.activity, certificate).await;
     }
-    match TlsAcceptor::from(tls.config()).accept(socket).into_fallible().await {
-        Ok(stream) => {
-            let certificate = tls.asks_for_certificates().then(|| {
-                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-                Arc::new(house.door.roles.certificate(shown))
-            });
-            speak(house, stream, address, activity, certificate).await;
-        }
-        Err((error, mut socket)) => {
-            Reason::Handshake.count();
-            debug!(%address, %error, "a TLS handshake failed");
-            linger(&mut socket).await;
-        }
-    }
-}
-
-/// Whether a client begins with anything else than a TLS handshake.
-async fn speaks_plain(socket: &TcpStream) -> std::io::Result<bool> {
-    /// The type of a record that belongs to a handshake (RFC 8446, 5.1).
-    const HANDSHAKE: u8 = 22;
-    let mut first = [0; 1];
-    match socket.peek(&mut first).await? {
-        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(first[0] != HANDSHAKE),
-    }
-}
-
-async fn refuse_plain(socket: &mut TcpStream) {
-    let body = r#"{"type":"/problems/bad-request","title":"Bad request","status":400,"detail":"this API speaks TLS: ask it with https://, and give the client its certificate authority (docs/tls.md)"}"#;
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    // Whoever is gone needs no answer.
-    if socket.write_all(answer.as_bytes()).await.is_ok() {
-        linger(socket).await;
-    }
-}
-
-/// Lets a refused client read what it was told: closing with its bytes unread would take the answer back.
-async fn linger(socket: &mut TcpStream) {
-    let drain = async {
-        let mut rest = [0; 1024];
-        let _ = socket.shutdown().await;
-        while matches!(socket.read(&mut rest).await, Ok(1..)) {}
-    };
-    let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
 async fn speak<S>(
-    house: &House,
+    house: &Arc<House>,
     stream: S,
     address: SocketAddr,
     activity: &Arc<Activity>,
@@ -204,14 +161,13 @@ async fn speak<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     activity.opened();
-    let service = service_fn(|mut request: Request<Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
         let busy = activity.busy();
-        request.extensions_mut().insert(ConnectInfo(address));
-        if let Some(certificate) = &certificate {
-            request.extensions_mut().insert(certificate.clone());
+        let answer = answer(house.clone(), address, certificate.clone(), request.map(Body::new));
+        async move {
+            let (answer, visit) = answer.await;
+            Ok::<_, Infallible>(answer.map(|body| Answering::new(body, busy, visit)))
         }
-        let answer = TowerToHyperService::new(house.router.clone()).call(request.map(Body::new));
-        async move { Ok::<_, Infallible>(answer.await?.map(|body| Answering::new(body, busy))) }
     });
     let wire = Wire::new(stream, activity.clone(), house.door.limits.stall);
     // Times are kept by `Guests` and `Wire`, which tell a client that is slow from one that waits.
@@ -222,7 +178,7 @@ async fn speak<S>(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = house.closing.cancelled() => {
+        () = house.app.closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -230,4 +186,55 @@ async fn speak<S>(
     if let Err(error) = ended {
         debug!(%address, %error, "a connection ended early");
     }
+}
+
+/// Answers one request, if whoever sends it may still ask; and what counts it while it is answered.
+async fn answer(
+    house: Arc<House>,
+    address: SocketAddr,
+    certificate: Option<Arc<ClientCertificate>>,
+    mut request: Request<Body>,
+) -> (Response, Option<Visit>) {
+    request.extensions_mut().insert(ConnectInfo(address));
+    if let Some(certificate) = certificate {
+        if let Some(reason) = certificate.refusal() {
+            let route = format!("{} {}", request.method(), request.uri().path());
+            return (turn_away(&house.app, address, route, &certificate, &reason).await, None);
+        }
+        request.extensions_mut().insert(certificate);
+    }
+    // What comes by a proxy that is named counts for who sent it, not for the proxy.
+    let mut visit = None;
+    if house.guests.is_proxy(address.ip()) {
+        let client = house.app.throttle.address_of(&request);
+        visit = house.guests.visit(client);
+        if visit.is_none() {
+            return (throttle::too_many_at_once(house.door.limits.per_address).into_response(), None);
+        }
+    }
+    let answer = TowerToHyperService::new(house.router.clone()).call(request).await;
+    (answer.unwrap_or_else(|never| match never {}), visit)
+}
+
+/// A certificate that was good when the connection was made and is so no more: the client is told, and the connection ends.
+async fn turn_away(
+    app: &App,
+    address: SocketAddr,
+    route: String,
+    certificate: &ClientCertificate,
+    reason: &str,
+) -> Response {
+    let detail = format!("{reason}: connect again with a certificate that is in force");
+    let refused = ApiError::new(Kind::Forbidden, detail);
+    let note = Refused {
+        whose: Whose::Certificate(certificate.name.clone()),
+        address: address.ip(),
+        route,
+        status: Some(refused.status()),
+        reason: refused.detail(),
+    };
+    app.refusals.note(&app.ledger, note).await;
+    let mut answer = refused.into_response();
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
 }

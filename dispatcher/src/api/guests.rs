@@ -9,18 +9,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ffpool_runtime::guard::Cidr;
 use ffpool_schema::metrics::{API_CONNECTIONS, API_CONNECTIONS_CUT};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::Origin;
+use crate::limits::{Limit, Origin, RateLimits};
 
 /// How many may be connected, and for how long without asking for anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// All together.
     pub connections: usize,
-    /// From one address; an IPv6 network of 64 bits counts as one.
+    /// From one address; an IPv6 network of 64 bits counts as one. Behind a proxy that is named: requests under way.
     pub per_address: usize,
+    /// TLS handshakes under way, all together.
+    pub handshakes: usize,
+    /// TLS handshakes under way from one address.
+    pub handshakes_per_address: usize,
+    /// TLS handshakes of one address in a time.
+    pub handshake_rate: Limit,
     /// From the connection to the end of the TLS handshake.
     pub handshake: Duration,
     /// For the line and the headers of a request, from their first byte; and from the handshake to the end of the first ones.
@@ -36,6 +43,9 @@ impl Default for Limits {
         Limits {
             connections: 8192,
             per_address: 1024,
+            handshakes: 256,
+            handshakes_per_address: 32,
+            handshake_rate: RateLimits::default().address,
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
             // Longer than a poll every minute, so that those keep their connection.
@@ -128,6 +138,10 @@ pub(crate) enum Reason {
     Share,
     /// Its handshake failed or took too long.
     Handshake,
+    /// Its address begins handshakes too often.
+    HandshakeRate,
+    /// As many handshakes are under way as may be, of its address or of all.
+    Handshakes,
     /// It spoke plain HTTP where TLS is spoken.
     Plain,
     /// It asks, or takes the answer, too slowly.
@@ -142,6 +156,8 @@ impl Reason {
             Reason::Full => "full",
             Reason::Share => "share",
             Reason::Handshake => "handshake",
+            Reason::HandshakeRate => "handshake_rate",
+            Reason::Handshakes => "handshakes",
             Reason::Plain => "plain",
             Reason::Slow => "slow",
             Reason::Idle => "idle",
@@ -155,7 +171,8 @@ impl Reason {
 }
 
 struct Place {
-    share: Origin,
+    /// `None`: a proxy's, whose connections are for many clients.
+    share: Option<Origin>,
     activity: Arc<Activity>,
     cut: CancellationToken,
 }
@@ -164,24 +181,31 @@ struct Place {
 struct Room {
     next: u64,
     places: HashMap<u64, Place>,
+    /// Connections of each address, and requests under way of each client of a proxy.
     shares: HashMap<Origin, usize>,
 }
 
 impl Room {
     fn leave(&mut self, number: u64) -> Option<Place> {
         let place = self.places.remove(&number)?;
-        if let Some(count) = self.shares.get_mut(&place.share) {
-            *count -= 1;
-            if *count == 0 {
-                self.shares.remove(&place.share);
-            }
+        if let Some(share) = place.share {
+            self.give_back(share);
         }
         Some(place)
     }
 
+    fn give_back(&mut self, share: Origin) {
+        if let Some(count) = self.shares.get_mut(&share) {
+            *count -= 1;
+            if *count == 0 {
+                self.shares.remove(&share);
+            }
+        }
+    }
+
     /// Ends the one that has waited longest, of those that `share` has or of all. Whether there is room then.
     fn make_room(&mut self, share: Option<Origin>, reason: Reason) -> bool {
-        let waiting = self.places.iter().filter(|(_, place)| share.is_none_or(|share| place.share == share));
+        let waiting = self.places.iter().filter(|(_, place)| share.is_none() || place.share == share);
         let waiting = waiting.filter_map(|(number, place)| {
             let (phase, since) = place.activity.phase();
             (phase != Phase::Busy).then_some((since, *number))
@@ -203,6 +227,8 @@ impl Room {
 #[derive(Clone)]
 pub(crate) struct Guests {
     limits: Limits,
+    /// Proxies whose word for their clients' addresses is taken.
+    proxies: Arc<[Cidr]>,
     room: Arc<Mutex<Room>>,
 }
 
@@ -216,17 +242,47 @@ pub(crate) struct Guest {
     pub(crate) cut: CancellationToken,
 }
 
+/// A request of a proxy's client that is under way; dropping it ends that.
+pub(crate) struct Visit {
+    share: Origin,
+    room: Arc<Mutex<Room>>,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        locked(&self.room).give_back(self.share);
+    }
+}
+
 impl Guests {
-    pub(crate) fn new(limits: Limits) -> Guests {
-        Guests { limits, room: Arc::default() }
+    pub(crate) fn new(limits: Limits, proxies: Arc<[Cidr]>) -> Guests {
+        Guests { limits, proxies, room: Arc::default() }
+    }
+
+    /// Whether connections from `address` are a proxy's, which is named.
+    pub(crate) fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|range| range.contains(address.to_canonical()))
+    }
+
+    /// Counts a request that a proxy passed on as its client's; `None`: as many of this client are under way as one address may
+    /// have connections.
+    pub(crate) fn visit(&self, client: IpAddr) -> Option<Visit> {
+        let share = Origin::of(client);
+        let mut room = locked(&self.room);
+        let count = room.shares.entry(share).or_default();
+        if *count >= self.limits.per_address {
+            return None;
+        }
+        *count += 1;
+        Some(Visit { share, room: self.room.clone() })
     }
 
     /// A place for a connection from `address`, if need be that of one which only waits.
     pub(crate) fn admit(&self, address: IpAddr) -> Result<Guest, Reason> {
-        let share = Origin::of(address);
+        let share = (!self.is_proxy(address)).then(|| Origin::of(address));
         let mut room = locked(&self.room);
-        let taken = room.shares.get(&share).copied().unwrap_or(0);
-        if taken >= self.limits.per_address && !room.make_room(Some(share), Reason::Share) {
+        let taken = share.and_then(|share| room.shares.get(&share)).copied().unwrap_or(0);
+        if taken >= self.limits.per_address && !room.make_room(share, Reason::Share) {
             return Err(Reason::Share);
         }
         if room.places.len() >= self.limits.connections && !room.make_room(None, Reason::Full) {
@@ -235,7 +291,9 @@ impl Guests {
         let (activity, cut) = (Arc::new(Activity::new(Instant::now())), CancellationToken::new());
         let number = room.next;
         room.next += 1;
-        *room.shares.entry(share).or_default() += 1;
+        if let Some(share) = share {
+            *room.shares.entry(share).or_default() += 1;
+        }
         room.places.insert(number, Place { share, activity: activity.clone(), cut: cut.clone() });
         tell(&room);
         Ok(Guest { number, room: self.room.clone(), activity, cut })
@@ -298,7 +356,7 @@ mod tests {
 
     #[test]
     fn who_waits_makes_room_and_who_is_answered_does_not() {
-        let guests = Guests::new(small());
+        let guests = Guests::new(small(), [].into());
         let first = guests.admit(ip("10.0.0.1")).unwrap();
         let second = guests.admit(ip("::ffff:10.0.0.1")).unwrap();
         let answered = first.activity.busy();
@@ -316,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_place_is_given_back_once() {
-        let guests = Guests::new(small());
+        let guests = Guests::new(small(), [].into());
         for _ in 0..10 {
             let _guest = guests.admit(ip("2001:db8::1")).unwrap();
             let _neighbour = guests.admit(ip("2001:db8::2")).unwrap();
@@ -327,8 +385,21 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_proxy_each_client_has_its_share_and_the_proxy_none() {
+        let guests = Guests::new(Limits { connections: 9, ..small() }, ["10.9.0.0/16".parse().unwrap()].into());
+        let proxy: Vec<_> = (0..5).map(|_| guests.admit(ip("10.9.0.1")).unwrap()).collect();
+        assert!(proxy.iter().all(|guest| !guest.cut.is_cancelled()));
+        let visits = [(); 2].map(|()| guests.visit(ip("203.0.113.1")).unwrap());
+        assert!(guests.visit(ip("203.0.113.1")).is_none() && guests.visit(ip("203.0.113.2")).is_some());
+        drop(visits);
+        assert!(guests.visit(ip("203.0.113.1")).is_some());
+        drop(proxy);
+        assert!(locked(&guests.room).shares.is_empty());
+    }
+
+    #[test]
     fn each_phase_has_its_time() {
-        let guests = Guests::new(Limits { connections: 9, per_address: 9, ..Limits::default() });
+        let guests = Guests::new(Limits { connections: 9, per_address: 9, ..Limits::default() }, [].into());
         let [opening, asking, busy, idle, woken] = [(); 5].map(|()| guests.admit(ip("10.0.0.1")).unwrap());
         for opened in [&asking, &busy, &idle, &woken] {
             opened.activity.opened();

@@ -177,6 +177,11 @@ impl ApiError {
         self.status
     }
 
+    /// The body of the answer.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.problem).expect("a problem is plain data")
+    }
+
     /// The text for people.
     pub(crate) fn detail(&self) -> &str {
         &self.problem.detail
@@ -255,8 +260,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
+        let body = self.body();
         headers.extend(self.header);
-        let body = serde_json::to_vec(&self.problem).expect("a problem is plain data");
         (self.status, headers, body).into_response()
     }
 }

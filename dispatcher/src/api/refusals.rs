@@ -23,13 +23,14 @@ const SOURCES_MAX: usize = 64;
 /// Characters of a path and of a reason that are kept.
 const TEXT_MAX: usize = 200;
 
-/// A request that was refused.
+/// A request that was refused, or a connection before it could ask.
 pub(crate) struct Refused<'a> {
     pub(crate) whose: Whose,
     pub(crate) address: IpAddr,
     /// Its method and path.
     pub(crate) route: String,
-    pub(crate) status: StatusCode,
+    /// `None`: it got no answer.
+    pub(crate) status: Option<StatusCode>,
     pub(crate) reason: &'a str,
 }
 
@@ -39,7 +40,9 @@ struct Source {
     name: String,
     tenant: Option<String>,
     origin: Origin,
-    status: u16,
+    status: Option<u16>,
+    /// Of a connection that came to no request: there is no route that would tell such apart.
+    reason: Option<String>,
 }
 
 /// What was refused since the window began.
@@ -87,7 +90,8 @@ impl Refusals {
             name: actor.name.clone(),
             tenant: actor.realm.tenant().map(str::to_owned),
             origin: Origin::of(refused.address),
-            status: refused.status.as_u16(),
+            status: refused.status.map(|status| status.as_u16()),
+            reason: refused.status.is_none().then(|| shortened(refused.reason)),
         };
         let (over, is_first) = {
             let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +102,8 @@ impl Refusals {
             tell(ledger, over).await;
         }
         if is_first {
-            let detail = json!({ "status": refused.status.as_u16(), "reason": shortened(refused.reason) });
+            let detail =
+                json!({ "status": refused.status.map(|status| status.as_u16()), "reason": shortened(refused.reason) });
             ledger.audit(&actor, Entry::new("refused", shortened(&refused.route)).detail(detail)).await;
         }
     }
@@ -129,7 +134,10 @@ pub(crate) async fn keep_told(app: App, stop: CancellationToken) {
 async fn tell(ledger: &Ledger, over: Window) {
     for (source, (address, more)) in over.more.into_iter().filter(|(_, (_, more))| *more > 0) {
         let actor = Actor { name: source.name, realm: Realm::of(source.tenant), address: Some(address) };
-        let detail = json!({ "status": source.status, "count": more });
+        let mut detail = json!({ "status": source.status, "count": more });
+        if let Some(reason) = source.reason {
+            detail["reason"] = reason.into();
+        }
         ledger.audit(&actor, Entry::new("refused_again", "the API").detail(detail)).await;
     }
     if over.others > 0 {
@@ -142,6 +150,7 @@ fn actor_of(refused: &Refused<'_>) -> Actor {
     let address = Some(refused.address);
     match &refused.whose {
         Whose::Nobody => Actor { address, ..Actor::of_pool("no key") },
+        Whose::Handshake => Actor { address, ..Actor::of_pool("a TLS client") },
         Whose::Unknown => Actor { address, ..Actor::of_pool("an unknown key") },
         Whose::Certificate(name) => Actor { address, ..Actor::of_pool(format!("certificate {name}")) },
         Whose::Known(caller) => Actor { address, ..caller.actor.clone() },
@@ -159,7 +168,7 @@ mod tests {
     fn source(number: u32) -> (Source, IpAddr) {
         let address = IpAddr::V4(number.into());
         let name = "no key".to_owned();
-        (Source { name, tenant: None, origin: Origin::of(address), status: 401 }, address)
+        (Source { name, tenant: None, origin: Origin::of(address), status: Some(401), reason: None }, address)
     }
 
     #[test]

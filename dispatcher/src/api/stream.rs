@@ -4,6 +4,7 @@
 //! recorded; a lost signal costs a percentage, not the end.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -19,6 +20,8 @@ use futures_util::stream::{self, Stream};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::api::App;
+use crate::api::certificates::ClientCertificate;
+use crate::api::followers::Following;
 use crate::api::problem::Answer;
 use crate::api::reference::JobPath;
 use crate::ledger::keys::Caller;
@@ -35,14 +38,18 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub(crate) async fn follow(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    certificate: Option<Extension<Arc<ClientCertificate>>>,
     job: JobPath,
 ) -> Answer<Response> {
+    let place = app.followers.follow(&caller)?;
     let first = app.ledger.job_summary(caller.realm(), job.0).await?.ok_or_else(|| job.not_found())?;
     // Without NATS the job is followed by its states alone.
     let progress = app.signals.subscribe::<Progress>(&subjects::progress(first.id)).await.ok();
     let follower = Follower {
         app,
         caller,
+        certificate: certificate.map(|Extension(certificate)| certificate),
+        _place: place,
         job: JobRef::Id(first.id),
         sent: None,
         found: Some(Box::new(first)),
@@ -66,6 +73,9 @@ fn looking() -> Interval {
 struct Follower {
     app: App,
     caller: Caller,
+    /// What the client showed at the handshake.
+    certificate: Option<Arc<ClientCertificate>>,
+    _place: Following,
     job: JobRef,
     /// What the client knows of the job.
     sent: Option<Box<JobView>>,
@@ -116,8 +126,12 @@ impl Follower {
 }
 
 impl Follower {
-    /// Whether the key that opened the stream is void by now; while the ledger is away nobody knows, and the stream stays.
+    /// Whether the key that opened the stream, or the certificate of its connection, is void by now; while the ledger is away
+    /// nobody knows of a key, and the stream stays.
     async fn is_shut_out(&self) -> bool {
+        if self.certificate.as_ref().is_some_and(|certificate| certificate.refusal().is_some()) {
+            return true;
+        }
         match self.caller.key {
             Some(key) => self.app.ledger.key_opens(key).await.is_ok_and(|opens| !opens),
             None => false,

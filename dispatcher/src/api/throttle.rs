@@ -19,6 +19,7 @@ use ffpool_runtime::guard::Cidr;
 use ffpool_schema::metrics::HTTP_RATE_LIMITED;
 
 use crate::api::App;
+use crate::api::followers::StreamLimits;
 use crate::api::problem::{Answer, ApiError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::{Admission, Caller};
@@ -29,11 +30,16 @@ const ROOM: usize = 50_000;
 /// So long after its last use a key counts as good without a look into the ledger.
 const GOOD_FOR: Duration = Duration::from_secs(3600);
 
+/// After this it is worth another try for whom too much is under way.
+const AT_ONCE_AGAIN: Duration = Duration::from_secs(1);
+
 /// Who is limited, and by what.
 #[derive(Debug, Clone, Default)]
 pub struct ThrottleRules {
     /// How much.
     pub limits: RateLimits,
+    /// How many event streams.
+    pub streams: StreamLimits,
     /// Proxies whose word for the client's address is taken.
     pub trusted_proxies: Arc<[Cidr]>,
     /// Where they say it.
@@ -109,7 +115,13 @@ impl Throttle {
         self.began.elapsed()
     }
 
-    fn address_of(&self, request: &Request) -> IpAddr {
+    /// Proxies whose word for their clients' addresses is taken.
+    pub(crate) fn trusted_proxies(&self) -> Arc<[Cidr]> {
+        self.rules.trusted_proxies.clone()
+    }
+
+    /// Whom a request comes from.
+    pub(crate) fn address_of(&self, request: &Request) -> IpAddr {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
         // Without a peer all would share one bucket: too little is allowed then, never too much.
         let peer = peer.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
@@ -183,6 +195,15 @@ fn refused(by: By, rate: Rate, wait: Duration) -> ApiError {
         }
     };
     ApiError::too_many(format!("{what}; repeat the request after the time in Retry-After"), wait)
+}
+
+/// As many requests of one client are under way as may be.
+pub(crate) fn too_many_at_once(most: usize) -> ApiError {
+    metrics::counter!(HTTP_RATE_LIMITED, "by" => By::Address.as_str()).increment(1);
+    let detail = format!(
+        "{most} requests of this address are under way, and no more may be; repeat the request when some have ended"
+    );
+    ApiError::too_many(detail, AT_ONCE_AGAIN)
 }
 
 /// The routes that are limited apart from all others.

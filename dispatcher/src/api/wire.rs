@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::guests::{Activity, Busy, Reason};
+use super::guests::{Activity, Busy, Reason, Visit};
 
 /// A stream whose writes fail when nothing of them is taken for [`super::Limits::stall`].
 pub(super) struct Wire<S> {
@@ -100,11 +100,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 pub(super) struct Answering {
     body: Body,
     _busy: Busy,
+    _visit: Option<Visit>,
 }
 
 impl Answering {
-    pub(super) fn new(body: Body, busy: Busy) -> Answering {
-        Answering { body, _busy: busy }
+    pub(super) fn new(body: Body, busy: Busy, visit: Option<Visit>) -> Answering {
+        Answering { body, _busy: busy, _visit: visit }
     }
 }
 
@@ -134,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_takes_nothing_is_cut_and_every_byte_taken_begins_the_time_anew() {
-        let guest = Guests::new(Limits::default()).admit("10.0.0.1".parse().unwrap()).ok().unwrap();
+        let guest = Guests::new(Limits::default(), [].into()).admit("10.0.0.1".parse().unwrap()).ok().unwrap();
         let wire = |stream, stall| Wire::new(stream, guest.activity.clone(), stall);
         let (ours, _theirs) = tokio::io::duplex(16);
         let stuck = wire(ours, Duration::from_millis(20)).write_all(&[0; 64]).await.unwrap_err();

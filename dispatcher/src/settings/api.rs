@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use ffpool_runtime::tls::{Automatic, ServerTls, Source, own_names, state_directory};
+use ffpool_runtime::settings::WrongSetting;
+use ffpool_runtime::tls::{Automatic, Clients, RevocationLists, ServerTls, Source, own_names, state_directory};
 use tracing::{info, warn};
 
 use crate::api::{ClientRole, Door, Limits};
+use crate::limits::Limit;
 
 /// Open files that are not connections to the API: links to the servers, pools, logs.
 const OTHER_FILES: u64 = 256;
@@ -40,12 +42,30 @@ pub struct ApiSettings {
     /// A certificate that none names may do nothing.
     #[arg(long, env = "FFPOOL_API_CLIENT_ROLES", value_name = "ROLES", value_delimiter = ',')]
     pub api_client_roles: Vec<ClientRole>,
+    /// Revocation lists (PEM), one of each authority that signs clients' certificates: what stands there does not count any
+    /// more. Read again when it changes.
+    #[arg(long, env = "FFPOOL_API_CLIENT_CRL", value_name = "FILE")]
+    pub api_client_crl: Option<PathBuf>,
+    /// What becomes of clients when their authority's list is older than it promised: `refuse` lets none in until there is a
+    /// newer one, `accept` goes on by the old one.
+    #[arg(long, env = "FFPOOL_API_CLIENT_CRL_EXPIRED", value_name = "POLICY", value_enum, default_value = "refuse")]
+    pub api_client_crl_expired: ExpiredLists,
     /// Most connections to the API. When there are as many, the one that has waited longest makes room.
     #[arg(long, env = "FFPOOL_API_CONNECTIONS", value_name = "COUNT", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
     pub api_connections: u32,
-    /// Most connections to the API from one address (of IPv6: one network of 64 bits).
+    /// Most connections to the API from one address (of IPv6: one network of 64 bits). Those of a trusted proxy do not count,
+    /// but the requests under way of each of its clients do.
     #[arg(long, env = "FFPOOL_API_CONNECTIONS_PER_ADDRESS", value_name = "COUNT", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(4..=1_000_000))]
     pub api_connections_per_address: u32,
+    /// Most TLS handshakes under way. When there are as many, the one that has taken longest ends.
+    #[arg(long, env = "FFPOOL_API_HANDSHAKES", value_name = "COUNT", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=1_000_000))]
+    pub api_handshakes: u32,
+    /// Most TLS handshakes under way from one address.
+    #[arg(long, env = "FFPOOL_API_HANDSHAKES_PER_ADDRESS", value_name = "COUNT", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub api_handshakes_per_address: u32,
+    /// TLS handshakes of one address, as `<a second>/<at once>`, or `off`.
+    #[arg(long, env = "FFPOOL_RATE_HANDSHAKE", value_name = "RATE", default_value = "100/200")]
+    pub rate_handshake: Limit,
     /// Where the dispatcher keeps what it makes itself. Default: what systemd gives it, `/var/lib/ffpool` for root, else
     /// `~/.local/state/ffpool`.
     #[arg(long, env = "FFPOOL_STATE_DIR", value_name = "DIR")]
@@ -63,6 +83,15 @@ pub enum TlsMode {
     Off,
 }
 
+/// What becomes of clients whose authority's revocation list has expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExpiredLists {
+    /// None is let in.
+    Refuse,
+    /// The old list counts.
+    Accept,
+}
+
 impl ApiSettings {
     /// Prepares the way into the API that listens on `listening`, and says how it is secured.
     ///
@@ -70,7 +99,7 @@ impl ApiSettings {
     /// Settings that contradict each other, and files that cannot be made or used.
     pub(crate) fn door(&self, listening: SocketAddr) -> anyhow::Result<Door> {
         let tls = match self.source(listening)? {
-            Some(source) => Some(ServerTls::open(source, self.api_client_ca.clone())?),
+            Some(source) => Some(ServerTls::open(source, self.clients())?),
             None => None,
         };
         match &tls {
@@ -87,37 +116,44 @@ impl ApiSettings {
     }
 
     /// Where the API's certificate comes from; `None` where there is none.
-    fn source(&self, listening: SocketAddr) -> anyhow::Result<Option<Source>> {
+    fn source(&self, listening: SocketAddr) -> Result<Option<Source>, WrongSetting> {
         let files = self.api_cert.as_ref().map(|certificate| Source::Files {
             certificate: certificate.clone(),
             key: self.api_cert_key.clone().unwrap_or_else(|| certificate.clone()),
         });
-        anyhow::ensure!(
-            self.api_cert_key.is_none() || files.is_some(),
-            "FFPOOL_API_CERT_KEY is set and FFPOOL_API_CERT is not: give both"
-        );
-        anyhow::ensure!(
-            self.api_client_roles.is_empty() || self.api_client_ca.is_some(),
-            "FFPOOL_API_CLIENT_ROLES is set and FFPOOL_API_CLIENT_CA is not: say which authority signs the clients' certificates"
-        );
-        match (self.api_tls, files) {
-            (Some(TlsMode::Files) | None, Some(files)) => Ok(Some(files)),
-            (Some(TlsMode::Files), None) => anyhow::bail!("FFPOOL_API_TLS=files needs FFPOOL_API_CERT, a PEM file"),
-            (Some(TlsMode::Auto), Some(_)) => {
-                anyhow::bail!(
-                    "FFPOOL_API_TLS=auto makes a certificate and FFPOOL_API_CERT gives one: leave one of them out"
-                )
+        let wrong = |reason: &str| Err(WrongSetting::new(reason));
+        if self.api_cert_key.is_some() && files.is_none() {
+            return wrong("FFPOOL_API_CERT_KEY is set and FFPOOL_API_CERT is not: give both");
+        }
+        if self.api_client_ca.is_none() {
+            const WHICH: &str = "say which authority signs the clients' certificates";
+            if !self.api_client_roles.is_empty() {
+                return wrong(&format!("FFPOOL_API_CLIENT_ROLES is set and FFPOOL_API_CLIENT_CA is not: {WHICH}"));
             }
-            (Some(TlsMode::Auto) | None, None) => Ok(Some(Source::Automatic(self.automatic(listening)))),
-            (Some(TlsMode::Off), files) => {
-                anyhow::ensure!(
-                    files.is_none() && self.api_client_ca.is_none(),
-                    "FFPOOL_API_TLS=off, but a certificate (FFPOOL_API_CERT) or an authority of clients (FFPOOL_API_CLIENT_CA) \
-                     is given: without TLS neither is looked at"
-                );
-                Ok(None)
+            if self.api_client_crl.is_some() {
+                return wrong(&format!("FFPOOL_API_CLIENT_CRL is set and FFPOOL_API_CLIENT_CA is not: {WHICH}"));
             }
         }
+        match (self.api_tls, files) {
+            (Some(TlsMode::Files) | None, Some(files)) => Ok(Some(files)),
+            (Some(TlsMode::Files), None) => wrong("FFPOOL_API_TLS=files needs FFPOOL_API_CERT, a PEM file"),
+            (Some(TlsMode::Auto), Some(_)) => {
+                wrong("FFPOOL_API_TLS=auto makes a certificate and FFPOOL_API_CERT gives one: leave one of them out")
+            }
+            (Some(TlsMode::Auto) | None, None) => Ok(Some(Source::Automatic(self.automatic(listening)))),
+            (Some(TlsMode::Off), files) if files.is_some() || self.api_client_ca.is_some() => wrong(
+                "FFPOOL_API_TLS=off, but a certificate (FFPOOL_API_CERT) or an authority of clients (FFPOOL_API_CLIENT_CA) is \
+                 given: without TLS neither is looked at",
+            ),
+            (Some(TlsMode::Off), _) => Ok(None),
+        }
+    }
+
+    /// By what clients' certificates are judged, where they have to show some.
+    fn clients(&self) -> Option<Clients> {
+        let even_expired = self.api_client_crl_expired == ExpiredLists::Accept;
+        let revoked = self.api_client_crl.clone().map(|file| RevocationLists { file, even_expired });
+        self.api_client_ca.clone().map(|authorities| Clients { authorities, revoked })
     }
 
     fn automatic(&self, listening: SocketAddr) -> Automatic {
@@ -138,8 +174,15 @@ impl ApiSettings {
                 "fewer connections to the API than asked for: the limit of open files (LimitNOFILE) is in the way"
             );
         }
-        let per_address = usize::try_from(self.api_connections_per_address).unwrap_or(usize::MAX);
-        Limits { connections: asked.min(room), per_address, ..Limits::default() }
+        let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        Limits {
+            connections: asked.min(room),
+            per_address: number(self.api_connections_per_address),
+            handshakes: number(self.api_handshakes),
+            handshakes_per_address: number(self.api_handshakes_per_address),
+            handshake_rate: self.rate_handshake,
+            ..Limits::default()
+        }
     }
 }
 
@@ -192,6 +235,7 @@ mod tests {
             (vec!["--api-tls=off", "--api-client-ca=/ca.pem"], "FFPOOL_API_CLIENT_CA"),
             (vec!["--api-cert-key=/k.pem"], "FFPOOL_API_CERT_KEY"),
             (vec!["--api-client-roles=cn=ops:operator"], "FFPOOL_API_CLIENT_CA"),
+            (vec!["--api-client-crl=/crl.pem"], "FFPOOL_API_CLIENT_CA"),
             (vec!["--api-client-ca=/ca.pem", "--api-client-roles=ops:operator"], "cn=ops:operator"),
         ] {
             let said = source(&flags).unwrap_err();

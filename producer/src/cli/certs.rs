@@ -99,7 +99,7 @@ fn init(folder: &Path, name: &str) -> Result<PathBuf, Trouble> {
 fn advised(error: &TlsError, kind: ErrorKind, next: &'static str) -> Trouble {
     let is_meant = match error {
         TlsError::Read { source, .. } | TlsError::Write { source, .. } => source.kind() == kind,
-        TlsError::Unusable { .. } | TlsError::Make { .. } => false,
+        TlsError::Unusable { .. } | TlsError::Setting { .. } | TlsError::Held { .. } | TlsError::Make { .. } => false,
     };
     if is_meant { trouble(error).next(next) } else { trouble(error) }
 }

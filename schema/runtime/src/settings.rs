@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Parser};
 
+use crate::tls::TlsError;
+
 /// The names of the sections that a settings file may have.
 pub const SECTIONS: [&str; 4] = ["dispatcher", "worker", "client", "loadtest"];
 
@@ -100,6 +102,29 @@ pub enum SettingsError {
     /// The file.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+/// Settings that can each be read and that together, or with what stands on this machine, make no sense: a process that finds
+/// one ends with [`exit_code`] 2, as for one that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongSetting(String);
+
+impl WrongSetting {
+    /// `reason` names the settings and says what to do.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> WrongSetting {
+        WrongSetting(reason.into())
+    }
+}
+
+/// With what a process ends that could not run for `error`: 2 for settings that are wrong, else 1.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let is_wrong = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<WrongSetting>() || matches!(cause.downcast_ref(), Some(TlsError::Setting { .. }))
+    };
+    if error.chain().any(is_wrong) { 2 } else { 1 }
 }
 
 /// As [`parse`], without printing or exiting.

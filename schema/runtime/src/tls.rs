@@ -10,6 +10,7 @@ mod authority;
 mod automatic;
 mod certificate;
 mod client;
+mod current;
 mod files;
 mod server;
 
@@ -20,14 +21,15 @@ pub use automatic::{Automatic, own_names, state_directory};
 use certificate::now;
 pub use certificate::{Facts, Name, NameKind, facts, facts_in, is_key_alone, names};
 pub use client::{DatabaseWay, Server, client_config, database_way, stays_here, warn_of_plain_links};
+pub use current::{Clients, RevocationLists};
 pub use files::{write_new, write_over};
 pub use server::{ServerTls, Source};
 
-/// What is in the way of TLS, with the file that it is about.
+/// What is in the way of TLS, with the file that it is about and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("read {}", path.display())]
+    #[error("read {}: it has to be there, as UTF-8 text, readable by this process's user", path.display())]
     Read {
         /// Which.
         path: PathBuf,
@@ -36,7 +38,7 @@ pub enum TlsError {
         source: std::io::Error,
     },
     /// A file cannot be written.
-    #[error("write {}", path.display())]
+    #[error("write {}: its folder has to be there, writable by this process's user, with space left", path.display())]
     Write {
         /// Which.
         path: PathBuf,
@@ -51,6 +53,25 @@ pub enum TlsError {
         path: PathBuf,
         /// What is wrong and what to do.
         reason: String,
+    },
+    /// A setting contradicts itself or may be read in two ways.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// Which.
+        setting: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// Another process holds a folder for too long.
+    #[error(
+        "{} is held by another process, which has not ended within {} s: end the one that hangs (`fuser -v {}`), then start again",
+        path.display(), waited.as_secs(), path.display()
+    )]
+    Held {
+        /// Its lock.
+        path: PathBuf,
+        /// How long was waited.
+        waited: std::time::Duration,
     },
     /// A certificate cannot be made as it was asked for.
     #[error("make a certificate for {who}: {reason}")]

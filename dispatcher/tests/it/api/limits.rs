@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ffpool_dispatcher::api::ThrottleRules;
+use ffpool_dispatcher::api::{StreamLimits, ThrottleRules};
 use ffpool_dispatcher::ledger::keys::{NewKey, Role};
 use ffpool_dispatcher::limits::{Limit, RateLimits};
 use futures_util::{StreamExt as _, stream};
@@ -132,5 +132,35 @@ async fn nobody_gets_a_limit_of_their_own_by_claiming_another_address() {
     }
     let detail = problem(api.from("203.0.113.4", "/v1/nothing"), 429).await;
     assert!(detail.contains("this address"), "{detail}");
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_and_a_tenant_have_so_many_event_streams() {
+    let streams = StreamLimits { per_key: 2, per_tenant: 3 };
+    let api = Api::start_limited(ThrottleRules { limits: RateLimits::OFF, streams, ..ThrottleRules::default() }).await;
+    super::answer(api.post("/v1/tenants").json(&serde_json::json!({"name": "acme"})), 201).await;
+    let job = api.insert_job("queued").await;
+    api.update_job(job, "tenant = 'acme'").await;
+    let one = api.mint(&NewKey::of("one", Role::Viewer).of_tenant("acme")).await;
+    let two = api.mint(&NewKey::of("two", Role::Viewer).of_tenant("acme")).await;
+    let follow = |key: &str| api.request("GET", &format!("/v1/jobs/{job}/events")).bearer_auth(key);
+    let open = async |key: &str| {
+        let response = follow(key).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response
+    };
+    let (first, _second, _third) = (open(&one).await, open(&one).await, open(&two).await);
+    let detail = problem(follow(&one), 429).await;
+    assert!(detail.contains("2 event streams of this key"), "{detail}");
+    let detail = problem(follow(&two), 429).await;
+    assert!(detail.contains("3 event streams of this tenant"), "{detail}");
+    let _others = open(&api.admin).await;
+    drop(first);
+    super::until("a stream that is closed gives its place back", async || match status(follow(&two)).await {
+        200 => Ok(()),
+        status => Err(status.to_string()),
+    })
+    .await;
     api.stop().await;
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Api, problem};
 
 /// Every route of the description: a path that exists by form, whether it is open, and whom it is for.
-fn described_routes(description: &Value) -> Vec<(String, String, bool, String)> {
+pub(super) fn described_routes(description: &Value) -> Vec<(String, String, bool, String)> {
     let mut routes = Vec::new();
     for (path, methods) in description["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ffpool_dispatcher::api::{ClientRole, ClientRoles, Limits};
-use ffpool_runtime::tls::{Authority, Automatic, ServerTls, Source, Wanted, facts, write_over};
+use ffpool_runtime::tls::{
+    Authority, Automatic, Clients, RevocationLists, ServerTls, Source, Wanted, facts, write_over,
+};
 use ffpool_stack::{hello_of_tls_1_1, refuses_the_version};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -46,12 +49,28 @@ fn client(ca: &Path, identity: Option<&str>) -> reqwest::Client {
     builder.build().unwrap()
 }
 
+/// Status and text of an answer, read to its end so that its connection is used again.
+async fn asked(client: &reqwest::Client, url: &str) -> Result<(u16, String), String> {
+    let said = |error: reqwest::Error| ffpool_runtime::settings::chain(&error);
+    let answer = client.get(url).send().await.map_err(said)?;
+    Ok((answer.status().as_u16(), answer.text().await.map_err(said)?))
+}
+
 /// Why there was no answer.
 fn refusal(answer: Result<Response, reqwest::Error>) -> String {
     match answer {
         Ok(response) => panic!("it was answered with {}", response.status()),
         Err(error) => ffpool_runtime::settings::chain(&error),
     }
+}
+
+/// TLS 1.1 is the best that this client offers.
+async fn refuses_old_tls(place: SocketAddr) {
+    let mut socket = TcpStream::connect(place).await.unwrap();
+    socket.write_all(&hello_of_tls_1_1()).await.unwrap();
+    let mut alert = Vec::new();
+    socket.read_to_end(&mut alert).await.unwrap();
+    assert!(!alert.is_empty() && refuses_the_version(&alert), "a fatal alert: {alert:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,16 +96,12 @@ async fn the_api_makes_its_own_certificate_and_is_heard_over_tls_alone() {
     let said = refusal(client(stranger.path(), None).get(&url).send().await);
     assert!(said.contains("UnknownIssuer"), "{said}");
 
-    // TLS 1.1 is the best that this client offers.
-    let mut socket = TcpStream::connect(place).await.unwrap();
-    socket.write_all(&hello_of_tls_1_1()).await.unwrap();
-    let mut alert = Vec::new();
-    socket.read_to_end(&mut alert).await.unwrap();
-    assert!(!alert.is_empty() && refuses_the_version(&alert), "a fatal alert: {alert:?}");
+    refuses_old_tls(place).await;
 
     let plain = reqwest::get(format!("http://{place}/health")).await.unwrap();
     assert_eq!(plain.status(), 400);
-    assert!(plain.text().await.unwrap().contains("https://"));
+    let told: ffpool_schema::api::Problem = plain.json().await.unwrap();
+    assert!(told.kind == "/problems/bad-request" && told.detail.contains("https://"), "{told:?}");
 
     // The next start goes on with the same authority, and never writes over one that it cannot use.
     let again = ServerTls::open(automatic(folder.path()), None).unwrap();
@@ -103,10 +118,12 @@ async fn without_a_verified_certificate_nothing_is_answered_and_its_name_decides
     let (folder, clients, strangers) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (clients, _) = Authority::open_or_create(clients.path(), "clients").unwrap();
-    let (strangers, _) = Authority::open_or_create(strangers.path(), "clients").unwrap();
+    let (namesakes, _) = Authority::open_or_create(&strangers.path().join("same"), "clients").unwrap();
+    let (strangers, _) = Authority::open_or_create(&strangers.path().join("other"), "strangers").unwrap();
     let client_ca = folder.path().join("clients.pem");
     std::fs::copy(clients.path(), &client_ca).unwrap();
-    let tls = ServerTls::open(automatic(folder.path()), Some(client_ca)).unwrap();
+    let judged = Clients { authorities: client_ca, revoked: None };
+    let tls = ServerTls::open(automatic(folder.path()), Some(judged)).unwrap();
     let roles: Vec<ClientRole> = vec!["cn=ops:operator".parse().unwrap(), "cn=eyes:viewer".parse().unwrap()];
     let place = api.open_door(Door { roles: ClientRoles::from(roles), ..door(&tls) }).await;
     let ca = tls.authority().unwrap();
@@ -121,19 +138,38 @@ async fn without_a_verified_certificate_nothing_is_answered_and_its_name_decides
 
     let stranger = pem_of(&strangers, "ops", YEAR);
     let late = pem_of(&clients, "ops", Duration::ZERO);
-    for path in ["/health", "/ready", "/openapi.json", "/v1/jobs", "/v1/audit", "/nowhere"] {
-        refusal(ask(None, "GET", path, Some(&api.admin)).await);
-        refusal(ask(Some(&stranger), "GET", path, Some(&api.admin)).await);
-    }
-    let said = refusal(ask(None, "GET", "/health", None).await);
-    assert!(said.contains("CertificateRequired"), "{said}");
-    until("a certificate that has expired is refused", async || {
-        match ask(Some(&late), "GET", "/v1/jobs", None).await {
-            Ok(response) => Err(response.status().to_string()),
-            Err(_) => Ok(()),
-        }
+    // It is over at the next full second.
+    until("a certificate that has expired is refused", async || match ask(Some(&late), "GET", "/health", None).await {
+        Ok(response) => Err(response.status().to_string()),
+        Err(_) => Ok(()),
     })
     .await;
+    let mut routes = super::routes::described_routes(&api.show("/openapi.json").await);
+    routes.push(("GET".to_owned(), "/nowhere".to_owned(), false, String::new()));
+    let refused = [(None, "CertificateRequired"), (Some(&stranger), "UnknownCA"), (Some(&late), "CertificateExpired")]
+        .map(|(shown, alert)| (client(&ca, shown.map(String::as_str)), alert));
+    for (method, path, ..) in &routes {
+        let url = format!("https://localhost:{}{path}", place.port());
+        for (client, alert) in &refused {
+            let request = client.request(method.parse().unwrap(), &url).bearer_auth(&api.admin);
+            let said = refusal(request.send().await);
+            assert!(said.contains(alert), "{method} {path}: {said}");
+        }
+    }
+    let said = refusal(ask(Some(&pem_of(&namesakes, "ops", YEAR)), "GET", "/health", Some(&api.admin)).await);
+    assert!(said.contains("DecryptError"), "signed by another authority of the same name: {said}");
+    refuses_old_tls(place).await;
+    for reason in ["no client certificate", "of no authority", "has expired", "that it names", "no version or cipher"] {
+        let written = async || {
+            let sql = "SELECT count(*) FROM audit WHERE action = 'refused' AND actor = 'a TLS client' \
+                       AND subject = 'TLS handshake' AND detail->>'reason' LIKE $1";
+            match api.sql.query_one(sql, &[&format!("%{reason}%")]).await.unwrap().get::<_, i64>(0) {
+                0 => Err(format!("nothing of `{reason}`")),
+                _ => Ok(()),
+            }
+        };
+        until("a refused handshake is in the audit", written).await;
+    }
 
     let (ops, eyes, nobody) =
         (pem_of(&clients, "ops", YEAR), pem_of(&clients, "eyes", YEAR), pem_of(&clients, "nobody", YEAR));
@@ -154,6 +190,95 @@ async fn without_a_verified_certificate_nothing_is_answered_and_its_name_decides
     }
     let audit = api.show("/v1/audit").await.to_string();
     assert!(audit.contains("certificate cn=ops"), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_judged_at_each_request_of_a_connection_that_stands() {
+    let api = Api::start().await;
+    let (folder, clients, others) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (authority, _) = Authority::open_or_create(clients.path(), "clients").unwrap();
+    let (other, _) = Authority::open_or_create(others.path(), "others").unwrap();
+    let (client_ca, lists) = (folder.path().join("clients.pem"), folder.path().join("crl.pem"));
+    std::fs::copy(authority.path(), &client_ca).unwrap();
+    std::fs::write(&lists, authority.revocation_list(&[], YEAR).unwrap()).unwrap();
+    let judged = |even_expired| Clients {
+        authorities: client_ca.clone(),
+        revoked: Some(RevocationLists { file: lists.clone(), even_expired }),
+    };
+    let tls = ServerTls::open(automatic(folder.path()), Some(judged(false))).unwrap();
+    let roles: Vec<ClientRole> = vec!["cn=ops:operator".parse().unwrap(), "cn=eyes:viewer".parse().unwrap()];
+    let place = api.open_door(Door { roles: ClientRoles::from(roles), ..door(&tls) }).await;
+    let url = |path: &str| format!("https://localhost:{}{path}", place.port());
+    let ca = tls.authority().unwrap();
+    let kept = |pem: &str| {
+        let ca = reqwest::Certificate::from_pem_bundle(&std::fs::read(&ca).unwrap()).unwrap();
+        let identity = reqwest::Identity::from_pem(pem.as_bytes()).unwrap();
+        reqwest::Client::builder().tls_certs_only(ca).identity(identity).timeout(BOUND).build().unwrap()
+    };
+    let status = async |client: &reqwest::Client| asked(client, &url("/v1/jobs")).await.unwrap().0;
+
+    // Revoked: the next request is refused, an open stream ends, and there is no way back in.
+    let ops = pem_of(&authority, "ops", YEAR);
+    let (revoked, stays) = (kept(&ops), kept(&pem_of(&authority, "eyes", YEAR)));
+    let job = api.insert_job("queued").await;
+    let follower = kept(&ops).get(url(&format!("/v1/jobs/{job}/events"))).send().await.unwrap();
+    assert_eq!((status(&revoked).await, status(&stays).await, follower.status().as_u16()), (200, 200, 200));
+    let shown = CertificateDer::from_pem_slice(ops.as_bytes()).unwrap();
+    std::fs::write(&lists, authority.revocation_list(&[shown], YEAR).unwrap()).unwrap();
+    tls.look();
+    let (refused, text) = asked(&revoked, &url("/health")).await.unwrap();
+    assert!(refused == 403 && text.contains("was revoked"), "{refused} {text}");
+    stream_text(follower).await;
+    let said = refusal(revoked.get(url("/health")).send().await);
+    assert!(said.contains("CertificateRevoked"), "{said}");
+    assert_eq!(status(&stays).await, 200);
+
+    // A file that holds no list changes nothing; an old list lets nobody in, unless it is to count.
+    std::fs::write(&lists, "no list").unwrap();
+    tls.look();
+    assert_eq!(status(&stays).await, 200);
+    let said = ServerTls::open(automatic(folder.path()), Some(judged(false))).err().unwrap().to_string();
+    assert!(said.contains("BEGIN X509 CRL"), "{said}");
+    std::fs::write(&lists, authority.revocation_list(&[], Duration::ZERO).unwrap()).unwrap();
+    tls.look();
+    let expired = until("a list that has expired counts no more", async || match status(&stays).await {
+        200 => Err("it counts".to_owned()),
+        refused => Ok(refused),
+    });
+    assert_eq!(expired.await, 403);
+    refusal(stays.get(url("/health")).send().await);
+    let old = ServerTls::open(automatic(folder.path()), Some(judged(true))).unwrap();
+    let elsewhere = api.open_door(door(&old)).await;
+    let by_old_list = client(&ca, Some(&pem_of(&authority, "eyes", YEAR)));
+    let answer = by_old_list.get(format!("https://localhost:{}/health", elsewhere.port())).send().await;
+    assert_eq!(answer.unwrap().status(), 200);
+
+    // Another authority: those of the one before are out at their next request.
+    let by_authority = Clients { authorities: client_ca.clone(), revoked: None };
+    let tls = ServerTls::open(automatic(folder.path()), Some(by_authority)).unwrap();
+    let third = api.open_door(door(&tls)).await;
+    let health = format!("https://localhost:{}/health", third.port());
+    let (before, brief) = (kept(&ops), Duration::from_secs(3));
+    assert_eq!(asked(&before, &health).await.unwrap().0, 200);
+    // One that ends while its connection stands.
+    let ends = until("a connection is made within the life of its certificate", async || {
+        let ends = kept(&pem_of(&authority, "ops", brief));
+        asked(&ends, &health).await.map(|_| ends)
+    })
+    .await;
+    let over = until("it ends with its certificate", async || match asked(&ends, &health).await.unwrap() {
+        (200, _) => Err("it is good still".to_owned()),
+        (_, text) => Ok(text),
+    })
+    .await;
+    assert!(over.contains("has expired"), "{over}");
+    std::fs::copy(other.path(), &client_ca).unwrap();
+    tls.look();
+    let (refused, text) = asked(&before, &health).await.unwrap();
+    assert!(refused == 403 && text.contains("of no authority"), "{refused} {text}");
+    let audit = api.show("/v1/audit").await.to_string();
+    assert!(audit.contains("certificate cn=ops") && audit.contains("was revoked"), "{audit}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,9 +349,8 @@ async fn a_certificate_is_renewed_under_load_and_no_request_fails() {
 
 /// The certificate that a new connection is shown.
 async fn served(place: SocketAddr, ca: &Path) -> ffpool_runtime::tls::Facts {
-    use rustls::pki_types::pem::PemObject as _;
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(rustls::pki_types::CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
     let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let socket = TcpStream::connect(place).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();

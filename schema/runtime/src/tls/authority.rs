@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData as _, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData as _, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -25,6 +25,9 @@ const KEY: &str = "ca-key.pem";
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// Clocks that are behind by this much take a new certificate all the same.
 const BACKDATED: Duration = Duration::from_secs(3600);
+/// What to do about one that cannot be used.
+const ANOTHER: &str =
+    "put ca.pem and ca-key.pem of one authority there, from a backup, or take an empty folder for a new one";
 /// Longest common name that X.509 allows.
 const COMMON_NAME_CHARS_MAX: usize = 64;
 
@@ -85,7 +88,7 @@ impl Authority {
         let key = read_key(&key_path)?;
         check(&path, &certificate, &facts, &key)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
-            .map_err(|error| TlsError::unusable(&path, format!("it cannot issue certificates ({error})")))?;
+            .map_err(|error| TlsError::unusable(&path, format!("it cannot issue certificates ({error}): {ANOTHER}")))?;
         Ok(Authority { path, certificate, facts, issuer })
     }
 
@@ -142,6 +145,37 @@ impl Authority {
         let made = params.signed_by(&key, &self.issuer).map_err(|error| make(error.to_string()))?;
         Ok(Issued { certificate: made.pem(), key: key.serialize_pem() })
     }
+
+    /// The list of its certificates that do not count any more, as PEM; the next one is promised after `life`.
+    ///
+    /// # Errors
+    /// What is no certificate cannot be listed.
+    pub fn revocation_list(&self, listed: &[CertificateDer<'_>], life: Duration) -> Result<String, TlsError> {
+        let make = |reason: String| TlsError::Make { who: "a revocation list".to_owned(), reason };
+        let (now, begin) = (now(), rcgen::date_time_ymd(1970, 1, 1));
+        let revoked = |certificate: &CertificateDer<'_>| {
+            let (_, read) =
+                X509Certificate::from_der(certificate).map_err(|error| format!("no X.509 certificate ({error})"))?;
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(read.raw_serial()),
+                revocation_time: begin + since_begin(now),
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let revoked_certs = listed.iter().map(revoked).collect::<Result<_, String>>().map_err(make)?;
+        let params = CertificateRevocationListParams {
+            this_update: begin + since_begin(now - secs(BACKDATED)),
+            next_update: begin + since_begin(now + secs(life)),
+            // Only grows, as the clock does.
+            crl_number: SerialNumber::from_slice(&now.to_be_bytes()),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let made = params.signed_by(&self.issuer).and_then(|list| list.pem());
+        made.map_err(|error| make(error.to_string()))
+    }
 }
 
 /// Writes the key first: without a certificate it is of no use to anybody, and the next start goes on with it.
@@ -171,8 +205,13 @@ fn named(params: &mut CertificateParams, name: &str) {
 }
 
 fn valid(params: &mut CertificateParams, from: i64, until: i64) {
-    let at = |time: i64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(time).unwrap_or(0));
-    (params.not_before, params.not_after) = (at(from), at(until));
+    let begin = rcgen::date_time_ymd(1970, 1, 1);
+    (params.not_before, params.not_after) = (begin + since_begin(from), begin + since_begin(until));
+}
+
+/// Seconds since 1970 as a time to add to its begin.
+fn since_begin(time: i64) -> Duration {
+    Duration::from_secs(u64::try_from(time).unwrap_or(0))
 }
 
 fn secs(duration: Duration) -> i64 {
@@ -188,16 +227,20 @@ fn read_key(path: &Path) -> Result<KeyPair, TlsError> {
         return Err(TlsError::unusable(path, reason));
     }
     KeyPair::from_pem(&pem)
-        .map_err(|error| TlsError::unusable(path, format!("it holds no key that can sign ({error})")))
+        .map_err(|error| TlsError::unusable(path, format!("it holds no key that can sign ({error}): {ANOTHER}")))
 }
 
 fn check(path: &Path, der: &CertificateDer<'_>, facts: &Facts, key: &KeyPair) -> Result<(), TlsError> {
-    let (_, read) = X509Certificate::from_der(der).map_err(|error| TlsError::unusable(path, error.to_string()))?;
+    let (_, read) = X509Certificate::from_der(der)
+        .map_err(|error| TlsError::unusable(path, format!("it is no certificate ({error}): {ANOTHER}")))?;
     if !facts.is_authority {
-        return Err(TlsError::unusable(path, "the certificate is not an authority's (no CA:TRUE)"));
+        return Err(TlsError::unusable(path, format!("the certificate is not an authority's (no CA:TRUE): {ANOTHER}")));
     }
     if read.public_key().raw != key.subject_public_key_info().as_slice() {
-        return Err(TlsError::unusable(path, format!("the certificate and {KEY} beside it do not belong together")));
+        return Err(TlsError::unusable(
+            path,
+            format!("the certificate and {KEY} beside it do not belong together: {ANOTHER}"),
+        ));
     }
     if facts.left_secs(now()) <= 0 {
         return Err(TlsError::unusable(

@@ -107,8 +107,8 @@ impl Facts {
 /// # Errors
 /// What is wrong with it.
 pub fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
-    let (_, read) =
-        X509Certificate::from_der(certificate).map_err(|error| format!("no X.509 certificate ({error})"))?;
+    let (_, read) = X509Certificate::from_der(certificate)
+        .map_err(|error| format!("it holds no X.509 certificate ({error}): put a new one in its place"))?;
     Ok(Facts {
         subject: read.subject().to_string(),
         issuer: read.issuer().to_string(),
@@ -194,7 +194,12 @@ pub(super) fn is_signed_by(certificate: &CertificateDer<'_>, authority: &Certifi
 /// Every certificate in a PEM text.
 pub(super) fn chain(path: &Path, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let chain = chain.map_err(|error| TlsError::unusable(path, format!("it is no PEM file ({error})")))?;
+    let chain = chain.map_err(|error| {
+        TlsError::unusable(
+            path,
+            format!("it is no whole PEM file ({error}): BEGIN CERTIFICATE and END CERTIFICATE are expected"),
+        )
+    })?;
     if chain.is_empty() {
         return Err(TlsError::unusable(path, "it holds no certificate; a PEM file with BEGIN CERTIFICATE is expected"));
     }

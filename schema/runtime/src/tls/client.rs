@@ -22,7 +22,12 @@ use super::files::read;
 /// When a file cannot be read or used.
 pub fn client_config(authority: Option<&Path>, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, TlsError> {
     let place = authority.map_or_else(|| PathBuf::from("the system's certificates"), Path::to_owned);
-    let refuse = |error: rustls::Error| TlsError::unusable(&place, error.to_string());
+    let refuse = |error: rustls::Error| {
+        TlsError::unusable(
+            &place,
+            format!("no server can be checked by it ({error}): give the authority's certificate as PEM"),
+        )
+    };
     let mut roots = RootCertStore::empty();
     match authority {
         Some(path) => {
@@ -49,7 +54,12 @@ pub fn client_config(authority: Option<&Path>, identity: Option<(&Path, &Path)>)
         Some((certificate, key)) => {
             let shown = chain(certificate, &read(certificate)?)?;
             let key = private_key(key, &read(key)?)?;
-            let unfit = |error: rustls::Error| TlsError::unusable(certificate, format!("it cannot be shown ({error})"));
+            let unfit = |error: rustls::Error| {
+                TlsError::unusable(
+                    certificate,
+                    format!("it cannot be shown ({error}): give a certificate with its own key"),
+                )
+            };
             builder.with_client_auth_cert(shown, key).map_err(unfit)
         }
     }
@@ -71,7 +81,7 @@ pub struct DatabaseWay {
 /// A mode that is neither secure nor plain, files that cannot be used, and an address that two readers may split differently; they
 /// name the `setting` that the address stands in.
 pub fn database_way(setting: &str, url: &str) -> Result<DatabaseWay, TlsError> {
-    let refuse = |reason: String| TlsError::unusable(setting, reason);
+    let refuse = |reason: String| TlsError::Setting { setting: setting.to_owned(), reason };
     let address = DatabaseAddress::split(url).map_err(|reason| refuse(reason.to_owned()))?;
     let option = |name: &str| address.option(name);
     let (root, certificate, key) = (option("sslrootcert"), option("sslcert"), option("sslkey"));

@@ -2,10 +2,11 @@
 //!
 //! Invariant: a reader finds the old file, the new one or none, never a part; what was written is on the disk when this returns.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 
@@ -15,6 +16,11 @@ use super::TlsError;
 pub(super) const PUBLIC: u32 = 0o644;
 /// For the owner alone.
 pub(super) const PRIVATE: u32 = 0o600;
+
+/// Longest wait for another process that holds a folder.
+const LOCK_WITHIN: Duration = Duration::from_secs(10);
+/// Between two tries to hold it.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Writes a file that must not exist yet; `is_private` for its owner alone.
 ///
@@ -70,14 +76,25 @@ pub(super) fn read(path: &Path) -> Result<String, TlsError> {
     fs::read_to_string(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
-/// Holds a folder for oneself until it is dropped: two processes that start at once must not both make an authority.
+/// Holds a folder for oneself until it is dropped: two processes that start at once must not both make an authority. Whoever
+/// else holds it needs milliseconds; one that hangs is told of, and not waited for without end.
 pub(super) fn lock(folder: &Path) -> Result<File, TlsError> {
+    lock_within(folder, LOCK_WITHIN)
+}
+
+fn lock_within(folder: &Path, bound: Duration) -> Result<File, TlsError> {
     let path = folder.join(".lock");
-    let locked = File::options().create(true).truncate(false).write(true).open(&path).and_then(|file| {
-        file.lock()?;
-        Ok(file)
-    });
-    locked.map_err(|source| TlsError::Write { path, source })
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|source| TlsError::Write { path: path.clone(), source })?;
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < bound => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => return Err(TlsError::Held { path, waited: bound }),
+            Err(TryLockError::Error(source)) => return Err(TlsError::Write { path, source }),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -95,5 +112,14 @@ mod tests {
         assert_eq!((mode(&folder), mode(&above)), (0o700, mode(&top.path().join("any"))));
         fs::write(top.path().join("file"), "").unwrap();
         assert!(make_folder(&top.path().join("file")).is_err());
+    }
+    #[test]
+    fn a_folder_that_somebody_holds_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        let said = lock_within(folder.path(), Duration::from_millis(30)).unwrap_err();
+        assert!(matches!(said, TlsError::Held { .. }) && said.to_string().contains("fuser"), "{said}");
+        drop(held);
+        lock(folder.path()).unwrap();
     }
 }

@@ -1,31 +1,24 @@
 //! The TLS side of a server: what it shows, whom it lets in, and how both change while it serves.
 //!
-//! Invariant: what is in force is always complete and was checked as a whole; files that cannot be used change nothing, and
-//! say so in the log and in a metric.
+//! Invariant: what is in force is always complete and was checked as a whole; files that cannot be used, or may be written to
+//! still, change nothing, and say so in the log and in a metric.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use ffpool_schema::metrics::{CERTIFICATE_EXPIRES_SECONDS, CERTIFICATE_RELOADS};
-use rustls::RootCertStore;
-use rustls::crypto::CryptoProvider;
-use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
-use rustls::version::{TLS12, TLS13};
-use sha2::{Digest as _, Sha256};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::ServerConfig;
 use tracing::{error, info, warn};
 
 use super::automatic::Automatic;
-use super::certificate::{self, Facts, facts};
-use super::files::read;
+use super::current::{Clients, Current, digest, load};
 use super::{TlsError, now};
 
 /// A certificate that ends sooner than this is worth a warning every day.
 const WARN_SECS: i64 = 14 * DAY_SECS;
 const DAY_SECS: i64 = 24 * 3600;
-/// What a server of ours speaks.
-const ALPN: &[u8] = b"http/1.1";
 
 /// Where a server's certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,30 +34,21 @@ pub enum Source {
     },
 }
 
-/// What is in force.
-struct Current {
-    config: Arc<ServerConfig>,
-    /// Of the files it was made of.
-    digest: [u8; 32],
-    /// Each certificate that matters, by the name under which its end is told.
-    certificates: Vec<(&'static str, Facts)>,
-}
-
-impl Current {
-    fn say(&self) {
-        for (certificate, facts) in &self.certificates {
-            info!(certificate, subject = %facts.subject, sha256 = %facts.fingerprint, "certificate in force");
-        }
-    }
-}
-
 struct Shared {
     source: Source,
-    client_ca: Option<PathBuf>,
+    clients: Option<Clients>,
     /// Written by `look` only.
     current: RwLock<Current>,
-    /// Of the last files that could not be used, so that it is said once; and the day of the last warning.
-    said: Mutex<(Option<[u8; 32]>, i64)>,
+    said: Mutex<Said>,
+}
+
+/// What was said, so that it is not said at every look.
+#[derive(Default)]
+struct Said {
+    /// Of the last files that were not taken.
+    refused: Option<[u8; 32]>,
+    /// When certificates that end soon were last warned of.
+    warned: i64,
 }
 
 /// A server's certificate and rules. Clones share it.
@@ -74,18 +58,18 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Makes what has to be made and reads all. With a `client_ca` only clients are let in that show a certificate of one of
-    /// the authorities in that file.
+    /// Makes what has to be made and reads all. With `clients` only those are let in that show a certificate of one of
+    /// their authorities.
     ///
     /// # Errors
     /// When a file cannot be made, read or used.
-    pub fn open(source: Source, client_ca: Option<PathBuf>) -> Result<ServerTls, TlsError> {
+    pub fn open(source: Source, clients: Option<Clients>) -> Result<ServerTls, TlsError> {
         if let Source::Automatic(automatic) = &source {
             prepare(automatic)?;
         }
-        let current = load(&source, client_ca.as_deref())?;
-        current.say();
-        let shared = Shared { source, client_ca, current: RwLock::new(current), said: Mutex::default() };
+        let current = load(&source, clients.as_ref())?;
+        say(&current);
+        let shared = Shared { source, clients, current: RwLock::new(current), said: Mutex::default() };
         let tls = ServerTls { shared: Arc::new(shared) };
         tls.tell();
         Ok(tls)
@@ -100,7 +84,16 @@ impl ServerTls {
     /// Whether clients must show a certificate.
     #[must_use]
     pub fn asks_for_certificates(&self) -> bool {
-        self.shared.client_ca.is_some()
+        self.shared.clients.is_some()
+    }
+
+    /// Why a client that was let in with these certificates would not be let in now, by the files in force and the clock;
+    /// `None`: it would.
+    #[must_use]
+    pub fn refuses(&self, shown: &[CertificateDer<'_>]) -> Option<rustls::Error> {
+        let verifier = self.shared.current.read().unwrap_or_else(PoisonError::into_inner).verifier.clone()?;
+        let Some((own, between)) = shown.split_first() else { return Some(rustls::Error::NoCertificatesPresented) };
+        verifier.verify_client_cert(own, between, UnixTime::now()).err()
     }
 
     /// The file with the authority that clients have to trust, where it was made here.
@@ -130,9 +123,9 @@ impl ServerTls {
         {
             self.refuse([0; 32], &why);
         }
-        match digest(&shared.source, shared.client_ca.as_deref()) {
-            Ok(seen) if seen == self.current_digest() => {}
-            Ok(seen) => match load(&shared.source, shared.client_ca.as_deref()).and_then(not_expired(&shared.source)) {
+        match digest(&shared.source, shared.clients.as_ref()) {
+            Ok(seen) if seen == self.current_digest() => self.locked_said().refused = None,
+            Ok(seen) => match load(&shared.source, shared.clients.as_ref()).and_then(|new| self.checked(new)) {
                 Ok(new) => self.take(new),
                 Err(why) => self.refuse(seen, &why),
             },
@@ -141,43 +134,73 @@ impl ServerTls {
         self.tell();
     }
 
+    fn locked_said(&self) -> MutexGuard<'_, Said> {
+        self.shared.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn current_digest(&self) -> [u8; 32] {
         self.shared.current.read().unwrap_or_else(PoisonError::into_inner).digest
     }
 
+    /// What replaces no other: a certificate that has expired, and at the first look files with fewer certificates than
+    /// those in force, which somebody may still be writing. A part that ends between two certificates looks whole.
+    fn checked(&self, new: Current) -> Result<Current, TlsError> {
+        let expired = new.expired(now());
+        if let Some(why) = expired {
+            return Err(why);
+        }
+        let in_force = self.shared.current.read().unwrap_or_else(PoisonError::into_inner).count;
+        let is_seen_again = self.locked_said().refused == Some(new.digest);
+        if new.count < in_force && !is_seen_again {
+            let reason = format!(
+                "there are fewer certificates than in force ({} instead of {in_force}), as in a file that is being written: \
+                 taken at the next look if they are still the same",
+                new.count
+            );
+            return Err(TlsError::unusable(&new.path, reason));
+        }
+        Ok(new)
+    }
+
     fn take(&self, new: Current) {
-        new.say();
+        say(&new);
         *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = new;
-        self.shared.said.lock().unwrap_or_else(PoisonError::into_inner).0 = None;
+        self.locked_said().refused = None;
         metrics::counter!(CERTIFICATE_RELOADS, "outcome" => "taken").increment(1);
     }
 
     /// Says once for each content what is wrong with it: a writer may be half done, and then the next look is better.
     fn refuse(&self, seen: [u8; 32], why: &TlsError) {
         metrics::counter!(CERTIFICATE_RELOADS, "outcome" => "refused").increment(1);
-        let mut said = self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.0.replace(seen) != Some(seen) {
+        let mut said = self.locked_said();
+        if said.refused.replace(seen) != Some(seen) {
             error!("new certificates cannot be used, the old ones stay in force: {}", crate::settings::chain(why));
         }
     }
 
     fn tell(&self) {
         let now = now();
-        let mut said = self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new_day = now - said.1 >= DAY_SECS;
+        let mut said = self.locked_said();
+        let is_new_day = now - said.warned >= DAY_SECS;
         for (certificate, facts) in &self.shared.current.read().unwrap_or_else(PoisonError::into_inner).certificates {
             let left = facts.left_secs(now);
             #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
             metrics::gauge!(CERTIFICATE_EXPIRES_SECONDS, "certificate" => *certificate).set(left as f64);
             if is_new_day && left <= 0 {
-                error!(certificate, subject = %facts.subject, "the certificate has expired: nobody should trust it any more");
+                error!(certificate, subject = %facts.subject, "expired: nobody should trust it any more, replace its file");
             } else if is_new_day && left < WARN_SECS {
                 warn!(certificate, subject = %facts.subject, days_left = left / DAY_SECS, "the certificate ends soon");
             }
         }
         if is_new_day {
-            said.1 = now;
+            said.warned = now;
         }
+    }
+}
+
+fn say(current: &Current) {
+    for (certificate, facts) in &current.certificates {
+        info!(certificate, subject = %facts.subject, sha256 = %facts.fingerprint, "certificate in force");
     }
 }
 
@@ -194,101 +217,59 @@ fn prepare(automatic: &Automatic) -> Result<(), TlsError> {
     Ok(())
 }
 
-/// The files that a server's rules are made of.
-fn files(source: &Source) -> (PathBuf, PathBuf) {
-    match source {
-        Source::Automatic(automatic) => {
-            let file = automatic.folder.join(format!("{}.pem", automatic.server));
-            (file.clone(), file)
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{Authority, Wanted};
+    use super::*;
+
+    fn served(folder: &Path) -> Source {
+        Source::Files { certificate: folder.join("api.pem"), key: folder.join("key.pem") }
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_taken_before_it_is_whole_or_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, _) = Authority::open_or_create(&folder.path().join("ca"), "ours").unwrap();
+        let ca = std::fs::read_to_string(authority.path()).unwrap();
+        let wanted = Wanted {
+            common_name: "api".to_owned(),
+            names: vec!["localhost".to_owned()],
+            is_server: true,
+            is_client: false,
+            life: Duration::from_secs(3600),
+        };
+        let issued = authority.issue(&wanted).unwrap();
+        let file = folder.path().join("api.pem");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        std::fs::write(folder.path().join("key.pem"), &issued.key).unwrap();
+        let whole = format!("{}{ca}", issued.certificate);
+        write(&whole);
+        let tls = ServerTls::open(served(folder.path()), None).unwrap();
+        let count = || tls.shared.current.read().unwrap().count;
+
+        // Cut within a certificate it never is taken, however often it is seen.
+        for cut in [10, issued.certificate.len() / 2, whole.len() - 30] {
+            write(&whole[..cut]);
+            for _ in 0..3 {
+                tls.look();
+                assert_eq!(count(), 2, "cut at {cut}");
+            }
         }
-        Source::Files { certificate, key } => (certificate.clone(), key.clone()),
-    }
-}
-
-fn digest(source: &Source, client_ca: Option<&Path>) -> Result<[u8; 32], TlsError> {
-    let (certificate, key) = files(source);
-    let mut digest = Sha256::new();
-    for path in [Some(certificate.as_path()), Some(key.as_path()), client_ca].into_iter().flatten() {
-        let text = read(path)?;
-        digest.update(text.len().to_le_bytes());
-        digest.update(text);
-    }
-    Ok(digest.finalize().into())
-}
-
-fn load(source: &Source, client_ca: Option<&Path>) -> Result<Current, TlsError> {
-    // Before the files are read: what changes in between is seen at the next look.
-    let digest = digest(source, client_ca)?;
-    let (path, key_path) = files(source);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain = certificate::chain(&path, &read(&path)?)?;
-    let own = facts(&chain[0]).map_err(|reason| TlsError::unusable(&path, reason))?;
-    let key = certificate::private_key(&key_path, &read(&key_path)?)?;
-    let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
-        TlsError::unusable(
-            &path,
-            format!("certificate and key ({}) cannot be used together ({error})", key_path.display()),
-        )
-    })?;
-    let mut certificates = vec![("api", own)];
-
-    let versions = ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(|error| TlsError::unusable(&path, error.to_string()))?;
-    let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(certified));
-    let mut config = match client_ca {
-        None => versions.with_no_client_auth().with_cert_resolver(resolver),
-        Some(ca) => {
-            let (roots, first_to_end) = authorities(ca)?;
-            certificates.push(("api-client-ca", first_to_end));
-            let verifier = verifier(ca, roots, provider)?;
-            let mut config = versions.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
-            // A resumed session would not look at the certificate again.
-            config.session_storage = Arc::new(NoServerSessionStorage {});
-            config.send_tls13_tickets = 0;
-            config
-        }
-    };
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    if let Source::Automatic(automatic) = source {
-        let ca = automatic.folder.join("ca.pem");
-        let (_, facts) = authorities(&ca)?;
-        certificates.push(("api-ca", facts));
-    }
-    Ok(Current { config: Arc::new(config), digest, certificates })
-}
-
-/// The authorities in a file, and the facts of the one that ends first.
-fn authorities(path: &Path) -> Result<(RootCertStore, Facts), TlsError> {
-    let mut roots = RootCertStore::empty();
-    let mut first: Option<Facts> = None;
-    for certificate in certificate::chain(path, &read(path)?)? {
-        let facts = facts(&certificate).map_err(|reason| TlsError::unusable(path, reason))?;
-        roots.add(certificate).map_err(|error| {
-            TlsError::unusable(path, format!("`{}` cannot be trusted as an authority ({error})", facts.subject))
-        })?;
-        if first.as_ref().is_none_or(|first| facts.not_after < first.not_after) {
-            first = Some(facts);
-        }
-    }
-    first.map(|facts| (roots, facts)).ok_or_else(|| TlsError::unusable(path, "it holds no certificate"))
-}
-
-fn verifier(
-    path: &Path,
-    roots: RootCertStore,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|error| TlsError::unusable(path, format!("clients cannot be checked against it ({error})")))
-}
-
-/// A certificate that has expired replaces no other.
-fn not_expired(source: &Source) -> impl FnOnce(Current) -> Result<Current, TlsError> {
-    let (path, _) = files(source);
-    move |new| match new.certificates.first() {
-        Some((_, own)) if own.left_secs(now()) <= 0 => Err(TlsError::unusable(path, "the certificate has expired")),
-        _ => Ok(new),
+        // Cut between two it looks whole.
+        write(&issued.certificate);
+        tls.look();
+        assert_eq!(count(), 2, "at the first look somebody may be writing");
+        write(&whole);
+        tls.look();
+        write(&issued.certificate);
+        tls.look();
+        assert_eq!(count(), 2, "and again, after it was whole");
+        tls.look();
+        assert_eq!(count(), 1, "what stays is what is wanted");
+        write(&whole);
+        tls.look();
+        assert_eq!(count(), 2);
     }
 }
