@@ -8,6 +8,8 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::job::{UnknownName, text_enum};
+
 /// What a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -41,24 +43,7 @@ impl Right {
     }
 }
 
-impl fmt::Display for Right {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Right {
-    type Err = UnknownRight;
-
-    fn from_str(text: &str) -> Result<Right, UnknownRight> {
-        Right::NAMED.into_iter().find(|right| right.as_str() == text).ok_or(UnknownRight)
-    }
-}
-
-/// A text that names no right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("one of read, submit, control, administer is expected")]
-pub struct UnknownRight;
+text_enum!(Right, "right", Right::NAMED);
 
 /// What the owner of a key is; each role has all rights of those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -113,24 +98,7 @@ impl Role {
     }
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Role {
-    type Err = UnknownRole;
-
-    fn from_str(text: &str) -> Result<Role, UnknownRole> {
-        Role::ALL.into_iter().find(|role| role.as_str() == text).ok_or(UnknownRole)
-    }
-}
-
-/// A text that names no role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("one of viewer, submitter, operator, admin is expected")]
-pub struct UnknownRole;
+text_enum!(Role, "role", Role::ALL);
 
 /// What a key may do: the rights of a role, or some of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,7 +163,7 @@ mod tests {
         for right in Right::NAMED {
             assert_eq!(right.as_str().parse(), Ok(right));
         }
-        assert_eq!("open".parse::<Right>(), Err(UnknownRight), "it is no scope");
+        assert!("open".parse::<Right>().is_err(), "it is no scope");
     }
 
     #[test]

@@ -200,6 +200,8 @@ macro_rules! text_enum {
     };
 }
 
+pub(crate) use text_enum;
+
 text_enum!(Queue, "queue", Queue::ALL);
 text_enum!(Priority, "priority", Priority::ALL);
 text_enum!(Engine, "engine", [Engine::Auto, Engine::Ffmpeg, Engine::Gstreamer, Engine::Noop]);
@@ -208,9 +210,9 @@ text_enum!(Engine, "engine", [Engine::Auto, Engine::Ffmpeg, Engine::Gstreamer, E
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is no {what}: one of {known} is expected")]
 pub struct UnknownName {
-    what: &'static str,
-    given: String,
-    known: String,
+    pub(crate) what: &'static str,
+    pub(crate) given: String,
+    pub(crate) known: String,
 }
 
 /// Which kind of worker may run a job: `cpu`, `gpu`, or a name of the operator's. Lower-case letters, digits and `-`, at

@@ -493,7 +493,7 @@ impl Service {
             let opened = live.set(Intake::new(amqp.clone(), queues, 1));
             assert!(opened.is_ok(), "only this function opens the intake, once");
         }
-        info!(broker = amqp.server_version(), nats = nats.server_version(), "taking work");
+        info!(broker = amqp.server_version(), nats = nats.server().map(|server| server.version), "taking work");
     }
 
     /// Declares the topology, as often as it takes.

@@ -399,7 +399,7 @@ impl Ledger {
     }
 
     /// Prepares the keys at the start: stores the key of the settings as an administrator's, in place of the one of an
-    /// earlier start. Without one, and without any other key, mints the first; the caller shows it.
+    /// earlier start; one that was revoked stays so. Without one, and without any other key, mints the first; the caller shows it.
     ///
     /// # Errors
     /// A bootstrap key that is too short, or a ledger that cannot be written.
@@ -418,9 +418,15 @@ impl Ledger {
                 Some(key) => {
                     // Somebody may have put a minted key into the settings: one prefix, one row.
                     transaction.execute(MAKE_ROOM, &[&prefix_of(key), &BOOTSTRAP]).await?;
-                    transaction
-                        .execute(REPLACE_BOOTSTRAP, &[&Uuid::now_v7(), &BOOTSTRAP, &prefix_of(key), &hash_of(key)])
-                        .await?;
+                    let (id, prefix, hash) = (Uuid::now_v7(), prefix_of(key), hash_of(key));
+                    let row =
+                        transaction.query_one(REPLACE_BOOTSTRAP, &[&id, &BOOTSTRAP, &prefix, &hash]).await?;
+                    if row.try_get(0)? {
+                        tracing::warn!(
+                            "the key of FFPOOL_BOOTSTRAP_KEY was revoked and stays so: set another one, or make a key with \
+                             `ffpool-dispatcher keys create`"
+                        );
+                    }
                     None
                 }
                 None if transaction.query_opt("SELECT FROM api_key LIMIT 1", &[]).await?.is_some() => None,
@@ -577,7 +583,9 @@ const MAKE_ROOM: &str =
 const REPLACE_BOOTSTRAP: &str = "INSERT INTO api_key (id, name, prefix, hash, role, created_by) \
      VALUES ($1, $2, $3, $4, 'admin', 'FFPOOL_BOOTSTRAP_KEY') \
      ON CONFLICT (coalesce(tenant, ''), name, generation) DO UPDATE SET prefix = excluded.prefix, hash = excluded.hash, \
-         role = 'admin', scopes = NULL, expires_at = NULL, revoked_at = NULL";
+         role = 'admin', scopes = NULL, expires_at = NULL, \
+         revoked_at = CASE WHEN api_key.hash = excluded.hash THEN api_key.revoked_at END \
+     RETURNING revoked_at IS NOT NULL";
 
 #[cfg(test)]
 mod tests {

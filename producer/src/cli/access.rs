@@ -61,8 +61,8 @@ pub(crate) enum Keys {
     Rotate {
         /// The key's name or its prefix.
         key: String,
-        /// How long the old one opens beside it, such as `2h`; `0s` ends it at once. Default: a day.
-        #[arg(long, value_name = "TIME")]
+        /// How long the old one opens beside it, such as `2h` or `3d`; `0s` ends it at once. Default: a day.
+        #[arg(long, value_name = "TIME", value_parser = time)]
         overlap: Option<SignedDuration>,
         /// When the new one ends. Default: it lives as long as the old one was made for.
         #[arg(long, value_name = "WHEN")]
@@ -124,6 +124,15 @@ pub(crate) enum Tenants {
         /// Its name.
         name: String,
     },
+}
+
+/// A time in one unit, as for `--expires`, or in several, `1h 30m`.
+fn time(text: &str) -> Result<SignedDuration, String> {
+    let expected = || format!("`{text}` is no time: 2h, 3d or 0s is expected");
+    match (text.parse::<Expiry>(), text.parse::<SignedDuration>()) {
+        (Ok(Expiry::After(time)), _) | (Err(_), Ok(time)) => Ok(time),
+        (Ok(Expiry::At(_)), _) | (Err(_), Err(_)) => Err(expected()),
+    }
 }
 
 /// A value, or `none`.

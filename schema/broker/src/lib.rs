@@ -37,7 +37,7 @@ pub use error::{BrokerError, PublishError};
 pub use intake::Intake;
 pub use link::{AmqpConfig, AmqpLink, LinkState};
 pub use message::{Death, Incoming, Outgoing};
-pub use nats::{Request, RequestError, SignalError, Signals, Subscription};
+pub use nats::{NatsServer, Request, RequestError, SignalError, Signals, Subscription};
 pub use presence::{Presence, presence};
 pub use publish_pool::PublishPool;
 pub use publisher::Publisher;

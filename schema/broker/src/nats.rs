@@ -31,6 +31,15 @@ const CONNECT: Duration = Duration::from_secs(5);
 const TLS_HINT: &str = " (if the server runs: one side may not trust the other's certificate, or it has expired; the log of NATS \
     says which)";
 
+/// What a server of NATS says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsServer {
+    /// Its version, such as `2.10.27`.
+    pub version: String,
+    /// Bytes of the largest message that it takes.
+    pub max_payload: usize,
+}
+
 /// The NATS connection of a process. Clones share it.
 #[derive(Clone)]
 pub struct Signals {
@@ -141,10 +150,11 @@ impl Signals {
         self.client.connection_state() == State::Connected
     }
 
-    /// The version of the server, once connected.
+    /// What the server says of itself, once connected.
     #[must_use]
-    pub fn server_version(&self) -> Option<String> {
-        self.client.try_server_info().map(|info| info.version).filter(|version| !version.is_empty())
+    pub fn server(&self) -> Option<NatsServer> {
+        let info = self.client.try_server_info().filter(|info| !info.version.is_empty())?;
+        Some(NatsServer { version: info.version, max_payload: info.max_payload })
     }
 
     /// Why there is no connection, as it was said last.

@@ -30,6 +30,10 @@ async fn a_changed_bootstrap_key_replaces_the_one_before() {
     api.ledger.install_keys(Some(old)).await.unwrap();
     answer(get(old), 200).await;
 
+    // Revoked it stays so, whoever starts; another one is another key.
+    answer(api.post("/v1/keys/bootstrap/revoke"), 200).await;
+    api.ledger.install_keys(Some(old)).await.unwrap();
+    problem(get(old), 401).await;
     api.ledger.install_keys(Some(new)).await.unwrap();
     answer(get(new), 200).await;
     problem(get(old), 401).await;
@@ -130,14 +134,26 @@ async fn nobody_makes_a_key_that_may_more_than_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_key_ends_what_it_follows() {
+async fn a_key_that_opens_nothing_any_more_ends_what_it_follows() {
     let api = Api::start().await;
-    let watcher = api.mint(&NewKey::of("watcher", Role::Viewer)).await;
+    answer(api.post("/v1/tenants").json(&json!({"name": "closed"})), 201).await;
     let job = api.insert_job("queued").await;
-    let response = api.request("GET", &format!("/v1/jobs/{job}/events")).bearer_auth(&watcher).send().await.unwrap();
-    assert_eq!(response.status(), 200);
-    let reading = tokio::spawn(stream_text(response));
-    answer(api.post("/v1/keys/watcher/revoke"), 200).await;
-    assert!(reading.await.unwrap().contains("queued"), "it ends by itself, although the job has not");
+    api.update_job(job, "tenant = 'closed'").await;
+    let follow = async |new: &NewKey| {
+        let key = api.mint(new).await;
+        let request = api.request("GET", &format!("/v1/jobs/{job}/events")).bearer_auth(key);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        tokio::spawn(stream_text(response))
+    };
+    let revoked = follow(&NewKey::of("revoked", Role::Viewer)).await;
+    let expired = follow(&NewKey::of("expired", Role::Viewer)).await;
+    let closed = follow(&NewKey::of("closed", Role::Viewer).of_tenant("closed")).await;
+    answer(api.post("/v1/keys/revoked/revoke"), 200).await;
+    api.sql.execute("UPDATE api_key SET expires_at = now() WHERE name = 'expired'", &[]).await.unwrap();
+    answer(api.post("/v1/tenants/closed/disable"), 200).await;
+    for ended in [revoked, expired, closed] {
+        assert!(ended.await.unwrap().contains("queued"), "it ends by itself, although the job has not");
+    }
     api.stop().await;
 }

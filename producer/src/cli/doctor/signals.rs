@@ -2,12 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use ffpool_broker::Signals;
+use ffpool_broker::{NatsServer, Signals};
 use ffpool_runtime::settings::chain;
 use ffpool_schema::message::MAX_BODY_BYTES;
-use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpStream;
 
 use super::Check;
 use super::broker::major_minor;
@@ -15,16 +12,9 @@ use super::broker::major_minor;
 const CONNECT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A claim carries a whole body as base64, with some facts around it.
-const LARGEST_MESSAGE: u64 = MAX_BODY_BYTES as u64 * 4 / 3 + 64 * 1024;
+const LARGEST_MESSAGE: usize = MAX_BODY_BYTES * 4 / 3 + 64 * 1024;
 /// The oldest version that was tried.
 const OLDEST: (u32, u32) = (2, 9);
-
-/// What a server says of itself in its first line.
-#[derive(Debug, Deserialize)]
-struct Info {
-    version: String,
-    max_payload: u64,
-}
 
 pub(super) async fn check(url: Option<String>) -> Vec<Check> {
     let Some(url) = url else { return vec![Check::skipped("nats", "FFPOOL_NATS_URL")] };
@@ -43,20 +33,14 @@ pub(super) async fn check(url: Option<String>) -> Vec<Check> {
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    // The client does not hand out the limit; the server's greeting tells it.
-    let info = match tokio::time::timeout(CONNECT, greeting(&url)).await {
-        Ok(Ok(info)) => Some(info),
-        Ok(Err(_)) | Err(_) => None,
-    };
-    vec![judge(info, signals.server_version())]
+    vec![judge(signals.server())]
 }
 
-fn judge(info: Option<Info>, version: Option<String>) -> Check {
-    let Some(info) = info else {
-        let version = version.unwrap_or_else(|| "of unknown version".to_owned());
-        return Check::ok("nats", format!("{version}, reachable"));
+fn judge(server: Option<NatsServer>) -> Check {
+    // It has gone again.
+    let Some(NatsServer { version, max_payload }) = server else {
+        return Check::ok("nats", "of unknown version, reachable");
     };
-    let Info { version, max_payload } = info;
     if max_payload < LARGEST_MESSAGE {
         return Check::fail(
             "nats",
@@ -74,48 +58,14 @@ fn judge(info: Option<Info>, version: Option<String>) -> Check {
     }
 }
 
-/// Reads the line that a server sends to everybody who connects.
-async fn greeting(url: &str) -> std::io::Result<Info> {
-    let unreadable = |what: &str| std::io::Error::other(what.to_owned());
-    let (host, port) = place(url).ok_or_else(|| unreadable("no plain address"))?;
-    let stream = TcpStream::connect((host, port)).await?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).await?;
-    let json = line.strip_prefix("INFO ").ok_or_else(|| unreadable("no greeting of NATS"))?;
-    serde_json::from_str(json).map_err(std::io::Error::other)
-}
-
-/// Host and port of the first server in a URL.
-fn place(url: &str) -> Option<(&str, u16)> {
-    let first = url.split(',').next()?.trim();
-    let rest = first.split_once("://").map_or(first, |(_, rest)| rest);
-    let authority = rest.split(['/', '?']).next()?;
-    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-    match place.strip_prefix('[').and_then(|bracketed| bracketed.split_once(']')) {
-        Some((host, port)) => Some((host, port.strip_prefix(':').map_or(Ok(4222), str::parse).ok()?)),
-        None => match place.split_once(':') {
-            Some((host, port)) => Some((host, port.parse().ok()?)),
-            None => Some((place, 4222)),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::doctor::Status;
 
     #[test]
-    fn the_place_is_found_in_every_form_of_address() {
-        assert_eq!(place("nats://user:secret@host:1234"), Some(("host", 1234)));
-        assert_eq!(place("host"), Some(("host", 4222)));
-        assert_eq!(place("nats://[::1]:5/, nats://other"), Some(("::1", 5)));
-        assert_eq!(place("nats://host:port"), None);
-    }
-
-    #[test]
     fn a_server_that_cannot_carry_the_largest_job_fails() {
-        let status = |max_payload| judge(Some(Info { version: "2.10.27".into(), max_payload }), None).status;
+        let status = |max_payload| judge(Some(NatsServer { version: "2.10.27".into(), max_payload })).status;
         assert_eq!((status(65_536), status(1_048_576)), (Status::Fail, Status::Ok));
     }
 }
