@@ -67,7 +67,7 @@ enum Meaning {
     /// Something happened to a job.
     Happened(Box<Happening>, Incoming),
     /// A job arrived that has no id.
-    Anonymous(NewJob, Incoming),
+    Anonymous(Box<NewJob>, Incoming),
     /// Nobody knows.
     Stray(Incoming, String),
 }
@@ -110,7 +110,7 @@ impl Intake {
                     happenings.push(*happening);
                     origins.push(message);
                 }
-                Meaning::Anonymous(new, message) => anonymous.push((new, message.redelivered)),
+                Meaning::Anonymous(new, message) => anonymous.push((*new, message.redelivered)),
                 Meaning::Stray(message, error) => strays.push(self.stray(message, error)),
             }
         }
@@ -179,7 +179,7 @@ impl Intake {
             None => {
                 // Apart from the fingerprints of jobs that wait in a queue.
                 record.fingerprint = Some(format!("unroutable {}", fingerprint(&work, &message.body)));
-                Meaning::Anonymous(record, message)
+                Meaning::Anonymous(Box::new(record), message)
             }
         }
     }
@@ -272,7 +272,7 @@ fn read_copy(message: Incoming, ledger: &Ledger) -> Meaning {
         Some(id) => arrival(id, record, message),
         None => {
             record.fingerprint = Some(fingerprint(&work, &message.body));
-            Meaning::Anonymous(record, message)
+            Meaning::Anonymous(Box::new(record), message)
         }
     }
 }

@@ -29,6 +29,8 @@ const TELLS: Duration = Duration::from_secs(1);
 const DEADLINES: Duration = Duration::from_secs(1);
 /// How often room is looked for, for jobs that a tenant's quota holds back.
 const LET_GO: Duration = Duration::from_millis(250);
+/// How often it is summed up what the files of tenants take.
+const STORED: Duration = Duration::from_secs(5);
 /// How often turns are dealt to tenants that wait for the same workers.
 const TURNS: Duration = Duration::from_millis(250);
 /// How often missing messages are looked for; a queue must be empty at two looks.
@@ -68,6 +70,7 @@ impl Timers {
             self.end_overdue_for_ever(&stop),
             self.let_go_for_ever(&stop),
             self.deal_turns_for_ever(&stop),
+            self.sum_up_stored_for_ever(&stop),
             self.rescue_for_ever(&stop),
             self.unswallow_for_ever(&stop),
             self.make_months_for_ever(&stop),
@@ -100,6 +103,13 @@ impl Timers {
         let mut turns = Turns::every(LET_GO);
         while turns.next(&self.leadership, stop).await {
             turns.done(self.ledger.let_go().await.map(drop));
+        }
+    }
+
+    async fn sum_up_stored_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(STORED);
+        while turns.next(&self.leadership, stop).await {
+            turns.done(self.ledger.sum_up_stored().await);
         }
     }
 

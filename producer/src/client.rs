@@ -392,6 +392,11 @@ impl Client {
         self.post_empty(&format!("/v1/jobs/{}/finish", job.into())).await
     }
 
+    /// `POST /v1/jobs/{id}/forget`: its files are gone, and count no more against its tenant's storage.
+    pub async fn forget_files(&self, job: impl Into<JobName>) -> Result<Accepted, ApiError> {
+        self.post_empty(&format!("/v1/jobs/{}/forget", job.into())).await
+    }
+
     /// `POST /v1/jobs/{id}/retry`: sends an ended job round again.
     pub async fn retry(&self, job: impl Into<JobName>) -> Result<Accepted, ApiError> {
         self.post_empty(&format!("/v1/jobs/{}/retry", job.into())).await

@@ -179,7 +179,7 @@ metrics! {
     FAILURES = "ffpool_failures_total", Counter, ["cause" of causes], "Failed attempts, by cause.", Always;
     STALE_INPUTS = "ffpool_stale_inputs_total", Counter, ["input" of stale_inputs], "Late or repeated messages that changed nothing, by what they said.", Always;
     LEASES_LAPSED = "ffpool_leases_lapsed_total", Counter, [], "Leases that ended by silence.", Always;
-    JOBS_HELD_BACK = "ffpool_jobs_held_back_total", Counter, ["by" of held], "Jobs held back by the quota of their tenant, by what was used up: running (or cores), queued, rate.", Always;
+    JOBS_HELD_BACK = "ffpool_jobs_held_back_total", Counter, ["by" of held], "Jobs held back by the quota of their tenant, by what was used up: running (or cores), queued, rate, storage.", Always;
     WORKERS_LOST = "ffpool_workers_lost_total", Counter, [], "Workers that fell silent.", Always;
     JOBS_RESCUED = "ffpool_jobs_rescued_total", Counter, [], "Jobs that were published again because their message was missing.", Always;
     JOBS_FORGOTTEN = "ffpool_jobs_forgotten_total", Counter, [], "Jobs that were forgotten because they had ended longer ago than they are kept.", Always;

@@ -1,4 +1,5 @@
-//! Jobs that are there: listing, showing, explaining, cancelling, finishing, pausing, sending round again.
+//! Jobs that are there: listing, showing, explaining, cancelling, finishing, pausing, sending round again, forgetting
+//! their files.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -153,4 +154,18 @@ pub(crate) async fn retry(
 ) -> Answer<Json<Accepted>> {
     let state = app.ledger.redrive(job.id(&app, &caller).await?, &caller.actor, None).await?;
     Ok(Json(Accepted { state: state.to_string(), message: "It is sent round again with a fresh budget.".to_owned() }))
+}
+
+/// `POST /v1/jobs/{id}/forget`
+pub(crate) async fn forget(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Json<Accepted>> {
+    let (state, bytes) = app.ledger.forget_files(job.id(&app, &caller).await?, &caller.actor).await?;
+    let message = match bytes {
+        0 => "None of its files counted against its tenant's storage.".to_owned(),
+        bytes => format!("Its files ({bytes} bytes) count no more against its tenant's storage."),
+    };
+    Ok(Json(Accepted { state: state.to_string(), message }))
 }

@@ -182,6 +182,11 @@ pub(crate) fn all() -> Vec<Route> {
             .summary("Sends a failed or cancelled job round again, with a fresh budget.")
             .answers(OK, "The state after it.", json::<Accepted>())
             .problems(&[Kind::BadRequest, Kind::NotFound, Kind::Conflict]),
+        Route::post("/v1/jobs/{id}/forget", Right::Control, "forgetFiles", post(jobs::forget))
+            .summary("Lets the files that a job published count no more against its tenant's storage: they are gone.")
+            .of_pool()
+            .answers(OK, "They count no more.", json::<Accepted>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::get("/v1/workers", Right::Read, "listWorkers", get(workers::list))
             .summary("Lists the workers.")
             .answers(OK, "All workers, by name.", json::<Vec<WorkerView>>()),

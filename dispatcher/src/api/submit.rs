@@ -48,15 +48,22 @@ pub(crate) async fn submit(
     Ok((StatusCode::CREATED, location(&submitted), Json(submitted)).into_response())
 }
 
-/// Refuses a job whose tenant has as many waiting as it may. One that gets past because others come at the same time is held back.
+/// Refuses a job whose tenant has as much as it may. One that gets past because others come at the same time is held back.
 async fn refuse_one_too_many(app: &App, tenant: Option<&str>) -> Answer<()> {
     let Some(tenant) = tenant else { return Ok(()) };
     let full = app.ledger.tenant_is_full(tenant).await.map_err(SubmitError::from)?;
-    let Some(FullTenant { waiting, max_queued }) = full else { return Ok(()) };
-    let detail = format!(
-        "tenant `{tenant}` has {waiting} jobs waiting and may have {max_queued}; nothing was recorded. Submit it again when some \
-         have started, or have the quota raised"
-    );
+    let detail = match full {
+        None => return Ok(()),
+        Some(FullTenant::Queued { waiting, max_queued }) => format!(
+            "tenant `{tenant}` has {waiting} jobs waiting and may have {max_queued}; nothing was recorded. Submit it again when some \
+             have started, or have the quota raised"
+        ),
+        Some(FullTenant::Stored { stored, max_storage_mb }) => format!(
+            "what jobs of tenant `{tenant}` published takes {} MiB and may take {max_storage_mb}; nothing was recorded. Have files \
+             removed and forgotten (`ffpool jobs forget`), or the quota raised",
+            stored >> 20
+        ),
+    };
     Err(ApiError::over_quota(detail, TRY_AGAIN))
 }
 

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::families::{Relative, insert_dependencies, refuse_circles, wait_for_pieces};
 use super::fresh::{Due, NewJob, Origin};
-use super::quotas::{self, Held, Tallies, job_cores};
+use super::quotas::{self, Held, Tallies, job_cores, job_urgency};
 use super::record::{
     Count, Effects, EventRow, HELD_MS, Happening, Lesson, Outbox, PUBLISH_CLAIM_MS, Plan, Policy, Record, Verdict,
     Writes, decide,
@@ -179,7 +179,10 @@ async fn record_missing(
     let elsewhere: BTreeSet<JobId> = missing.keys().filter(|id| !records.contains_key(id)).copied().collect();
     if !elsewhere.is_empty() {
         let claimed: Vec<Uuid> = elsewhere.iter().map(|id| id.0).collect();
-        let statement = client.prepare_cached(LOCK).await?;
+        // Rows of jobs are locked before those of tenants. Whoever has these may wait for the tenants that this batch has locked: then
+        // it ends here and begins anew, when the rows are there from the start.
+        let is_late = !plan.tallies.0.is_empty();
+        let statement = client.prepare_cached(if is_late { LOCK_AT_ONCE } else { LOCK }).await?;
         records.extend(select_locked(client, &statement, &elsewhere, &claimed).await?);
     }
     Ok(())
@@ -233,6 +236,10 @@ fn note_recorded(record: &Record, new: &NewJob, plan: &mut Plan) {
     note_recorded_row(record.id, state, new, &mut plan.events);
     plan.effects.families.extend(relative_of(record.id, state));
     plan.effects.counts.push(Count::Recorded { queue: record.queue.clone() });
+    // One that came without an id is counted when it is held back at its claim.
+    if let Some(held) = record.held.filter(|_| state == State::Delayed) {
+        plan.effects.counts.push(Count::Held(held));
+    }
     if state.is_end() {
         plan.effects.counts.push(Count::Ended { state, queue: record.queue.clone() });
     }
@@ -307,10 +314,11 @@ impl<'a> JobColumns<'a> {
     fn push(&mut self, id: JobId, new: &'a NewJob, now: Timestamp, tallies: &mut Tallies) {
         let (state, due) = new.begin(now);
         let held = new.tenant().and_then(|tenant| tallies.take_in(tenant, state, new.origin));
-        // The message of one without an id finds its job by the state: it is held back at its claim.
-        let (state, due) = match &held {
-            Some(_) if new.fingerprint.is_none() => (State::Delayed, Some(Due::In(HELD_MS))),
-            Some(_) | None => (state, due),
+        // The message of one without an id finds its job by the state: it is held back at its claim. One whose time has not come is
+        // let go after it.
+        let (state, due) = match (&held, due) {
+            (Some(_), None | Some(Due::In(_))) if new.fingerprint.is_none() => (State::Delayed, Some(Due::In(HELD_MS))),
+            (Some(_) | None, due) => (state, due),
         };
         self.held_by.push(held.as_ref().map(|(held, _)| held.as_str()));
         let spec = new.spec.as_deref().ok();
@@ -423,6 +431,7 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
     let chunks: Vec<Option<i32>> = records.iter().map(|r| r.writes.chunks.map(integer)).collect();
     let splits: Vec<i32> = records.iter().map(|r| integer(r.splits)).collect();
     let held: Vec<Option<&str>> = records.iter().map(|r| r.held.map(Held::as_str)).collect();
+    let stored: Vec<Option<i64>> = records.iter().map(|r| stored_bytes(r)).collect();
     let lease_ms = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
     client
         .execute(
@@ -460,10 +469,17 @@ async fn update_jobs(client: &ClientWrapper, records: &[&Record], policy: &Polic
                 &splits,
                 &finishing,
                 &held,
+                &stored,
             ],
         )
         .await?;
     Ok(())
+}
+
+/// What the files of a job take that completes now.
+fn stored_bytes(record: &Record) -> Option<i64> {
+    let manifest = record.writes.manifest.as_ref().filter(|_| record.facts.state == State::Completed)?;
+    Some(i64::try_from(manifest.bytes()).unwrap_or(i64::MAX))
 }
 
 /// Appends to the history.
@@ -501,6 +517,8 @@ fn read_record(row: &Row) -> Result<Record, Error> {
         queue: row.try_get("queue")?,
         tenant: row.try_get("tenant")?,
         cores: row.try_get("cores")?,
+        urgency: row.try_get("urgency")?,
+        is_let_go: row.try_get("is_let_go")?,
         held: row.try_get::<_, Option<&str>>("held_by")?.and_then(Held::named),
         facts: Facts {
             state: state.parse().expect("the column's check allows the names of the states only"),
@@ -578,7 +596,9 @@ macro_rules! record_columns {
         concat!(
             "id, number, state, queue, tenant, held_by, ",
             job_cores!(),
-            " AS cores, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
+            " AS cores, ",
+            job_urgency!(),
+            " AS urgency, held_at IS NOT NULL AND state = 'queued' AS is_let_go, attempt, failures, max_retries, losses, owner_worker, owner_incarnation, consent, \
              last_cause, paused, finishing, chunks, splits, wants_worker, offered_worker, offered_incarnation, \
              custody, tapped, reason, raised_memory_mb, fell_back, ",
             in_chunks!(),
@@ -597,6 +617,12 @@ const LOCK: &str = concat!(
     "SELECT ",
     record_columns!("CASE WHEN id = ANY ($2::uuid[]) THEN spec::text END"),
     " FROM job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE"
+);
+
+const LOCK_AT_ONCE: &str = concat!(
+    "SELECT ",
+    record_columns!("CASE WHEN id = ANY ($2::uuid[]) THEN spec::text END"),
+    " FROM job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE NOWAIT"
 );
 
 const INSERT_JOBS: &str = concat!(
@@ -642,6 +668,8 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
         held_at = CASE WHEN u.held = 'running' THEN coalesce(j.held_at, now()) \
                        WHEN u.begun OR u.state IN ('completed', 'failed', 'cancelled', 'rejected') THEN NULL \
                        ELSE j.held_at END, \
+        stored_bytes = CASE WHEN u.stored IS NOT NULL AND j.tenant IS NOT NULL AND j.part_of IS NULL THEN u.stored \
+                            ELSE j.stored_bytes END, \
         turn_at = CASE WHEN u.begun THEN NULL ELSE j.turn_at END, \
         wants_worker = u.wants_worker, offered_worker = u.offered, offered_incarnation = u.offered_life, \
         returned = CASE WHEN u.returned THEN true \
@@ -656,10 +684,10 @@ const UPDATE_JOBS: &str = "UPDATE job AS j SET \
      FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::text[], $7::uuid[], \
                  $8::integer[], $9::text[], $10::text[], $11::boolean[], $12::text[], $13::boolean[], $14::boolean[], \
                  $15::boolean[], $16::bigint[], $17::text[], $18::text[], $19::text[], $21::boolean[], $22::text[], $23::text[], \
-                 $25::boolean[], $26::boolean[], $27::text[], $28::uuid[], $29::integer[], $30::integer[], $31::boolean[], $32::text[]) \
+                 $25::boolean[], $26::boolean[], $27::text[], $28::uuid[], $29::integer[], $30::integer[], $31::boolean[], $32::text[], $33::bigint[]) \
           AS u(id, state, attempt, failures, losses, worker, life, consent, cause, custody, tapped, reason, renewed, \
                cleared, begun, outbox, failure, faults, manifest, paused, kind, lesson, returned, wants_worker, offered, \
-               offered_life, chunks, splits, finishing, held) \
+               offered_life, chunks, splits, finishing, held, stored) \
      WHERE j.id = u.id";
 
 const INSERT_ATTEMPTS: &str = "INSERT INTO attempt (job, attempt, worker, incarnation) \

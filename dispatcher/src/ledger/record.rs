@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use super::families::Relative;
 use super::fresh::NewJob;
-use super::quotas::{Held, Tallies};
+use super::quotas::{Held, Start, Tallies};
 
 /// After this time somebody else may publish a job that a dispatcher has set out to publish.
 pub(super) const PUBLISH_CLAIM_MS: i64 = 10_000;
@@ -182,6 +182,10 @@ pub(super) struct Record {
     pub(super) tenant: Option<String>,
     /// Cores that it takes of its tenant's.
     pub(super) cores: f64,
+    /// The smaller, the more urgent.
+    pub(super) urgency: i32,
+    /// Whether it was held back at its turn, and has been let go.
+    pub(super) is_let_go: bool,
     /// Why its tenant's quota holds it back.
     pub(super) held: Option<Held>,
     pub(super) facts: Facts,
@@ -204,6 +208,13 @@ pub(super) struct Record {
     pub(super) age_secs: f64,
     pub(super) run_secs: Option<f64>,
     pub(super) writes: Writes,
+}
+
+impl Record {
+    /// What its start would take of its tenant's.
+    pub(super) fn start(&self) -> Start {
+        Start { number: self.number, urgency: self.urgency, cores: self.cores, is_let_go: self.is_let_go }
+    }
 }
 
 /// What of a record is to be written besides its facts.

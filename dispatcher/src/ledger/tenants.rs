@@ -212,14 +212,11 @@ fn check(change: &TenantChange) -> Result<(), TenantError> {
     if change.weight.is_some_and(|weight| !(1..=WEIGHT_MAX).contains(&weight)) {
         return refuse("weight", "1 to 1000 is expected");
     }
-    // To keep it would be to promise it.
-    if change.max_storage_mb.flatten().is_some() {
-        return refuse(
-            "max_storage_mb",
-            "null is expected: this version knows what was published and not what was deleted since, so it limits no storage",
-        );
-    }
-    let whole = [("max_queued", change.max_queued), ("max_running", change.max_running)];
+    let whole = [
+        ("max_queued", change.max_queued),
+        ("max_running", change.max_running),
+        ("max_storage_mb", change.max_storage_mb),
+    ];
     if let Some((field, _)) = whole.into_iter().find(|(_, limit)| limit.flatten().is_some_and(|limit| limit < 0)) {
         return refuse(field, "0 or more is expected, or null for no limit");
     }
@@ -246,6 +243,7 @@ fn view(row: &Row) -> Result<TenantView, ReadError> {
             max_storage_mb: row.try_get("max_storage_mb")?,
             requests_per_sec: row.try_get("requests_per_sec")?,
         },
+        stored_bytes: row.try_get("stored_bytes")?,
         amqp_user: row.try_get("amqp_user")?,
         disabled_at: row.try_get("disabled_at")?,
         created_at: row.try_get("created_at")?,
@@ -256,7 +254,8 @@ fn view(row: &Row) -> Result<TenantView, ReadError> {
 macro_rules! tenant_columns {
     () => {
         "name, weight, max_queued, max_running, max_cpu_cores, max_storage_mb, requests_per_sec, amqp_user, disabled_at, \
-         created_at"
+         created_at, stored_bytes + coalesce((SELECT sum(bytes) FROM stored_change WHERE stored_change.tenant = tenant.name), 0)::bigint \
+         AS stored_bytes"
     };
 }
 
@@ -306,7 +305,7 @@ mod tests {
             (r#"{"weight": 0}"#, "`weight`"),
             (r#"{"weight": 1001}"#, "`weight`"),
             (r#"{"max_queued": -1}"#, "`max_queued`"),
-            (r#"{"max_storage_mb": 1}"#, "`max_storage_mb`"),
+            (r#"{"max_storage_mb": -1}"#, "`max_storage_mb`"),
             (r#"{"max_cpu_cores": -0.5}"#, "`max_cpu_cores`"),
             (r#"{"requests_per_sec": 0}"#, "`requests_per_sec`"),
             (r#"{"amqp_user": ""}"#, "`amqp_user`"),

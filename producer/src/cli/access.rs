@@ -168,7 +168,7 @@ pub(crate) struct Limits {
     /// Processor cores of its running jobs together, or `none`.
     #[arg(long, value_name = "CORES")]
     max_cpu_cores: Option<OrNone<f64>>,
-    /// Storage of its outputs in MiB: not limited by this version, which takes `none` alone.
+    /// Storage of what its jobs published in MiB, or `none`.
     #[arg(long, value_name = "MIB")]
     max_storage_mb: Option<OrNone<i64>>,
     /// Requests to the API in a second, or `none`.
@@ -290,6 +290,7 @@ fn shown(tenant: &TenantView) -> String {
         ("running jobs", limit(limits.max_running)),
         ("cores", limit(limits.max_cpu_cores)),
         ("storage MiB", limit(limits.max_storage_mb)),
+        ("stored", format::bytes(u64::try_from(tenant.stored_bytes).unwrap_or(0))),
         ("requests/s", limit(limits.requests_per_sec)),
         ("amqp user", tenant.amqp_user.clone().unwrap_or_default()),
         ("made", format::clock(tenant.created_at)),

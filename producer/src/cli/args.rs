@@ -411,6 +411,15 @@ pub(crate) enum Jobs {
         #[arg(required = true)]
         jobs: Vec<JobName>,
     },
+    /// Let files that were removed count no more against their tenant's storage.
+    #[command(
+        after_help = "Examples:\n  ffpool jobs forget 17\n\nNothing is removed: do that first. For the pool's operators; a tenant's key may not."
+    )]
+    Forget {
+        /// Numbers or ids.
+        #[arg(required = true)]
+        jobs: Vec<JobName>,
+    },
     /// Freeze running jobs where they are; those that wait are not started.
     #[command(
         after_help = "Examples:\n  ffpool jobs pause 17\n\nA frozen job keeps its slot and its memory; `jobs resume` lets it go on."

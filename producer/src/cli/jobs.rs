@@ -345,6 +345,7 @@ pub(crate) async fn explain(context: &Context, job: JobName) -> Result<Exit, Tro
 pub(crate) enum Change {
     Cancel,
     Finish,
+    Forget,
     Pause,
     Resume,
     Retry,
@@ -365,6 +366,7 @@ pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) 
         let answer = match change {
             Change::Cancel => client.cancel(job).await,
             Change::Finish => client.finish(job).await,
+            Change::Forget => client.forget_files(job).await,
             Change::Pause => client.pause(job).await,
             Change::Resume => client.resume(job).await,
             Change::Retry => client.retry(job).await,

@@ -141,6 +141,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Jobs::Explain { job } => jobs::explain(context, job).await,
             Jobs::Cancel { jobs } => jobs::change(context, jobs::Change::Cancel, &jobs).await,
             Jobs::Finish { jobs } => jobs::change(context, jobs::Change::Finish, &jobs).await,
+            Jobs::Forget { jobs } => jobs::change(context, jobs::Change::Forget, &jobs).await,
             Jobs::Pause { jobs } => jobs::change(context, jobs::Change::Pause, &jobs).await,
             Jobs::Resume { jobs } => jobs::change(context, jobs::Change::Resume, &jobs).await,
             Jobs::Retry { jobs } => jobs::change(context, jobs::Change::Retry, &jobs).await,

@@ -133,6 +133,9 @@ pub struct TenantView {
     /// Its limits.
     #[serde(flatten)]
     pub limits: TenantLimits,
+    /// Bytes of the files that its jobs published, as far as they count.
+    #[serde(default)]
+    pub stored_bytes: i64,
     /// The RabbitMQ user whose messages are its.
     pub amqp_user: Option<String>,
     /// Since when its keys open nothing; absent: they do.
@@ -152,7 +155,7 @@ pub struct TenantLimits {
     pub max_running: Option<i64>,
     /// Processor cores of its running jobs together.
     pub max_cpu_cores: Option<f64>,
-    /// Storage of its outputs in MiB.
+    /// Storage of what its jobs published, in MiB.
     pub max_storage_mb: Option<i64>,
     /// Requests to the API, in a second.
     pub requests_per_sec: Option<f64>,
@@ -185,7 +188,7 @@ pub struct TenantChange {
     /// Processor cores of its running jobs together.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub max_cpu_cores: Option<Option<f64>>,
-    /// Storage of its outputs in MiB.
+    /// Storage of what its jobs published, in MiB.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub max_storage_mb: Option<Option<i64>>,
     /// Requests to the API, in a second.

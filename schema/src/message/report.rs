@@ -167,6 +167,15 @@ pub struct Manifest {
     pub live: Option<LiveReport>,
 }
 
+impl Manifest {
+    /// What all its files take, those of presentations among them.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let files = |artifact: &Artifact| artifact.files.iter().map(|file| file.size_bytes).sum::<u64>();
+        self.artifacts.iter().map(|artifact| artifact.size_bytes.saturating_add(files(artifact))).sum()
+    }
+}
+
 /// How a live job went.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LiveReport {

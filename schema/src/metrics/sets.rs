@@ -71,7 +71,7 @@ pub(super) fn stale_inputs() -> Vec<&'static str> {
 }
 
 pub(super) fn held() -> Vec<&'static str> {
-    vec!["running", "queued", "rate"]
+    vec!["running", "queued", "rate", "storage"]
 }
 
 pub(super) fn verdicts() -> Vec<&'static str> {

@@ -23,10 +23,12 @@ pub(in crate::ledger) enum Held {
     Queued,
     /// Its tenant's came too fast.
     Rate,
+    /// What its tenant's published takes as much as may be.
+    Storage,
 }
 
 impl Held {
-    const ALL: [Held; 3] = [Held::Running, Held::Queued, Held::Rate];
+    const ALL: [Held; 4] = [Held::Running, Held::Queued, Held::Rate, Held::Storage];
 
     /// The name as it stands in columns and labels.
     pub(in crate::ledger) fn as_str(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Held {
             Held::Running => "running",
             Held::Queued => "queued",
             Held::Rate => "rate",
+            Held::Storage => "storage",
         }
     }
 
@@ -43,12 +46,50 @@ impl Held {
     }
 }
 
+/// Held back for longer than this, a job keeps room from those that came after it.
+const KEEPS_AFTER_SECS: f64 = 60.0;
+/// It does so for this long, then lets others pass for as long, in turn: what runs may take hours to end.
+const KEEPS_SECS: f64 = 900.0;
+
+/// A job that is to start.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::ledger) struct Start {
+    /// Its number, which grows as jobs come.
+    pub(in crate::ledger) number: i64,
+    /// The smaller, the more urgent.
+    pub(in crate::ledger) urgency: i32,
+    pub(in crate::ledger) cores: f64,
+    /// Whether it was held back and has been let go: its room is kept already.
+    pub(in crate::ledger) is_let_go: bool,
+}
+
+/// The first job that is held back and could run if less did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::ledger) struct Kept {
+    pub(in crate::ledger) number: i64,
+    pub(in crate::ledger) urgency: i32,
+    pub(in crate::ledger) cores: f64,
+    /// For how long.
+    pub(in crate::ledger) held_secs: f64,
+}
+
+impl Kept {
+    /// Whether it keeps its room from `start` now.
+    fn goes_before(&self, start: &Start) -> bool {
+        let keeps = self.held_secs - KEEPS_AFTER_SECS;
+        let is_its_time = keeps >= 0.0 && (keeps / KEEPS_SECS).rem_euclid(2.0) < 1.0;
+        is_its_time && self.number < start.number && self.urgency <= start.urgency
+    }
+}
+
 /// What a tenant may have at a time. `None`: as much as there is.
 #[derive(Debug, Clone, Default)]
 pub(in crate::ledger) struct Quota {
     pub(in crate::ledger) max_running: Option<i64>,
     pub(in crate::ledger) max_cores: Option<f64>,
     pub(in crate::ledger) max_queued: Option<i64>,
+    /// Bytes of published files.
+    pub(in crate::ledger) max_stored: Option<i64>,
     /// Jobs by AMQP.
     pub(in crate::ledger) rate: Option<Rate>,
 }
@@ -61,8 +102,12 @@ pub(in crate::ledger) struct Use {
     /// Let go a moment ago and on their way to a worker.
     pub(in crate::ledger) let_go: i64,
     pub(in crate::ledger) let_go_cores: f64,
+    /// The one of those held back for which room is kept.
+    pub(in crate::ledger) kept: Option<Kept>,
     /// Waiting, but for those that are held back as too many or too fast.
     pub(in crate::ledger) waiting: i64,
+    /// Bytes of published files that count.
+    pub(in crate::ledger) stored: i64,
     /// Seconds until the jobs that came so far are paid for at the tenant's rate.
     pub(in crate::ledger) ahead_secs: f64,
     /// Whether some that came too fast wait for their turn: whoever comes now comes after them.
@@ -87,24 +132,51 @@ impl Tally {
         Tally { quota, used, is_paced_anew }
     }
 
-    fn refuses_start(&self, tenant: &str, cores: f64) -> Option<String> {
+    fn refuses_start(&self, tenant: &str, start: &Start) -> Option<String> {
         let Tally { quota, used, .. } = self;
+        let cores = start.cores;
+        // One that was let go has its room among those that are about to run.
+        let (coming, coming_cores) = if start.is_let_go { (0, 0.0) } else { (used.let_go, used.let_go_cores) };
         if let Some(max) = quota.max_running
-            && used.running >= max
+            && used.running + coming >= max
         {
-            return Some(format!("tenant {tenant} has {} jobs running and may have {max} (max_running)", used.running));
+            let about = if coming > 0 { format!(" and {coming} about to") } else { String::new() };
+            return Some(format!(
+                "tenant {tenant} has {} jobs running{about} and may have {max} (max_running)",
+                used.running
+            ));
         }
-        let max = quota.max_cores.filter(|max| used.cores + cores > max + HAIR)?;
-        Some(if cores > max + HAIR {
+        if let Some(max) = quota.max_cores.filter(|max| used.cores + coming_cores + cores > max + HAIR) {
+            return Some(if cores > max + HAIR {
+                format!(
+                    "it takes {cores} cores (max_cpu_percent), and tenant {tenant} may use {max} in all: it cannot run before one of the two is changed"
+                )
+            } else {
+                let used = used.cores + coming_cores;
+                format!("it takes {cores} cores, and tenant {tenant} uses {used:.2} of the {max} that it may")
+            });
+        }
+        let kept = used.kept.filter(|kept| !start.is_let_go && kept.goes_before(start))?;
+        let runs = quota.max_running.is_none_or(|max| used.running + coming + 1 < max);
+        let fits = quota.max_cores.is_none_or(|max| used.cores + coming_cores + cores + kept.cores <= max + HAIR);
+        (!runs || !fits).then(|| {
             format!(
-                "it takes {cores} cores (max_cpu_percent), and tenant {tenant} may use {max} in all: it cannot run before one of the two is changed"
+                "tenant {tenant} has room for it, which is kept for job #{}: that takes {} cores and has been held back for {:.0} s",
+                kept.number, kept.cores, kept.held_secs
             )
-        } else {
-            format!("it takes {cores} cores, and tenant {tenant} uses {:.2} of the {max} that it may", used.cores)
         })
     }
 
     fn take_in(&mut self, tenant: &str, by_amqp: bool) -> Option<(Held, String)> {
+        if let Some(max) = self.quota.max_stored
+            && self.used.stored >= max
+        {
+            let (stored, max) = (self.used.stored >> 20, max >> 20);
+            let why = format!(
+                "what jobs of tenant {tenant} published takes {stored} MiB and may take {max} (max_storage_mb)"
+            );
+            return Some((Held::Storage, why));
+        }
         if let Some(max) = self.quota.max_queued
             && self.used.waiting >= max
         {
@@ -134,7 +206,7 @@ impl Tally {
 
     /// Whether a job that is held back may go; if so, it is counted as gone.
     pub(in crate::ledger) fn let_go(&mut self, held: Held, cores: f64) -> bool {
-        let Quota { max_running, max_cores, max_queued, rate } = self.quota;
+        let Quota { max_running, max_cores, max_queued, max_stored, rate } = self.quota;
         match held {
             Held::Running => {
                 let runs = self.used.running + self.used.let_go;
@@ -147,9 +219,10 @@ impl Tally {
                 }
                 goes
             }
-            Held::Queued | Held::Rate => {
-                let goes = max_queued.is_none_or(|max| self.used.waiting < max)
-                    && (held == Held::Queued || rate.is_none_or(|rate| self.pay(rate)));
+            Held::Queued | Held::Rate | Held::Storage => {
+                let goes = max_stored.is_none_or(|max| self.used.stored < max)
+                    && max_queued.is_none_or(|max| self.used.waiting < max)
+                    && (held != Held::Rate || rate.is_none_or(|rate| self.pay(rate)));
                 self.used.waiting += i64::from(goes);
                 goes
             }
@@ -162,17 +235,21 @@ impl Tally {
 pub(in crate::ledger) struct Tallies(pub(in crate::ledger) BTreeMap<String, Tally>);
 
 impl Tallies {
-    /// Why another job may not start, if so.
-    pub(in crate::ledger) fn refuses_start(&self, tenant: Option<&str>, cores: f64) -> Option<String> {
+    /// Why a job may not start, if so.
+    pub(in crate::ledger) fn refuses_start(&self, tenant: Option<&str>, start: &Start) -> Option<String> {
         let tenant = tenant?;
-        self.0.get(tenant)?.refuses_start(tenant, cores)
+        self.0.get(tenant)?.refuses_start(tenant, start)
     }
 
     /// A job has started.
-    pub(in crate::ledger) fn started(&mut self, tenant: Option<&str>, cores: f64) {
+    pub(in crate::ledger) fn started(&mut self, tenant: Option<&str>, start: &Start) {
         if let Some(tally) = tenant.and_then(|tenant| self.0.get_mut(tenant)) {
             tally.used.running += 1;
-            tally.used.cores += cores;
+            tally.used.cores += start.cores;
+            if start.is_let_go && tally.used.let_go > 0 {
+                tally.used.let_go -= 1;
+                tally.used.let_go_cores = (tally.used.let_go_cores - start.cores).max(0.0);
+            }
         }
     }
 
@@ -184,8 +261,9 @@ impl Tallies {
         }
     }
 
-    /// Counts a new job that is to be recorded in `state`; why it is held back, if it is one too many. One that waits for its time
-    /// is only counted. One that waits for others is not: they may be the ones that would be held back for its sake.
+    /// Counts a new job that is to be recorded in `state`; why it is held back, if it is one too many: one that waits for its time too,
+    /// which comes to nothing if others have it first. One that waits for others is not counted: they may be the ones that would be
+    /// held back for its sake.
     pub(in crate::ledger) fn take_in(&mut self, tenant: &str, state: State, origin: Origin) -> Option<(Held, String)> {
         let tally = self.0.get_mut(tenant)?;
         let by_amqp = match origin {
@@ -193,11 +271,7 @@ impl Tallies {
             Origin::Api | Origin::Unroutable | Origin::DeadLetter | Origin::Split => false,
         };
         match state {
-            State::Queued => tally.take_in(tenant, by_amqp),
-            State::Delayed => {
-                tally.used.waiting += 1;
-                None
-            }
+            State::Queued | State::Delayed => tally.take_in(tenant, by_amqp),
             State::Blocked
             | State::Running
             | State::Cancelling
@@ -213,6 +287,10 @@ impl Tallies {
 mod tests {
     use super::*;
 
+    fn start(cores: f64) -> Start {
+        Start { number: 100, urgency: 5, cores, is_let_go: false }
+    }
+
     fn tallies(quota: Quota) -> Tallies {
         Tallies(BTreeMap::from([("a".to_owned(), Tally { quota, ..Tally::default() })]))
     }
@@ -221,26 +299,65 @@ mod tests {
     fn as_many_start_as_may_and_one_more_for_each_that_ends() {
         let mut tallies = tallies(Quota { max_running: Some(2), ..Quota::default() });
         for _ in 0..2 {
-            assert_eq!(tallies.refuses_start(Some("a"), 1.0), None);
-            tallies.started(Some("a"), 1.0);
+            assert_eq!(tallies.refuses_start(Some("a"), &start(1.0)), None);
+            tallies.started(Some("a"), &start(1.0));
         }
-        let why = tallies.refuses_start(Some("a"), 1.0).expect("one too many");
+        let why = tallies.refuses_start(Some("a"), &start(1.0)).expect("one too many");
         assert_eq!(why, "tenant a has 2 jobs running and may have 2 (max_running)");
-        assert_eq!(tallies.refuses_start(Some("b"), 1.0), None, "another tenant");
-        assert_eq!(tallies.refuses_start(None, 1.0), None, "no tenant");
+        assert_eq!(tallies.refuses_start(Some("b"), &start(1.0)), None, "another tenant");
+        assert_eq!(tallies.refuses_start(None, &start(1.0)), None, "no tenant");
         tallies.ended(Some("a"), 1.0);
-        assert_eq!(tallies.refuses_start(Some("a"), 1.0), None);
+        assert_eq!(tallies.refuses_start(Some("a"), &start(1.0)), None);
     }
 
     #[test]
     fn cores_are_summed_up_and_a_job_that_never_fits_says_so() {
         let mut tallies = tallies(Quota { max_cores: Some(1.0), ..Quota::default() });
         for _ in 0..10 {
-            assert_eq!(tallies.refuses_start(Some("a"), 0.1), None);
-            tallies.started(Some("a"), 0.1);
+            assert_eq!(tallies.refuses_start(Some("a"), &start(0.1)), None);
+            tallies.started(Some("a"), &start(0.1));
         }
-        assert!(tallies.refuses_start(Some("a"), 0.1).expect("one too many").contains("uses 1.00 of the 1"));
-        assert!(tallies.refuses_start(Some("a"), 2.0).expect("too large").contains("cannot run before"));
+        assert!(tallies.refuses_start(Some("a"), &start(0.1)).expect("one too many").contains("uses 1.00 of the 1"));
+        assert!(tallies.refuses_start(Some("a"), &start(2.0)).expect("too large").contains("cannot run before"));
+    }
+
+    #[test]
+    fn small_jobs_that_keep_coming_leave_room_for_a_large_one_that_waits_for_a_while() {
+        let quota = Quota { max_cores: Some(4.0), ..Quota::default() };
+        let kept = |held_secs| Kept { number: 50, urgency: 5, cores: 3.0, held_secs };
+        let refused = |used: f64, held_secs, start: Start| {
+            let used = Use { cores: used, kept: Some(kept(held_secs)), ..Use::default() };
+            Tally { quota: quota.clone(), used, ..Tally::default() }.refuses_start("a", &start)
+        };
+        assert_eq!(refused(3.0, 1.0, start(1.0)), None, "it waits for a moment only");
+        let why = refused(3.0, 70.0, start(1.0)).expect("2 cores must become free, and not be taken again");
+        assert!(why.contains("kept for job #50"), "{why}");
+        assert_eq!(refused(0.0, 70.0, start(1.0)), None, "there is room for both");
+        assert_eq!(refused(3.0, 70.0, Start { number: 7, ..start(1.0) }), None, "it came before");
+        assert_eq!(refused(3.0, 70.0, Start { urgency: 1, ..start(1.0) }), None, "it is more urgent");
+        assert_eq!(refused(3.0, 70.0, Start { is_let_go: true, ..start(1.0) }), None, "it has its own room");
+        assert_eq!(refused(3.0, 1000.0, start(1.0)), None, "what runs takes long: others pass for a while");
+        assert!(refused(3.0, 2000.0, start(1.0)).is_some(), "and then it is its time again");
+
+        let quota = Quota { max_running: Some(2), ..Quota::default() };
+        let used = Use { running: 1, kept: Some(kept(70.0)), ..Use::default() };
+        let tally = Tally { quota, used, ..Tally::default() };
+        assert!(tally.refuses_start("a", &start(1.0)).is_some(), "whoever came first goes first");
+    }
+
+    #[test]
+    fn room_that_was_promised_is_given_to_nobody_else() {
+        let mut tallies = tallies(Quota { max_running: Some(2), max_cores: Some(4.0), ..Quota::default() });
+        let let_go = Start { is_let_go: true, ..start(1.0) };
+        tallies.started(Some("a"), &start(1.0));
+        assert!(tallies.0.get_mut("a").unwrap().let_go(Held::Running, 1.0));
+        let why = tallies.refuses_start(Some("a"), &start(1.0)).expect("one runs and one is about to");
+        assert_eq!(why, "tenant a has 1 jobs running and 1 about to and may have 2 (max_running)");
+        assert_eq!(tallies.refuses_start(Some("a"), &let_go), None);
+        tallies.started(Some("a"), &let_go);
+        assert!(tallies.refuses_start(Some("a"), &let_go).is_some());
+        tallies.ended(Some("a"), 1.0);
+        assert_eq!(tallies.refuses_start(Some("a"), &start(1.0)), None, "nobody is about to any more");
     }
 
     #[test]
@@ -262,12 +379,31 @@ mod tests {
         assert_eq!(take(State::Queued, Origin::Tap), None);
         assert_eq!(take(State::Delayed, Origin::Tap), None, "it counts");
         assert_eq!(take(State::Queued, Origin::Tap), Some(Held::Queued));
+        assert_eq!(
+            take(State::Delayed, Origin::Tap),
+            Some(Held::Queued),
+            "nor does one get past that waits for its time"
+        );
         assert_eq!(take(State::Blocked, Origin::Api), None, "it is in nobody's way");
         let tally = tallies.0.get_mut("a").unwrap();
         assert!(!tally.let_go(Held::Queued, 1.0));
         tally.used.waiting = 1;
         assert!(tally.let_go(Held::Queued, 1.0));
         assert!(!tally.let_go(Held::Queued, 1.0));
+    }
+
+    #[test]
+    fn whose_files_take_as_much_as_may_be_hands_in_no_more_until_some_are_gone() {
+        let mut tallies = tallies(Quota { max_stored: Some(1 << 20), ..Quota::default() });
+        assert_eq!(tallies.take_in("a", State::Queued, Origin::Api), None);
+        tallies.0.get_mut("a").unwrap().used.stored = 1 << 20;
+        let (held, why) = tallies.take_in("a", State::Queued, Origin::Tap).expect("it is full");
+        assert_eq!(held, Held::Storage);
+        assert_eq!(why, "what jobs of tenant a published takes 1 MiB and may take 1 (max_storage_mb)");
+        let tally = tallies.0.get_mut("a").unwrap();
+        assert!(!tally.let_go(Held::Storage, 1.0));
+        tally.used.stored -= 1;
+        assert!(tally.let_go(Held::Storage, 1.0));
     }
 
     #[test]

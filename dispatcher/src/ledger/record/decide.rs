@@ -111,6 +111,12 @@ fn runs_already(record: &Record, input: &Input) -> bool {
 /// and the claimer is busy, or is one more than its tenant may have.
 fn turn(record: &Record, input: &Input, evidence: &Evidence, tallies: &Tallies) -> Option<Happening> {
     let facts = &record.facts;
+    // It fits its claimer as little as any: it was one too many when it came, and waits for that first.
+    if *input == Input::Unfit && !facts.paused {
+        return held_since_it_came(record)
+            .map(|reason| Evidence { reason: Some(reason), ..Evidence::default() })
+            .map(|evidence| Happening { evidence, ..Happening::new(record.id, Input::HoldBack) });
+    }
     let (from, owner_dead, running_unanswered) = match input {
         Input::Claim { from, owner_dead, running_unanswered } => (from, owner_dead, running_unanswered),
         Input::Take { from } => (from, &false, &None),
@@ -186,11 +192,14 @@ fn turn(record: &Record, input: &Input, evidence: &Evidence, tallies: &Tallies) 
 
 /// Why the job's tenant may not have it run now.
 fn over_quota(record: &Record, tallies: &Tallies) -> Option<String> {
-    // It was recorded as one too many; its message had to be waited for, because it came without an id.
-    if record.facts.state == State::Queued && matches!(record.held, Some(Held::Queued | Held::Rate)) {
-        return Some(record.reason.clone().unwrap_or_else(|| "held back by the quota of its tenant".to_owned()));
-    }
-    tallies.refuses_start(record.tenant.as_deref(), record.cores)
+    held_since_it_came(record).or_else(|| tallies.refuses_start(record.tenant.as_deref(), &record.start()))
+}
+
+/// Why it was recorded as one too many, if its message had to be waited for, because it came without an id.
+fn held_since_it_came(record: &Record) -> Option<String> {
+    let is_held =
+        record.facts.state == State::Queued && matches!(record.held, Some(Held::Queued | Held::Rate | Held::Storage));
+    is_held.then(|| record.reason.clone().unwrap_or_else(|| "held back by the quota of its tenant".to_owned()))
 }
 
 /// What of a recorded job this version does not know: it was valid for the one that recorded it, and is not ended for that.
@@ -316,7 +325,10 @@ fn tally(record: &mut Record, was: State, change: &Change, plan: &mut Plan) {
     let runs = |state| matches!(state, State::Running | State::Cancelling);
     let tenant = record.tenant.as_deref();
     match (runs(was), runs(change.to)) {
-        (false, true) => plan.tallies.started(tenant, record.cores),
+        (false, true) => {
+            plan.tallies.started(tenant, &record.start());
+            record.is_let_go = false;
+        }
         (true, false) => plan.tallies.ended(tenant, record.cores),
         (true, true) | (false, false) => {}
     }
@@ -490,6 +502,8 @@ mod tests {
             queue: "default".into(),
             tenant: None,
             cores: 1.0,
+            urgency: 8,
+            is_let_go: false,
             held: None,
             facts: Facts {
                 state: State::Queued,
@@ -545,6 +559,26 @@ mod tests {
         let kinds: Vec<_> = plan.events.iter().map(|event| (event.kind, event.state)).collect();
         assert_eq!(kinds, [("claim", State::Running), ("commit", State::Running), ("finished", State::Completed)]);
         assert_eq!(record.writes.outbox, Some(Outbox::Leave));
+    }
+
+    #[test]
+    fn one_too_many_that_fits_no_worker_stays_held_back_and_says_why_after_a_pause() {
+        let reason = "tenant a has 2 jobs waiting and may have 2 (max_queued)".to_owned();
+        let held = Record { held: Some(Held::Queued), reason: Some(reason.clone()), ..queued() };
+        let (mut record, mut plan) = (held, Plan::default());
+        take(&mut record, &mut plan, Input::Unfit);
+        assert_eq!((record.facts.state, record.held), (State::Delayed, Some(Held::Queued)));
+        for input in [Input::Pause, Input::Resume] {
+            take(&mut record, &mut plan, input);
+            assert_eq!((record.held, record.reason.as_ref()), (Some(Held::Queued), Some(&reason)));
+        }
+        let (mut other, mut plan) = (queued(), Plan::default());
+        take(&mut other, &mut plan, Input::Unfit);
+        assert_eq!(
+            (other.facts.state, other.held),
+            (State::Delayed, None),
+            "without a quota it looks for another worker"
+        );
     }
 
     #[test]

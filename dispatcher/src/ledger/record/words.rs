@@ -24,6 +24,8 @@ pub(super) fn explain(record: &mut Record, input: &Input, evidence: &Evidence, c
         Input::Arrive | Input::TakeCustody { .. } | Input::Commit { .. } | Input::Due | Input::ParentsDone => {
             record.reason.take()
         }
+        // That it is paused says the row, and who did it the history.
+        Input::Pause | Input::Resume if record.held.is_some() => record.reason.take(),
         Input::Resume | Input::LetGo => None,
         Input::Pause => Some(match by {
             Some(by) => format!("paused by {by}"),

@@ -267,3 +267,116 @@ async fn all_keys_of_a_tenant_share_its_rate_and_those_of_others_are_unharmed() 
     assert_eq!(ask("a-key-for-tests-only").await.0, 200);
     dispatcher.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_jobs_that_keep_coming_do_not_starve_a_large_one_that_is_held_back() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
+    scene.tenant("a", "max_cpu_cores = 4").await;
+    let worker = Worker::new(&scene, "w");
+    let jobs = scene.tenant_jobs("a", &[Some(100), Some(100), Some(300), Some(100), Some(100)]).await;
+    let claim = async |place: usize| worker.claim(&delivery(Some(jobs[place].0), &jobs[place].1)).await;
+    let ClaimReply::Run(first) = claim(0).await else { panic!("there is room") };
+    let ClaimReply::Run(second) = claim(1).await else { panic!("there is room") };
+    assert_eq!(claim(2).await, held_back(jobs[2].0));
+    let ClaimReply::Run(third) = claim(3).await else { panic!("it waits for a moment only") };
+    scene
+        .sql
+        .execute("UPDATE job SET held_at = now() - interval '2 minutes' WHERE id = $1", &[&jobs[2].0.0])
+        .await
+        .unwrap();
+    assert_eq!(claim(4).await, held_back(jobs[4].0), "there is room for it, which is kept");
+    assert!(scene.held(jobs[4].0).await.contains("which is kept for job #3"), "{}", scene.held(jobs[4].0).await);
+    for grant in [&first, &second] {
+        scene.finish(&worker, grant).await;
+    }
+    scene.until_column(jobs[2].0, "state", "queued").await;
+    assert!(matches!(claim(2).await, ClaimReply::Run(_)));
+    scene.finish(&worker, &third).await;
+    scene.until_column(jobs[4].0, "state", "queued").await;
+    assert!(matches!(claim(4).await, ClaimReply::Run(_)));
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_for_its_time_gets_past_no_quota_and_is_not_early_for_it() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
+    scene.tenant("a", "max_queued = 1").await;
+    let first = scene.tenant_jobs("a", &[None]).await.swap_remove(0).0;
+    let timed = async |at: Timestamp| {
+        let (id, body) = job_with(|spec| (spec.tenant, spec.not_before) = (Some("a".to_owned()), Some(at)));
+        scene.publish("jobs.default", "medium", Some(id), &body).await;
+        scene.until_column(id, "tapped", "true").await;
+        id
+    };
+    let far = timed("2999-01-01T00:00:00Z".parse().unwrap()).await;
+    let near = timed(Timestamp::now() + jiff::SignedDuration::from_millis(200)).await;
+    assert!(
+        scene.held(far).await.starts_with("delayed queued tenant a has 1 jobs waiting"),
+        "{}",
+        scene.held(far).await
+    );
+    scene.sql.execute("UPDATE job SET state = 'cancelled' WHERE id = $1", &[&first.0]).await.unwrap();
+    scene.until_column(near, "state", "queued").await;
+    scene.sql.execute("UPDATE job SET state = 'cancelled' WHERE id = $1", &[&near.0]).await.unwrap();
+    let after = scene.tenant_jobs("a", &[None]).await.swap_remove(0).0;
+    scene.until_column(after, "state", "queued").await;
+    assert!(scene.held(far).await.starts_with("delayed queued"), "its time has not come");
+    dispatcher.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_files_take_as_much_as_they_may_hands_in_no_more_until_some_are_forgotten() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
+    scene.tenant("a", "max_storage_mb = 1").await;
+    let worker = Worker::new(&scene, "w");
+    let publish = async || {
+        let (id, body) = scene.tenant_jobs("a", &[None]).await.swap_remove(0);
+        let grant = worker.run(&delivery(Some(id), &body)).await;
+        assert_eq!(worker.ask(subjects::COMMIT, &grant).await, CommitReply::Granted);
+        let manifest = serde_json::json!({
+            "job": id, "attempt": 1, "worker": "w", "at": "2026-12-01T00:00:00Z", "version": "0", "tool": "x", "arguments": [],
+            "artifacts": [{
+                "url": "file:///o.m3u8", "size_bytes": 9, "sha256": "00",
+                "probe": {"format": "", "duration_secs": null, "bitrate": null, "video": null, "audio": null, "streams": 0},
+                "files": [{"path": "s.ts", "size_bytes": 1 << 20, "sha256": "00"}],
+            }],
+            "source": null, "usage": {"wall_ms": 1, "cpu_ms": 1},
+        });
+        scene.report(&worker, &grant, Outcome::Finished { manifest: serde_json::from_value(manifest).unwrap() }).await;
+        scene.until_column(id, "state", "completed").await;
+        id
+    };
+    let stored = async || {
+        let (_, tenant) = api(&dispatcher, "GET", "/v1/tenants/a", None).await;
+        serde_json::from_str::<serde_json::Value>(&tenant).unwrap()["stored_bytes"].as_i64().unwrap()
+    };
+    let full = (1 << 20) + 9;
+    let first = publish().await;
+    assert_eq!(stored().await, full, "also before anybody sums it up");
+    dispatcher.ledger().sum_up_stored().await.unwrap();
+    assert_eq!((stored().await, scene.count("SELECT stored_bytes FROM tenant").await), (full, full));
+
+    let (_, body) = of_tenant("a", None);
+    let (status, told) = api(&dispatcher, "POST", "/v1/jobs", Some(body)).await;
+    assert!(status == 429 && told.contains("takes 1 MiB and may take 1") && told.contains("forget"), "{status} {told}");
+    let held = scene.tenant_jobs("a", &[None]).await.swap_remove(0).0;
+    assert!(
+        scene.held(held).await.starts_with("delayed storage what jobs of tenant a published"),
+        "{}",
+        scene.held(held).await
+    );
+
+    let (status, told) = api(&dispatcher, "POST", &format!("/v1/jobs/{first}/forget"), None).await;
+    assert!(status == 200 && told.contains("1048585 bytes"), "{status} {told}");
+    scene.until_column(held, "state", "queued").await;
+    assert_eq!(stored().await, 0);
+    // What is purged from the ledger counts no more either.
+    let second = publish().await;
+    assert_eq!(stored().await, full);
+    scene.sql.execute("DELETE FROM job WHERE id = $1", &[&second.0]).await.unwrap();
+    assert_eq!(stored().await, 0);
+    dispatcher.stop().await;
+}
