@@ -21,9 +21,10 @@ mod health;
 mod jobs;
 mod key_command;
 mod keys;
+mod live;
 mod observe;
 mod openapi;
-mod problem;
+pub(crate) mod problem;
 mod query;
 mod queues;
 mod reference;
@@ -31,10 +32,12 @@ mod refusals;
 mod routes;
 mod scale;
 mod schedules;
+mod session;
 mod stream;
 mod submit;
 mod tenants;
 mod throttle;
+mod throughput;
 mod wire;
 mod workers;
 
@@ -52,9 +55,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::access::Needs;
 use crate::api::followers::Followers;
+use crate::api::live::Hub;
 use crate::api::problem::{ApiError, Kind};
 use crate::api::refusals::Refusals;
 use crate::api::throttle::{Probes, Throttle};
+use crate::api::throughput::Kept;
 use crate::ledger::Ledger;
 use crate::scaling::Scaling;
 use crate::vitals::Vitals;
@@ -80,6 +85,9 @@ pub struct App {
     scaling: Arc<Scaling>,
     refusals: Arc<Refusals>,
     followers: Arc<Followers>,
+    /// What those who follow are told.
+    hub: Arc<Hub>,
+    throughput: Arc<Kept>,
     /// Cancelled when the API stops: event streams, which never end by themselves, end then.
     closing: CancellationToken,
 }
@@ -89,7 +97,7 @@ impl App {
     #[must_use]
     pub fn new(ledger: Ledger, amqp: AmqpLink, signals: Signals) -> App {
         let throttle = Arc::new(Throttle::new(ThrottleRules::default()));
-        let (refusals, followers) = (Arc::default(), Arc::new(Followers::new(StreamLimits::default())));
+        let followers = Arc::new(Followers::new(StreamLimits::default()));
         let scaling = Scaling::new(ledger.clone(), WaitTargets::default());
         App {
             ledger,
@@ -98,8 +106,10 @@ impl App {
             vitals: None,
             throttle,
             scaling,
-            refusals,
+            refusals: Arc::default(),
             followers,
+            hub: Arc::default(),
+            throughput: Arc::default(),
             closing: CancellationToken::new(),
         }
     }
@@ -145,14 +155,21 @@ pub async fn serve_through(
     app: App,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    door::receive(door, listener, app.clone(), router(app), stop).await
+    let closing = app.closing.clone();
+    let look = tokio::spawn(app.hub.clone().look(app.clone(), closing.clone()));
+    let served = door::receive(door, listener, app.clone(), router(app), stop).await;
+    closing.cancel();
+    if let Err(error) = look.await {
+        tracing::error!(%error, "those who followed were told nothing new");
+    }
+    served
 }
 
 /// Every route of the table behind its right, with problems for everything else.
 fn router(app: App) -> Router {
     let mut router = Router::new();
     let routes = routes::all();
-    let probes = Probes(routes.iter().filter(|route| route.right == Right::Open).map(|route| route.path).collect());
+    let probes = Probes(routes.iter().filter(|route| route.is_probe).map(|route| route.path).collect());
     for route in routes {
         let needs = Needs { right: route.right, reach: route.reach };
         let handler = match route.right {

@@ -29,5 +29,6 @@ mod schedules;
 pub mod settings;
 mod timers;
 mod vitals;
+mod web;
 
 pub use run::Dispatcher;

@@ -1,6 +1,7 @@
 //! What the HTTP API answers: one set of types for the dispatcher that writes them and the clients that read them.
 
 mod access;
+mod live;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,15 @@ use crate::parse::Fault;
 pub use access::{
     KeyRequest, KeyState, KeyView, NewKeyView, RotateRequest, TenantChange, TenantLimits, TenantRequest, TenantView,
 };
+
+pub use live::{FleetView, LiveEvent, SessionView, Throughput, ThroughputPoint};
+
+/// Answer to `POST /v1/jobs/check`: the job would be taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Checked {
+    /// The job in canonical form, as it would be recorded; what is secret in its addresses is left out.
+    pub spec: JobSpec,
+}
 
 /// Answer to `POST /v1/jobs`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

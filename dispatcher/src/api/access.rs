@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ffpool_schema::access::{Permit, Right, Role};
@@ -17,6 +17,7 @@ use crate::api::App;
 use crate::api::certificates::ClientCertificate;
 use crate::api::problem::{Answer, ApiError, Kind};
 use crate::api::refusals::Refused;
+use crate::api::session;
 use crate::api::throttle::ClientAddress;
 use crate::ledger::keys::{Admission, Caller};
 use crate::ledger::{Actor, Realm};
@@ -42,7 +43,13 @@ pub(crate) async fn check(State((app, needs)): State<(App, Needs)>, mut request:
     let from = ClientAddress::of(&request);
     let route = format!("{} {}", request.method(), request.uri().path());
     let certificate = request.extensions().get::<Arc<ClientCertificate>>().cloned();
-    let shown = Shown { from, headers: request.headers(), certificate: certificate.as_deref() };
+    let shown = Shown {
+        from,
+        method: request.method(),
+        path: request.uri().path(),
+        headers: request.headers(),
+        certificate: certificate.as_deref(),
+    };
     let mut whose = Whose::Nobody;
     match authorise(&app, needs, &shown, &mut whose).await {
         Ok(caller) => {
@@ -69,6 +76,8 @@ pub(crate) enum Whose {
     Handshake,
     /// It carries a key that nobody has.
     Unknown,
+    /// It carries the cookie of a session that is over, or never was.
+    Session,
     /// A key that is or was good.
     Known(Caller),
     /// It carries a certificate and no key.
@@ -78,12 +87,19 @@ pub(crate) enum Whose {
 /// What a request shows of whose it is.
 struct Shown<'a> {
     from: ClientAddress,
+    method: &'a Method,
+    path: &'a str,
     headers: &'a HeaderMap,
     certificate: Option<&'a ClientCertificate>,
 }
 
 async fn authorise(app: &App, needs: Needs, shown: &Shown<'_>, whose: &mut Whose) -> Answer<Caller> {
-    // A key that is sent decides: the certificate then only opened the door.
+    // A key that is sent decides, then a session: the certificate then only opened the door.
+    if !carries_key(shown.headers)
+        && let Some(secret) = session::secret(shown.headers)
+    {
+        return by_session(app, needs, shown, secret, whose).await;
+    }
     if let Some(certificate) = shown.certificate.filter(|_| !carries_key(shown.headers)) {
         *whose = Whose::Certificate(certificate.name.clone());
         let caller = by_certificate(certificate, shown.from)?;
@@ -112,6 +128,27 @@ async fn authorise(app: &App, needs: Needs, shown: &Shown<'_>, whose: &mut Whose
     Ok(caller)
 }
 
+/// Whose request it is that carries the cookie of a session.
+async fn by_session(app: &App, needs: Needs, shown: &Shown<'_>, secret: &str, whose: &mut Whose) -> Answer<Caller> {
+    *whose = Whose::Session;
+    let counts = session::counts_as_use(shown.path, shown.headers);
+    let caller = match app.throttle.admit_session(app, shown.from, secret, counts).await? {
+        Admission::Valid(caller) => caller,
+        Admission::Void { caller, state } => {
+            let error = void(&caller, state);
+            *whose = Whose::Known(caller);
+            return Err(error);
+        }
+        Admission::Unknown => {
+            return Err(ApiError::new(Kind::Unauthenticated, "the session has ended; log in again with your API key"));
+        }
+    };
+    *whose = Whose::Known(caller.clone());
+    session::from_our_pages(shown.method, shown.headers, secret)?;
+    permit(&caller, needs)?;
+    Ok(caller)
+}
+
 /// Whose request it is that carries no key, only a certificate.
 fn by_certificate(certificate: &ClientCertificate, from: ClientAddress) -> Answer<Caller> {
     let name = &certificate.name;
@@ -126,7 +163,8 @@ fn by_certificate(certificate: &ClientCertificate, from: ClientAddress) -> Answe
     Ok(Caller { key: None, actor, permit: Permit::of(role) })
 }
 
-fn carries_key(headers: &HeaderMap) -> bool {
+/// Whether a request carries an API key.
+pub(crate) fn carries_key(headers: &HeaderMap) -> bool {
     headers.contains_key(header::AUTHORIZATION) || headers.contains_key("x-api-key")
 }
 

@@ -76,8 +76,9 @@ fn parameters(route: &Route) -> Vec<Value> {
                 "queue" => ("The queue.", json!({"type": "string", "enum": Queue::ALL.map(Queue::as_str)})),
                 "name" if route.path.starts_with("/v1/tenants/") => ("The tenant's name.", json!({"type": "string"})),
                 "name" => ("The schedule's name.", json!({"type": "string"})),
+                "file" => ("The file's name.", json!({"type": "string"})),
                 "key" => ("The key's name, or its prefix.", json!({"type": "string"})),
-                _ if route.path.starts_with("/v1/jobs/") => ("The job's id, or its number.", json!({"type": "string"})),
+                _ if route.path.contains("/jobs/") => ("The job's id, or its number.", json!({"type": "string"})),
                 _ => ("The worker's name.", json!({"type": "string"})),
             };
             json!({"name": name, "in": "path", "required": true, "description": meaning, "schema": schema})

@@ -128,6 +128,15 @@ pub(crate) const SCALE: &[Parameter] = &[
 ];
 const WORKERS: Shape = Shape::Integer { low: 0, high: 1_000_000 };
 const WAIT: Shape = Shape::Integer { low: 1, high: 604_800 };
+/// Parameters of the live stream.
+pub(crate) const EVENTS: &[Parameter] = &[
+    parameter("jobs", Shape::Text, "Ids of up to 100 jobs to follow, with commas between them."),
+    parameter("log", Shape::Text, "Id of a job whose tool's lines are told as they come."),
+];
+
+/// Parameters of the throughput.
+pub(crate) const THROUGHPUT: &[Parameter] =
+    &[parameter("hours", Shape::Integer { low: 1, high: 48 }, "The last so many hours, in 60 steps. Default 1.")];
 
 /// Parameters of a job's log.
 pub(crate) const LOG: &[Parameter] = &[

@@ -14,9 +14,9 @@ use jiff::Timestamp;
 use crate::api::problem::Answer;
 use crate::api::reference::QueuePath;
 use crate::api::{App, body};
-use crate::ledger::ControlError;
 use crate::ledger::keys::Caller;
-use crate::ledger::read::QueueCount;
+use crate::ledger::read::{QueueCount, ReadError};
+use crate::ledger::{ControlError, Realm};
 
 /// The broker's counts are a supplement: without them by then, the answer goes without them.
 const BROKER_BOUND: Duration = Duration::from_secs(3);
@@ -33,6 +33,16 @@ pub(crate) async fn list(State(app): State<App>, Extension(caller): Extension<Ca
     };
     let paused: Vec<Queue> = paused_queues(&app).await?.into_iter().map(|(queue, _, _)| queue).collect();
     Ok(Json(queues.into_iter().map(|work| view(work, &counts, &ready, &paused)).collect()))
+}
+
+/// The queues of a realm that are not empty or are paused, by the ledger alone.
+pub(crate) async fn of_ledger(app: &App, realm: &Realm) -> Result<Vec<QueueView>, ReadError> {
+    let counts = app.ledger.queues(realm).await?;
+    let paused: Vec<Queue> =
+        Queue::ALL.into_iter().filter(|queue| app.ledger.queue_is_paused(*queue).is_some()).collect();
+    let queues = queues_of(std::iter::empty(), &counts);
+    let views = queues.into_iter().map(|work| view(work, &counts, &BTreeMap::new(), &paused));
+    Ok(views.filter(|view| view.queued + view.running + view.delayed > 0 || view.paused).collect())
 }
 
 /// The paused queues, since when, and by whom and why in words.

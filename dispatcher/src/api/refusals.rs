@@ -152,6 +152,7 @@ fn actor_of(refused: &Refused<'_>) -> Actor {
         Whose::Nobody => Actor { address, ..Actor::of_pool("no key") },
         Whose::Handshake => Actor { address, ..Actor::of_pool("a TLS client") },
         Whose::Unknown => Actor { address, ..Actor::of_pool("an unknown key") },
+        Whose::Session => Actor { address, ..Actor::of_pool("an ended session") },
         Whose::Certificate(name) => Actor { address, ..Actor::of_pool(format!("certificate {name}")) },
         Whose::Known(caller) => Actor { address, ..caller.actor.clone() },
     }

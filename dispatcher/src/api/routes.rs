@@ -7,10 +7,10 @@ use axum::routing::{MethodRouter, get, post};
 use ffpool_schema::access::Right;
 use ffpool_schema::advice::ScaleAnswer;
 use ffpool_schema::api::{
-    Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView, NewKeyView,
-    Page, PauseRequest, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest, RotateRequest,
-    ScenarioView, ScheduleRequest, ScheduleView, StreamEvent, Submitted, TemplateView, TenantChange, TenantRequest,
-    TenantView, WorkerView,
+    Accepted, AuditView, Checked, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView,
+    LiveEvent, NewKeyView, Page, PauseRequest, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport,
+    RedriveRequest, RotateRequest, ScenarioView, ScheduleRequest, ScheduleView, SessionView, StreamEvent, Submitted,
+    TemplateView, TenantChange, TenantRequest, TenantView, Throughput, WorkerView,
 };
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::LogLine;
@@ -20,9 +20,10 @@ use crate::api::access::Reach;
 use crate::api::problem::Kind;
 use crate::api::query::{self, Parameter};
 use crate::api::{
-    App, audit, catalog, cost, dead_letters, health, jobs, keys, queues, scale, schedules, stream, submit, tenants,
-    workers,
+    App, audit, catalog, cost, dead_letters, health, jobs, keys, live, queues, scale, schedules, session, stream,
+    submit, tenants, throughput, workers,
 };
+use crate::web;
 
 /// One route.
 pub(crate) struct Route {
@@ -30,6 +31,8 @@ pub(crate) struct Route {
     pub(crate) path: &'static str,
     pub(crate) right: Right,
     pub(crate) reach: Reach,
+    /// Whether it has a limit apart from that of all others.
+    pub(crate) is_probe: bool,
     /// The `operationId`.
     pub(crate) name: &'static str,
     pub(crate) summary: &'static str,
@@ -87,6 +90,7 @@ impl Route {
             path,
             right,
             reach: Reach::Realm,
+            is_probe: false,
             name,
             summary: "",
             query: &[],
@@ -105,6 +109,11 @@ impl Route {
     /// It acts on the whole pool.
     fn of_pool(self) -> Route {
         Route { reach: Reach::Pool, ..self }
+    }
+
+    /// It tells probes how the dispatcher does.
+    fn for_probes(self) -> Route {
+        Route { is_probe: true, ..self }
     }
 
     fn query(self, query: &'static [Parameter]) -> Route {
@@ -133,6 +142,29 @@ const OK: StatusCode = StatusCode::OK;
 
 /// The table.
 pub(crate) fn all() -> Vec<Route> {
+    api().into_iter().chain(dashboard()).collect()
+}
+
+/// The dashboard: open to everybody, as there is nothing on its pages but what the API tells their user.
+fn dashboard() -> impl Iterator<Item = Route> {
+    const PAGE: &[&str] = &["text/html"];
+    const FILE: &[&str] = &["text/css", "text/javascript", "image/svg+xml"];
+    let file = Route::get("/assets/{file}", Right::Open, "showAsset", get(web::asset))
+        .summary("A file of the dashboard.")
+        .answers(OK, "The file.", Content { media_types: FILE, ..text() })
+        .problems(&[Kind::NotFound]);
+    let pages = web::PAGES.iter().map(|(path, name)| {
+        Route::get(path, Right::Open, name, get(web::page)).summary("A page of the dashboard.").answers(
+            OK,
+            "The page.",
+            Content { media_types: PAGE, ..text() },
+        )
+    });
+    pages.chain([file])
+}
+
+/// What programs use.
+fn api() -> Vec<Route> {
     vec![
         Route::post("/v1/jobs", Right::Submit, "submitJob", post(submit::submit))
             .summary("Records a job and queues it. The same body with the same id again changes nothing.")
@@ -140,6 +172,11 @@ pub(crate) fn all() -> Vec<Route> {
             .answers(StatusCode::CREATED, "It is recorded; Location names it.", json::<Submitted>())
             .answers(OK, "It was recorded before; this is its present state.", json::<Submitted>())
             .problems(&[Kind::RequestTimeout, Kind::Conflict, Kind::TooLarge, Kind::InvalidJob, Kind::OverQuota]),
+        Route::post("/v1/jobs/check", Right::Submit, "checkJob", post(submit::check))
+            .summary("Says whether a job would be taken, and every fault of one that would not. Nothing is recorded.")
+            .takes(job())
+            .answers(OK, "It is valid.", json::<Checked>())
+            .problems(&[Kind::RequestTimeout, Kind::TooLarge, Kind::InvalidJob]),
         Route::get("/v1/jobs", Right::Read, "listJobs", get(jobs::list))
             .summary("Lists jobs, newest first.")
             .query(query::JOBS)
@@ -187,6 +224,26 @@ pub(crate) fn all() -> Vec<Route> {
             .of_pool()
             .answers(OK, "They count no more.", json::<Accepted>())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::get("/v1/events", Right::Read, "followPool", get(live::follow))
+            .summary("Follows the pool: queues, workers, the jobs that are named, and the log of one of them.")
+            .query(query::EVENTS)
+            .answers(OK, "Events until the client goes, for ten minutes at most.", events::<LiveEvent>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::get("/v1/throughput", Right::Read, "showThroughput", get(throughput::show))
+            .summary("Counts the jobs that ended, step by step.")
+            .query(query::THROUGHPUT)
+            .answers(OK, "60 steps.", json::<Throughput>())
+            .problems(&[Kind::BadRequest]),
+        Route::post("/v1/session", Right::Read, "beginSession", post(session::begin))
+            .summary("Exchanges a key for the cookie of a session of the dashboard.")
+            .answers(StatusCode::CREATED, "The session has begun.", json::<SessionView>())
+            .problems(&[Kind::BadRequest]),
+        Route::get("/v1/session", Right::Read, "showSession", get(session::show))
+            .summary("Says whose the key or the session is, and what it may do.")
+            .answers(OK, "Whose it is.", json::<SessionView>()),
+        Route::post("/v1/session/end", Right::Read, "endSession", post(session::end))
+            .summary("Ends the session of the cookie.")
+            .answers(OK, "It has ended.", json::<Accepted>()),
         Route::get("/v1/workers", Right::Read, "listWorkers", get(workers::list))
             .summary("Lists the workers.")
             .answers(OK, "All workers, by name.", json::<Vec<WorkerView>>()),
@@ -338,9 +395,11 @@ pub(crate) fn all() -> Vec<Route> {
             .answers(OK, "OpenAPI 3.1.", document(&["application/json"])),
         Route::get("/health", Right::Open, "isAlive", get(health::alive))
             .summary("Answers while the dispatcher lives.")
+            .for_probes()
             .answers(OK, "It lives.", text()),
         Route::get("/ready", Right::Open, "isReady", get(health::ready))
             .summary("Says whether broker, NATS and Postgres work and a leader is known.")
+            .for_probes()
             .answers(OK, "All work.", json::<Readiness>())
             .answers(StatusCode::SERVICE_UNAVAILABLE, "Some do not.", json::<Readiness>()),
     ]

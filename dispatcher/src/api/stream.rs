@@ -151,7 +151,7 @@ async fn next_progress(subscription: &mut Option<Subscription<Progress>>) -> Pro
 }
 
 /// Whether a client should hear of it. How far the attempt is comes as an event of its own.
-fn has_changed(sent: &JobView, found: &JobView) -> bool {
+pub(crate) fn has_changed(sent: &JobView, found: &JobView) -> bool {
     let without_progress = |job: &JobView| JobView { progress: None, ..job.clone() };
     without_progress(sent) != without_progress(found)
 }

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use ffpool_schema::api::Submitted;
+use ffpool_schema::api::{Checked, Submitted};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::parse::Received;
@@ -17,6 +17,7 @@ use ffpool_schema::parse::Received;
 use crate::api::problem::{Answer, ApiError, Kind};
 use crate::api::{App, body, observe};
 use crate::ledger::keys::Caller;
+use crate::ledger::read::without_secrets;
 use crate::ledger::{FullTenant, Realm, SubmitError, Submitter};
 
 /// Before a job over its tenant's quota is submitted again.
@@ -46,6 +47,20 @@ pub(crate) async fn submit(
         recorded(&app, caller.realm(), id, &spec, &body).await?;
     }
     Ok((StatusCode::CREATED, location(&submitted), Json(submitted)).into_response())
+}
+
+/// `POST /v1/jobs/check`
+pub(crate) async fn check(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    request: Body,
+) -> Answer<Json<Checked>> {
+    let body = body::read(request).await?;
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let received = Received { body: &body, content_type, ..Received::default() };
+    let spec = app.ledger.read_in(caller.realm(), &received).map_err(ApiError::invalid_job)?.spec;
+    Ok(Json(Checked { spec: without_secrets(spec) }))
 }
 
 /// Refuses a job whose tenant has as much as it may. One that gets past because others come at the same time is held back.

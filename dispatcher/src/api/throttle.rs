@@ -23,6 +23,7 @@ use crate::api::followers::StreamLimits;
 use crate::api::problem::{Answer, ApiError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::{Admission, Caller};
+use crate::ledger::read::ReadError;
 use crate::limits::{Buckets, Limit, Origin, ProxyHeader, Rate, RateLimits, Until, client_address};
 
 /// Clients, keys or tenants that are remembered in one table: a few megabytes.
@@ -135,9 +136,31 @@ impl Throttle {
 
     /// What a key is, within the limits of keys that are not known, of the key, and of its tenant.
     pub(crate) async fn admit(&self, app: &App, address: ClientAddress, key: &str) -> Answer<Admission> {
-        let (origin, hash) = (Origin::of(address.0), self.hasher.hash_one(key));
+        self.admitted(app, address, self.hasher.hash_one(key), app.ledger.admit(key)).await
+    }
+
+    /// Whose session it is, within the same limits.
+    pub(crate) async fn admit_session(
+        &self,
+        app: &App,
+        address: ClientAddress,
+        secret: &str,
+        counts: bool,
+    ) -> Answer<Admission> {
+        let hash = self.hasher.hash_one(("session", secret));
+        self.admitted(app, address, hash, app.ledger.admit_session(secret, counts)).await
+    }
+
+    async fn admitted(
+        &self,
+        app: &App,
+        address: ClientAddress,
+        hash: u64,
+        look: impl Future<Output = Result<Admission, ReadError>>,
+    ) -> Answer<Admission> {
+        let origin = Origin::of(address.0);
         self.may_try(origin, hash)?;
-        let mut caller = match app.ledger.admit(key).await? {
+        let mut caller = match look.await? {
             Admission::Valid(caller) => caller,
             void @ (Admission::Void { .. } | Admission::Unknown) => {
                 self.note_failed(origin, hash);

@@ -481,7 +481,7 @@ fn stored_scopes(permit: &Permit) -> Option<Vec<&'static str>> {
     Some(names)
 }
 
-fn key_view(row: &Row) -> Result<KeyView, ReadError> {
+pub(super) fn key_view(row: &Row) -> Result<KeyView, ReadError> {
     let scopes: Option<Vec<String>> = row.try_get("scopes")?;
     // A right that this version does not know is one that it cannot give.
     let scopes = scopes.map(|names| names.iter().filter_map(|name| name.parse().ok()).collect());
@@ -518,6 +518,9 @@ macro_rules! key_columns {
          EXISTS (SELECT FROM tenant AS t WHERE t.name = k.tenant AND t.disabled_at IS NOT NULL) AS tenant_is_disabled"
     };
 }
+
+/// What [`key_view`] reads, for whoever finds a key another way.
+pub(super) const KEY_COLUMNS: &str = key_columns!();
 
 const FIND: &str = concat!(
     "SELECT k.hash, k.last_used_at IS NULL OR k.last_used_at < now() - interval '10 minutes' AS use_is_stale, ",

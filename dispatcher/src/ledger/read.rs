@@ -38,7 +38,7 @@ const PARENTS_MAX: i64 = 100;
 /// Kinds of dead letters that are shown at most, the most frequent.
 const KINDS_MAX: i64 = 1000;
 
-const JOB_COLUMNS: &str = "id, number, state, queue, priority, pool, scenario, tenant, labels, attempt, failures, \
+pub(super) const JOB_COLUMNS: &str = "id, number, state, queue, priority, pool, scenario, tenant, labels, attempt, failures, \
      max_retries, owner_worker, custody, created_at, CASE WHEN held_by IS NULL THEN publish_due END AS publish_due, started_at, ended_at, progress, failure, reason, faults, \
      paused, frozen_since, deadline, part_of, chunks, \
      (SELECT array_agg(parent) FROM dependency WHERE child = job.id AND (job.chunks IS NULL OR NOT EXISTS \
@@ -587,7 +587,7 @@ fn list_query(filter: &JobFilter) -> Query {
     query
 }
 
-fn job_view(row: &Row) -> Result<JobView, ReadError> {
+pub(super) fn job_view(row: &Row) -> Result<JobView, ReadError> {
     let state: State = named(row, "state")?;
     let running = matches!(state, State::Running | State::Cancelling);
     let delayed = state == State::Delayed;
@@ -747,7 +747,7 @@ where
 }
 
 /// The job as it is shown: a signed address and the key of a live stream are as good as a password.
-fn without_secrets(mut spec: JobSpec) -> JobSpec {
+pub(crate) fn without_secrets(mut spec: JobSpec) -> JobSpec {
     for output in &mut spec.outputs {
         output.url = redact(&output.url);
     }

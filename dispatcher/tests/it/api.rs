@@ -3,6 +3,7 @@
 mod audit;
 mod catalog;
 mod cost;
+mod dashboard;
 mod dead_letters;
 mod explain;
 mod jobs;
@@ -13,6 +14,7 @@ mod pages;
 mod pausing;
 mod routes;
 mod scale;
+mod sessions;
 mod stream;
 mod tenants;
 mod tls;
@@ -232,6 +234,23 @@ async fn until<T>(fact: &str, check: impl AsyncFn() -> Result<T, String>) -> T {
 /// Fails when `work` takes longer than anything may.
 async fn within_bound<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(BOUND, work).await.unwrap_or_else(|_| panic!("not within {BOUND:?}: {what}"))
+}
+
+/// The text of an answer; of a stream that does not end by itself as much as it tells at its start.
+async fn text_of(mut response: Response) -> String {
+    let is_stream = response.headers()["content-type"] == "text/event-stream" && response.url().path() == "/v1/events";
+    if !is_stream {
+        return response.text().await.unwrap();
+    }
+    let mut text = String::new();
+    let reading = async {
+        while !text.contains("event: queues") {
+            let chunk = response.chunk().await.unwrap().unwrap_or_else(|| panic!("the stream ended: {text}"));
+            text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+    };
+    within_bound("the stream tells of the queues", reading).await;
+    text
 }
 
 /// The whole text of a server-sent event stream that ends by itself.

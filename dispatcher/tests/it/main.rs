@@ -1,6 +1,7 @@
 //! The dispatcher over real servers, which all tests of this binary share.
 
 mod api;
+mod browser;
 mod ledger;
 
 use ffpool_dispatcher::ledger::Actor;

@@ -1,0 +1,274 @@
+//! One look at the ledger for all streams of a dispatcher.
+//!
+//! Invariant: how often the ledger is asked depends on time alone; how much, on the different jobs, realms and keys of those
+//! who follow. Nobody follows: nothing is asked, nothing is remembered.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ffpool_schema::api::{FleetView, JobView, QueueView};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::api::App;
+use crate::api::problem::{Answer, ApiError};
+use crate::api::queues;
+use crate::ledger::Realm;
+use crate::ledger::keys::Caller;
+use crate::ledger::read::ReadError;
+
+/// Streams of one dispatcher.
+const STREAMS_MAX: usize = 512;
+/// Streams of one key: the tabs of a few people.
+const STREAMS_PER_KEY_MAX: usize = 32;
+/// Between two looks. What is asked seldom comes with every so many of them.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks when somebody new came in between.
+const SOON: Duration = Duration::from_millis(50);
+/// With every second look the workers and the queues, with every third the keys.
+const LOOKS_BETWEEN_SUMS: u32 = 2;
+const LOOKS_BETWEEN_KEYS: u32 = 3;
+/// Jobs asked for in one query.
+const BATCH: usize = 1000;
+/// When too many follow: worth another try then.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// What waits and runs in a realm.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct QueuesSeen {
+    pub(super) queues: Vec<QueueView>,
+    pub(super) newest: i64,
+}
+
+/// What is known, and who wants to know it.
+#[derive(Default)]
+struct Known {
+    streams: usize,
+    /// How many streams want each.
+    keys: HashMap<Option<Uuid>, usize>,
+    realms: HashMap<Option<String>, usize>,
+    wanted: HashMap<Uuid, usize>,
+    /// Keys that open nothing any more.
+    shut_out: Vec<Uuid>,
+    jobs: HashMap<Uuid, Arc<JobView>>,
+    fleet: Option<FleetView>,
+    queues: HashMap<Option<String>, Arc<QueuesSeen>>,
+}
+
+/// What all streams of a dispatcher know.
+#[derive(Default)]
+pub(crate) struct Hub {
+    known: Mutex<Known>,
+    /// Somebody came.
+    came: Notify,
+}
+
+impl Hub {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets somebody follow, if there is room.
+    pub(super) fn admit(self: &Arc<Self>, caller: &Caller, jobs: Vec<Uuid>) -> Answer<Guest> {
+        let mut known = self.known();
+        if known.streams >= STREAMS_MAX {
+            let detail =
+                format!("{STREAMS_MAX} streams are open, as many as one dispatcher serves; ask another, or later");
+            return Err(ApiError::too_many(detail, TRY_AGAIN));
+        }
+        if known.keys.get(&caller.key).is_some_and(|open| *open >= STREAMS_PER_KEY_MAX) {
+            let detail = format!("{STREAMS_PER_KEY_MAX} streams of this key are open; close one of them");
+            return Err(ApiError::too_many(detail, TRY_AGAIN));
+        }
+        let realm = caller.tenant().map(str::to_owned);
+        known.streams += 1;
+        add(&mut known.keys, caller.key);
+        add(&mut known.realms, realm.clone());
+        jobs.iter().for_each(|job| add(&mut known.wanted, *job));
+        drop(known);
+        self.came.notify_one();
+        Ok(Guest { hub: self.clone(), key: caller.key, realm, jobs })
+    }
+
+    /// Looks for those who follow, until `stop`.
+    pub(crate) async fn look(self: Arc<Self>, app: App, stop: CancellationToken) {
+        let mut looks: u32 = 0;
+        loop {
+            let wait = if self.known().streams == 0 { None } else { Some(LOOK) };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.came.notified() => tokio::time::sleep(SOON).await,
+                () = sleep_or_never(wait) => {}
+            }
+            looks = looks.wrapping_add(1);
+            if let Err(error) = self.look_once(&app, looks).await {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the ledger was not looked at for those who follow"
+                );
+            }
+        }
+    }
+
+    async fn look_once(&self, app: &App, looks: u32) -> Result<(), ReadError> {
+        let (jobs, realms, keys) = {
+            let known = self.known();
+            let realms: Vec<Option<String>> = known.realms.keys().cloned().collect();
+            let is_new = realms.iter().any(|realm| !known.queues.contains_key(realm));
+            let sums = is_new || looks.is_multiple_of(LOOKS_BETWEEN_SUMS);
+            let keys: Vec<Uuid> = known.keys.keys().copied().flatten().collect();
+            let keys = if looks.is_multiple_of(LOOKS_BETWEEN_KEYS) { keys } else { Vec::new() };
+            (known.wanted.keys().copied().collect::<Vec<Uuid>>(), if sums { realms } else { Vec::new() }, keys)
+        };
+        for batch in jobs.chunks(BATCH) {
+            let found = app.ledger.jobs_by_id(batch).await?;
+            let mut known = self.known();
+            for job in found.into_iter().filter(|job| known.wanted.contains_key(&job.id.0)).collect::<Vec<_>>() {
+                known.jobs.insert(job.id.0, Arc::new(job));
+            }
+        }
+        if !realms.is_empty() {
+            let fleet = app.ledger.fleet().await?;
+            self.known().fleet = Some(fleet);
+        }
+        for tenant in realms {
+            let realm = Realm::of(tenant.clone());
+            let newest = app.ledger.newest_job(&realm).await?;
+            let queues = queues::of_ledger(app, &realm).await?;
+            let mut known = self.known();
+            if known.realms.contains_key(&tenant) {
+                known.queues.insert(tenant, Arc::new(QueuesSeen { queues, newest }));
+            }
+        }
+        for key in keys {
+            if !app.ledger.key_opens(key).await? {
+                self.known().shut_out.push(key);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn sleep_or_never(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One more wants it.
+fn add<K: Hash + Eq>(wanted: &mut HashMap<K, usize>, what: K) {
+    *wanted.entry(what).or_default() += 1;
+}
+
+/// One less wants it. Whether nobody does any more.
+fn take<K: Hash + Eq>(wanted: &mut HashMap<K, usize>, what: &K) -> bool {
+    let Some(count) = wanted.get_mut(what) else { return true };
+    *count -= 1;
+    if *count > 0 {
+        return false;
+    }
+    wanted.remove(what);
+    true
+}
+
+/// A place of somebody who follows. Dropping it gives the place back.
+pub(super) struct Guest {
+    hub: Arc<Hub>,
+    key: Option<Uuid>,
+    realm: Option<String>,
+    jobs: Vec<Uuid>,
+}
+
+impl Guest {
+    pub(super) fn is_shut_out(&self) -> bool {
+        self.key.is_some_and(|key| self.hub.known().shut_out.contains(&key))
+    }
+
+    pub(super) fn fleet(&self) -> Option<FleetView> {
+        self.hub.known().fleet.clone()
+    }
+
+    pub(super) fn queues(&self) -> Option<Arc<QueuesSeen>> {
+        self.hub.known().queues.get(&self.realm).cloned()
+    }
+
+    pub(super) fn job(&self, id: Uuid) -> Option<Arc<JobView>> {
+        self.hub.known().jobs.get(&id).cloned()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut known = self.hub.known();
+        let known = &mut *known;
+        known.streams = known.streams.saturating_sub(1);
+        if take(&mut known.keys, &self.key) {
+            known.shut_out.retain(|key| Some(*key) != self.key);
+        }
+        if take(&mut known.realms, &self.realm) {
+            known.queues.remove(&self.realm);
+        }
+        for job in &self.jobs {
+            if take(&mut known.wanted, job) {
+                known.jobs.remove(job);
+            }
+        }
+        if known.streams == 0 {
+            known.fleet = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ffpool_schema::access::{Permit, Role};
+
+    use super::*;
+    use crate::ledger::Actor;
+
+    fn caller(key: u128, tenant: Option<&str>) -> Caller {
+        let realm = Realm::of(tenant.map(str::to_owned));
+        let actor = Actor { name: "app".to_owned(), realm, address: None };
+        Caller { key: Some(Uuid::from_u128(key)), actor, permit: Permit::of(Role::Viewer) }
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_forgotten_and_places_come_back() {
+        let hub = Arc::new(Hub::default());
+        let job = Uuid::from_u128(9);
+        let one = hub.admit(&caller(1, None), vec![job]).unwrap();
+        let two = hub.admit(&caller(2, Some("acme")), vec![job]).unwrap();
+        let counts = || {
+            let known = hub.known();
+            (known.streams, known.wanted[&job], known.realms.len())
+        };
+        assert_eq!(counts(), (2, 2, 2));
+        drop(one);
+        assert_eq!(counts(), (1, 1, 1));
+        drop(two);
+        let known = hub.known();
+        assert_eq!(known.streams, 0);
+        assert!(known.keys.is_empty() && known.realms.is_empty() && known.wanted.is_empty());
+    }
+
+    #[test]
+    fn neither_one_key_nor_all_together_hold_more_streams_than_there_may_be() {
+        let hub = Arc::new(Hub::default());
+        let mut guests: Vec<Guest> =
+            (0..STREAMS_PER_KEY_MAX).map(|_| hub.admit(&caller(1, None), Vec::new()).unwrap()).collect();
+        assert_eq!(hub.admit(&caller(1, None), Vec::new()).err().unwrap().status(), 429);
+        for key in 0.. {
+            match hub.admit(&caller(100 + key, None), Vec::new()) {
+                Ok(guest) => guests.push(guest),
+                Err(refused) => {
+                    assert_eq!((guests.len(), refused.status().as_u16()), (STREAMS_MAX, 429));
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The dashboard in a real Chromium, and its session without one.
+
+use ffpool_runtime::tls::{Automatic, ServerTls, Source};
+use ffpool_schema::id::JobId;
+use ffpool_schema::message::{LogLine, Phase, Progress};
+use ffpool_schema::subjects;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Api, Door, answer};
+use crate::browser::Browser;
+
+const AXE: &str = include_str!("../../axe/axe.min.js");
+
+/// Every page, with a heading by which it is known, and words that it shows once what it asked for has come.
+const PAGES: [(&str, &str, &str); 12] = [
+    ("/", "Overview", "Core hours"),
+    ("/jobs", "Jobs", "#2"),
+    ("/jobs/2", "Job 2", "Why"),
+    ("/workers", "Workers", "w-1"),
+    ("/workers/w-1", "w-1", "slots in use"),
+    ("/dead-letters", "Dead letters", "kind-of-test"),
+    ("/submit?scenario=720p30-h264", "Submit a job", "This job is valid."),
+    ("/scenarios", "Scenarios", "custom-input"),
+    ("/cost?by=queue", "Cost and energy", "Core hours"),
+    ("/keys", "Keys", "test-admin"),
+    ("/tenants", "Tenants", "acme"),
+    ("/audit", "Audit", "log in"),
+];
+
+/// What is there to be seen: a job of most states, attempts, a log, a worker, a tenant.
+async fn furnish(api: &Api) -> Uuid {
+    api.insert_worker("w-1").await;
+    answer(api.post("/v1/tenants").json(&json!({"name": "acme"})), 201).await;
+    let failed = api.insert_job("failed").await;
+    api.update_job(
+        failed,
+        "failure = '{\"cause\": \"oom\", \"message\": \"it ran out of memory\", \"evidence\": \"Killed\", \"exit_code\": null, \
+         \"signal\": 9}', dead_fingerprint = 'kind-of-test', last_cause = 'oom', attempt = 1, failures = 1, \
+         started_at = now() - interval '3 minutes', ended_at = now() - interval '1 minute'",
+    )
+    .await;
+    let completed = api.insert_job("completed").await;
+    api.update_job(
+        completed,
+        "attempt = 1, owner_worker = 'w-1', started_at = now() - interval '9 minutes', ended_at = now() - interval '5 minutes'",
+    )
+    .await;
+    let usage = json!({"wall_ms": 240_000, "cpu_ms": 480_000, "peak_memory_bytes": 734_003_200, "energy_joules": 5400.0,
+                       "input_bytes": 104_857_600, "output_bytes": 20_971_520});
+    for (job, outcome) in [(failed, "failed"), (completed, "finished")] {
+        let sql = "INSERT INTO attempt (job, attempt, worker, incarnation, started_at, ended_at, outcome, usage) \
+                   VALUES ($1, 1, 'w-1', $1, now() - interval '9 minutes', now() - interval '5 minutes', $2, $3)";
+        api.sql.execute(sql, &[&job, &outcome, &usage]).await.unwrap();
+        let sql = "INSERT INTO event (job, kind, state, attempt) VALUES ($1, 'recorded', 'queued', 0), ($1, 'claim', 'running', 1)";
+        api.sql.execute(sql, &[&job]).await.unwrap();
+        let sql =
+            "INSERT INTO log_line (job, attempt, seq, line) VALUES ($1, 1, 1, 'Input #0, mov, from ''clip.mov'':')";
+        api.sql.execute(sql, &[&job]).await.unwrap();
+    }
+    for _ in 0..3 {
+        api.insert_job("queued").await;
+    }
+    let running = api.insert_job("running").await;
+    let owned = "attempt = 1, owner_worker = 'w-1', custody = 'ledger', started_at = now(), lease_until = now() + interval '1 hour', \
+                 owner_incarnation = id, spec = '{\"scenario\": \"720p-h264\", \"input\": \"/media/in.mov\"}'";
+    api.update_job(running, owned).await;
+    running
+}
+
+fn progress(job: Uuid, seq: u64) -> Progress {
+    Progress {
+        job: JobId(job),
+        attempt: 1,
+        worker: "w-1".parse().unwrap(),
+        seq,
+        phase: Phase::Encode,
+        percent: Some(41.5),
+        frame: Some(seq),
+        fps: Some(87.0),
+        speed: Some(2.9),
+        out_time_us: None,
+        size_bytes: Some(7_340_032),
+        eta_secs: Some(75.0),
+        live: None,
+    }
+}
+
+/// Says over and over how far a job is and what its tool writes, until the page shows it: signals may be lost.
+async fn say_until_shown(api: &Api, browser: &Browser, job: Uuid) {
+    let saying = async {
+        for seq in 1.. {
+            api.signals.publish(&subjects::progress(JobId(job)), &progress(job, seq)).await.unwrap();
+            let line = LogLine { job: JobId(job), attempt: 1, seq, line: format!("frame <b>{seq}</b> is written") };
+            api.signals.publish(&subjects::log(JobId(job)), &line).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let shown = async {
+        browser.until_shown("41.5 %").await;
+        // What a tool writes is text, whatever it looks like.
+        browser.until_shown("</b> is written").await;
+        browser.until_shown("Since this page was opened").await;
+    };
+    tokio::select! {
+        () = saying => {}
+        () = shown => {}
+    }
+}
+
+async fn log_in(browser: &Browser, key: &str) {
+    browser.until("the key can be written", "document.querySelector('#key')").await;
+    browser.value(&format!("document.querySelector('#key').value = {}", json!(key))).await;
+    browser.press("Log in").await;
+}
+
+/// Whatever of a page keeps people out and is serious, by axe's rules with these tags.
+async fn barriers(browser: &Browser, tags: &str) -> Vec<Value> {
+    let options = format!("{{runOnly: {tags}, resultTypes: ['violations'], iframes: false, preload: false}}");
+    let run = format!(
+        "axe.run(document, {options}).then(found => found.violations.filter(one => ['serious', 'critical'].includes(one.impact))\
+         .map(one => ({{rule: one.id, nodes: one.nodes.map(node => node.html + ' ' + node.failureSummary)}})))"
+    );
+    browser.value(&run).await.as_array().unwrap().clone()
+}
+
+async fn scheme(browser: &Browser, scheme: &str, width: u32) {
+    let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+    browser.call("Emulation.setEmulatedMedia", media).await;
+    let size = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false});
+    browser.call("Emulation.setDeviceMetricsOverride", size).await;
+}
+
+/// Keeps a picture for people to look at, where somebody asks for it.
+async fn keep_picture(browser: &Browser, page: &str, scheme: &str, width: u32) {
+    let Some(folder) = std::env::var_os("FFPOOL_SCREENSHOTS") else { return };
+    let name = page.split('?').next().unwrap().trim_matches('/').replace('/', "-");
+    let name = if name.is_empty() { "overview" } else { &name };
+    let file = std::path::Path::new(&folder).join(format!("{name}-{scheme}-{width}.webp"));
+    std::fs::write(file, browser.picture().await).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_page() {
+    let api = Api::start().await;
+    let job = furnish(&api).await;
+    let folder = tempfile::tempdir().unwrap();
+    let names = vec!["localhost".to_owned()];
+    let source = Source::Automatic(Automatic { folder: folder.path().to_owned(), server: "api", names });
+    let door = Door { tls: Some(ServerTls::open(source, None).unwrap()), ..Door::plain() };
+    let base = format!("https://localhost:{}", api.open_door(door).await.port());
+    let browser = Browser::start().await;
+    scheme(&browser, "light", 1280).await;
+
+    // Whoever is not logged in logs in first, and gets where they wanted to go.
+    browser.open(&format!("{base}/jobs?status=running")).await;
+    log_in(&browser, "ffp_0123456789_wrong").await;
+    browser.until_shown("not known here").await;
+    keep_picture(&browser, "login", "light", 1280).await;
+    log_in(&browser, &api.admin).await;
+    browser
+        .until("the list of running jobs is there", "location.pathname + location.search === '/jobs?status=running'")
+        .await;
+    let cookies = browser.call("Network.getCookies", json!({})).await;
+    let cookie = &cookies["cookies"][0];
+    assert_eq!((&cookie["name"], &cookie["sameSite"]), (&json!("__Host-ffpool"), &json!("Strict")), "{cookies}");
+    assert_eq!((&cookie["httpOnly"], &cookie["secure"]), (&json!(true), &json!(true)), "{cookies}");
+
+    // A job is followed without loading anything again, and cancelled.
+    let link = "[...document.querySelectorAll('tbody th a')].find(link => link.textContent === '#6')";
+    browser.until("the running job is in the list", link).await;
+    browser.value(&format!("window.mark = 1; {link}.click()")).await;
+    browser.until_shown("Job 6").await;
+    say_until_shown(&api, &browser, job).await;
+    keep_picture(&browser, "jobs/running", "light", 1280).await;
+    browser.press("Cancel").await;
+    browser.until("it is asked whether", "document.querySelector('dialog[open]')").await;
+    browser.press("Cancel").await;
+    browser
+        .until(
+            "the page shows that it is being cancelled",
+            "document.querySelector('.page-head .badge').textContent === 'cancelling'",
+        )
+        .await;
+    let state = async || {
+        let row = api.sql.query_one("SELECT state FROM job WHERE id = $1", &[&job]).await.unwrap();
+        row.get::<_, String>(0)
+    };
+    assert_eq!(state().await, "cancelling");
+    api.update_job(job, "state = 'cancelled', ended_at = now(), lease_until = NULL").await;
+    browser
+        .until("the page shows its end", "document.querySelector('.page-head .badge').textContent === 'cancelled'")
+        .await;
+    browser.press("Retry").await;
+    browser
+        .until(
+            "it is sent round again",
+            "['queued', 'delayed'].includes(document.querySelector('.page-head .badge').textContent)",
+        )
+        .await;
+    assert_eq!(browser.value("window.mark").await, 1, "no page was loaded again");
+    browser.value("document.querySelector('nav a[href=\"/jobs\"]').click()").await;
+    browser.until("it is in the list of all jobs", link).await;
+    browser.value("history.back()").await;
+    browser
+        .until(
+            "the way back leads to the job",
+            "location.pathname === '/jobs/6' && document.querySelector('h1').textContent === 'Job 6'",
+        )
+        .await;
+
+    // Nothing on any page keeps anybody out.
+    browser.value("window.scrollTo(0, 0)").await;
+    browser.open(&format!("{base}/audit")).await;
+    browser.until_shown("log in").await;
+    browser.value(AXE).await;
+    for (page, heading, words) in PAGES {
+        scheme(&browser, "light", 1280).await;
+        let go = "history.pushState(null, '', {}); dispatchEvent(new PopStateEvent('popstate'))";
+        browser.value(&go.replace("{}", &json!(page).to_string())).await;
+        let has_heading = format!("document.querySelector('h1')?.textContent === {}", json!(heading));
+        browser.until(&format!("{page} has its heading"), &has_heading).await;
+        browser.until_shown(words).await;
+        browser.until("nothing is loading", "!document.querySelector('.waiting')").await;
+        keep_picture(&browser, page, "light", 1280).await;
+        let found = barriers(&browser, "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']").await;
+        assert!(found.is_empty(), "{page}: {found:#?}");
+        scheme(&browser, "dark", 1280).await;
+        keep_picture(&browser, page, "dark", 1280).await;
+        let found = barriers(&browser, "['color-contrast']").await;
+        assert!(found.is_empty(), "{page} in the dark: {found:#?}");
+        scheme(&browser, "dark", 390).await;
+        keep_picture(&browser, page, "dark", 390).await;
+        let overflow = browser.value("document.documentElement.scrollWidth - innerWidth").await;
+        assert!(overflow.as_f64().unwrap() <= 0.0, "{page} is {overflow} px wider than a phone");
+    }
+
+    // A key that is revoked ends its session.
+    answer(api.post("/v1/keys/test-admin/revoke"), 200).await;
+    browser.value("document.querySelector('nav a[href=\"/workers\"]').click()").await;
+    browser
+        .until("the key is asked for again", "location.pathname === '/login' && document.querySelector('#key')")
+        .await;
+
+    // What a browser writes about answers that are meant to be: no session yet, a key that is wrong, one that is revoked.
+    let meant = |complaint: &String| complaint.starts_with("\"network\"") && complaint.contains("status of 401");
+    let complaints: Vec<String> = browser.complaints().into_iter().filter(|complaint| !meant(complaint)).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    browser.close().await;
+    api.stop().await;
+}

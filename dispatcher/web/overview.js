@@ -1,0 +1,129 @@
+// The first page: how the pool does, at a glance.
+
+import {ask, post, path} from './api.js';
+import {columns, share} from './charts.js';
+import {h, put} from './dom.js';
+import {age, amount, clock, count, number, plural, words} from './format.js';
+import {action, badge, confirm, figure, head, link, load, section, table} from './parts.js';
+
+const QUEUES = ['live', 'default', 'batch'];
+const PRIORITIES = ['high', 'medium', 'low'];
+const ENDS = [['completed', 'Completed'], ['failed', 'Failed'], ['cancelled', 'Cancelled'], ['rejected', 'Rejected']];
+
+export async function overview({place, signal, follow, every, may, session}) {
+  const figures = h('dl', {class: 'figures'});
+  const queues = h('div');
+  const rate = h('div');
+  const causes = h('div');
+  const costs = h('div');
+  let fleet = null;
+  let seen = {queues: []};
+  let ended = null;
+  let controls = false;
+
+  const sum = key => seen.queues.reduce((total, queue) => total + queue[key], 0);
+  const total = key => ended?.points.reduce((all, point) => all + point[key], 0);
+  const drawFigures = () => put(figures,
+    figure('Waiting', count(sum('queued')), oldestOf(seen.queues) ? `oldest for ${age(oldestOf(seen.queues))}` : 'nothing waits'),
+    figure('Running', count(sum('running')), `${count(sum('delayed'))} delayed or blocked`),
+    figure('Workers', fleet ? count((fleet.workers.ready ?? 0) + (fleet.workers.draining ?? 0)) : '–',
+      fleet && [fleet.workers.draining ? `${fleet.workers.draining} draining` : null, fleet.workers.lost ? `${fleet.workers.lost} lost` : null].filter(Boolean).join(', ') || 'all ready'),
+    figure('Slots in use', fleet ? `${count(fleet.used)} of ${count(fleet.slots)}` : '–', fleet && share(fleet.used, fleet.slots, `${fleet.slots ? Math.round(fleet.used / fleet.slots * 100) : 0} %`)),
+    figure('Completed in the last hour', ended ? count(total('completed')) : '–', ended && `${number(total('completed') / 60)} a minute`),
+    figure('Failed in the last hour', ended ? count(total('failed')) : '–', ended && plural(total('rejected'), 'rejected', 'rejected')));
+
+  const toggle = queue => {
+    const paused = seen.queues.some(one => one.queue === queue && one.paused);
+    return action(paused ? 'Resume' : 'Pause', async () => {
+      if (paused) return post(path`/v1/queues/${queue}/resume`);
+      const reason = await confirm(`Pause the queue ${queue}?`, 'Nothing more of it starts; what runs goes on.', {yes: 'Pause', field: 'Reason, shown to whoever asks why a job waits'});
+      return reason === null ? null : post(path`/v1/queues/${queue}/pause`, {reason: reason || null});
+    }, {className: 'quiet small', label: `${paused ? 'Resume' : 'Pause'} the queue ${queue}`});
+  };
+  const drawQueues = () => {
+    const most = Math.max(1, ...seen.queues.map(queue => queue.queued));
+    const rows = QUEUES.flatMap(queue => PRIORITIES.map(priority => sumOf(seen.queues, queue, priority)));
+    const paused = queue => seen.queues.some(one => one.queue === queue && one.paused);
+    controls = may('control') && !session.tenant;
+    const cells = [
+      {title: 'Queue', cell: row => [link(`/jobs?status=queued&queue=${row.queue}&priority=${row.priority}`, `${row.queue} · ${row.priority}`), paused(row.queue) && [' ', badge('paused')]]},
+      {title: 'Waiting', className: 'num', cell: row => share(row.queued, most, count(row.queued))},
+      {title: 'Oldest', className: 'num', cell: row => age(row.oldest)},
+      {title: 'Running', className: 'num', cell: row => count(row.running)},
+      {title: 'Delayed', className: 'num wide', cell: row => count(row.delayed)},
+    ];
+    put(queues, table('Queues by priority', cells, rows),
+      controls && h('div', {class: 'row'}, QUEUES.map(queue => h('span', {class: 'row tight'}, h('span', {class: 'muted'}, queue), toggle(queue)))));
+  };
+
+  const drawRate = () => {
+    const points = ended.points.map(point => ENDS.map(([key]) => point[key]));
+    const label = `Jobs that ended in the last hour by minute: ${ENDS.map(([key, title]) => `${count(total(key))} ${title.toLowerCase()}`).join(', ')}`;
+    put(rate, columns(points, ENDS.map(([key]) => `bar-${key}`), {label}),
+      h('p', {class: 'axis'}, h('span', {}, clock(ended.points[0].at)), h('span', {}, 'now')),
+      h('ul', {class: 'legend'}, ENDS.map(([key, title]) => h('li', {}, h('span', {class: `swatch bar-${key}`}), `${title} ${count(total(key))}`))));
+  };
+  const readRate = idle => load(rate, async () => {
+    ended = await ask('/v1/throughput', {signal, idle});
+    drawFigures();
+    drawRate();
+    return [...rate.childNodes];
+  });
+  const readCauses = idle => load(causes, async () => {
+    const groups = await ask('/v1/dead-letters/groups', {signal, idle});
+    const causesOf = Map.groupBy(groups, group => group.cause);
+    const rows = [...causesOf].map(([cause, kinds]) => ({cause, kinds: kinds.length, count: kinds.reduce((all, kind) => all + kind.count, 0)}))
+      .sort((one, other) => other.count - one.count).slice(0, 8);
+    const most = Math.max(1, ...rows.map(row => row.count));
+    return table('Dead letters by cause', [
+      {title: 'Cause', cell: row => link(`/dead-letters?cause=${encodeURIComponent(row.cause)}`, words(row.cause))},
+      {title: 'Jobs', className: 'num', cell: row => share(row.count, most, count(row.count), 'bad')},
+      {title: 'Kinds', className: 'num', cell: row => count(row.kinds)},
+    ], rows, {empty: 'No job waits for somebody to decide.'});
+  });
+  const readCosts = idle => load(costs, async () => {
+    const since = new Date(Date.now() - 24 * 3600 * 1000).toISOString();
+    const report = await ask(`/v1/cost?by=queue&since=${since}`, {signal, idle});
+    const all = key => report.rows.reduce((sum, row) => sum + (row[key] ?? 0), 0);
+    const priced = report.rows.some(row => row.cost !== null && row.cost !== undefined);
+    const metered = report.rows.some(row => row.kwh !== null && row.kwh !== undefined);
+    return [h('dl', {class: 'figures small'},
+      figure('Core hours', amount(all('core_hours'))),
+      figure('Energy', metered ? `${amount(all('kwh'))} kWh` : '–', metered ? null : 'no worker reads it'),
+      figure('Cost', priced ? `${amount(all('cost'))} ${report.prices.currency ?? ''}` : '–', priced ? null : 'no prices are set')),
+    h('p', {}, link('/cost', 'All costs'))];
+  });
+
+  put(place, head('Overview'), figures,
+    h('div', {class: 'halves'},
+      section('Queues', queues),
+      h('div', {class: 'stack'},
+        section('Ended, by minute', rate),
+        section('Failures by cause', causes),
+        section('Last 24 hours', costs))));
+  drawFigures();
+  drawQueues();
+  follow({
+    fleet: event => { fleet = event; drawFigures(); },
+    queues: event => {
+      seen = event;
+      drawFigures();
+      // Who is about to press a button keeps it.
+      if (!queues.contains(document.activeElement) || document.activeElement === queues) drawQueues();
+    },
+  });
+  every(15, () => readRate(true));
+  every(30, () => readCauses(true));
+  every(60, () => readCosts(true));
+  await Promise.all([readRate(), readCauses(), readCosts()]);
+}
+
+function oldestOf(queues) {
+  return queues.map(queue => queue.oldest).filter(Boolean).sort()[0];
+}
+
+function sumOf(queues, queue, priority) {
+  const own = queues.filter(one => one.queue === queue && one.priority === priority);
+  const sum = key => own.reduce((total, one) => total + one[key], 0);
+  return {queue, priority, queued: sum('queued'), running: sum('running'), delayed: sum('delayed'), oldest: oldestOf(own)};
+}
