@@ -4,10 +4,10 @@
 //! asks again.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ffpool_broker::{Request, Signals, Subscription};
-use ffpool_runtime::telemetry;
+use ffpool_runtime::traces::{self, Context};
 use ffpool_schema::chunk::Piece;
 use ffpool_schema::encode::{CodecChoice, Encode, Encoder, PixelFormat, VideoEncode};
 use ffpool_schema::id::JobId;
@@ -25,13 +25,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, Span, debug, error, info_span, warn};
+use tracing::{Instrument as _, debug, error, field, info_span, warn};
 
 use crate::control;
 use crate::fleet::Fleet;
 use crate::ledger::{
     AnonymousClaim, AnonymousVerdict, ApplyError, Decided, Evidence, Happening, Ledger, Lessons, NewJob, OnlyIf,
-    Origin, Verdict,
+    Origin, Verdict, Via,
 };
 use crate::settings::Unfit;
 
@@ -114,8 +114,12 @@ impl Desk {
     async fn answer_claim(&self, request: &Request<ClaimRequest>) {
         let began = Instant::now();
         let claim = &request.value;
-        let span = info_span!("claim", worker = %claim.from.worker, queue = %claim.delivery.work.name());
-        telemetry::continue_trace(&span, claim.delivery.traceparent.as_deref());
+        let trace = claim.delivery.traceparent.as_deref().and_then(Context::parse).map(|context| context.trace_id());
+        let (worker, queue) = (&claim.from.worker, claim.delivery.work.name());
+        let span = info_span!("claim", %worker, queue, trace_id = field::Empty);
+        if let Some(trace) = trace {
+            span.record("trace_id", trace);
+        }
         let reply = self.claim(claim).instrument(span).await;
         histogram!(names::CLAIM_SECONDS).record(began.elapsed().as_secs_f64());
         let verdict = match &reply {
@@ -137,8 +141,9 @@ impl Desk {
             Some(reason) => Some(ClaimReply::Hold { retry_after_ms: PAUSED_MS, scope: HoldScope::Queue, reason }),
             None => {
                 let evidence = Evidence { busy: !idle, ..Evidence::default() };
-                let expires = Some(Instant::now() + PATIENCE);
-                let taken = Happening { evidence, expires, ..Happening::new(*job, Input::Take { from: from.clone() }) };
+                let (expires, via) = (Some(Instant::now() + PATIENCE), Via::Claim(SystemTime::now()));
+                let take = Happening::new(*job, Input::Take { from: from.clone() });
+                let taken = Happening { evidence, expires, via, ..take };
                 match self.ledger.apply(taken).await {
                     Ok(Verdict::Decided(decided)) => Some(self.reply(from, Some(ability), *decided).await),
                     Ok(Verdict::Unknown | Verdict::Skipped) => {
@@ -270,10 +275,11 @@ impl Desk {
         evidence: Evidence,
         record: Option<Box<NewJob>>,
     ) -> Result<Option<Box<Decided>>, ApplyError> {
-        let expires = Instant::now() + PATIENCE;
+        let (expires, via) = (Instant::now() + PATIENCE, Via::Claim(SystemTime::now()));
         let only_if = if claim.delivery.redelivered { self.ask_owner(claim, job).await } else { OnlyIf::Always };
         let may_record = record.is_some();
-        let happening = Happening { only_if, evidence, record, expires: Some(expires), ..Happening::new(job, input) };
+        let happening =
+            Happening { only_if, evidence, record, expires: Some(expires), via, ..Happening::new(job, input) };
         match self.ledger.apply(happening).await? {
             Verdict::Decided(decided) => Ok(Some(decided)),
             // A chunk of a job that was purged with all its chunks: nobody wants it any more.
@@ -311,6 +317,7 @@ impl Desk {
             redelivered: claim.delivery.redelivered,
             record: Box::new(record),
             may_record,
+            asked: SystemTime::now(),
             owners: None,
             expires: Instant::now() + PATIENCE,
         };
@@ -357,7 +364,11 @@ impl Desk {
                 spec: JobSpec { id: Some(job), ..spec },
                 encode,
                 alone: lessons.alone,
-                traceparent: telemetry::traceparent(&Span::current(), decided.traceparent.as_deref()),
+                traceparent: if traces::are_on() {
+                    Some(traces::of_job(job, decided.traceparent.as_deref()).attempt(attempt).to_string())
+                } else {
+                    decided.traceparent
+                },
                 splits: Some(decided.splits),
                 sound_apart: true,
                 minds: Piece::FEATURES.map(str::to_owned).into(),
@@ -386,7 +397,8 @@ impl Desk {
     async fn answer_owner(&self, request: &Request<CommitRequest>, input: impl FnOnce(CommitRequest) -> Input) {
         let ask = request.value.clone();
         let (job, attempt) = (ask.job, ask.attempt);
-        let happening = Happening { expires: Some(Instant::now() + PATIENCE), ..Happening::new(job, input(ask)) };
+        let expires = Some(Instant::now() + PATIENCE);
+        let happening = Happening { expires, via: Via::Owner, ..Happening::new(job, input(ask)) };
         let refused = |reason: String| CommitReply::Refused { reason };
         let reply = match self.ledger.apply(happening).await {
             Ok(Verdict::Decided(decided)) => match decided.step {

@@ -4,9 +4,10 @@
 //! * a message is acknowledged after what it says is committed, never before;
 //! * a message that cannot be understood is kept as a stray and acknowledged: it never holds up the others.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ffpool_broker::{AmqpLink, Batch, BatchConsumer, Incoming, Settled};
+use ffpool_runtime::traces::Context;
 use ffpool_schema::chunk::{CHUNKS_MAX, Piece};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::id::JobId;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::ledger::{ApplyError, Evidence, Happening, Ledger, NewJob, Origin, Stray, Unavailable, Verdict};
+use crate::ledger::{ApplyError, Evidence, Happening, Ledger, NewJob, Origin, Stray, Unavailable, Verdict, Via};
 
 /// Messages taken together at most.
 const MAX_BATCH: usize = 200;
@@ -100,6 +101,7 @@ impl Intake {
     /// Commits what a batch says, then acknowledges it.
     async fn digest(&self, mut batch: Batch) {
         let messages = batch.take_messages();
+        let received = SystemTime::now();
         let mut happenings = Vec::with_capacity(messages.len());
         let mut origins = Vec::with_capacity(messages.len());
         let mut anonymous = Vec::new();
@@ -107,7 +109,8 @@ impl Intake {
         for message in messages {
             match self.read(message).await {
                 Meaning::Happened(happening, message) => {
-                    happenings.push(*happening);
+                    let via = self.heard(&happening.input, &message, received);
+                    happenings.push(Happening { via, ..*happening });
                     origins.push(message);
                 }
                 Meaning::Anonymous(new, message) => anonymous.push((*new, message.redelivered)),
@@ -132,6 +135,12 @@ impl Intake {
         if batch.ack().await == Settled::Lost {
             debug!(queue = self.source.queue(), "a batch was not acknowledged and comes again");
         }
+    }
+
+    /// Who publishes an event has a span of its own for that; a copy from the tap carries the context of the job.
+    fn heard(&self, input: &Input, message: &Incoming, received: SystemTime) -> Via {
+        let from = message.headers.get(TRACEPARENT_HEADER).filter(|_| *input != Input::Arrive);
+        Via::Queue { name: self.source.queue(), received, from: from.and_then(|text| Context::parse(text)) }
     }
 
     async fn read(&self, message: Incoming) -> Meaning {

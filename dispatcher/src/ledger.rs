@@ -39,6 +39,7 @@ mod strays;
 mod survey;
 mod sweeps;
 mod tables;
+mod tales;
 pub mod tenants;
 mod turns;
 mod writer;
@@ -49,6 +50,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use ffpool_runtime::tls::{Server, warn_of_plain_links};
+use ffpool_runtime::traces::Asked;
 use ffpool_schema::api::Submitted;
 use ffpool_schema::catalog::Catalog;
 use ffpool_schema::cost::Prices;
@@ -78,6 +80,7 @@ pub use retention::{FORGOTTEN_AT_ONCE, Keep, Retention};
 pub use schedules::{Due, DueRun, RunOutcome, ScheduleError};
 pub use strays::Stray;
 pub use sweeps::OpenJobs;
+pub use tales::Via;
 pub use writer::ApplyError;
 
 use crate::callbacks::Secrets;
@@ -219,8 +222,8 @@ impl From<deadpool_postgres::PoolError> for Unavailable {
 pub struct Submitter {
     /// Whose jobs they may hand in; a job of a tenant's is this tenant's, also if it does not say so.
     pub realm: Realm,
-    /// W3C trace context of the request.
-    pub traceparent: Option<String>,
+    /// The request, where there is one.
+    pub asked: Option<Asked>,
 }
 
 /// What works.
@@ -433,9 +436,11 @@ impl Ledger {
                 Err(Unavailable(reason)) => return Err(SubmitError::Unavailable(reason)),
             }
         }
-        let new = NewJob::of_api(parsed, &received, submitter.traceparent.clone());
+        let traceparent = submitter.asked.and_then(|asked| asked.to_store(id));
+        let new = NewJob::of_api(parsed, &received, traceparent);
         let happening = Happening {
             record: Some(Box::new(new)),
+            via: submitter.asked.map_or(Via::Own, |asked| Via::Request(asked.context(id))),
             expires: Some(Instant::now() + CONTROL),
             ..Happening::new(id, Input::Arrive)
         };

@@ -3,7 +3,7 @@
 use std::future::IntoFuture as _;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use ffpool_runtime::metrics::Exposition;
@@ -14,8 +14,10 @@ use crate::api::{App, ready};
 
 /// Serves until `stop`. A scrape under way then is cut.
 pub(crate) async fn serve(listener: TcpListener, exposition: Exposition, app: App, stop: CancellationToken) {
-    let metrics = move || async move {
-        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], exposition.render()).into_response()
+    let metrics = move |headers: HeaderMap| async move {
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        let (content_type, text) = exposition.answer(accept);
+        ([(header::CONTENT_TYPE, content_type)], text).into_response()
     };
     let router = Router::new().route("/metrics", get(metrics)).route("/health", get(|| async { "ok" }));
     let router = router.route("/ready", get(ready)).with_state(app);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ffpool_broker::{Outgoing, Publisher};
+use ffpool_runtime::traces::{self, Kind, Span};
 use ffpool_schema::id::JobId;
 use ffpool_schema::metrics as names;
 use ffpool_schema::topology::{ATTEMPT_HEADER, TRACEPARENT_HEADER};
@@ -137,7 +138,22 @@ impl Postman {
             // Nobody asks: it is on record, and does not pass the tap.
             user_id: None,
         };
+        let trace = traces::of_job(job.job, job.traceparent.as_deref());
+        let mut span = Span::below(trace.root_of(job.next_attempt), format!("publish {queue}"))
+            .kind(Kind::Producer)
+            .with("messaging.system", "rabbitmq")
+            .with("messaging.operation.type", "send")
+            .with("messaging.operation.name", "publish")
+            .with("messaging.destination.name", queue.clone())
+            .with("messaging.message.id", job.job.to_string())
+            .with("messaging.message.body.size", i64::try_from(job.body.len()).unwrap_or(i64::MAX))
+            .with("ffpool.job.id", job.job.to_string())
+            .with("ffpool.job.attempt", i64::from(job.next_attempt));
         let published = self.publisher.publish_within(message, CONFIRM).await;
+        if published.is_err() {
+            span.fail("the broker has not confirmed it");
+        }
+        span.end();
         let outcome = if published.is_ok() { "confirmed" } else { "failed" };
         counter!(names::PUBLISHED, "outcome" => outcome).increment(1);
         if let Err(error) = &published {

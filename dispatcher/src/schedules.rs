@@ -155,7 +155,7 @@ async fn make(
         Ok(body) => body,
         Err(reason) => return Ok(Err(reason)),
     };
-    let submitter = Submitter { realm: one.realm.clone(), traceparent: None };
+    let submitter = Submitter { realm: one.realm.clone(), asked: None };
     match ledger.submit(&body, Some("application/json"), &submitter).await {
         Ok(_) => Ok(Ok(())),
         Err(SubmitError::Invalid(faults)) => {

@@ -19,6 +19,7 @@ use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::LogLine;
+use ffpool_schema::topology::TRACEPARENT_HEADER;
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
@@ -340,8 +341,24 @@ impl Client {
     /// # Errors
     /// [`ApiError::Problem`] with every fault when the job is not valid.
     pub async fn submit_once(&self, spec: &JobSpec) -> Result<(Submitted, bool), ApiError> {
+        self.submit_within(spec, None).await
+    }
+
+    /// The same, in the trace of this W3C `traceparent`.
+    ///
+    /// # Errors
+    /// [`ApiError::Problem`] with every fault when the job is not valid.
+    pub async fn submit_within(
+        &self,
+        spec: &JobSpec,
+        traceparent: Option<&str>,
+    ) -> Result<(Submitted, bool), ApiError> {
         let path = "/v1/jobs";
-        let answer = self.send(self.request(Method::POST, path).json(spec), path).await?;
+        let mut request = self.request(Method::POST, path).json(spec);
+        if let Some(traceparent) = traceparent {
+            request = request.header(TRACEPARENT_HEADER, traceparent);
+        }
+        let answer = self.send(request, path).await?;
         let status = answer.status();
         Ok((self.read(path, status, answer).await?, status == StatusCode::CREATED))
     }

@@ -87,7 +87,9 @@ impl Metric {
     pub fn process(&self) -> Process {
         if self.name.starts_with("ffpool_worker_") {
             Process::Worker
-        } else if self.name.starts_with("ffpool_link_") || [BUILD_INFO, START_SECONDS].contains(&self.name) {
+        } else if self.name.starts_with("ffpool_link_")
+            || [BUILD_INFO, START_SECONDS, TRACE_SPANS_EXPORTED, TRACE_SPANS_DROPPED].contains(&self.name)
+        {
             Process::Both
         } else {
             Process::Dispatcher
@@ -170,6 +172,8 @@ macro_rules! metrics {
 metrics! {
     BUILD_INFO = "ffpool_build_info", Gauge, ["version"], "1, with the version of the process as a label.", Always;
     START_SECONDS = "ffpool_start_seconds", Gauge, [], "When the process started, in seconds since 1970.", Always;
+    TRACE_SPANS_EXPORTED = "ffpool_trace_spans_exported_total", Counter, [], "Spans of traces that the collector took.";
+    TRACE_SPANS_DROPPED = "ffpool_trace_spans_dropped_total", Counter, ["reason"], "Spans of traces that were lost, by reason: full (the collector does not keep up), refused (it is away or does not take them).";
     JOBS = "ffpool_jobs", Gauge, ["state", "queue", "priority", "pool"], "Jobs in the ledger that have not ended, by state, queue, priority and pool.", Leader;
     OLDEST_WAITING_SECONDS = "ffpool_oldest_waiting_seconds", Gauge, ["queue"], "How long the job has waited that is queued for longest, by queue; jobs that somebody has paused do not count. 0 where none waits.", Leader;
     QUEUE_PAUSED = "ffpool_queue_paused", Gauge, ["queue"], "1 while somebody has paused the queue.", Always;

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ffpool_broker::{Delivery, Request, RequestError, Settled, Signals, Subscription};
-use ffpool_runtime::telemetry::continue_trace;
+use ffpool_runtime::metrics::exemplify;
+use ffpool_runtime::traces::{Context, Span};
 use ffpool_schema::encode::Source;
 use ffpool_schema::job::{Engine, JobSpec, Queue};
 use ffpool_schema::message::{
@@ -36,6 +37,7 @@ use crate::offers::Reservation;
 use crate::preempt::{Need, Place, Preemption};
 use crate::service::Links;
 use crate::slots::Slot;
+use crate::spans;
 use crate::workshop::{Consent, Ended, Reports, Stop, Workshop};
 
 /// After the worker began to drain, a claim that is under way may still be answered for so long: a grant that nobody
@@ -58,6 +60,9 @@ const LINGER: Duration = Duration::from_secs(10);
 const LET_GO: Duration = Duration::from_secs(15);
 /// For NATS to know who can be asked.
 const HEARD: Duration = Duration::from_secs(1);
+
+/// Under this name the lines of the tools are in the worker's own log, at the level `debug`.
+const TOOL_LOG: &str = "ffpool_worker::tool_log";
 
 /// What all slots of a worker share to carry deliveries.
 pub struct Carrier {
@@ -116,7 +121,7 @@ impl Carrier {
                 claim = self.claims.claim(&delivery, self.attempts.count() == 0) => claim,
                 () = self.drained_for(CLAIM_GRACE) => return hand_back(delivery, Stop::DRAIN).await,
             };
-            let (grant, request) = match claim {
+            let (mut grant, request) = match claim {
                 Claim::Granted(grant) => (grant, None),
                 Claim::Provisional(grant, request) => (grant, Some(request)),
                 Claim::Drop(reason) => return forget(delivery, reason).await,
@@ -126,11 +131,11 @@ impl Carrier {
             let progress = watch::Sender::new(None);
             let already = match self.attempts.begin(job, attempt, request.is_none(), progress.subscribe()) {
                 Ok(entry) => {
-                    let span = info_span!("attempt", %job, attempt, queue = %grant.spec.queue);
-                    continue_trace(&span, grant.traceparent.as_deref());
+                    let run = spans::begin_run(&mut grant, Some(&delivery), request.is_some());
+                    let span = log_span(&grant, run.context());
                     let place = self.preemption.place(job, attempt);
                     let lease = watch::Sender::new(Lease::Held);
-                    let errand = Errand { carrier: self, grant, entry, place, lease, hand_back: Mutex::default() };
+                    let errand = Errand { carrier: self, grant, run, entry, place, lease, hand_back: Mutex::default() };
                     return errand.run(Some(delivery), &mut slot, progress, request).instrument(span).await;
                 }
                 Err(already) => already,
@@ -160,7 +165,7 @@ impl Carrier {
             claim = self.claims.take(&reservation.offer, self.attempts.count() == 0) => claim,
             () = self.drained_for(CLAIM_GRACE) => return info!(%job, "the worker drains and gives up the room that it kept"),
         };
-        let grant = match claim {
+        let mut grant = match claim {
             Claim::Granted(grant) => grant,
             Claim::Drop(reason) => {
                 return info!(%job, reason = reason.as_str(), "the job that room was kept for is not needed");
@@ -174,12 +179,12 @@ impl Carrier {
             return debug!(%job, attempt, "the job that was offered runs here already");
         };
         drop(reservation);
-        let span = info_span!("attempt", %job, attempt, queue = %grant.spec.queue);
-        continue_trace(&span, grant.traceparent.as_deref());
+        let run = spans::begin_run(&mut grant, None, false);
+        let span = log_span(&grant, run.context());
         let place = self.preemption.place(job, attempt);
         place.in_custody();
         let lease = watch::Sender::new(Lease::Held);
-        let errand = Errand { carrier: self, grant, entry, place, lease, hand_back: Mutex::default() };
+        let errand = Errand { carrier: self, grant, run, entry, place, lease, hand_back: Mutex::default() };
         errand.run(None, &mut slot, progress, None).instrument(span).await;
     }
 
@@ -218,6 +223,8 @@ impl Carrier {
 struct Errand<'a> {
     carrier: &'a Carrier,
     grant: Box<Grant>,
+    /// Its part of the job's trace.
+    run: Span,
     entry: Entry,
     place: Place,
     /// Written by this errand only.
@@ -322,6 +329,7 @@ impl Errand<'_> {
             handing,
             job: self.grant.job,
             attempt: self.grant.attempt,
+            run: self.run.context(),
             lease: self.lease.subscribe(),
         });
         let orders = self.entry.orders();
@@ -428,7 +436,8 @@ impl Errand<'_> {
         };
         if let Some(mut asks) = asks {
             let reported_and_asked = async {
-                self.carrier.events.report(&self.event(Outcome::Released { reason }, usage)).await;
+                let event = self.event(Outcome::Released { reason }, usage);
+                self.carrier.events.report(&event, self.run.context()).await;
                 *self.hand_back() = HandBack::Reported(None);
                 self.entry.handed_back();
                 info!("handed back: it goes on until the next attempt takes over");
@@ -575,6 +584,7 @@ impl Errand<'_> {
     async fn forward_log(&self, lines: &mut mpsc::Receiver<LogLine>) {
         let subject = subjects::log(self.grant.job);
         while let Some(line) = lines.recv().await {
+            debug!(target: TOOL_LOG, seq = line.seq, line = line.line);
             // Best effort by definition.
             let _ = self.carrier.signals.publish(&subject, &line).await;
         }
@@ -611,12 +621,12 @@ impl Errand<'_> {
         self.count(&ended);
         let is_reported = matches!(*self.hand_back(), HandBack::Reported(_));
         let Ended { outcome, usage } = ended;
-        match outcome {
+        let event = outcome.map(|outcome| self.event(outcome, usage));
+        match &event {
             Some(_) | None if is_reported => info!("the attempt that was handed back has let go"),
-            Some(outcome) => {
-                let event = self.event(outcome, usage);
-                self.carrier.events.report(&event).await;
-                log_end(&event);
+            Some(event) => {
+                self.carrier.events.report(event, self.run.context()).await;
+                log_end(event);
             }
             None => info!("the attempt is abandoned"),
         }
@@ -624,6 +634,7 @@ impl Errand<'_> {
         if let Some(delivery) = held {
             acknowledge(delivery).await;
         }
+        spans::end_run(self.run, event.as_ref().map(|event| &event.outcome));
     }
 
     fn count(&self, ended: &Ended) {
@@ -640,6 +651,8 @@ impl Errand<'_> {
         }
         let wall = Duration::from_millis(ended.usage.wall_ms);
         metrics::histogram!(names::WORKER_ATTEMPT_SECONDS, "outcome" => outcome).record(wall);
+        let (name, labels) = (names::WORKER_ATTEMPT_SECONDS, [("outcome", outcome)]);
+        exemplify(name, &labels, wall.as_secs_f64(), self.run.context());
         let before = self.carrier.cpu_ms.fetch_add(ended.usage.cpu_ms, Ordering::Relaxed);
         let whole_seconds = (before + ended.usage.cpu_ms) / 1000 - before / 1000;
         metrics::counter!(names::WORKER_CPU_SECONDS).increment(whole_seconds);
@@ -658,20 +671,26 @@ struct AskOthers {
     handing: mpsc::Sender<HandingBack>,
     job: JobId,
     attempt: u32,
+    run: Context,
     lease: watch::Receiver<Lease>,
 }
 
 impl Consent for AskOthers {
     fn ask(&self) -> Pin<Box<dyn Future<Output = CommitReply> + Send + '_>> {
         Box::pin(async {
+            let mut span = spans::ask_to_commit(self.run);
             let mut lease = self.lease.clone();
             let answered = pin!(lease.wait_for(|&lease| lease != Lease::Asked));
-            match answered.await.map(|lease| *lease) {
+            let reply = match answered.await.map(|lease| *lease) {
                 Ok(Lease::Held) => self.ledger.commit(self.job, self.attempt).await,
                 Ok(Lease::Asked | Lease::Dropped | Lease::HeldBack(..)) | Err(_) => {
                     CommitReply::Refused { reason: "the attempt has no lease".into() }
                 }
+            };
+            if let CommitReply::Refused { reason } = &reply {
+                span.fail(reason.clone());
             }
+            reply
         })
     }
 
@@ -696,6 +715,12 @@ impl Consent for AskOthers {
             }
         })
     }
+}
+
+/// What every line of the log about an attempt carries.
+fn log_span(grant: &Grant, run: Context) -> tracing::Span {
+    let (job, attempt, queue) = (grant.job, grant.attempt, grant.spec.queue);
+    info_span!("attempt", %job, attempt, %queue, trace_id = run.trace_id(), span_id = run.span_id())
 }
 
 async fn acknowledge(delivery: Delivery) {

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use ffpool_broker::{Outgoing, Publisher};
 use ffpool_runtime::settings::chain;
+use ffpool_runtime::traces::{self, Context};
 use ffpool_schema::message::Event;
-use ffpool_schema::topology::EVENTS_EXCHANGE;
+use ffpool_schema::topology::{EVENTS_EXCHANGE, TRACEPARENT_HEADER};
 use tracing::warn;
 
 use crate::ledger::jittered;
+use crate::spans;
 
 /// First pause after a report that was not confirmed; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -28,9 +30,14 @@ impl Events {
         Events { publisher }
     }
 
-    /// Publishes an event until it is stored.
-    pub async fn report(&self, event: &Event) {
-        let message = outgoing(event);
+    /// Publishes an event of the `run` until it is stored.
+    pub async fn report(&self, event: &Event, run: Context) {
+        let mut message = outgoing(event);
+        // Ends when the broker has confirmed.
+        let span = spans::publish_event(run, message.body.len());
+        if traces::are_on() {
+            message.headers.insert(TRACEPARENT_HEADER.to_owned(), span.context().to_string());
+        }
         let mut pause = PAUSE_MIN;
         while let Err(error) = self.publisher.publish(message.clone()).await {
             let (job, attempt, error) = (event.job, event.attempt, chain(&error));

@@ -41,6 +41,7 @@ pub mod service;
 pub mod settings;
 pub mod slots;
 mod space;
+mod spans;
 pub mod store;
 pub mod tool;
 pub mod verify;

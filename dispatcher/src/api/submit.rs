@@ -9,13 +9,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use ffpool_runtime::traces::Asked;
 use ffpool_schema::api::{Checked, Submitted};
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::parse::Received;
 
 use crate::api::problem::{Answer, ApiError, Kind};
-use crate::api::{App, body, observe};
+use crate::api::{App, body};
 use crate::ledger::keys::Caller;
 use crate::ledger::read::without_secrets;
 use crate::ledger::{FullTenant, Realm, SubmitError, Submitter};
@@ -27,6 +28,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 pub(crate) async fn submit(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    Extension(asked): Extension<Asked>,
     headers: HeaderMap,
     request: Body,
 ) -> Answer<Response> {
@@ -40,13 +42,14 @@ pub(crate) async fn submit(
         return Ok((StatusCode::OK, location(&recorded), Json(recorded)).into_response());
     }
     refuse_one_too_many(&app, spec.tenant.as_deref()).await?;
-    let submitter = Submitter { realm: caller.realm().clone(), traceparent: observe::traceparent_to_hand_on(&headers) };
+    let submitter = Submitter { realm: caller.realm().clone(), asked: Some(asked) };
     let submitted = app.ledger.submit(&body, content_type, &submitter).await?;
     if let Some(id) = spec.id {
         // Another request with the same id may have been recorded since we looked: ours counts only if it was the same.
         recorded(&app, caller.realm(), id, &spec, &body).await?;
     }
-    Ok((StatusCode::CREATED, location(&submitted), Json(submitted)).into_response())
+    let trace = Extension(asked.context(submitted.id));
+    Ok((StatusCode::CREATED, trace, location(&submitted), Json(submitted)).into_response())
 }
 
 /// `POST /v1/jobs/check`

@@ -6,7 +6,7 @@
 //! decisions about one fingerprint never run at the same time: each holds an advisory lock on it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use deadpool_postgres::{Object, Pool};
 use ffpool_schema::id::{Incarnation, JobId, WorkerId};
@@ -18,6 +18,7 @@ use super::batch::{self, natural};
 use super::fresh::NewJob;
 use super::quotas::{self, Held};
 use super::record::{Count, Effects};
+use super::tales::{self, Tale, Transaction, Via, What};
 use super::writer::{discard, is_about_the_data};
 use super::{ApplyError, Decided, Evidence, Happening, Ledger, OnlyIf, Unavailable, Verdict};
 
@@ -41,6 +42,8 @@ pub struct AnonymousClaim {
     pub record: Box<NewJob>,
     /// Whether the claimer says who published it, or it does not matter: without it, only the tap can record the job.
     pub may_record: bool,
+    /// When it was asked.
+    pub asked: SystemTime,
     /// What the owners answered, once they were asked.
     pub owners: Option<Vec<OwnedAttempt>>,
     /// Nobody waits for the answer after this instant.
@@ -103,11 +106,25 @@ impl Ledger {
     }
 
     async fn try_claim(&self, claim: &AnonymousClaim) -> Result<(Effects, AnonymousVerdict), SideTrouble> {
+        let began = SystemTime::now();
         timely(async {
             let locked = Locked::begin(&self.inner.writers, claim.record.fingerprint.as_slice()).await?;
-            let decided = self.decide_anonymous(locked.client(), claim).await?;
+            let happening = match choose(locked.client(), claim).await? {
+                Choice::AskOwners(owners) => return Ok((Effects::default(), AnonymousVerdict::AskOwners(owners))),
+                Choice::Job(job, only_if) => of_claim(claim, job, only_if, None),
+                Choice::New if !claim.may_record => return Ok((Effects::default(), AnonymousVerdict::Unrecorded)),
+                Choice::New => of_claim(claim, JobId(Uuid::now_v7()), OnlyIf::Always, Some(claim.record.clone())),
+            };
+            let (mut effects, verdict) = self.decide_anonymous(locked.client(), &happening).await?;
             locked.commit().await?;
-            Ok(decided)
+            let decided = [(&happening, &verdict)];
+            tales::tell(std::mem::take(&mut effects.tales), decided, Transaction::since(began, 1));
+            match verdict {
+                Verdict::Decided(decided) => Ok((effects, AnonymousVerdict::Decided(decided))),
+                Verdict::Unknown | Verdict::Skipped => unreachable!(
+                    "the job was locked or has just been recorded, and the claim has no condition that skips it"
+                ),
+            }
         })
         .await
     }
@@ -115,27 +132,12 @@ impl Ledger {
     async fn decide_anonymous(
         &self,
         client: &Object,
-        claim: &AnonymousClaim,
-    ) -> Result<(Effects, AnonymousVerdict), tokio_postgres::Error> {
-        let (job, only_if, record) = match choose(client, claim).await? {
-            Choice::AskOwners(owners) => return Ok((Effects::default(), AnonymousVerdict::AskOwners(owners))),
-            Choice::Job(job, only_if) => (job, only_if, None),
-            Choice::New if !claim.may_record => return Ok((Effects::default(), AnonymousVerdict::Unrecorded)),
-            Choice::New => (JobId(Uuid::now_v7()), OnlyIf::Always, Some(claim.record.clone())),
-        };
-        let happening =
-            Happening { only_if, record, evidence: claim.evidence.clone(), ..Happening::new(job, claim.input.clone()) };
-        let decisions = batch::decide_all(client, &[&happening], self.policy()).await?;
+        happening: &Happening,
+    ) -> Result<(Effects, Verdict), tokio_postgres::Error> {
+        let decisions = batch::decide_all(client, &[happening], self.policy()).await?;
         decisions.write(client, self.policy(), self.prices()).await?;
-        let (effects, verdicts) = decisions.take();
-        match verdicts.into_iter().next() {
-            Some(Verdict::Decided(decided)) => Ok((effects, AnonymousVerdict::Decided(decided))),
-            Some(Verdict::Unknown | Verdict::Skipped) | None => {
-                unreachable!(
-                    "the job was locked or has just been recorded, and the claim has no condition that skips it"
-                )
-            }
-        }
+        let (effects, mut verdicts) = decisions.take();
+        Ok((effects, verdicts.remove(0)))
     }
 
     /// Records jobs without an id from the tap. `redelivered` ones may have been recorded before.
@@ -146,16 +148,23 @@ impl Ledger {
         let mut fingerprints: Vec<String> = arrivals.iter().filter_map(|(new, _)| new.fingerprint.clone()).collect();
         fingerprints.sort();
         fingerprints.dedup();
+        let began = SystemTime::now();
         let recorded = timely(async {
             let locked = Locked::begin(&self.inner.writers, &fingerprints).await?;
-            let mut missing = BTreeMap::new();
+            let (mut missing, mut tales) = (BTreeMap::new(), Vec::new());
             for (new, redelivered) in arrivals {
-                if !is_recorded(locked.client(), new, *redelivered).await? {
-                    missing.insert(JobId(Uuid::now_v7()), new);
+                match find(locked.client(), new, *redelivered).await? {
+                    Found::Missing => {
+                        missing.insert(JobId(Uuid::now_v7()), new);
+                    }
+                    Found::Tapped(tale) => tales.push(tale),
+                    Found::Recent => {}
                 }
             }
-            let effects = insert(locked.client(), &missing).await?;
+            let mut effects = insert(locked.client(), &missing).await?;
             locked.commit().await?;
+            tales.append(&mut effects.tales);
+            tales::tell(tales, [], Transaction::since(began, arrivals.len()));
             Ok(effects)
         })
         .await;
@@ -314,19 +323,36 @@ async fn running(client: &Object, claim: &AnonymousClaim) -> Result<Vec<OwnedAtt
     Ok(running)
 }
 
-/// Whether the job of an arrival has a row already, made by a claim that overtook it or by an earlier delivery.
-async fn is_recorded(client: &Object, new: &NewJob, redelivered: bool) -> Result<bool, tokio_postgres::Error> {
+/// The happening that a claim is, for the job that was found.
+fn of_claim(claim: &AnonymousClaim, job: JobId, only_if: OnlyIf, record: Option<Box<NewJob>>) -> Happening {
+    let (evidence, via) = (claim.evidence.clone(), Via::Claim(claim.asked));
+    Happening { only_if, record, evidence, via, ..Happening::new(job, claim.input.clone()) }
+}
+
+/// What the ledger has of an arrival.
+enum Found {
+    /// A claim that overtook it has made its job.
+    Tapped(Tale),
+    /// An earlier delivery of it has.
+    Recent,
+    /// Nothing.
+    Missing,
+}
+
+async fn find(client: &Object, new: &NewJob, redelivered: bool) -> Result<Found, tokio_postgres::Error> {
     let statement = client.prepare_cached(MARK_TAPPED).await?;
-    if client.execute(&statement, &[&new.fingerprint, &new.owner(), &new.spec.is_err()]).await? > 0 {
-        return Ok(true);
+    if let Some(row) = client.query_opt(&statement, &[&new.fingerprint, &new.owner(), &new.spec.is_err()]).await? {
+        let (job, traceparent) = (JobId(row.try_get(0)?), row.try_get(1)?);
+        return Ok(Found::Tapped(Tale { job, traceparent, now: SystemTime::now(), what: What::Tapped }));
     }
     if !redelivered {
-        return Ok(false);
+        return Ok(Found::Missing);
     }
     // It was committed before and its acknowledgement was lost, or it was not: a job too many would be an encode too
     // many, while a job too few is recorded by its claim.
     let statement = client.prepare_cached(RECENT).await?;
-    Ok(client.query_opt(&statement, &[&new.fingerprint]).await?.is_some())
+    let recent = client.query_opt(&statement, &[&new.fingerprint]).await?;
+    Ok(recent.map_or(Found::Missing, |_| Found::Recent))
 }
 
 async fn insert(client: &Object, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Effects, tokio_postgres::Error> {
@@ -347,8 +373,13 @@ async fn insert(client: &Object, jobs: &BTreeMap<JobId, &NewJob>) -> Result<Effe
         if let Some(held) = held.filter(|_| state == State::Delayed) {
             effects.counts.push(Count::Held(held));
         }
+        let (traceparent, now): (Option<String>, _) = (row.try_get("traceparent")?, row.try_get("created_at")?);
+        let tale = |what| Tale { job: id, traceparent: traceparent.clone(), now, what };
+        effects.tales.push(tale(What::Tapped));
         if state.is_end() {
             effects.counts.push(Count::Ended { state, queue: row.try_get("queue")? });
+            let queue = row.try_get("queue")?;
+            effects.tales.push(tale(What::Ended { state, attempts: 0, queue, age_secs: 0.0, cause: None }));
         }
     }
     batch::write_events(client, &events).await?;
@@ -378,7 +409,7 @@ const ANY: &str = "SELECT id FROM job WHERE fingerprint = $1 \
 
 const MARK_TAPPED: &str = "UPDATE job SET tapped = true WHERE id = \
      (SELECT id FROM job WHERE fingerprint = $1 AND NOT tapped AND (NOT $3::boolean OR state = 'rejected') \
-      ORDER BY tenant IS DISTINCT FROM $2, number LIMIT 1)";
+      ORDER BY tenant IS DISTINCT FROM $2, number LIMIT 1) RETURNING id, traceparent";
 
 const RECENT: &str = "SELECT FROM job WHERE fingerprint = $1 \
      AND (state NOT IN ('completed', 'failed', 'cancelled', 'rejected') OR created_at > now() - interval '10 minutes') \

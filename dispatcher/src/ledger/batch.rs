@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use deadpool_postgres::ClientWrapper;
+use ffpool_runtime::traces;
 use ffpool_schema::cost::{Hours, Prices};
 use ffpool_schema::failure::Cause;
 use ffpool_schema::id::{Incarnation, JobId, WorkerId};
@@ -28,6 +29,7 @@ use super::record::{
     Count, Effects, EventRow, HELD_MS, Happening, Lesson, Outbox, PUBLISH_CLAIM_MS, Plan, Policy, Record, Verdict,
     Writes, decide,
 };
+use super::tales::Tale;
 
 /// What a batch decided, before it is written.
 pub(super) struct Decisions {
@@ -172,7 +174,7 @@ async fn record_missing(
         let mut record = read_record(row)?;
         let new = missing[&record.id];
         record.spec = new.spec.as_ref().ok().map(|spec| json(&with_id(spec, record.id)));
-        record.traceparent.clone_from(&new.traceparent);
+        record.traceparent = traces::to_store(record.id, new.traceparent.as_deref());
         note_recorded(&record, new, plan);
         records.insert(record.id, record);
     }
@@ -242,6 +244,7 @@ fn note_recorded(record: &Record, new: &NewJob, plan: &mut Plan) {
     }
     if state.is_end() {
         plan.effects.counts.push(Count::Ended { state, queue: record.queue.clone() });
+        plan.effects.tales.push(Tale::ended(record, None));
     }
     // No broker has it yet. Left to the sweep, it would wait until this process counts as gone.
     if state == State::Queued && matches!(new.origin, Origin::Api | Origin::Split) {
@@ -295,7 +298,7 @@ struct JobColumns<'a> {
     specs: Vec<Option<String>>,
     bodies: Vec<&'a [u8]>,
     content_types: Vec<String>,
-    traceparents: Vec<Option<&'a str>>,
+    traceparents: Vec<Option<String>>,
     fingerprints: Vec<Option<&'a str>>,
     tapped: Vec<bool>,
     max_retries: Vec<i32>,
@@ -333,7 +336,7 @@ impl<'a> JobColumns<'a> {
         self.specs.push(spec.map(|spec| json(&with_id(spec, id))));
         self.bodies.push(new.kept_body());
         self.content_types.push(new.content_type.replace('\0', ""));
-        self.traceparents.push(new.traceparent.as_deref());
+        self.traceparents.push(traces::to_store(id, new.traceparent.as_deref()));
         self.fingerprints.push(new.fingerprint.as_deref());
         self.tapped.push(new.tapped());
         self.max_retries.push(spec.map_or(0, |spec| integer(spec.max_retries)));
@@ -547,7 +550,10 @@ fn read_record(row: &Row) -> Result<Record, Error> {
         chunks: row.try_get::<_, Option<i32>>("chunks")?.map(natural),
         splits: natural(row.try_get("splits")?),
         in_chunks: row.try_get("in_chunks")?,
+        created_at: row.try_get("created_at")?,
         age_secs: row.try_get("age_secs")?,
+        since_secs: row.try_get("since_secs")?,
+        idle_secs: row.try_get("idle_secs")?,
         run_secs: row.try_get("run_secs")?,
         writes: Writes::default(),
     })
@@ -592,7 +598,7 @@ macro_rules! in_chunks {
 pub(super) use in_chunks;
 
 macro_rules! record_columns {
-    ($spec:literal) => {
+    ($spec:literal, $idle:literal) => {
         concat!(
             "id, number, state, queue, tenant, held_by, ",
             job_cores!(),
@@ -607,23 +613,35 @@ macro_rules! record_columns {
             " AS spec, traceparent, \
              coalesce(lease_until < now(), false) AS lease_is_over, coalesce(publish_due <= now(), false) AS is_due, \
              coalesce(deadline <= now(), false) AS deadline_is_over, \
-             extract(epoch FROM now() - created_at)::float8 AS age_secs, \
+             created_at, extract(epoch FROM now() - created_at)::float8 AS age_secs, \
+             extract(epoch FROM now() - state_since)::float8 AS since_secs, ",
+            $idle,
+            " AS idle_secs, \
              extract(epoch FROM now() - started_at)::float8 AS run_secs"
         )
     };
 }
 
-const LOCK: &str = concat!(
-    "SELECT ",
-    record_columns!("CASE WHEN id = ANY ($2::uuid[]) THEN spec::text END"),
-    " FROM job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE"
-);
+// What only a claim needs is read for those that are claimed alone.
+macro_rules! lock {
+    ($wait:literal) => {
+        concat!(
+            "SELECT ",
+            record_columns!(
+                "CASE WHEN id = ANY ($2::uuid[]) THEN spec::text END",
+                "CASE WHEN attempt > 0 AND id = ANY ($2::uuid[]) THEN \
+                        (SELECT extract(epoch FROM now() - a.ended_at)::float8 FROM attempt AS a \
+                         WHERE a.job = job.id AND a.attempt = job.attempt) END"
+            ),
+            " FROM job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE",
+            $wait
+        )
+    };
+}
 
-const LOCK_AT_ONCE: &str = concat!(
-    "SELECT ",
-    record_columns!("CASE WHEN id = ANY ($2::uuid[]) THEN spec::text END"),
-    " FROM job WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE NOWAIT"
-);
+const LOCK: &str = lock!("");
+
+const LOCK_AT_ONCE: &str = lock!(" NOWAIT");
 
 const INSERT_JOBS: &str = concat!(
     "INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
@@ -639,7 +657,7 @@ const INSERT_JOBS: &str = concat!(
                fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline, callback_url, part_of, held_by) \
      ON CONFLICT (id) DO NOTHING \
      RETURNING ",
-    record_columns!("NULL::text")
+    record_columns!("NULL::text", "NULL::float8")
 );
 
 const UPDATE_JOBS: &str = "UPDATE job AS j SET \

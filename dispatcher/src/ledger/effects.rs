@@ -32,7 +32,7 @@ pub(super) struct Outlets {
 }
 
 impl Outlets {
-    /// Lets the effects of a committed batch out.
+    /// Lets the effects of a committed batch out. Those for traces are told with what was decided, by [`super::tales::tell`].
     pub(super) fn release(&self, effects: Effects) {
         for job in effects.publish {
             if self.publish.try_send(job).is_err() {

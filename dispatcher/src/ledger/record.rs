@@ -8,7 +8,7 @@ mod words;
 
 pub(super) use decide::decide;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ffpool_schema::chunk::Piece;
 use ffpool_schema::failure::{Cause, Failure};
@@ -23,6 +23,7 @@ use serde_json::Value;
 use super::families::Relative;
 use super::fresh::NewJob;
 use super::quotas::{Held, Start, Tallies};
+use super::tales::{Tale, Via};
 
 /// After this time somebody else may publish a job that a dispatcher has set out to publish.
 pub(super) const PUBLISH_CLAIM_MS: i64 = 10_000;
@@ -72,13 +73,23 @@ pub struct Happening {
     pub record: Option<Box<NewJob>>,
     /// Nobody waits for the answer after this instant: not decided then, unless it was begun.
     pub expires: Option<Instant>,
+    /// How the ledger heard of it.
+    pub via: Via,
 }
 
 impl Happening {
     /// `input` to `job`, with nothing more known.
     #[must_use]
     pub fn new(job: JobId, input: Input) -> Happening {
-        Happening { job, input, only_if: OnlyIf::Always, evidence: Evidence::default(), record: None, expires: None }
+        Happening {
+            job,
+            input,
+            only_if: OnlyIf::Always,
+            evidence: Evidence::default(),
+            record: None,
+            expires: None,
+            via: Via::Own,
+        }
     }
 }
 
@@ -205,7 +216,13 @@ pub(super) struct Record {
     pub(super) splits: u32,
     /// Whether it makes a chunk of another job, or is put together from its own.
     pub(super) in_chunks: bool,
+    /// By Postgres' clock.
+    pub(super) created_at: SystemTime,
     pub(super) age_secs: f64,
+    /// Since it is in its present state.
+    pub(super) since_secs: f64,
+    /// Since its last attempt ended; only read for claims, where it had one.
+    pub(super) idle_secs: Option<f64>,
     pub(super) run_secs: Option<f64>,
     pub(super) writes: Writes,
 }
@@ -320,6 +337,8 @@ pub(super) struct Effects {
     pub(super) tell: Vec<TellOwner>,
     /// To be counted.
     pub(super) counts: Vec<Count>,
+    /// To be told in the traces of jobs.
+    pub(super) tales: Vec<Tale>,
 }
 
 /// A command to whoever runs an attempt.

@@ -315,7 +315,7 @@ impl Ledger {
         let invalid = |message: String| ScheduleError::Invalid(vec![Fault::new("job", "bad_value", message)]);
         let recurrence = Recurrence::new(&found.cron, &found.zone).map_err(invalid)?;
         let id = JobId(Uuid::now_v7());
-        let submitter = Submitter { realm: owner.clone(), traceparent: None };
+        let submitter = Submitter { realm: owner.clone(), asked: None };
         let body = body(name, &Value::Object(found.job), &recurrence, id, Timestamp::now()).map_err(invalid)?;
         let submitted = self.submit(&body, Some("application/json"), &submitter).await?;
         let noted = self.bounded(async {

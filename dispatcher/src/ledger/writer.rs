@@ -6,7 +6,7 @@
 //! * happenings of one job go to one writer, so they are decided in the order in which they came;
 //! * a happening that Postgres refuses fails alone: its batch is split.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use deadpool_postgres::{Object, Pool};
 use ffpool_schema::cost::Prices;
@@ -19,6 +19,7 @@ use tracing::{error, warn};
 use super::batch::{self, Decisions};
 use super::effects::Outlets;
 use super::record::{Effects, Happening, Policy, Verdict};
+use super::tales::{self, Transaction};
 
 /// Happenings decided in one transaction at most. Larger ones gain nothing and make everybody in them wait.
 const MAX_BATCH: usize = 200;
@@ -110,10 +111,13 @@ impl Writer {
         let happenings: Vec<&Happening> = batch.iter().map(|ask| &ask.happening).collect();
         let mut said = false;
         loop {
-            let began = Instant::now();
+            let (began, at) = (Instant::now(), SystemTime::now());
             match self.commit(&happenings).await {
-                Ok((effects, verdicts)) => {
+                Ok((mut effects, verdicts)) => {
                     self.outlets.batch(batch.len(), began.elapsed());
+                    let tales = std::mem::take(&mut effects.tales);
+                    let decided = happenings.iter().copied().zip(&verdicts);
+                    tales::tell(tales, decided, Transaction::since(at, batch.len()));
                     self.outlets.release(effects);
                     return Ok(verdicts);
                 }

@@ -3,6 +3,7 @@
 mod chaos;
 mod chunks;
 mod clients;
+mod collector;
 mod doors;
 mod failure_model;
 mod faults;
@@ -14,3 +15,4 @@ mod rights;
 mod scheduling;
 mod secrets;
 mod support;
+mod tracing;

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use ffpool::JobName;
+use ffpool_runtime::logs::LogFormat;
 use ffpool_runtime::settings::FileArgs;
-use ffpool_runtime::telemetry::{LogFormat, TelemetryArgs};
+use ffpool_runtime::telemetry::TelemetryArgs;
+use ffpool_runtime::traces::TraceArgs;
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{Pool, Priority, Queue};
 use ffpool_schema::lifecycle::State;
@@ -107,12 +109,8 @@ pub(crate) struct Logs {
     /// How logs look.
     #[arg(long, env = "FFPOOL_LOG_FORMAT", value_enum, default_value = "text", global = true)]
     log_format: LogFormat,
-    /// Base address of an OTLP/HTTP collector to which traces are exported.
-    #[arg(long, env = "FFPOOL_OTLP_ENDPOINT", global = true, value_name = "URL")]
-    otlp_endpoint: Option<String>,
-    /// Share of new traces that are exported, 0 to 1.
-    #[arg(long, env = "FFPOOL_TRACE_RATIO", default_value_t = 1.0, global = true)]
-    trace_ratio: f64,
+    #[command(flatten)]
+    traces: TraceArgs,
 }
 
 impl Connection {
@@ -132,12 +130,11 @@ impl Logs {
     /// What to set up; `None` when neither logs nor traces are wanted.
     pub(crate) fn telemetry(&self) -> Option<TelemetryArgs> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        let (log, otlp_endpoint) = (given(&self.log), given(&self.otlp_endpoint));
+        let (log, otlp_endpoint) = (given(&self.log), given(&self.traces.otlp_endpoint));
         (log.is_some() || otlp_endpoint.is_some()).then(|| TelemetryArgs {
             log: log.unwrap_or_else(|| "off".to_owned()),
             log_format: self.log_format,
-            otlp_endpoint,
-            trace_ratio: self.trace_ratio,
+            traces: self.traces.clone(),
         })
     }
 }

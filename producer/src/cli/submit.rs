@@ -2,19 +2,20 @@
 //!
 //! Invariant: every job of a call is checked before the first is sent.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::time::Duration;
 
-use ffpool::{AmqpProducer, fresh_traceparent};
-use ffpool_runtime::telemetry;
+use ffpool::AmqpProducer;
+use ffpool_runtime::traces::{self, Context as Trace, Kind, Span};
 use ffpool_schema::api::Submitted;
 use ffpool_schema::catalog::Catalog;
 use ffpool_schema::id::JobId;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::parse::{Encoding, Parsed};
+use ffpool_schema::topology::exchange;
 use serde_json::{Value, json};
-use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::args::Submit;
@@ -44,12 +45,7 @@ pub(crate) async fn submit(context: &Context, args: Submit) -> Result<Exit, Trou
         return Err(Trouble::usage(format!("--watch follows one job, and {} were given", specs.len())));
     }
 
-    let span = info_span!("submit", jobs = specs.len());
-    let submitted = if args.amqp {
-        publish(context, &specs, &args).instrument(span).await?
-    } else {
-        post(context, &specs).instrument(span).await?
-    };
+    let submitted = if args.amqp { publish(context, &specs, &args).await? } else { post(context, &specs).await? };
     if !args.watch {
         context.format.print(&submitted, |list| list.iter().map(line).collect());
         return Ok(Exit::Success);
@@ -83,8 +79,9 @@ async fn post(context: &Context, specs: &[JobSpec]) -> Result<Vec<Submitted>, Tr
     let client = context.client()?;
     let mut submitted = Vec::with_capacity(specs.len());
     for spec in specs {
-        match client.submit(spec).await {
-            Ok(job) => submitted.push(job),
+        let handing = Handing::of(spec, "POST /v1/jobs", Kind::Client);
+        match client.submit_within(spec, handing.traceparent.as_deref()).await {
+            Ok((job, _)) => submitted.push(job),
             Err(error) => return Err(partly(error.into(), &submitted)),
         }
     }
@@ -96,7 +93,9 @@ async fn publish(context: &Context, specs: &[JobSpec], args: &Submit) -> Result<
     let producer = producer(context).await?;
     let mut submitted = Vec::with_capacity(specs.len());
     for spec in specs {
-        match producer.publish(spec, encoding, Some(&traceparent())).await {
+        let spec = named(spec);
+        let handing = Handing::of(&spec, format!("publish {}", exchange(spec.queue)), Kind::Producer);
+        match producer.publish(&spec, encoding, handing.traceparent.as_deref()).await {
             // The ledger gives the number when the job's copy reaches it.
             Ok(id) => submitted.push(Submitted { id, number: 0, state: State::Queued }),
             Err(error) => return Err(partly(error.into(), &submitted)),
@@ -120,10 +119,28 @@ pub(super) async fn producer(context: &Context) -> Result<AmqpProducer, Trouble>
     Ok(producer)
 }
 
-/// The trace that a published job goes on with: the caller's (`TRACEPARENT`), else a new one.
-pub(super) fn traceparent() -> String {
-    let received = std::env::var("TRACEPARENT").ok();
-    telemetry::traceparent(&tracing::Span::current(), received.as_deref()).unwrap_or_else(fresh_traceparent)
+/// The job with an id.
+pub(super) fn named(spec: &JobSpec) -> JobSpec {
+    JobSpec { id: Some(spec.id.unwrap_or_else(|| JobId(Uuid::now_v7()))), ..spec.clone() }
+}
+
+/// The handing in of one job: its span, which ends with it, and what goes with the job.
+pub(super) struct Handing {
+    /// The span's, where traces are exported; else the caller's (`TRACEPARENT`). Without either the ledger makes one.
+    pub(super) traceparent: Option<String>,
+    _span: Span,
+}
+
+impl Handing {
+    pub(super) fn of(spec: &JobSpec, name: impl Into<Cow<'static, str>>, kind: Kind) -> Handing {
+        let received = std::env::var("TRACEPARENT").ok().filter(|text| Trace::parse(text).is_some());
+        let span = match received.as_deref().and_then(Trace::parse) {
+            Some(caller) => Span::below(caller, name),
+            None => Span::first(spec.id, name),
+        };
+        let traceparent = if traces::are_on() { Some(span.context().to_string()) } else { received };
+        Handing { traceparent, _span: span.kind(kind) }
+    }
 }
 
 /// Says which jobs of a list are in the pool already, so that nobody submits those again.

@@ -5,6 +5,7 @@
 //! [`stop::signals`]. Who reads jobs loads the operator's [`scenarios`] too.
 
 pub mod guard;
+pub mod logs;
 pub mod metrics;
 pub mod notify;
 pub mod scenarios;
@@ -12,6 +13,7 @@ pub mod settings;
 pub mod stop;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 
 /// Makes ring the process's TLS provider. Needed once before any TLS connection; a second call changes nothing.
 pub fn install_crypto() {

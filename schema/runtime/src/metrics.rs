@@ -1,9 +1,19 @@
-//! The process's metrics in Prometheus' text format, with the help texts of the schema's table.
+//! The process's metrics in Prometheus' text format, with the help texts of the schema's table; in OpenMetrics, with exemplars, for
+//! who asks for that.
 
+mod open;
+
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ffpool_schema::metrics::{ALL, ATTEMPT_COST, BUILD_INFO, Kind, Metric, Process, START_SECONDS, Shown};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use open::Exemplars;
+
+use crate::traces::{self, Context};
+
+/// Those of this process.
+static EXEMPLARS: LazyLock<Exemplars> = LazyLock::new(Exemplars::default);
 
 /// Buckets of every histogram that counts seconds: from a broker's round trip to a long encode.
 const SECONDS: &[f64] = &[
@@ -25,10 +35,21 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// The metrics now, in Prometheus' text format.
+    /// The metrics now for whoever sends this `Accept`: the content type and the text.
     #[must_use]
-    pub fn render(&self) -> String {
-        self.handle.render()
+    pub fn answer(&self, accept: Option<&str>) -> (&'static str, String) {
+        let text = self.handle.render();
+        if open::is_accepted(accept) { (open::OPEN, open::open(&text, &EXEMPLARS)) } else { (open::TEXT, text) }
+    }
+}
+
+/// Has the bucket of a histogram into which `value` falls name this trace, if it is one that is exported.
+pub fn exemplify(name: &'static str, labels: &[(&'static str, &str)], value: f64, trace: Context) {
+    if !traces::are_on() || !trace.is_sampled() {
+        return;
+    }
+    if let Some(metric) = ALL.iter().find(|metric| metric.name == name) {
+        EXEMPLARS.note(open::series(name, labels), buckets_of(metric), value, trace);
     }
 }
 

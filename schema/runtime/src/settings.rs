@@ -236,7 +236,8 @@ fn describe(command: &Command, matches: &ArgMatches, from_file: &BTreeSet<String
 /// Hides what is secret in a setting: whole keys, and the password of an address.
 #[must_use]
 pub fn mask(name: &str, value: &str) -> String {
-    let secret = ["key", "password", "secret", "token"].iter().any(|word| name.split('_').any(|part| part == *word));
+    let secret =
+        ["key", "password", "secret", "token", "headers"].iter().any(|word| name.split('_').any(|part| part == *word));
     if secret && !value.is_empty() {
         return "***".into();
     }
@@ -314,6 +315,7 @@ mod tests {
     #[test]
     fn keys_are_masked_whole() {
         assert_eq!(mask("api_key", "abc"), "***");
+        assert_eq!(mask("otlp_headers", "authorization=Bearer abc"), "***");
         assert_eq!(mask("api_url", "http://host:1/x"), "http://host:1/x");
         assert_eq!(mask("nats_url", "nats://token@h:4222"), "nats://***@h:4222");
     }

@@ -45,6 +45,7 @@ use crate::machine::energy::{Meter, Reading};
 use crate::machine::group::Group;
 use crate::publish::PublishError;
 use crate::roots;
+use crate::spans::Phases;
 use crate::tool::ToolUser;
 
 /// Percent shown between the encode's end and the publication.
@@ -127,6 +128,7 @@ pub(super) async fn run(
             reports,
             seq: AtomicU64::new(0),
             lines: AtomicU64::new(0),
+            phases: Phases::of(grant),
             secrets: live::secrets(grant),
         },
         orders,

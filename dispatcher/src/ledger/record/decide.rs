@@ -3,6 +3,7 @@
 //! Invariant: a decision changes the record and the plan of the batch alike, so the next input of the batch meets what
 //! will be written.
 
+use ffpool_runtime::traces;
 use ffpool_schema::chunk;
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::JobSpec;
@@ -14,6 +15,7 @@ use super::super::families::Relative;
 use super::super::fresh::NewJob;
 use super::super::kind;
 use super::super::quotas::{Held, Tallies};
+use super::super::tales::{Tale, What};
 use super::words::{attempt_of, detail, explain};
 use super::{
     BegunRow, Count, Decided, EndedRow, EventRow, Evidence, HELD_MS, Happening, LOSSES_OF_CHUNKS, Lesson, Lessons,
@@ -88,7 +90,7 @@ pub(in crate::ledger) fn decide(
         state: record.facts.state,
         attempt: record.facts.attempt,
         spec: spec.map(|text| serde_json::from_str(text).map_err(|error| error.to_string())),
-        traceparent: record.traceparent.clone().filter(|_| wants_spec),
+        traceparent: record.traceparent.clone(),
         lessons: Lessons {
             raised_memory_mb: record.raised_memory_mb,
             fell_back: record.fell_back,
@@ -296,6 +298,10 @@ fn apply(
         plan.effects.families.push(Relative::Ended(record.id));
         record.writes.clear_progress = true;
         plan.effects.counts.push(Count::Ended { state: change.to, queue: record.queue.clone() });
+        let cause = evidence.failure.as_ref().map(|failure| failure.cause);
+        plan.effects
+            .tales
+            .push(Tale::ended(record, cause.or(record.facts.last_cause.filter(|_| change.to == State::Failed))));
         if let (State::Completed, Some(secs)) = (change.to, record.run_secs) {
             plan.effects.counts.push(Count::Ran { queue: record.queue.clone(), secs });
         }
@@ -349,6 +355,17 @@ fn end_attempt(record: &Record, input: &Input, evidence: &Evidence, change: &Cha
     };
     if let Some(end) = change.end {
         ended(record.facts.attempt, end);
+        plan.effects.tales.push(Tale::of(
+            record,
+            What::AttemptEnded {
+                attempt: record.facts.attempt,
+                queue: record.queue.clone(),
+                end,
+                run_secs: record.run_secs.unwrap_or_default(),
+                cause: evidence.failure.as_ref().map(|failure| failure.cause).filter(|_| end == End::Failed),
+                worker: record.facts.owner.as_ref().map(|owner| owner.worker.to_string()),
+            },
+        ));
     }
     if let Input::Finished { attempt } = input
         && *attempt != record.facts.attempt
@@ -425,15 +442,23 @@ fn split(record: &mut Record, evidence: &Evidence, change: &Change, plan: &mut P
     (record.chunks, record.writes.chunks) = (Some(total), Some(total));
     record.splits += 1;
     let attempt = record.facts.attempt;
+    let traceparent = traces::for_part(record.id, record.traceparent.as_deref());
     plan.pieces.extend(pieces.into_iter().map(|piece| {
         let id = piece.id(attempt);
-        (id, NewJob::of_piece(id, &whole, piece, record.traceparent.clone()))
+        (id, NewJob::of_piece(id, &whole, piece, traceparent.clone()))
     }));
 }
 
 fn begin(record: &mut Record, input: &Input, plan: &mut Plan) {
     let (Input::Claim { from, .. } | Input::Take { from }) = input else { return };
     record.facts.attempt += 1;
+    let what = What::Began {
+        attempt: record.facts.attempt,
+        queue: record.queue.clone(),
+        idle_secs: record.idle_secs.unwrap_or(record.age_secs),
+        queued_secs: record.since_secs,
+    };
+    plan.effects.tales.push(Tale::of(record, what));
     record.facts.owner = Some(from.clone());
     record.lease_is_over = false;
     record.run_secs = Some(0.0);
@@ -476,7 +501,7 @@ fn place_in_outbox(record: &mut Record, change: &Change, policy: &Policy, random
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use ffpool_schema::id::{Incarnation, JobId};
     use ffpool_schema::lifecycle::{Custody, Facts, Tell};
@@ -532,6 +557,9 @@ mod tests {
             chunks: None,
             splits: 0,
             in_chunks: false,
+            created_at: SystemTime::UNIX_EPOCH,
+            since_secs: 0.0,
+            idle_secs: None,
             age_secs: 1.0,
             run_secs: None,
             writes: Writes::default(),

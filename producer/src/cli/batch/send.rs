@@ -6,9 +6,11 @@
 use std::time::{Duration, Instant};
 
 use ffpool::{AmqpProducer, ApiError, Client};
+use ffpool_runtime::traces::Kind;
 use ffpool_schema::api::Submitted;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::parse::{Encoding, Fault};
+use ffpool_schema::topology::exchange;
 use futures_util::{Stream, StreamExt, stream};
 
 use super::Sent;
@@ -78,7 +80,9 @@ impl Sender {
                 Sent { line: entry.line, job, already: Some(!is_new) }
             }
             Sender::Broker(producer, encoding) => {
-                let published = producer.publish(&entry.asked, *encoding, Some(&submit::traceparent())).await;
+                let name = format!("publish {}", exchange(entry.asked.queue));
+                let handing = submit::Handing::of(&entry.asked, name, Kind::Producer);
+                let published = producer.publish(&entry.asked, *encoding, handing.traceparent.as_deref()).await;
                 published.map_err(|error| failed(Vec::new(), error.into()))?;
                 // The ledger gives the number when the job's copy reaches it.
                 let job = Submitted { id: entry.id, number: 0, state: State::Queued };

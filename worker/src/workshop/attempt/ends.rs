@@ -277,7 +277,15 @@ impl Attempt<'_> {
         };
         let to = self.scratch_path().join(FETCHED);
         let started = Instant::now();
+        let mut span = self.reporter.phases.part("fetch");
         let (fetched, frozen_for) = fetch(&mut origin, &to, bounds, &self.orders, &mut said).await;
+        if let Some(span) = &mut span {
+            match &fetched {
+                Ok(fetched) => span.set("ffpool.bytes", i64::try_from(fetched.size_bytes).unwrap_or(i64::MAX)),
+                Err(_) => span.fail("not fetched"),
+            }
+        }
+        drop(span);
         self.frozen_for += frozen_for;
         let fetched = fetched?;
         self.reporter.log(&format!(

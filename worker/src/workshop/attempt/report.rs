@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{NEARLY, Reports, Shop};
 use crate::classify;
 use crate::progress::{Block, Blocks, Meter};
+use crate::spans::Phases;
 use crate::tool::Listener;
 
 /// Which part of the whole work a run is, as fractions of it.
@@ -37,6 +38,8 @@ pub(super) struct Reporter<'a> {
     /// Both count what was sent. Shared, so that a tool's listener can report while the attempt is looked at.
     pub(super) seq: AtomicU64,
     pub(super) lines: AtomicU64,
+    /// For the trace of the job.
+    pub(super) phases: Phases,
     /// Stream keys and the like, which are in no line that leaves.
     pub(super) secrets: Vec<String>,
 }
@@ -66,6 +69,7 @@ impl Reporter<'_> {
     }
 
     pub(super) fn send(&self, progress: Progress) {
+        self.phases.enter(progress.phase);
         let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
         self.reports.progress.send_replace(Some(Progress { seq, ..progress }));
     }
