@@ -26,6 +26,7 @@ mod config;
 mod folder;
 mod scale;
 mod schedule;
+mod top;
 mod wanted;
 
 pub(crate) use batch::{Batch, ListFormat};
@@ -34,6 +35,7 @@ pub(crate) use config::{CapacityArgs, Config, Environment, MachineArgs, Recommen
 pub(crate) use folder::Folder;
 pub(crate) use scale::ScaleAdvice;
 pub(crate) use schedule::{AddSchedule, Schedule};
+pub(crate) use top::{ThemeName, Top};
 pub(crate) use wanted::Wanted;
 
 /// Submit and follow media jobs, and look after the pool that runs them.
@@ -162,6 +164,9 @@ pub(crate) enum Command {
     /// Show what waits in the work queues, pause and resume queues.
     #[command(visible_alias = "queue", args_conflicts_with_subcommands = true, after_help = QUEUES)]
     Queues(Queues),
+    /// Show the pool live: queues, workers and running jobs, with keys to act on them.
+    #[command(after_help = top::EXAMPLES)]
+    Top(Top),
     /// Say how many workers each pool needs, so that what waits starts in time, and which could go.
     #[command(after_help = scale::EXAMPLES)]
     ScaleAdvice(ScaleAdvice),

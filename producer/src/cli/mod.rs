@@ -23,6 +23,7 @@ mod scale;
 mod scenarios;
 mod schedule;
 mod submit;
+mod top;
 mod wanted;
 mod watch;
 
@@ -156,6 +157,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
             Some(QueueChange::Pause { queue, reason }) => fleet::pause_queue(context, &queue, reason).await,
             Some(QueueChange::Resume { queue }) => fleet::resume_queue(context, &queue).await,
         },
+        Command::Top(args) => top::top(context, args).await,
         Command::ScaleAdvice(args) => scale::advise(context, args).await,
         Command::Cost { by, since } => cost::cost(context, &by, since).await,
         Command::Schedule(command) => schedule::schedule(context, command).await,

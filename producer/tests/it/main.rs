@@ -11,6 +11,7 @@ mod publish;
 mod scale;
 mod scripted;
 mod terminal;
+mod top;
 
 use std::process::{Command, Output};
 
