@@ -85,11 +85,7 @@ impl Stores {
         ffpool_runtime::install_crypto();
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let profiles = profiles::read(settings.stores.as_deref(), &settings.machine_stores, &is_set)?;
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build();
+        let http = plain_http().build();
         if let Err(error) = &http {
             let error: &dyn std::error::Error = error;
             tracing::warn!(
@@ -216,11 +212,16 @@ impl Stores {
         let key = Key::parse(&address.key).map_err(|error| {
             Trouble::lasting(Cause::ConfigBad, format!("{address} has no usable key")).because(&error)
         })?;
-        let client = profile.client(&address.bucket).map_err(|error| {
-            Trouble::lasting(Cause::Platform, format!("profile `{}` cannot be used", profile.name)).because(&error)
-        })?;
+        let unusable = || Trouble::lasting(Cause::Platform, format!("profile `{}` cannot be used", profile.name));
+        let client = profile.client(&address.bucket).map_err(|error| unusable().because(&error))?;
+        let http = profile.own_http().map_err(|error| unusable().because(&error))?.unwrap_or(http);
         Ok(Object { address: address.clone(), key, client, guarantee: profile.guarantee, http })
     }
+}
+
+/// Goes where it is told, and nowhere else.
+fn plain_http() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().connect_timeout(CONNECT).no_proxy().redirect(reqwest::redirect::Policy::none())
 }
 
 /// The manifest of an output that an earlier attempt of the same job put before it could report: the output is one of its

@@ -151,7 +151,7 @@ fn is_good_for(file: &Path, wanted: &Wanted, left: Duration) -> Result<bool, Tro
 }
 
 fn for_part(part: &str, wanted: &Issue) -> Wanted {
-    let is_server = SERVERS.contains(&part);
+    let is_server = wanted.server || SERVERS.contains(&part);
     let mut names = Vec::new();
     if is_server {
         names.extend([part, "localhost", "127.0.0.1", "::1"].map(str::to_owned));

@@ -60,4 +60,9 @@ fn an_authority_and_the_certificates_of_all_parts_are_made_once_and_shown() {
     ask(0, &["init", &folder]);
     assert_eq!(std::fs::read(file("ca-key")).unwrap(), key, "an authority is never written over");
     ask(2, &["issue", &folder, "../elsewhere"]);
+
+    ask(0, &["issue", &folder, "objects", "--server", "--host", "objects.example"]);
+    let shown = json(&ask(0, &["show", &file("objects"), "--output", "json"]));
+    assert!(shown[0]["names"].to_string().contains("dns=objects.example"), "{shown:#}");
+    ask(2, &["issue", &folder, "--server"]);
 }

@@ -15,7 +15,7 @@ use ffpool_schema::location::{ObjectAddress, Scheme};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, RetryConfig};
+use object_store::{BackoffConfig, Certificate, ClientConfigKey, ClientOptions, RetryConfig};
 
 use super::bucket::{Client, Guarantee, usual_guarantee};
 
@@ -119,6 +119,8 @@ pub struct Profile {
     pub guarantee: Guarantee,
     /// Settings of the store's library.
     options: BTreeMap<String, String>,
+    /// Certificates (PEM) of authorities that are trusted besides the system's.
+    authorities: Vec<u8>,
 }
 
 impl fmt::Debug for Profile {
@@ -154,6 +156,7 @@ pub fn read(
             serves: Serves { scheme, bucket: None },
             guarantee: usual_guarantee(scheme),
             options: BTreeMap::new(),
+            authorities: Vec::new(),
         });
     }
     Ok(profiles)
@@ -211,6 +214,11 @@ fn profile(name: &str, mut keys: toml::Table) -> Result<Profile, String> {
         Some(toml::Value::Boolean(false)) => Guarantee::BestEffort,
         Some(_) => return Err("`conditional` is true or false".to_owned()),
     };
+    let authorities = match keys.remove("ca_file") {
+        None => Vec::new(),
+        Some(toml::Value::String(path)) => authorities(Path::new(&path))?,
+        Some(_) => return Err("`ca_file` is the path of a PEM file".to_owned()),
+    };
     let mut options = BTreeMap::new();
     for (key, value) in keys {
         let text = match value {
@@ -236,7 +244,15 @@ fn profile(name: &str, mut keys: toml::Table) -> Result<Profile, String> {
     if options.keys().any(|key| key.contains("endpoint") && is_plain(key)) && !is_allowed {
         return Err("its endpoint has no TLS: use https://, or say `allow_http = true`".to_owned());
     }
-    Ok(Profile { name: name.to_owned(), serves, guarantee, options })
+    Ok(Profile { name: name.to_owned(), serves, guarantee, options, authorities })
+}
+
+fn authorities(path: &Path) -> Result<Vec<u8>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("`ca_file` {} cannot be read: {error}", path.display()))?;
+    match reqwest::Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(pem),
+        Ok(_) | Err(_) => Err(format!("`ca_file` {} holds no certificate (PEM)", path.display())),
+    }
 }
 
 impl Profile {
@@ -256,7 +272,7 @@ impl Profile {
         match self.serves.scheme {
             Scheme::S3 => {
                 let mut builder = if is_own { AmazonS3Builder::new() } else { AmazonS3Builder::from_env() };
-                builder = builder.with_client_options(options()).with_retry(retry());
+                builder = builder.with_client_options(self.client_options()?).with_retry(retry());
                 for (key, value) in &self.options {
                     builder = builder.with_config(key.parse()?, value);
                 }
@@ -269,7 +285,7 @@ impl Profile {
             Scheme::Gs => {
                 let mut builder =
                     if is_own { GoogleCloudStorageBuilder::new() } else { GoogleCloudStorageBuilder::from_env() };
-                builder = builder.with_client_options(options()).with_retry(retry());
+                builder = builder.with_client_options(self.client_options()?).with_retry(retry());
                 for (key, value) in &self.options {
                     builder = builder.with_config(key.parse()?, value);
                 }
@@ -277,7 +293,7 @@ impl Profile {
             }
             Scheme::Az => {
                 let mut builder = if is_own { MicrosoftAzureBuilder::new() } else { MicrosoftAzureBuilder::from_env() };
-                builder = builder.with_client_options(options()).with_retry(retry());
+                builder = builder.with_client_options(self.client_options()?).with_retry(retry());
                 for (key, value) in &self.options {
                     builder = builder.with_config(key.parse()?, value);
                 }
@@ -288,14 +304,35 @@ impl Profile {
             }
         }
     }
-}
 
-fn options() -> ClientOptions {
-    // One time for a whole request would cut every large body.
-    ClientOptions::new()
-        .with_timeout_disabled()
-        .with_connect_timeout(CONNECT)
-        .with_config(ClientConfigKey::ReadTimeout, format!("{}s", SILENCE.as_secs()))
+    fn client_options(&self) -> Result<ClientOptions, object_store::Error> {
+        // One time for a whole request would cut every large body.
+        let mut options = ClientOptions::new()
+            .with_timeout_disabled()
+            .with_connect_timeout(CONNECT)
+            .with_config(ClientConfigKey::ReadTimeout, format!("{}s", SILENCE.as_secs()));
+        if !self.authorities.is_empty() {
+            for authority in Certificate::from_pem_bundle(&self.authorities)? {
+                options = options.with_root_certificate(authority);
+            }
+        }
+        Ok(options)
+    }
+
+    /// A client for requests to its store that the store's library does not know; `None`: any will do.
+    ///
+    /// # Errors
+    /// When its authorities cannot be used.
+    pub(super) fn own_http(&self) -> reqwest::Result<Option<reqwest::Client>> {
+        if self.authorities.is_empty() {
+            return Ok(None);
+        }
+        let mut builder = super::plain_http();
+        for authority in reqwest::Certificate::from_pem_bundle(&self.authorities)? {
+            builder = builder.add_root_certificate(authority);
+        }
+        builder.build().map(Some)
+    }
 }
 
 fn retry() -> RetryConfig {
@@ -340,6 +377,9 @@ mod tests {
             ("[p]\nserves = \"s3\"\nallow_invalid_certificates = true", "is no setting"),
             ("[p]\nserves = \"s3\"\naws_bucket = \"other\"", "is no setting"),
             ("[p]\nserves = \"s3\"\nendpoint = \"http://h\"", "has no TLS"),
+            ("[p]\nserves = \"s3\"\nca_file = \"/no/ca.pem\"", "`ca_file` /no/ca.pem cannot be read"),
+            ("[p]\nserves = \"s3\"\nca_file = \"/dev/null\"", "`ca_file` /dev/null holds no certificate"),
+            ("[p]\nserves = \"s3\"\nca_file = true", "is the path of a PEM file"),
             ("[p]\nserves = \"gs\"\nregion = \"x\"", "is no setting"),
             ("[p]\nserves = \"s3\"\nsecret_access_key = \"hunter2", "is no table of profiles"),
         ] {

@@ -9,6 +9,7 @@ Examples:
   ffpool certs init /root/ffpool-certs
   ffpool certs issue /root/ffpool-certs rabbitmq nats postgres --host broker.example --host 10.0.0.5
   ffpool certs issue /root/ffpool-certs worker client
+  ffpool certs issue /root/ffpool-certs objects --server --host objects.example
   ffpool certs issue /root/ffpool-certs --renew-before 30
   ffpool certs show /root/ffpool-certs/*.pem";
 
@@ -52,6 +53,9 @@ pub(crate) struct Issue {
     /// A host name or address by which servers are called, besides the part's name and `localhost`; may repeat.
     #[arg(long = "host", value_name = "HOST")]
     pub(crate) hosts: Vec<String>,
+    /// Make servers' certificates for other names too, such as that of an object store.
+    #[arg(long, requires = "parts")]
+    pub(crate) server: bool,
     /// For how long.
     #[arg(long, default_value_t = 365, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3660))]
     pub(crate) days: u32,

@@ -31,8 +31,13 @@ struct Bench {
 impl Bench {
     async fn open(more: &str) -> Bench {
         let s3 = S3::start().await;
+        let profile = s3.profile("store", "s3", more);
+        Bench::of(s3, &profile)
+    }
+
+    fn of(s3: S3, profile: &str) -> Bench {
         let file = s3.root.path().join("stores.toml");
-        std::fs::write(&file, s3.profile("store", "s3", more)).unwrap();
+        std::fs::write(&file, profile).unwrap();
         let stores = Stores::open(&StoreArgs { stores: Some(file), ..StoreArgs::default() }).unwrap();
         Bench { s3, stores, job: JobId(Uuid::new_v4()) }
     }
@@ -88,6 +93,23 @@ async fn a_late_attempt_never_replaces_a_newer_one_s_object() {
         assert_eq!(there.mark, Some(bench.mark(3, length)));
     }
     assert_eq!(bench.s3.unfinished(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_an_authority_of_its_own_is_reached_by_the_profile_that_trusts_it() {
+    let s3 = S3::start_with_tls().await;
+    let profile = s3.profile("store", "s3", "");
+    let bench = Bench::of(s3, &profile);
+    // Both ways: by the store's library, and by the request that ends an upload in parts.
+    for (key, length) in [("small.mp4", 1000), ("large.mp4", LARGE)] {
+        assert_eq!(bench.sent(key, 1, length).await.commit().await.unwrap(), Published::Done, "{key}");
+        assert_eq!(bench.maker(key), (1, length));
+    }
+    let without: String =
+        profile.lines().filter(|line| !line.starts_with("ca_file")).flat_map(|line| [line, "\n"]).collect();
+    let bench = Bench::of(bench.s3, &without);
+    let refused = bench.object("media", "small.mp4").look().await.unwrap_err();
+    assert!(format!("{refused:?}").contains("certificate"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,11 @@
 //! A private S3 server, its objects files below a directory.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use ffpool_runtime::tls::{Authority, Wanted};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request};
@@ -14,6 +16,10 @@ use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 const KEY: &str = "the-key";
 const SECRET: &str = "the-secret-of-the-store";
@@ -31,6 +37,8 @@ pub struct S3 {
     /// Taken by the next write.
     pub mishap: Arc<Mutex<Option<Mishap>>>,
     address: SocketAddr,
+    /// Of a server with TLS, the authority's file.
+    authority: Option<PathBuf>,
     task: JoinHandle<()>,
 }
 
@@ -44,6 +52,24 @@ fn is_write(request: &Request<Incoming>) -> bool {
     }
 }
 
+/// Of a server for 127.0.0.1; its authority's certificate is `ca.pem` in the folder.
+fn acceptor(folder: &Path) -> TlsAcceptor {
+    let (authority, _) = Authority::open_or_create(folder, "the store's").unwrap();
+    let issued = authority
+        .issue(&Wanted {
+            common_name: "s3".to_owned(),
+            names: vec!["127.0.0.1".to_owned()],
+            is_server: true,
+            is_client: false,
+            life: Duration::from_secs(3600),
+        })
+        .unwrap();
+    let chain = CertificateDer::pem_slice_iter(issued.certificate.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
 impl Drop for S3 {
     fn drop(&mut self) {
         self.task.abort();
@@ -53,8 +79,18 @@ impl Drop for S3 {
 impl S3 {
     /// A server with the bucket `media`.
     pub async fn start() -> S3 {
+        S3::launch(false).await
+    }
+
+    /// The same with TLS, its certificate from an authority that no system trusts.
+    pub async fn start_with_tls() -> S3 {
+        S3::launch(true).await
+    }
+
+    async fn launch(has_tls: bool) -> S3 {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let root = tempfile::tempdir().unwrap();
+        let tls = has_tls.then(|| acceptor(root.path()));
         std::fs::create_dir(root.path().join("media")).unwrap();
         let mut builder = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
         builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
@@ -65,7 +101,7 @@ impl S3 {
         let planned = mishap.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (service, planned) = (service.clone(), planned.clone());
+                let (service, planned, tls) = (service.clone(), planned.clone(), tls.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
                     let mishap = planned.lock().unwrap().take_if(|_| is_write(&request));
                     let service = service.clone();
@@ -85,12 +121,21 @@ impl S3 {
                     }
                 });
                 tokio::spawn(async move {
-                    // A client that goes away ends its connection, and nothing else.
-                    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                    // A client that goes away, or trusts nobody here, ends its connection, and nothing else.
+                    let builder = Builder::new(TokioExecutor::new());
+                    match tls {
+                        None => drop(builder.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                drop(builder.serve_connection(TokioIo::new(stream), service).await);
+                            }
+                        }
+                    }
                 });
             }
         });
-        S3 { root, mishap, address, task }
+        let authority = has_tls.then(|| root.path().join("ca.pem"));
+        S3 { root, mishap, address, authority, task }
     }
 
     /// The text of a profile for what `serves` names, with these lines besides.
@@ -99,10 +144,13 @@ impl S3 {
     }
 
     pub fn profile_with(&self, name: &str, serves: &str, secret: &str, more: &str) -> String {
+        let (endpoint, trust) = match &self.authority {
+            None => (format!("http://{}", self.address), "allow_http = true".to_owned()),
+            Some(file) => (format!("https://{}", self.address), format!("ca_file = {file:?}")),
+        };
         format!(
-            "[{name}]\nserves = \"{serves}\"\nendpoint = \"http://{}\"\nallow_http = true\nregion = \"us-east-1\"\n\
-             access_key_id = \"{KEY}\"\nsecret_access_key = \"{secret}\"\n{more}\n",
-            self.address
+            "[{name}]\nserves = \"{serves}\"\nendpoint = \"{endpoint}\"\n{trust}\nregion = \"us-east-1\"\n\
+             access_key_id = \"{KEY}\"\nsecret_access_key = \"{secret}\"\n{more}\n"
         )
     }
 
