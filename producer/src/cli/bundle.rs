@@ -276,9 +276,9 @@ async fn of_pool<W: Write>(
     for job in &args.jobs {
         bar.set_message(format!("job {job}"));
         let folder = format!("jobs/{}", job.to_string().trim_start_matches('#'));
-        archive.ask(&format!("{folder}/job.json"), client.job(job.clone())).await?;
-        archive.ask(&format!("{folder}/explain.json"), client.explain(job.clone())).await?;
-        archive.ask(&format!("{folder}/log.json"), client.log(job.clone(), None, Some(LINES))).await?;
+        archive.ask(&format!("{folder}/job.json"), client.job(*job)).await?;
+        archive.ask(&format!("{folder}/explain.json"), client.explain(*job)).await?;
+        archive.ask(&format!("{folder}/log.json"), client.log(*job, None, Some(LINES))).await?;
     }
     Ok(())
 }
