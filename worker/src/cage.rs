@@ -194,14 +194,15 @@ impl Cage {
             tracing::warn!("FFPOOL_SANDBOX=off: tools are kept from nothing that their user may do");
             return Ok(cage);
         }
-        let spaces_work = cage.has_spaces(tool);
+        // One trial for all of them, where nothing is missing.
+        let spaces_work = cage.try_layers(tool, &Layer::SPACES).is_ok();
         let mut works = Vec::new();
         for layer in Layer::ALL {
             let tried = match layer {
-                Layer::Files | Layer::Calls => cage.try_layers(tool, &[layer]),
-                Layer::Network | Layer::Processes | Layer::Mounts | Layer::Ipc if spaces_work => Ok(()),
-                Layer::Network | Layer::Processes | Layer::Mounts | Layer::Ipc => cage.try_layers(tool, &[layer]),
-                Layer::Proc if spaces_work => Ok(()),
+                layer if spaces_work && Layer::SPACES.contains(&layer) => Ok(()),
+                Layer::Files | Layer::Calls | Layer::Network | Layer::Processes | Layer::Mounts | Layer::Ipc => {
+                    cage.try_layers(tool, &[layer])
+                }
                 Layer::Proc => cage.try_layers(tool, &[Layer::Processes, Layer::Mounts, Layer::Proc]),
                 Layer::Egress => cage.try_egress(tool, user),
             };
@@ -220,11 +221,7 @@ impl Cage {
         Ok(cage)
     }
 
-    /// Whether all namespaces work, in one trial.
-    fn has_spaces(&mut self, tool: &Path) -> bool {
-        self.try_layers(tool, &Layer::SPACES).is_ok()
-    }
-
+    /// Runs the tool once behind these.
     fn try_layers(&mut self, tool: &Path, layers: &[Layer]) -> io::Result<()> {
         self.layers = layers.to_vec();
         self.try_out(tool)
