@@ -7,12 +7,13 @@
 //! of several outputs saves.
 //! [`live`] times the start of live jobs and looks at what is recorded when their server dies.
 //! [`overhead`] sets an encode through the pool beside the same encode by hand; [`chunks`] an encode in chunks beside the
-//! same encode whole, also while its workers are killed.
+//! same encode whole, also while its workers are killed; [`cage`] runs of tools in the sandbox beside the same without it.
 //! [`doors`] measures what others wait at the API while thousands only hold a place there, and what a flood gets.
 //! The end-to-end tests of the whole system stand in `tests/` and use the same pool.
 
 pub mod audit;
 pub mod baseline;
+pub mod cage;
 pub mod chaos;
 pub mod chunks;
 pub mod doors;

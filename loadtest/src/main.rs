@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ffpool_loadtest::audit::{self, AuditArgs};
 use ffpool_loadtest::baseline::{self, BaselineArgs};
+use ffpool_loadtest::cage::{self, CageArgs};
 use ffpool_loadtest::chaos::{self, ChaosArgs};
 use ffpool_loadtest::chunks::{self, ChunksArgs};
 use ffpool_loadtest::doors::{self, DoorsArgs};
@@ -46,6 +47,8 @@ enum Command {
     Overhead(OverheadArgs),
     /// Thousands of idle and slow connections to the API over TLS, and a flood of one address: what all others wait.
     Doors(DoorsArgs),
+    /// Starts and encodes in the sandbox beside the same without it, in pairs.
+    Cage(CageArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -101,6 +104,11 @@ fn main() -> anyhow::Result<ExitCode> {
             let report = runtime.block_on(overhead::run(&settings))?;
             show(&report, args.json)?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Cage(settings) => {
+            let report = runtime.block_on(cage::run(&settings))?;
+            show(&report, args.json)?;
+            Ok(exit_code(report.is_clean()))
         }
         Command::Doors(settings) => {
             let report = runtime.block_on(doors::run(&settings))?;

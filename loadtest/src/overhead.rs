@@ -182,7 +182,8 @@ fn run_by_hand(ffmpeg: &Path, manifest: &Manifest, directory: &Path) -> anyhow::
     Ok((bare, proven))
 }
 
-fn make_source(ffmpeg: &Path, path: &Path, secs: u32) -> anyhow::Result<()> {
+/// A film with grain and a tone.
+pub(crate) fn make_source(ffmpeg: &Path, path: &Path, secs: u32) -> anyhow::Result<()> {
     let (picture, sound) = (format!("{PICTURE},trim=duration={secs}"), format!("sine=duration={secs}"));
     let shown = path.display().to_string();
     let inputs = ["-y", "-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &sound];
