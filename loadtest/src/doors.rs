@@ -39,7 +39,7 @@ const ROUTE: &str = "/v1/scenarios";
 /// What is measured.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DoorsArgs {
-    /// Connections that ask once and then wait.
+    /// Connections that wait and ask once a minute.
     #[arg(long, default_value_t = 10_000)]
     pub idle: usize,
     /// Connections that send one byte of a request each second.

@@ -1,4 +1,4 @@
-//! Connections that only hold a place: some wait, some send a request a byte at a time.
+//! Connections that only hold a place: some ask once a minute, some send a request a byte at a time.
 //!
 //! Invariant: each is a task that comes again when it is shown out, and ends with the [`Crowd`].
 
@@ -24,12 +24,16 @@ use tokio_rustls::client::TlsStream;
 const PER_ADDRESS: usize = 500;
 /// Handshakes that are under way at the same time: a crowd comes faster than it is let in, and not all at once.
 const AT_ONCE: usize = 32;
+/// An idle client asks again so often: as one that polls every minute, so that it is not shown out as one that is gone.
+const POLL: Duration = Duration::from_secs(60);
 /// A slow client sends a byte so often.
 const DRIP: Duration = Duration::from_secs(1);
 /// Whoever was turned away comes again after this.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Most of the crowd stands after this, or the machine cannot bear it.
 const GATHER: Duration = Duration::from_secs(600);
+/// How often is told how it goes.
+const TELL: Duration = Duration::from_secs(10);
 /// What an idle client asks before it waits.
 const QUESTION: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// What a slow client never comes to the end of.
@@ -77,7 +81,7 @@ impl Crowd {
         let mut members = JoinSet::new();
         let manners = std::iter::repeat_n(Manner::Idle, idle).chain(std::iter::repeat_n(Manner::Slow, slow));
         for (number, manner) in manners.enumerate() {
-            members.spawn(stay(entry.clone(), address_of(number)?, manner, count.clone()));
+            members.spawn(stay(entry.clone(), address_of(number, idle + slow)?, manner, count.clone()));
         }
         let crowd = Crowd { count, _members: members };
         crowd.until_it_stands(idle, slow).await?;
@@ -86,6 +90,7 @@ impl Crowd {
 
     async fn until_it_stands(&self, idle: usize, slow: usize) -> anyhow::Result<()> {
         let (end, mut best) = (Instant::now() + GATHER, (0, Instant::now()));
+        let mut told = Instant::now();
         loop {
             let (idle_now, slow_now, came_again) = self.size();
             let now = idle_now + slow_now;
@@ -103,6 +108,12 @@ impl Crowd {
                      {came_again} came again"
                 );
             }
+            if told.elapsed() > TELL {
+                told = Instant::now();
+                eprintln!(
+                    "{idle_now} of {idle} idle, {slow_now} of {slow} slow connections stand; {came_again} came again"
+                );
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -115,10 +126,12 @@ impl Crowd {
     }
 }
 
-/// Addresses of loopback, none of them one that is measured.
-fn address_of(number: usize) -> anyhow::Result<Ipv4Addr> {
-    let block = u16::try_from(number / PER_ADDRESS).context("fewer connections than that are possible")?;
-    let [high, low] = block.to_be_bytes();
+/// Addresses of loopback, none of them one that is measured; those who come one after the other come from different ones, so that
+/// no address makes handshakes faster than it may.
+fn address_of(number: usize, all: usize) -> anyhow::Result<Ipv4Addr> {
+    let addresses = all.div_ceil(PER_ADDRESS).max(1);
+    let own = u16::try_from(number % addresses).context("fewer connections than that are possible")?;
+    let [high, low] = own.to_be_bytes();
     Ok(Ipv4Addr::new(127, 1, high, low))
 }
 
@@ -172,11 +185,17 @@ async fn hold(mut stream: TlsStream<TcpStream>, manner: Manner, count: &AtomicUs
     let mut answer = [0; 512];
     match manner {
         Manner::Idle => {
-            stream.write_all(QUESTION).await?;
-            stream.flush().await?;
-            if stream.read(&mut answer).await? > 0 {
-                let _held = Held::take(count);
-                while stream.read(&mut answer).await? > 0 {}
+            let mut held = None;
+            loop {
+                stream.write_all(QUESTION).await?;
+                stream.flush().await?;
+                // An answer may come in parts; none comes unasked.
+                while let Ok(told) = tokio::time::timeout(POLL, stream.read(&mut answer)).await {
+                    if told? == 0 {
+                        return Ok(());
+                    }
+                    held.get_or_insert_with(|| Held::take(count));
+                }
             }
         }
         Manner::Slow => {

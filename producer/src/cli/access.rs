@@ -304,3 +304,18 @@ fn limit<T: ToString>(value: Option<T>) -> String {
 fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlap_is_a_time_in_days_or_less_and_no_date() {
+        assert_eq!(time("3d"), Ok(SignedDuration::from_hours(72)));
+        assert_eq!(time("1h 30m"), Ok(SignedDuration::from_mins(90)));
+        assert_eq!(time("0s"), Ok(SignedDuration::ZERO));
+        for bad in ["2027-03-01", "soon", "", "3"] {
+            assert!(time(bad).unwrap_err().contains("3d"), "{bad}");
+        }
+    }
+}
