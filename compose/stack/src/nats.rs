@@ -85,6 +85,11 @@ impl Nats {
         format!("nats://{user}:{password}@127.0.0.1:{}", self.port)
     }
 
+    /// All that the server wrote about itself, such as why it refused somebody.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
     /// The version of the server, such as `2.9.10`; empty while it has not been started.
     pub fn version(&self) -> &str {
         self.version.get().map_or("", String::as_str)

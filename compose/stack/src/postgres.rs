@@ -186,6 +186,11 @@ impl Postgres {
         self.url_of(&name)
     }
 
+    /// All that the server wrote about itself, such as why it refused somebody.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
     /// The version of the server, such as `15.18 (Debian 15.18-0+deb12u1)`; empty while it has not been started.
     pub fn version(&self) -> &str {
         self.version.get().map_or("", String::as_str)

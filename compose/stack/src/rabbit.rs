@@ -163,6 +163,11 @@ impl Rabbit {
         self.ctl(["import_definitions".as_ref(), file.as_os_str()]).map(drop)
     }
 
+    /// All that the server wrote about itself, such as why it refused somebody.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
     /// The version of the server, such as `3.10.8`; empty while it has not been started.
     pub fn version(&self) -> &str {
         self.version.get().map_or("", String::as_str)

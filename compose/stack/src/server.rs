@@ -157,6 +157,12 @@ impl Server {
             .map_err(StackError::system(format!("open {}", path.display())))
     }
 
+    /// All that the server wrote about itself.
+    pub(crate) fn log(&self) -> String {
+        let texts = self.logs.iter().filter_map(|path| fs::read(path).ok());
+        texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    }
+
     fn log_tail(&self) -> String {
         self.logs
             .iter()

@@ -83,6 +83,33 @@ async fn nats(url: String) -> Result<(), String> {
     .await
 }
 
+/// Fails unless an attempt is refused and the server writes one of these reasons; each of its versions has words of its own. What
+/// the client hears of a handshake is less: an alert, or an end.
+async fn refused_for(log: impl Fn() -> String, attempt: impl Future<Output = Result<(), String>>, reasons: &[&str]) {
+    let before = log().len();
+    let told = attempt.await.expect_err("it is refused");
+    until("the server says why it refused", async || {
+        let said = log().split_off(before);
+        match reasons.iter().any(|reason| said.contains(reason)) {
+            true => Ok(()),
+            false => Err(format!("{told}; its log: {said}")),
+        }
+    })
+    .await;
+}
+
+/// What servers say of a client without a certificate, with one of a stranger's, and with one that has expired.
+const MISSING: &[&str] = &[
+    "client didn't provide a certificate",
+    "certificate_required",
+    "certificate required",
+    "Certificate Required",
+    "no_peer_cert",
+];
+const STRANGERS: &[&str] =
+    &["signed by unknown authority", "unknown_ca", "Unknown CA", "Unknown Certificate Authority"];
+const EXPIRED: &[&str] = &["certificate has expired", "cert_expired", "certificate_expired", "Certificate Expired"];
+
 /// A certificate that ends now is refused as soon as it has ended.
 async fn refused_when_over<F: Future<Output = Result<(), String>>>(attempt: impl Fn() -> F) {
     until("a certificate that has expired is refused", async || match attempt().await {
@@ -90,6 +117,17 @@ async fn refused_when_over<F: Future<Output = Result<(), String>>>(attempt: impl
         Err(_) => Ok(()),
     })
     .await;
+}
+
+/// A client that asks for an answer without TLS.
+async fn speaks_plain_nats(place: &str) -> Result<(), String> {
+    let mut socket = TcpStream::connect(place).await.unwrap();
+    while socket.read_u8().await.unwrap() != b'\n' {}
+    socket.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = soon("the server ends a plain client", socket.read_to_end(&mut answer)).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    if answer.contains("PONG") { Ok(()) } else { Err(answer) }
 }
 
 /// Offers TLS 1.1 at best, and expects no handshake to come of it.
@@ -119,13 +157,22 @@ async fn rabbitmq_is_reached_over_tls_with_the_right_certificates_only() {
 
     let said = amqp(by_certificate(strangers.ca(), Some(&guest))).await.unwrap_err();
     assert!(said.contains("UnknownIssuer"), "{said}");
-    amqp(by_certificate(ca, None)).await.unwrap_err();
-    amqp(by_certificate(ca, Some(&strangers.client("guest", YEAR)))).await.unwrap_err();
+    let log = || stack.rabbit.log();
+    refused_for(log, amqp(by_certificate(ca, None)), MISSING).await;
+    refused_for(log, amqp(by_certificate(ca, Some(&strangers.client("guest", YEAR)))), STRANGERS).await;
     // Trusted, but nobody's login.
-    amqp(by_certificate(ca, Some(&certificates.client("nobody", YEAR)))).await.unwrap_err();
-    amqp(format!("amqp://guest:guest@{place}/%2f")).await.unwrap_err();
+    let nobody = certificates.client("nobody", YEAR);
+    refused_for(log, amqp(by_certificate(ca, Some(&nobody))), &["user 'nobody' - invalid credentials", "nobody"]).await;
+    let plain = amqp(format!("amqp://guest:guest@{place}/%2f"));
+    refused_for(
+        log,
+        plain,
+        &["unsupported_record_type", "unexpected_message", "Unexpected Message", "protocol_version"],
+    )
+    .await;
     let late = certificates.client("guest", Duration::ZERO);
     refused_when_over(|| amqp(by_certificate(ca, Some(&late)))).await;
+    refused_for(log, amqp(by_certificate(ca, Some(&late))), EXPIRED).await;
     refuses_old_tls(TcpStream::connect(&place).await.unwrap()).await;
 }
 
@@ -142,12 +189,20 @@ async fn nats_is_reached_over_tls_with_the_right_certificates_only() {
 
     let said = nats(format!("{url}?{}", query(strangers.ca(), Some(&client)))).await.unwrap_err();
     assert!(said.contains("trust"), "{said}");
-    nats(format!("{url}?{}", query(ca, None))).await.unwrap_err();
-    nats(format!("{url}?{}", query(ca, Some(&strangers.client("worker", YEAR))))).await.unwrap_err();
-    nats(plain).await.unwrap_err();
+    let log = || stack.nats.log();
+    refused_for(log, nats(format!("{url}?{}", query(ca, None))), MISSING).await;
+    let stranger = strangers.client("worker", YEAR);
+    refused_for(log, nats(format!("{url}?{}", query(ca, Some(&stranger)))), STRANGERS).await;
+    // Plain text, where the server wants TLS. What the client makes of `nats://` alone is TLS too, and trusts nobody here: it
+    // says no more than that.
+    let place = url.trim_start_matches("tls://");
+    refused_for(log, speaks_plain_nats(place), &["first record does not look like a TLS handshake"]).await;
+    let said = nats(plain).await.unwrap_err();
+    assert!(said.contains("IO error"), "{said}");
     let late = certificates.client("worker", Duration::ZERO);
     refused_when_over(|| nats(format!("{url}?{}", query(ca, Some(&late))))).await;
-    let mut socket = TcpStream::connect(url.trim_start_matches("tls://")).await.unwrap();
+    refused_for(log, nats(format!("{url}?{}", query(ca, Some(&late)))), EXPIRED).await;
+    let mut socket = TcpStream::connect(place).await.unwrap();
     while socket.read_u8().await.unwrap() != b'\n' {}
     refuses_old_tls(socket).await;
 
