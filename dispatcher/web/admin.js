@@ -18,9 +18,9 @@ export async function keys({place, signal, session}) {
   const read = () => load(list, async () => {
     const found = await ask('/v1/keys', {signal});
     return table('Keys of the API', [
-      {title: 'Name', cell: key => [key.name, ' ', h('code', {class: 'muted'}, key.prefix)]},
+      {title: 'Name', className: 'text', cell: key => [key.name, ' ', h('code', {class: 'muted'}, key.prefix)]},
       {title: 'State', cell: key => badge(key.state)},
-      {title: 'Role', cell: key => key.scopes ? `${key.role} (${key.scopes.join(', ')})` : key.role},
+      {title: 'Role', className: 'wide', cell: key => key.scopes ? `${key.role} (${key.scopes.join(', ')})` : key.role},
       {title: 'Tenant', className: 'wide', cell: key => key.tenant ?? '–'},
       {title: 'Last used', className: 'num wide', cell: key => ago(key.last_used_at)},
       {title: 'Expires', className: 'num wide', cell: key => key.expires_at ? at(key.expires_at) : 'never'},
@@ -65,10 +65,9 @@ export async function tenants({place, signal, session}) {
   const read = () => load(list, async () => {
     const found = await ask('/v1/tenants', {signal});
     return table('Tenants', [
-      {title: 'Name', cell: tenant => tenant.name},
+      {title: 'Name', cell: tenant => [tenant.name, tenant.amqp_user ? h('span', {class: 'muted'}, ` (RabbitMQ user ${tenant.amqp_user})`) : '']},
       {title: 'State', cell: tenant => badge(tenant.disabled_at ? 'disabled' : 'enabled')},
-      ...LIMITS.map(([key, title], index) => ({title, className: index > 2 ? 'num wide' : 'num', cell: tenant => tenant[key] === null || tenant[key] === undefined ? 'no limit' : count(tenant[key])})),
-      {title: 'RabbitMQ user', className: 'wide', cell: tenant => tenant.amqp_user ?? '–'},
+      ...LIMITS.map(([key, title], index) => ({title, className: index > 0 ? 'num wide' : 'num', cell: tenant => tenant[key] === null || tenant[key] === undefined ? 'none' : count(tenant[key])})),
       controls && {title: 'Change', cell: tenant => h('div', {class: 'row tight'},
         action('Limits', async () => {
           await limitsOf(tenant);

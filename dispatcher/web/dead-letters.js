@@ -34,7 +34,7 @@ export async function deadLetters({place, url, signal, may, go, every}) {
       {title: 'Cause', cell: group => words(group.cause)},
       {title: 'Jobs', className: 'num', cell: group => count(group.count)},
       {title: 'For example', className: 'text wide', cell: group => [group.example, ' ', link(`/jobs/${group.example_job}`, 'Show')]},
-      {title: 'Last', className: 'num', cell: group => ago(group.last)},
+      {title: 'Last', className: 'num wide', cell: group => ago(group.last)},
       (may('control') || may('administer')) && {title: 'Decide', cell: group => h('div', {class: 'row tight'}, may('control') && redrive(group), may('administer') && purge(group))},
     ].filter(Boolean), found.slice(0, 200), {empty: 'No job waits for a decision.'});
   });
@@ -45,10 +45,10 @@ export async function deadLetters({place, url, signal, may, go, every}) {
     const page = await ask(`/v1/dead-letters?${query}`, {signal});
     return [table('Failed jobs, newest first', [
       {title: 'Job', cell: jobLink},
-      {title: 'Cause', cell: job => words(job.failure?.cause)},
+      {title: 'Cause', className: 'wide', cell: job => words(job.failure?.cause)},
       {title: 'What happened', className: 'text', cell: job => job.failure?.message ?? job.reason ?? '–'},
       {title: 'Scenario', className: 'text wide', cell: job => job.scenario},
-      {title: 'Failed', className: 'num', cell: job => ago(job.ended_at)},
+      {title: 'Failed', className: 'num wide', cell: job => ago(job.ended_at)},
       may('control') && {title: 'Decide', cell: job => action('Redrive', async () => sent(await post('/v1/dead-letters/redrive', {ids: [job.id]})), {className: 'small', label: `Redrive job ${job.number}`})},
     ].filter(Boolean), page.items, {empty: 'No failed job.'}), pager(url, page.next)];
   });

@@ -131,7 +131,7 @@ export async function job({place, name, signal, follow, may, title}) {
 }
 
 function logOf() {
-  const lines = h('pre', {class: 'log', tabindex: '0', 'aria-label': 'Log of the tool'});
+  const lines = h('pre', {class: 'log', role: 'group', tabindex: '0', 'aria-label': 'Log of the tool'});
   const stay = h('input', {type: 'checkbox', id: 'log-follow', checked: true});
   const seen = new Set();
   let empty = true;
@@ -255,7 +255,7 @@ export function faultsOf(faults) {
 }
 
 export function code(value) {
-  return h('pre', {class: 'code', tabindex: '0', 'aria-label': 'JSON'}, typeof value === 'string' ? value : JSON.stringify(value, null, 2));
+  return h('pre', {class: 'code', role: 'group', tabindex: '0', 'aria-label': 'JSON'}, typeof value === 'string' ? value : JSON.stringify(value, null, 2));
 }
 
 // The job as a command that hands it in again. Secrets in addresses are left out of what the API shows, and so here.

@@ -17,6 +17,7 @@ export async function overview({place, signal, follow, every, may, session}) {
   const causes = h('div');
   const costs = h('div');
   let fleet = null;
+  let heard = false;
   let seen = {queues: []};
   let ended = null;
   let controls = false;
@@ -24,10 +25,10 @@ export async function overview({place, signal, follow, every, may, session}) {
   const sum = key => seen.queues.reduce((total, queue) => total + queue[key], 0);
   const total = key => ended?.points.reduce((all, point) => all + point[key], 0);
   const drawFigures = () => put(figures,
-    figure('Waiting', count(sum('queued')), oldestOf(seen.queues) ? `oldest for ${age(oldestOf(seen.queues))}` : 'nothing waits'),
-    figure('Running', count(sum('running')), `${count(sum('delayed'))} delayed or blocked`),
+    figure('Waiting', heard ? count(sum('queued')) : '–', heard && (oldestOf(seen.queues) ? `oldest for ${age(oldestOf(seen.queues))}` : 'nothing waits')),
+    figure('Running', heard ? count(sum('running')) : '–', heard && `${count(sum('delayed'))} delayed or blocked`),
     figure('Workers', fleet ? count((fleet.workers.ready ?? 0) + (fleet.workers.draining ?? 0)) : '–',
-      fleet && [fleet.workers.draining ? `${fleet.workers.draining} draining` : null, fleet.workers.lost ? `${fleet.workers.lost} lost` : null].filter(Boolean).join(', ') || 'all ready'),
+      fleet && [fleet.workers.draining ? `${fleet.workers.draining} draining` : null, fleet.workers.lost ? `${fleet.workers.lost} lost` : null].filter(Boolean).join(', ') || (fleet ? 'all ready' : null)),
     figure('Slots in use', fleet ? `${count(fleet.used)} of ${count(fleet.slots)}` : '–', fleet && share(fleet.used, fleet.slots, `${fleet.slots ? Math.round(fleet.used / fleet.slots * 100) : 0} %`)),
     figure('Completed in the last hour', ended ? count(total('completed')) : '–', ended && `${number(total('completed') / 60)} a minute`),
     figure('Failed in the last hour', ended ? count(total('failed')) : '–', ended && plural(total('rejected'), 'rejected', 'rejected')));
@@ -107,6 +108,7 @@ export async function overview({place, signal, follow, every, may, session}) {
     fleet: event => { fleet = event; drawFigures(); },
     queues: event => {
       seen = event;
+      heard = true;
       drawFigures();
       // Who is about to press a button keeps it.
       if (!queues.contains(document.activeElement) || document.activeElement === queues) drawQueues();

@@ -45,7 +45,7 @@ export async function workers({place, url, signal, follow, every, go}) {
       {title: 'Memory', className: 'num wide', cell: worker => bytes(worker.capacity.memory_mb * MIB)},
       {title: 'Pools', className: 'wide', cell: worker => worker.pools.join(', ')},
       {title: 'Sandbox', className: 'wide', cell: worker => sandboxOf(worker.ability)},
-      {title: 'Last heard', className: 'num', cell: worker => ago(worker.last_seen)},
+      {title: 'Last heard', className: 'num wide', cell: worker => ago(worker.last_seen)},
     ], found.slice(0, SHOWN), {empty: 'No worker is like this. A worker appears within a second of its start.'});
   });
   let last = '';

@@ -14,7 +14,7 @@ const AXE: &str = include_str!("../../axe/axe.min.js");
 
 /// Every page, with a heading by which it is known, and words that it shows once what it asked for has come.
 const PAGES: [(&str, &str, &str); 12] = [
-    ("/", "Overview", "Core hours"),
+    ("/", "Overview", "oldest for"),
     ("/jobs", "Jobs", "#2"),
     ("/jobs/2", "Job 2", "Why"),
     ("/workers", "Workers", "w-1"),
@@ -131,6 +131,11 @@ async fn scheme(browser: &Browser, scheme: &str, width: u32) {
     browser.call("Emulation.setDeviceMetricsOverride", size).await;
 }
 
+/// Goes to a page without loading anything again.
+fn go(page: &str) -> String {
+    format!("history.pushState(null, '', {}); dispatchEvent(new PopStateEvent('popstate'))", json!(page))
+}
+
 /// Keeps a picture for people to look at, where somebody asks for it.
 async fn keep_picture(browser: &Browser, page: &str, scheme: &str, width: u32) {
     let Some(folder) = std::env::var_os("FFPOOL_SCREENSHOTS") else { return };
@@ -216,8 +221,7 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
     browser.value(AXE).await;
     for (page, heading, words) in PAGES {
         scheme(&browser, "light", 1280).await;
-        let go = "history.pushState(null, '', {}); dispatchEvent(new PopStateEvent('popstate'))";
-        browser.value(&go.replace("{}", &json!(page).to_string())).await;
+        browser.value(&go(page)).await;
         let has_heading = format!("document.querySelector('h1')?.textContent === {}", json!(heading));
         browser.until(&format!("{page} has its heading"), &has_heading).await;
         browser.until_shown(words).await;
@@ -235,6 +239,35 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
         assert!(overflow.as_f64().unwrap() <= 0.0, "{page} is {overflow} px wider than a phone");
     }
 
+    // A job is corrected while it is written and handed in; a dead letter is sent round again.
+    browser.value(&go("/submit")).await;
+    browser.until("the form is there", "document.querySelector('#f-scenario')").await;
+    let write = |text: &str| {
+        let text = json!(text);
+        format!(
+            "(field => {{ field.value = {text}; field.dispatchEvent(new Event('input', {{bubbles: true}})); }})(document.querySelector('#f-scenario'))"
+        )
+    };
+    browser.value(&write("no-such-thing")).await;
+    browser
+        .until(
+            "the fault stands at its field",
+            "document.querySelector('#f-scenario-wrong')?.textContent.includes('no-such-thing')",
+        )
+        .await;
+    browser.value(&write("720p30-h264")).await;
+    browser.until_shown("This job is valid.").await;
+    browser.press("Submit").await;
+    browser.until("the new job is shown", "document.querySelector('h1')?.textContent === 'Job 7'").await;
+    browser.value(&go("/dead-letters?fingerprint=kind-of-test")).await;
+    browser.until("the kind is there", "document.querySelector('tbody button.main')").await;
+    browser.value("document.querySelector('tbody button.main').click()").await;
+    browser.until("a reason is asked for", "document.querySelector('dialog[open] input')").await;
+    browser.value("document.querySelector('dialog input').value = 'more memory'").await;
+    browser.press("Redrive").await;
+    browser.until_shown("1 job goes round again").await;
+    browser.until_shown("No job waits for a decision").await;
+
     // A key that is revoked ends its session.
     answer(api.post("/v1/keys/test-admin/revoke"), 200).await;
     browser.value("document.querySelector('nav a[href=\"/workers\"]').click()").await;
@@ -242,8 +275,13 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
         .until("the key is asked for again", "location.pathname === '/login' && document.querySelector('#key')")
         .await;
 
-    // What a browser writes about answers that are meant to be: no session yet, a key that is wrong, one that is revoked.
-    let meant = |complaint: &String| complaint.starts_with("\"network\"") && complaint.contains("status of 401");
+    // What a browser writes about answers that are meant to be: no session yet, a key that is wrong, one that is revoked, and
+    // a job that is not valid yet.
+    let meant = |complaint: &String| {
+        let is_answer = complaint.starts_with("\"network\"");
+        let is_fault = complaint.contains("status of 422") && complaint.contains("/v1/jobs/check");
+        is_answer && (complaint.contains("status of 401") || is_fault)
+    };
     let complaints: Vec<String> = browser.complaints().into_iter().filter(|complaint| !meant(complaint)).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
     browser.close().await;
