@@ -123,7 +123,8 @@ export async function job({place, name, signal, follow, may, title}) {
       shown = {...shown, progress: event};
       samples.push({percent: event.percent, fps: event.fps});
       if (samples.length > SAMPLES) samples.splice(0, samples.length, ...samples.filter((_, index) => index % 2));
-      drawFar();
+      // Who is on a link there stays on it.
+      if (!far.contains(document.activeElement)) drawFar();
     },
     log: event => log.add([event]),
   });

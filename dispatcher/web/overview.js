@@ -91,7 +91,7 @@ export async function overview({place, signal, follow, every, may, session}) {
     return [h('dl', {class: 'figures small'},
       figure('Core hours', amount(all('core_hours'))),
       figure('Energy', metered ? `${amount(all('kwh'))} kWh` : '–', metered ? null : 'no worker reads it'),
-      figure('Cost', priced ? `${amount(all('cost'))} ${report.prices.currency ?? ''}` : '–', priced ? null : 'no prices are set')),
+      figure('Cost', priced ? `${amount(all('cost'))} ${report.prices.currency ?? ''}` : '–', priced ? null : report.prices.currency ? 'nothing has a price' : 'no prices are set')),
     h('p', {}, link('/cost', 'All costs'))];
   });
 

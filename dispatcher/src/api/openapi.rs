@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::api::access::Reach;
 use crate::api::problem::Kind;
 use crate::api::routes::{self, Content, Route};
+use crate::api::session;
 
 /// The document. The same for every process of one version.
 pub(crate) fn document() -> Value {
@@ -35,6 +36,12 @@ pub(crate) fn document() -> Value {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": session::COOKIE,
+                    "description": "Of POST /v1/session; what changes something needs the header X-FFPool-CSRF too.",
+                },
             },
         },
     })
@@ -49,7 +56,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         "responses": responses(route, generator),
         "security": match route.right {
             Right::Open => json!([]),
-            Right::Read | Right::Submit | Right::Control | Right::Administer => json!([{"bearer": []}, {"header": []}]),
+            Right::Read | Right::Submit | Right::Control | Right::Administer => json!([{"bearer": []}, {"header": []}, {"session": []}]),
         },
     });
     if let Some(body) = &route.takes {

@@ -21,7 +21,7 @@ use crate::ledger::keys::Caller;
 use crate::ledger::sessions::{IDLE, LONGEST};
 
 /// The browser takes a cookie of this name only with `Secure`, for this host alone and for all paths.
-const COOKIE: &str = "__Host-ffpool";
+pub(crate) const COOKIE: &str = "__Host-ffpool";
 /// Carries the token of a request that changes something.
 const CSRF_HEADER: &str = "x-ffpool-csrf";
 /// Marks a request that nobody asked for, such as a look for news: the session is not used by it.
