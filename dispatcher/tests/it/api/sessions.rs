@@ -5,7 +5,7 @@ use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Api, answer, problem, until, within_bound};
+use super::{Api, answer, problem, within_bound};
 
 /// A session as a browser has it.
 struct Session {
@@ -154,17 +154,6 @@ async fn what_ended_is_counted_step_by_step_and_a_job_is_checked_without_being_r
     let sum = |key: &str| points.iter().map(|point| point[key].as_i64().unwrap()).sum::<i64>();
     assert!((60..=61).contains(&points.len()) && told["step_secs"] == 120, "{told}");
     assert_eq!((sum("completed"), sum("failed"), sum("cancelled")), (2, 1, 0), "{told}");
-    // Others are answered from what is known for a moment; then anew.
-    until("a new end is counted", async || {
-        let job = api.insert_job("cancelled").await;
-        api.update_job(job, "ended_at = now()").await;
-        let told = api.show("/v1/throughput?hours=2").await;
-        let cancelled: i64 =
-            told["points"].as_array().unwrap().iter().map(|point| point["cancelled"].as_i64().unwrap()).sum();
-        if cancelled > 0 { Ok(()) } else { Err(told.to_string()) }
-    })
-    .await;
-
     let jobs = api.sql.query_one("SELECT count(*) FROM job", &[]).await.unwrap().get::<_, i64>(0);
     let good = json!({"scenario": "720p30-h264", "input": "https://host/in.mov?X-Amz-Signature=hidden", "output": "/media/out.mp4"});
     let checked = answer(api.post("/v1/jobs/check").json(&good), 200).await;
