@@ -222,3 +222,22 @@ async fn check_second_attempt(collector: &Collector, trace: &str) {
     assert_eq!(waits, 2, "one for each attempt: {spans:#?}");
     assert!(spans.len() < 40, "{} spans: {spans:#?}", spans.len());
 }
+
+#[test]
+fn the_page_about_traces_lists_every_span() {
+    let page = include_str!("../../../docs/tracing.md");
+    for (name, service, kind, _) in WHOLE {
+        let (_, made_by) = service.split_once('-').expect("services are called ffpool-something");
+        let kind = match *kind {
+            INTERNAL => "internal",
+            SERVER => "server",
+            CLIENT => "client",
+            PRODUCER => "producer",
+            CONSUMER => "consumer",
+            other => panic!("{name} has the kind {other}"),
+        };
+        let row = format!("| `{name}` | {made_by} | {kind} |");
+        assert!(page.contains(&row), "docs/tracing.md lacks the row {row}");
+    }
+    assert!(page.contains(&format!("has these {}", WHOLE.len())), "docs/tracing.md says how many spans there are");
+}
