@@ -64,6 +64,9 @@ impl ProduceError {
                 PublishError::Unroutable { .. } => {
                     "Name the job's pool in the dispatcher's FFPOOL_POOLS, so that it declares its queues, or choose another pool."
                 }
+                PublishError::Rejected { reply, .. } if reply.contains("user_id") => {
+                    "RabbitMQ knows you by another name than the URL's: say it with --publish-as (FFPOOL_PUBLISH_AS); an empty one says none."
+                }
                 PublishError::Rejected { .. } => {
                     "Start a dispatcher, which declares the exchanges, and check the account's write permission."
                 }
@@ -238,6 +241,17 @@ mod tests {
             pool: "gpu".parse::<Pool>().unwrap(),
             ..JobSpec::new("720p30-h264")
         }
+    }
+
+    #[test]
+    fn a_user_that_the_broker_does_not_know_by_this_name_is_told_how_to_say_it() {
+        let refused = |reply: &str| {
+            let source = PublishError::Rejected { exchange: "jobs.live".into(), reply: reply.into() };
+            ProduceError::Publish { job: spec().id.unwrap(), source }.next_step()
+        };
+        let reply = "PRECONDITION_FAILED - user_id property set to 'a' but authenticated user was 'b'";
+        assert!(refused(reply).contains("--publish-as"), "{}", refused(reply));
+        assert!(refused("ACCESS_REFUSED").contains("write permission"));
     }
 
     #[test]
