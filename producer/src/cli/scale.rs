@@ -65,7 +65,9 @@ fn verdict(advice: &PoolAdvice) -> String {
     let draining =
         if *draining_workers > 0 { format!("; {draining_workers} draining, not counted") } else { String::new() };
     let noun = if *desired_workers == 1 { "worker" } else { "workers" };
-    format!("{desired_workers} {noun} of {} slots, {change}{draining}", advice.slots_per_worker)
+    let slots =
+        if advice.slots_per_worker == 1 { "1 slot".to_owned() } else { format!("{} slots", advice.slots_per_worker) };
+    format!("{desired_workers} {noun} of {slots}, {change}{draining}")
 }
 
 fn lines(advice: &PoolAdvice) -> String {

@@ -112,7 +112,7 @@ fn more_work_never_asks_for_fewer_workers() {
         match numbers.below(3) {
             0 => after.waiting.push(numbers.waiting()),
             1 => after.arriving.push(Arriving { line: numbers.line(), kind: numbers.kind(), per_sec: numbers.secs(2) }),
-            _ => after.waiting.iter_mut().for_each(|waiting| waiting.jobs = 2 * waiting.jobs + 1),
+            _ => after.waiting.iter_mut().for_each(|waiting| waiting.jobs = waiting.jobs * 2 + 1),
         }
         let (fewer, more) = (told(&before, &wishes), told(&after, &wishes));
         assert!(
