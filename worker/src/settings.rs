@@ -55,7 +55,7 @@ pub struct Settings {
     #[arg(long, env = "FFPOOL_METRICS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:9091")]
     pub metrics_addr: SocketAddr,
     /// Name of this worker, unique in the pool and the same after a restart. Default: the host's name.
-    #[arg(long, env = "FFPOOL_WORKER_ID", value_name = "NAME", default_value_t = host_id())]
+    #[arg(long, env = "FFPOOL_WORKER_ID", value_name = "NAME", default_value_t = host_id(), hide_default_value = true)]
     pub worker_id: WorkerId,
     /// Pools it serves, separated by commas.
     #[arg(long, env = "FFPOOL_POOLS", value_name = "POOLS", value_delimiter = ',', default_value = "cpu")]

@@ -18,6 +18,7 @@
 mod disk;
 mod error;
 mod home;
+mod manual;
 mod nats;
 mod old_tls;
 mod ports;
@@ -38,6 +39,7 @@ use std::{
 
 pub use disk::SmallDisk;
 pub use error::StackError;
+pub use manual::manual_page;
 pub use nats::Nats;
 pub use old_tls::{hello_of_tls_1_1, refuses_the_version};
 pub use ports::free_port;

@@ -3,6 +3,7 @@
 mod api;
 mod browser;
 mod ledger;
+mod manual;
 
 use ffpool_dispatcher::ledger::Actor;
 

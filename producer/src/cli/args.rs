@@ -24,6 +24,7 @@ mod batch;
 mod certs;
 mod config;
 mod folder;
+mod man;
 mod scale;
 mod schedule;
 mod top;
@@ -243,6 +244,13 @@ pub(crate) enum Command {
     /// Print settings for a machine, and how many jobs fit on it. Asks nobody.
     #[command(subcommand, after_help = config::EXAMPLES)]
     Config(Config),
+    /// Write the manual pages of every command into a folder.
+    #[command(after_help = man::EXAMPLES)]
+    Man {
+        /// The folder. It is made if need be; `man` looks for pages in those that are called `man1`.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Print completions for a shell.
     #[command(
         after_help = "Examples:\n  ffpool completions bash > /etc/bash_completion.d/ffpool\n  ffpool completions zsh > ~/.zfunc/_ffpool"

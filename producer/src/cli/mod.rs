@@ -17,6 +17,7 @@ mod fleet;
 mod folder;
 mod format;
 mod jobs;
+mod man;
 mod output;
 mod plan;
 mod scale;
@@ -188,6 +189,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
         Command::Doctor(args) => doctor::doctor(context, &args).await,
         Command::SupportBundle(args) => bundle::bundle(context, &args).await,
         Command::Config(command) => config::config(context, &command),
+        Command::Man { folder } => man::write(context, &folder),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ffpool", &mut script);

@@ -5,6 +5,7 @@ mod bundle;
 mod certs;
 mod doctor;
 mod folder;
+mod manual;
 mod operator;
 mod plan;
 mod publish;

@@ -2,10 +2,12 @@
 //! manager.
 //!
 //! A `main` calls [`settings::parse`], then [`telemetry::init`], then [`metrics::install`], and waits on
-//! [`stop::signals`]. Who reads jobs loads the operator's [`scenarios`] too.
+//! [`stop::signals`]. Who reads jobs loads the operator's [`scenarios`] too; what its options are
+//! becomes the pages of [`man`].
 
 pub mod guard;
 pub mod logs;
+pub mod man;
 pub mod metrics;
 pub mod notify;
 pub mod scenarios;

@@ -8,7 +8,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command, Parser};
+use clap::{Arg, ArgMatches, Command, Parser, value_parser};
+
+use crate::man::{self, Book};
 
 use crate::tls::TlsError;
 
@@ -73,12 +75,16 @@ pub struct Parsed<A> {
     pub description: String,
 }
 
-/// Reads the settings of this process from its arguments, its environment and its file. Prints and exits as clap does
-/// for `--help` and for mistakes; with `--print-config` prints the settings and exits with 0.
+/// Reads the settings of a service from its arguments, its environment and its file. Prints and exits as clap does
+/// for `--help` and for mistakes; with `--print-config` prints the settings, with `--man-pages` writes these, and exits with 0.
 #[must_use]
 pub fn parse<A: Parser>(section: &str) -> A {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let parsed = match try_parse::<A>(section, arguments.clone()) {
+    let command = A::command().arg(man_pages());
+    if let Some(folder) = value_of("--man-pages", &arguments) {
+        write_pages(command, &folder);
+    }
+    let parsed = match read::<A>(command, section, arguments.clone()) {
         Ok(parsed) => parsed,
         Err(SettingsError::Clap(error)) => error.exit(),
         Err(SettingsError::File(error)) => {
@@ -132,7 +138,10 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 /// # Errors
 /// What is wrong with the flags, the environment or the file.
 pub fn try_parse<A: Parser>(section: &str, arguments: Vec<OsString>) -> Result<Parsed<A>, SettingsError> {
-    let mut command = A::command();
+    read(A::command(), section, arguments)
+}
+
+fn read<A: Parser>(mut command: Command, section: &str, arguments: Vec<OsString>) -> Result<Parsed<A>, SettingsError> {
     let mut from_file = BTreeSet::new();
     if let Some(path) = file_of(&arguments) {
         command = apply_file(command, section, &path, &mut from_file)?;
@@ -143,21 +152,47 @@ pub fn try_parse<A: Parser>(section: &str, arguments: Vec<OsString>) -> Result<P
     Ok(Parsed { args, description })
 }
 
-fn file_of(arguments: &[OsString]) -> Option<PathBuf> {
+/// The option of services that writes their manual pages. Not among their settings: no variable and no file has it.
+fn man_pages() -> Arg {
+    let help = "Write the manual pages of this program into a folder, such as /usr/local/share/man/man8, and end";
+    Arg::new("man_pages").long("man-pages").value_name("DIR").value_parser(value_parser!(PathBuf)).help(help)
+}
+
+/// Writes the pages of a service and exits: with 2 where it cannot.
+fn write_pages(command: Command, folder: &Path) -> ! {
+    match man::write(command, Book { section: "8", see_also: &["ffpool(1)"] }, folder) {
+        Ok(files) => {
+            println!("{} pages are in {}", files.len(), folder.display());
+            std::process::exit(0);
+        }
+        Err(error) => {
+            eprintln!("error: write manual pages into {}: {error}", folder.display());
+            eprintln!("  -> Name a folder in which you may write.");
+            std::process::exit(2);
+        }
+    }
+}
+
+/// The value of an option that counts before all others are read.
+fn value_of(option: &str, arguments: &[OsString]) -> Option<PathBuf> {
     let mut left = arguments.iter();
     while let Some(argument) = left.next() {
         let text = argument.to_string_lossy();
         if text == "--" {
-            break;
-        } else if text == "--config" {
+            return None;
+        } else if text == option {
             return left.next().map(PathBuf::from);
-        } else if let Some(path) = text.strip_prefix("--config=") {
+        } else if let Some(path) = text.strip_prefix(option).and_then(|rest| rest.strip_prefix('=')) {
             return Some(PathBuf::from(path));
         }
     }
-    std::env::var_os("FFPOOL_CONFIG")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
+    None
+}
+
+fn file_of(arguments: &[OsString]) -> Option<PathBuf> {
+    let from_environment = || std::env::var_os("FFPOOL_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    value_of("--config", arguments)
+        .or_else(from_environment)
         .or_else(|| Some(PathBuf::from("/etc/ffpool/ffpool.toml")).filter(|path| path.try_exists().unwrap_or(true)))
 }
 
@@ -182,8 +217,7 @@ fn apply_file(
     }
     for (shown, name, value) in settings {
         let known = command.get_arguments().any(|arg| arg.get_id() == name.as_str())
-            && name != "config"
-            && name != "print_config";
+            && !["config", "print_config", "man_pages"].contains(&name.as_str());
         if !known {
             return Err(FileError::UnknownKey { path: path.to_owned(), key: shown });
         }
@@ -215,7 +249,7 @@ fn describe(command: &Command, matches: &ArgMatches, from_file: &BTreeSet<String
     let mut lines = String::new();
     for arg in command.get_arguments() {
         let id = arg.get_id().as_str();
-        if matches!(id, "help" | "version" | "config" | "print_config") {
+        if matches!(id, "help" | "version" | "config" | "print_config" | "man_pages") {
             continue;
         }
         let source = match matches.value_source(id) {
