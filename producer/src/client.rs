@@ -157,9 +157,7 @@ impl ApiError {
     #[must_use]
     pub fn next_step(&self) -> &'static str {
         match self {
-            ApiError::Setup { .. } => {
-                "Correct --api-url (FFPOOL_API_URL), --api-key, --api-ca-file or --api-client-cert."
-            }
+            ApiError::Setup { reason } => setup_step(reason),
             ApiError::Unreachable { reason, .. } => unreachable_step(reason),
             ApiError::Problem(problem) => match problem.status {
                 401 => "Give a valid key with FFPOOL_API_KEY, or with `api_key` in the configuration file.",
@@ -313,6 +311,10 @@ impl Client {
                 .map_err(|error| setup(format!("the CA file {} cannot be read ({error})", path.display())))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
                 .map_err(|error| setup(format!("the CA file {} is no PEM file ({error})", path.display())))?;
+            if certificates.is_empty() {
+                // With none to trust every answer would look like a forged one.
+                return Err(setup(format!("the CA file {} holds no certificate", path.display())));
+            }
             builder = builder.tls_certs_only(certificates);
         } else if url.scheme() == "http" {
             // Otherwise the client refuses to exist on a machine without the system's certificates.
@@ -713,6 +715,21 @@ fn setup(reason: impl Into<String>) -> ApiError {
     ApiError::Setup { reason: reason.into() }
 }
 
+/// What to do about what cannot be used at all: the reason names it.
+fn setup_step(reason: &str) -> &'static str {
+    if reason.contains("CA file") {
+        "Correct --api-ca-file (FFPOOL_API_CA_FILE): the dispatcher's log names the file that it made, copy that one here."
+    } else if reason.contains("certificate and its private key") || reason.contains("the certificate ") {
+        "Correct --api-client-cert (FFPOOL_API_CLIENT_CERT): one PEM file with both; `ffpool certs issue` makes one."
+    } else if reason.contains("API key") {
+        "Correct --api-key (FFPOOL_API_KEY): one line without blanks, as `ffpool keys create` printed it."
+    } else if reason.contains("address") {
+        "Correct --api-url (FFPOOL_API_URL), such as https://pool.example:8080."
+    } else {
+        "Correct what is named, then repeat."
+    }
+}
+
 /// What to do where nobody answered; TLS says in a word of its own what it did not like.
 fn unreachable_step(reason: &str) -> &'static str {
     let says = |word: &str| reason.contains(word);
@@ -724,6 +741,8 @@ fn unreachable_step(reason: &str) -> &'static str {
         "Have the operator renew the API's certificate, and compare the clocks of both machines."
     } else if says("CertificateRequired") || says("certificate required") {
         "The API asks for a client certificate: give one with --api-client-cert (FFPOOL_API_CLIENT_CERT)."
+    } else if says("lookup address") || says("Name or service not known") || says("dns error") {
+        "No machine has that name: correct --api-url (FFPOOL_API_URL), or see to it that this machine can resolve names."
     } else if says("InvalidContentType") || says("wrong version number") {
         "What answers there does not speak TLS: check the port, or ask it with http:// if the operator turned TLS off."
     } else {

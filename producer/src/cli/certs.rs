@@ -61,7 +61,16 @@ pub(crate) fn certs(context: &Context, command: Certs) -> Result<Exit, Trouble> 
     for file in &files {
         let now = Timestamp::now();
         shown.extend(
-            facts_in(file).map_err(|error| trouble(&error))?.into_iter().map(|facts| Shown::new(file, facts, now)),
+            facts_in(file)
+                .map_err(|error| {
+                    advised(
+                        &error,
+                        ErrorKind::NotFound,
+                        "Check the path: `ffpool certs issue` tells where it put certificates.",
+                    )
+                })?
+                .into_iter()
+                .map(|facts| Shown::new(file, facts, now)),
         );
     }
     context.format.print(&shown, |shown| listing(shown));

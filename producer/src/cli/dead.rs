@@ -11,6 +11,7 @@ use super::args::{DeadList, Purge};
 use super::exit::{Exit, Trouble};
 use super::jobs::{COLUMN, append, filter, with_rest};
 use super::output::table;
+use super::progress::Progress;
 use super::{Context, format};
 
 /// Dead letters sent round in one request; the API takes ten times as many.
@@ -46,10 +47,12 @@ pub(crate) async fn list(context: &Context, list: DeadList) -> Result<Exit, Trou
 }
 
 async fn every_dead(client: &Client, mut filter: JobFilter) -> Result<Page<JobView>, Trouble> {
+    let progress = Progress::busy("asking for dead letters");
     let mut page = client.dead_letters(&filter).await?;
     while page.next.is_some() {
         filter.cursor = page.next.take();
         append(&mut page, client.dead_letters(&filter).await?);
+        progress.say(&format!("asking for dead letters, {} so far", page.items.len()));
     }
     Ok(page)
 }
@@ -92,6 +95,7 @@ pub(crate) async fn redrive(
         report.refused.extend(part.refused);
     };
     if group.is_some() {
+        let _busy = Progress::busy("sending all of this kind round again");
         let request = RedriveRequest { ids: Vec::new(), fingerprint: group, reason: reason.clone() };
         add(client.redrive(&request).await?);
     }
@@ -101,10 +105,13 @@ pub(crate) async fn redrive(
     } else {
         ids(&client, jobs).await?
     };
+    let progress = Progress::of(ids.len(), "jobs sent round again");
     for ids in ids.chunks(REDRIVE_BATCH) {
         let request = RedriveRequest { ids: ids.to_vec(), fingerprint: None, reason: reason.clone() };
         add(client.redrive(&request).await?);
+        progress.done(ids.len());
     }
+    drop(progress);
     context.format.print(&report, |report| {
         let mut text = format!("{} sent round again\n", report.redriven.len());
         for (job, why) in &report.refused {
@@ -123,7 +130,9 @@ pub(crate) async fn purge(context: &Context, purge: Purge) -> Result<Exit, Troub
         confirm(&what(ids.len(), purge.group.as_deref()))?;
     }
     let request = PurgeRequest { ids, fingerprint: purge.group, reason: purge.reason };
+    let busy = Progress::busy("purging");
     let report = client.purge(&request).await?;
+    drop(busy);
     context.format.print(&report, |report| match report.left {
         0 => format!("{} purged", report.purged),
         left => format!("{} purged; {left} left, whose chunks are still being ended: ask again", report.purged),

@@ -3,8 +3,10 @@
 //! Invariant: [`Exit::ALL`] is the only list of codes: `--help` prints it, and a test holds `docs/cli.md` to it.
 
 use std::fmt;
+use std::io;
 
 use ffpool::{ApiError, ProduceError};
+use ffpool_runtime::settings::{FileError, chain};
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::parse::Fault;
 
@@ -107,6 +109,17 @@ impl Trouble {
         Trouble::new(Exit::Usage, what)
     }
 
+    /// A file that cannot be read.
+    pub(crate) fn unreadable(file: &str, error: &io::Error) -> Trouble {
+        let next = match error.kind() {
+            io::ErrorKind::NotFound => "Check the path: it counts from the folder in which the command runs.",
+            io::ErrorKind::PermissionDenied => "Get the right to read it, or run the command as its owner.",
+            io::ErrorKind::IsADirectory => "Name a file: this is a folder.",
+            _ => "Look after the disk that it is on.",
+        };
+        Trouble::usage(format!("read {file}: {error}")).next(next)
+    }
+
     /// A job that is not valid, with everything that is wrong with it.
     pub(crate) fn rejected(name: &str, faults: &[Fault]) -> Trouble {
         let lines = faults.iter().map(|fault| format!("\n  {fault}")).collect::<String>();
@@ -122,6 +135,18 @@ impl fmt::Display for Trouble {
             Some(next) => write!(f, "\n  -> {next}"),
             None => Ok(()),
         }
+    }
+}
+
+impl From<FileError> for Trouble {
+    fn from(error: FileError) -> Trouble {
+        let next = match &error {
+            FileError::Read { .. } => "Name another file with --config (FFPOOL_CONFIG), or make this one readable.",
+            FileError::Parse { .. } => "Correct it: a line is a name, `=` and a value, and texts are in quotes.",
+            FileError::UnknownKey { .. } => "Correct the key, or move it into the section of the part that it is for.",
+            FileError::BadValue { .. } => "Correct the value.",
+        };
+        Trouble::usage(chain(&error).trim_end()).next(next)
     }
 }
 

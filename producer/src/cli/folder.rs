@@ -115,6 +115,7 @@ impl Watching {
         }
         let unusable = |what: &str, path: &Path, error: std::io::Error| {
             Trouble::usage(format!("{what} {} cannot be used: {error}", path.display()))
+                .next("Name a folder that is there, and in which you may read and write.")
         };
         let root = args.dir.canonicalize().map_err(|error| unusable("the folder", &args.dir, error))?;
         if !root.is_dir() {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::args::{Filter, List, Log};
 use super::exit::{Exit, Trouble};
 use super::output::{Format, fields, line, table};
+use super::progress::Progress;
 use super::{Context, format, watch as watching};
 
 /// Widest text of one column.
@@ -30,11 +31,14 @@ pub(crate) async fn list(context: &Context, list: List) -> Result<Exit, Trouble>
     let mut filter = filter(list.filter);
     filter.part_of = list.part_of;
     filter.status = list.status.map(|text| text.parse().expect(KNOWN));
+    let progress = Progress::busy("asking for jobs");
     let mut page = client.jobs(&filter).await?;
     while all && page.next.is_some() {
         filter.cursor = page.next.take();
         append(&mut page, client.jobs(&filter).await?);
+        progress.say(&format!("asking for jobs, {} so far", page.items.len()));
     }
+    drop(progress);
     context.format.print(&page, |page| listed(page, Timestamp::now()));
     Ok(Exit::Success)
 }
@@ -362,6 +366,7 @@ pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) 
     let client = context.client()?;
     let mut exit = Exit::Success;
     let mut results = Vec::with_capacity(jobs.len());
+    let progress = Progress::of(jobs.len(), "jobs");
     for &job in jobs {
         let answer = match change {
             Change::Cancel => client.cancel(job).await,
@@ -383,7 +388,9 @@ pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) 
                 results.push(Changed { job: job.to_string(), state: None, message: trouble.what });
             }
         }
+        progress.done(1);
     }
+    drop(progress);
     context.format.print(&results, |results| {
         results
             .iter()

@@ -20,6 +20,7 @@ mod jobs;
 mod man;
 mod output;
 mod plan;
+mod progress;
 mod scale;
 mod scenarios;
 mod schedule;
@@ -69,7 +70,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(parsed) => parsed.args,
         // clap prints `--help` and mistakes itself, and ends with 0 or 2.
         Err(SettingsError::Clap(error)) => error.exit(),
-        Err(SettingsError::File(error)) => return end(Err(Trouble::usage(settings::chain(&error)))),
+        Err(SettingsError::File(error)) => return end(Err(error.into())),
     };
     let Some(command) = cli.command else {
         eprint!("{}", Cli::command().render_help());

@@ -31,6 +31,7 @@ use live::By;
 
 use super::args;
 use super::exit::{Exit, Trouble};
+use super::progress::Progress;
 use super::{Context, format, output, submit};
 
 /// Looking at one file, or at a list of encoders.
@@ -95,16 +96,19 @@ pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Tr
     };
     let mut notes = Vec::new();
     let engine = engine(&spec, &encode, &mut notes);
+    let busy = Progress::busy("looking at the tools and the source");
     let tools = tools(&args, &encode, &mut notes).await;
     if let Some(wish) = &encode.live {
         notes.extend(live::notes(&encode, wish));
         let runs = live_runs(&args, &spec, &encode, wish, engine.engine, &tools, &mut notes).await?;
+        drop(busy);
         let (outputs, warnings) = (Vec::new(), Vec::new());
         let view = View { encode: encode.shown(), engine, outputs, runs, estimate: None, warnings, notes };
         context.format.print(&view, |view| people(view, args.explain));
         return Ok(Exit::Success);
     }
     let source = source(&args, &encode, &mut notes).await?;
+    drop(busy);
     let probed = match &source {
         Found::Here(_, probed) => Some(&**probed),
         Found::Generated | Found::Unseen => None,

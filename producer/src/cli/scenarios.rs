@@ -23,7 +23,8 @@ pub(crate) async fn templates(context: &Context) -> Result<Exit, Trouble> {
 
 /// Says whether a scenario file is valid, and what it holds.
 pub(crate) fn check(context: &Context, file: &Path) -> Result<Exit, Trouble> {
-    let catalog = ffpool_runtime::scenarios::load(file).map_err(|error| Trouble::usage(error.to_string()))?;
+    let catalog = ffpool_runtime::scenarios::load(file)
+        .map_err(|error| Trouble::usage(error.to_string()).next("Correct what is named, then check the file again."))?;
     let (scenarios, templates) = catalog.views();
     let both = json!({"scenarios": scenarios, "templates": templates});
     context.format.print(&both, |_| format!("{}\n\n{}", scenario_table(&scenarios), template_table(&templates)));

@@ -159,14 +159,17 @@ pub(super) fn read(source: &str) -> Result<Vec<u8>, Trouble> {
             .read_to_end(&mut bytes)
             .map_err(|error| Trouble::usage(format!("read standard input: {error}")))?;
     } else {
-        bytes = std::fs::read(source).map_err(|error| Trouble::usage(format!("read {source}: {error}")))?;
+        bytes = std::fs::read(source).map_err(|error| Trouble::unreadable(source, &error))?;
     }
     Ok(bytes)
 }
 
 pub(super) fn jobs_in(source: &str, bytes: &[u8]) -> Result<Vec<Value>, Trouble> {
     let value: Value =
-        serde_json::from_slice(bytes).map_err(|error| Trouble::usage(format!("{source} is no JSON: {error}")))?;
+        serde_json::from_slice(bytes).map_err(|error| {
+            Trouble::usage(format!("{source} is no JSON: {error}"))
+                .next("A job or a list of jobs is expected; `ffpool schema` prints every field, `ffpool batch` reads CSV and NDJSON.")
+        })?;
     match value {
         Value::Array(jobs) if jobs.is_empty() => Err(Trouble::usage(format!("{source} holds an empty list"))),
         Value::Array(jobs) => Ok(jobs),

@@ -6,6 +6,7 @@ mod certs;
 mod doctor;
 mod folder;
 mod manual;
+mod mistakes;
 mod operator;
 mod plan;
 mod publish;

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::Context;
 use super::args::Doctor;
 use super::exit::{Exit, Trouble};
+use super::progress::Progress;
 
 /// Clocks further apart than this are worth a warning.
 const CLOCK_WARN_SECS: f64 = 2.0;
@@ -117,12 +118,13 @@ pub(crate) async fn doctor(context: &Context, args: &Doctor) -> Result<Exit, Tro
 pub(crate) async fn report(context: &Context, args: &Doctor) -> Report {
     let address = |url: &Option<String>| url.clone().filter(|url| !url.is_empty());
     let connection = &context.connection;
+    let progress = Progress::of(5, "parts looked at");
     let (broker, signals, database, api, machine) = tokio::join!(
-        broker::check(address(&connection.amqp_url), &args.pool),
-        signals::check(address(&connection.nats_url)),
-        database::check(address(&connection.database_url)),
-        api::check(context),
-        machine::check(args),
+        progress.step(broker::check(address(&connection.amqp_url), &args.pool)),
+        progress.step(signals::check(address(&connection.nats_url))),
+        progress.step(database::check(address(&connection.database_url))),
+        progress.step(api::check(context)),
+        progress.step(machine::check(args)),
     );
     Report::new([broker, signals, database, api, machine].concat())
 }
