@@ -20,6 +20,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("V13__roles", include_str!("../migrations/V13__roles.sql")),
     ("V14__quotas", include_str!("../migrations/V14__quotas.sql")),
     ("V15__turns", include_str!("../migrations/V15__turns.sql")),
-    ("V17__web_sessions", include_str!("../migrations/V17__web_sessions.sql")),
-    ("V18__retention", include_str!("../migrations/V18__retention.sql")),
+    ("V16__web_sessions", include_str!("../migrations/V16__web_sessions.sql")),
+    ("V17__retention", include_str!("../migrations/V17__retention.sql")),
 ];

@@ -119,6 +119,12 @@ fn the_command_line_submits_follows_and_ends_with_the_jobs_outcome() {
             assert!(!shown.stdout.is_empty());
         }
         assert_eq!(call(&["queues"]).status.code(), Some(0));
+        let top = call(&["top", "--once"]);
+        let picture = String::from_utf8_lossy(&top.stdout);
+        assert!(top.status.success() && picture.contains("/2 slots") && picture.contains("Workers (1)"), "{top:?}");
+        let advice = call(&["scale-advice", "--pool", "cpu", "--min", "1", "--output", "json"]);
+        let advice: serde_json::Value = serde_json::from_slice(&advice.stdout)?;
+        assert_eq!((&advice["ready_workers"], &advice["slots_per_worker"]), (&1.into(), &2.into()), "{advice:#}");
         assert_eq!(call(&["dead", "list"]).status.code(), Some(0));
         Ok(())
     });

@@ -5,6 +5,7 @@ mod disk;
 mod live;
 mod log;
 mod manager;
+mod manual;
 mod notice;
 mod pool;
 mod service;

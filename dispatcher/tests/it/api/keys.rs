@@ -146,9 +146,9 @@ async fn a_key_that_opens_nothing_any_more_ends_what_it_follows() {
         assert_eq!(response.status(), 200);
         response
     };
-    let revoked = tokio::spawn(stream_text(follow(&NewKey::of("revoked", Role::Viewer)).await));
-    let expired = tokio::spawn(stream_text(follow(&NewKey::of("expired", Role::Viewer)).await));
-    let closed = tokio::spawn(stream_text(follow(&NewKey::of("closed", Role::Viewer).of_tenant("closed")).await));
+    let revoked = follow(&NewKey::of("revoked", Role::Viewer)).await;
+    let expired = follow(&NewKey::of("expired", Role::Viewer)).await;
+    let closed = follow(&NewKey::of("closed", Role::Viewer).of_tenant("closed")).await;
     answer(api.post("/v1/keys/revoked/revoke"), 200).await;
     api.sql.execute("UPDATE api_key SET expires_at = now() WHERE name = 'expired'", &[]).await.unwrap();
     answer(api.post("/v1/tenants/closed/disable"), 200).await;

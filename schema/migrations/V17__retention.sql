@@ -5,7 +5,7 @@ ALTER TABLE purged
     ADD COLUMN state text;
 
 -- The oldest ends first.
-CREATE INDEX job_ended ON job (ended_at)
+CREATE INDEX job_forgettable ON job (ended_at)
     WHERE part_of IS NULL AND state IN ('completed', 'failed', 'cancelled', 'rejected');
 
 -- Drops the months of events that ended `kept` ago and have no event left. With the rights of the tables' owner, and
