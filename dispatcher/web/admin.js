@@ -6,6 +6,7 @@ import {at, count} from './format.js';
 import {code} from './job.js';
 import {action, ago, badge, choice, confirm, field, head, load, note, pager, reveal, section, table} from './parts.js';
 
+const SHOWN = 500;
 const ROLES = [['viewer', 'viewer: reads'], ['submitter', 'submitter: hands in jobs'], ['operator', 'operator: controls jobs and workers'], ['admin', 'admin: everything']];
 const LIMITS = [['weight', 'Weight'], ['max_queued', 'Jobs that wait'], ['max_running', 'Jobs that run'], ['max_cpu_cores', 'Cores'], ['max_storage_mb', 'Storage in MiB'], ['requests_per_sec', 'Requests a second']];
 
@@ -36,7 +37,7 @@ export async function keys({place, signal, session}) {
           read();
           return answer;
         }, {className: 'danger small', label: `Revoke the key ${key.name}`})) : '–'},
-    ], found.slice(0, 500), {empty: 'There is no key.'});
+    ], found, {empty: 'There is no key.', most: SHOWN});
   });
   const name = h('input', {type: 'text', required: true, maxlength: 64, autocomplete: 'off'});
   const role = choice(ROLES);
@@ -79,7 +80,7 @@ export async function tenants({place, signal, session}) {
           read();
           return `${tenant.name} is ${tenant.disabled_at ? 'enabled' : 'disabled'}.`;
         }, {className: tenant.disabled_at ? 'small' : 'danger small', label: `${tenant.disabled_at ? 'Enable' : 'Disable'} ${tenant.name}`}))},
-    ].filter(Boolean), found.slice(0, 500), {empty: 'There is no tenant.'});
+    ].filter(Boolean), found, {empty: 'There is no tenant.', most: SHOWN});
   });
   const name = h('input', {type: 'text', required: true, maxlength: 64, autocomplete: 'off'});
   const form = h('form', {class: 'filters', 'aria-label': 'Make a tenant', onsubmit: async event => {

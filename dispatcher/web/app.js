@@ -55,9 +55,10 @@ async function show() {
     document.title = 'Log in · ffpool';
     return login(main, enter);
   }
-  if (url.pathname === '/login') return go(url.searchParams.get('to')?.match(/^\/(?!\/).*/)?.[0] ?? '/', {replace: true});
+  if (url.pathname === '/login') return go(backTo(url.searchParams.get('to')), {replace: true});
   const found = PAGES.map(([pattern, title, page]) => ({match: url.pathname.match(pattern), title, page})).find(({match}) => match);
-  if (!found) return put(main, trouble({title: 'No such page', message: 'The address names no page of the dashboard.'}));
+  const name = found?.match[1] ? decoded(found.match[1]) : null;
+  if (!found || found.match[1] && name === null) return put(main, trouble({title: 'No such page', message: 'The address names no page of the dashboard.'}));
   mark(url.pathname);
   document.title = `${found.title} · ffpool`;
   live.follow({});
@@ -66,8 +67,7 @@ async function show() {
   put(place, waiting());
   put(main, place);
   const context = {
-    url, session, place, go,
-    name: found.match[1] ? decodeURIComponent(found.match[1]) : null,
+    url, session, place, go, name,
     signal: here.signal,
     may: right => session.rights.includes(right),
     follow: wanted => !here.signal.aborted && live.follow(wanted),
@@ -84,6 +84,21 @@ async function show() {
   const heading = place.querySelector('h1');
   heading?.focus({preventScroll: true});
   say(document.title);
+}
+
+// Where the login leads: a path of this origin. Browsers read `\` as `/` and skip control characters, so that `/\host` and
+// a tab between two slashes name another host.
+function backTo(to) {
+  return to && /^\/(?![/\\])[^\u0000-\u001f]*$/.test(to) ? to : '/';
+}
+
+// A part of a path as text; null where it is none, such as `%zz`.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return null;
+  }
 }
 
 // Does something again and again while the page is shown and seen.

@@ -6,6 +6,7 @@ import {h, put} from './dom.js';
 import {amount, count} from './format.js';
 import {choice, field, figure, head, load, table} from './parts.js';
 
+const SHOWN = 500;
 const DAYS = [['1', 'last day'], ['7', 'last week'], ['30', 'last month'], ['365', 'last year']];
 
 export async function cost({place, url, signal, go}) {
@@ -41,7 +42,7 @@ export async function cost({place, url, signal, go}) {
         {title: 'Worker hours', className: 'num wide', cell: row => amount(row.worker_hours)},
         {title: 'kWh', className: 'num', cell: row => amount(row.kwh)},
         {title: 'Cost', className: 'num', cell: row => row.cost === null || row.cost === undefined ? '–' : `${amount(row.cost)} ${report.prices.currency ?? ''}`},
-      ], report.rows.slice(0, 500), {empty: 'No attempt has ended since then.'}),
+      ], report.rows, {empty: 'No attempt has ended since then.', most: SHOWN}),
     ];
   });
 }

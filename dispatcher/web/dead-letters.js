@@ -5,6 +5,8 @@ import {h, put} from './dom.js';
 import {count, plural, words} from './format.js';
 import {action, ago, confirm, head, jobLink, link, load, pager, section, table} from './parts.js';
 
+const SHOWN = 200;
+
 export async function deadLetters({place, url, signal, may, go, every}) {
   const kind = url.searchParams.get('fingerprint');
   const cause = url.searchParams.get('cause');
@@ -36,7 +38,7 @@ export async function deadLetters({place, url, signal, may, go, every}) {
       {title: 'For example', className: 'text wide', cell: group => [group.example, ' ', link(`/jobs/${group.example_job}`, 'Show')]},
       {title: 'Last', className: 'num wide', cell: group => ago(group.last)},
       (may('control') || may('administer')) && {title: 'Decide', cell: group => h('div', {class: 'row tight'}, may('control') && redrive(group), may('administer') && purge(group))},
-    ].filter(Boolean), found.slice(0, 200), {empty: 'No job waits for a decision.'});
+    ].filter(Boolean), found, {empty: 'No job waits for a decision.', most: SHOWN});
   });
   const readLetters = () => load(letters, async () => {
     const query = new URLSearchParams({limit: 50});

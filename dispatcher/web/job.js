@@ -134,18 +134,23 @@ export async function job({place, name, signal, follow, may, title}) {
 function logOf() {
   const lines = h('pre', {class: 'log', role: 'group', tabindex: '0', 'aria-label': 'Log of the tool'});
   const stay = h('input', {type: 'checkbox', id: 'log-follow', checked: true});
+  // Keys of the lines that are on the page.
   const seen = new Set();
   let empty = true;
   const add = found => {
-    const fresh = found.filter(line => !seen.has(`${line.attempt}/${line.seq}`));
+    const keyOf = line => `${line.attempt}/${line.seq}`;
+    const fresh = found.filter(line => !seen.has(keyOf(line)));
     if (!fresh.length) return;
     if (empty) put(lines);
     empty = false;
     for (const line of fresh) {
-      seen.add(`${line.attempt}/${line.seq}`);
-      lines.append(h('span', {class: 'line'}, h('span', {class: 'muted'}, `${line.attempt}: `), line.line, '\n'));
+      seen.add(keyOf(line));
+      lines.append(h('span', {class: 'line', 'data-key': keyOf(line)}, h('span', {class: 'muted'}, `${line.attempt}: `), line.line, '\n'));
     }
-    while (lines.childElementCount > 2 * LINES) lines.firstElementChild.remove();
+    while (lines.childElementCount > 2 * LINES) {
+      seen.delete(lines.firstElementChild.dataset.key);
+      lines.firstElementChild.remove();
+    }
     if (stay.checked) lines.scrollTop = lines.scrollHeight;
   };
   return {

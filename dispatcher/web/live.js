@@ -93,5 +93,6 @@ async function failed() {
 document.addEventListener('visibilitychange', () => {
   clearTimeout(hidden);
   if (document.hidden) hidden = setTimeout(close, HIDDEN_MS);
-  else if (on && !source) open();
+  // Also where a stream is open still: a page that came unseen wants another.
+  else if (on) open();
 });

@@ -1,7 +1,7 @@
 // What several pages are made of. Invariant: a colour never says anything that no word or shape says too.
 
 import {h, s, put, say} from './dom.js';
-import {at, age, NONE, words} from './format.js';
+import {at, age, count, NONE, words} from './format.js';
 
 const SHAPES = {
   queued: 'M8 3a5 5 0 1 0 0 10A5 5 0 0 0 8 3zm0 2a3 3 0 1 1 0 6 3 3 0 0 1 0-6z',
@@ -55,10 +55,11 @@ export function figure(term, value, more) {
   return h('div', {class: 'figure'}, h('dt', {}, term), h('dd', {class: 'big'}, value), more && h('dd', {class: 'muted'}, more));
 }
 
-// A table: `columns` are {title, cell, className}; `rows` anything that the cells take.
-export function table(caption, columns, rows, {empty = 'Nothing here.', rowKey} = {}) {
-  const body = h('tbody', {}, rows.map(row => tr(columns, row, rowKey)));
-  if (!rows.length) body.append(h('tr', {}, h('td', {class: 'empty', colspan: columns.length}, empty)));
+// A table: `columns` are {title, cell, className}; `rows` anything that the cells take, of which `most` are shown.
+export function table(caption, columns, rows, {empty = 'Nothing here.', rowKey, most = Infinity} = {}) {
+  const body = h('tbody', {}, rows.slice(0, most).map(row => tr(columns, row, rowKey)));
+  const told = rows.length > most ? `The first ${count(most)} of ${count(rows.length)} are shown.` : !rows.length && empty;
+  if (told) body.append(h('tr', {}, h('td', {class: 'empty', colspan: columns.length}, told)));
   return h('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': caption},
     h('table', {}, h('caption', {class: 'unseen'}, caption),
       h('thead', {}, h('tr', {}, columns.map(column => h('th', {scope: 'col', class: column.className}, column.title)))), body));

@@ -224,7 +224,7 @@ metrics! {
     API_HANDSHAKES = "ffpool_api_handshakes_total", Counter, ["outcome" of handshakes], "TLS handshakes of the API, by outcome: done, failed, refused (the rate or the number of one address).", Always;
     HTTP_REQUESTS = "ffpool_http_requests_total", Counter, ["route", "status"], "API requests, by route pattern and status.";
     HTTP_SECONDS = "ffpool_http_request_seconds", Histogram, ["route"], "Duration of API requests, by route pattern.";
-    HTTP_RATE_LIMITED = "ffpool_http_rate_limited_total", Counter, ["by" of limits], "API requests answered with 429, by what was used up: address, probe (health and readiness of an address), key, tenant, failed_key (unknown keys of an address), key_streams and tenant_streams (event streams that are open).", Always;
+    HTTP_RATE_LIMITED = "ffpool_http_rate_limited_total", Counter, ["by" of limits], "API requests answered with 429, by what was used up: address, probe (health and readiness of an address), key, tenant, failed_key (unknown keys of an address), key_streams, tenant_streams and all_streams (event streams that are open: of a key, a tenant, a dispatcher).", Always;
     WORKER_SLOTS = "ffpool_worker_slots", Gauge, [], "Slots of this worker.", Always;
     WORKER_SLOTS_USED = "ffpool_worker_slots_used", Gauge, [], "Slots in use on this worker.", Always;
     WORKER_CPU_PERCENT = "ffpool_worker_cpu_limit_percent", Gauge, [], "Processor time this worker may use, in percent of one core.", Always;

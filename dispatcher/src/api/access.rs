@@ -2,12 +2,13 @@
 //! `ffpool_schema::access`.
 //!
 //! Invariant: a handler behind a right runs only for a valid key that has it, and a route that acts on the whole pool only
-//! for a key that no tenant bounds. Whoever is refused is in the audit.
+//! for a key that no tenant bounds. What a browser attaches by itself, a cookie or a certificate, changes nothing for another
+//! origin. Whoever is refused is in the audit.
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ffpool_schema::access::{Permit, Right, Role};
@@ -62,7 +63,13 @@ pub(crate) async fn check(State((app, needs)): State<(App, Needs)>, mut request:
                     Refused { whose, address: from.0, route, status: Some(refused.status()), reason: refused.detail() };
                 app.refusals.note(&app.ledger, note).await;
             }
-            refused.into_response()
+            let is_over = refused.status() == StatusCode::UNAUTHORIZED && session_of(request.headers()).is_some();
+            let mut response = refused.into_response();
+            if is_over {
+                // The cookie of a session that is over would go before the certificate for as long as the browser keeps it.
+                response.headers_mut().insert(header::SET_COOKIE, session::no_cookie());
+            }
+            response
         }
     }
 }
@@ -95,15 +102,14 @@ struct Shown<'a> {
 
 async fn authorise(app: &App, needs: Needs, shown: &Shown<'_>, whose: &mut Whose) -> Answer<Caller> {
     // A key that is sent decides, then a session: the certificate then only opened the door.
-    if !carries_key(shown.headers)
-        && let Some(secret) = session::secret(shown.headers)
-    {
+    if let Some(secret) = session_of(shown.headers) {
         return by_session(app, needs, shown, secret, whose).await;
     }
     if let Some(certificate) = shown.certificate.filter(|_| !carries_key(shown.headers)) {
         *whose = Whose::Certificate(certificate.name.clone());
         let caller = by_certificate(certificate, shown.from)?;
         app.throttle.known(&app.ledger, &caller)?;
+        session::from_our_origin(shown.method, shown.headers)?;
         permit(&caller, needs)?;
         return Ok(caller);
     }
@@ -161,6 +167,11 @@ fn by_certificate(certificate: &ClientCertificate, from: ClientAddress) -> Answe
     })?;
     let actor = Actor { name: format!("certificate {name}"), realm: Realm::Pool, address: Some(from.0) };
     Ok(Caller { key: None, actor, permit: Permit::of(role) })
+}
+
+/// The secret of the session that decides whose request it is.
+fn session_of(headers: &HeaderMap) -> Option<&str> {
+    session::secret(headers).filter(|_| !carries_key(headers))
 }
 
 /// Whether a request carries an API key.

@@ -1,5 +1,6 @@
-//! How many event streams are open: a bound for each key and for each tenant, because each stream asks the ledger twice a second
-//! for as long as it lasts.
+//! How many event streams are open: a bound for each key and for each tenant, because a stream costs for as long as it lasts.
+//! One of a job asks the ledger twice a second; those of `/v1/events` share one look, but each holds a connection and what it
+//! has to tell.
 //!
 //! Invariant: a stream counts from its opening until it is dropped, for its key and for its key's tenant.
 

@@ -4,12 +4,13 @@
 //! has changed since it last told, so that nothing piles up for a slow reader.
 //!
 //! Invariants:
-//! * a stream tells of jobs in its key's realm alone, and ends when the key opens nothing any more;
+//! * a stream tells of jobs in its key's realm alone, and ends when the key, or the certificate of its connection, opens
+//!   nothing any more;
 //! * streams, and the jobs that one follows, have a bound; without anybody who follows nothing is looked at.
 
 mod hub;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use uuid::Uuid;
 pub(crate) use hub::Hub;
 
 use crate::api::App;
+use crate::api::certificates::ClientCertificate;
 use crate::api::followers::Following;
 use crate::api::problem::{Answer, ApiError};
 use crate::api::query::{self, Query};
@@ -44,6 +46,8 @@ use hub::{Guest, QueuesSeen};
 const JOBS_MAX: usize = 100;
 /// How often a stream tells what has changed.
 const TELL: Duration = Duration::from_millis(250);
+/// After so many times the certificate is judged again: a signature costs too much to do it each time.
+const TELLS_BETWEEN_CERTIFICATE: u32 = 12;
 /// A stream ends after so long, and its client asks again: so a session that has ended is found out.
 const LONGEST: Duration = Duration::from_secs(10 * 60);
 /// A comment goes out after so much silence, so that no proxy takes the connection for dead.
@@ -52,7 +56,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const LINES_MAX: usize = 500;
 
 /// `GET /v1/events`
-pub(crate) async fn follow(State(app): State<App>, Extension(caller): Extension<Caller>, uri: Uri) -> Answer<Response> {
+pub(crate) async fn follow(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    certificate: Option<Extension<Arc<ClientCertificate>>>,
+    uri: Uri,
+) -> Answer<Response> {
     let query = Query::read(&uri, query::EVENTS)?;
     let place = app.followers.follow(&caller)?;
     let asked = job_ids(query.text("jobs").unwrap_or_default())?;
@@ -76,6 +85,7 @@ pub(crate) async fn follow(State(app): State<App>, Extension(caller): Extension<
     let follower = Follower {
         app,
         caller,
+        certificate: certificate.map(|Extension(certificate)| certificate),
         guest,
         _place: place,
         jobs,
@@ -83,9 +93,10 @@ pub(crate) async fn follow(State(app): State<App>, Extension(caller): Extension<
         queues: None,
         signals,
         lines,
-        told_lines: Vec::new(),
+        told_lines: VecDeque::new(),
         ready: Vec::new(),
         tell: telling(),
+        tells: 0,
         ends: Instant::now() + LONGEST,
     };
     let events = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
@@ -162,6 +173,8 @@ impl Seen {
 struct Follower {
     app: App,
     caller: Caller,
+    /// What the client showed at the handshake.
+    certificate: Option<Arc<ClientCertificate>>,
     guest: Guest,
     _place: Following,
     jobs: BTreeMap<Uuid, Seen>,
@@ -170,10 +183,11 @@ struct Follower {
     signals: ProgressSignals,
     lines: Option<Subscription<LogLine>>,
     /// Lines that came and were not told yet.
-    told_lines: Vec<LogLine>,
+    told_lines: VecDeque<LogLine>,
     /// Events that are to be sent, the next one last.
     ready: Vec<LiveEvent>,
     tell: Interval,
+    tells: u32,
     ends: Instant,
 }
 
@@ -185,7 +199,7 @@ impl Follower {
         })
     }
 
-    /// The next event; `None` when the key is void, when the time is over and when the API stops.
+    /// The next event; `None` when the key or the certificate is void, when the time is over and when the API stops.
     async fn next(&mut self) -> Option<LiveEvent> {
         loop {
             if let Some(event) = self.ready.pop() {
@@ -196,18 +210,27 @@ impl Follower {
                 () = tokio::time::sleep_until(self.ends) => return None,
                 Some(progress) = self.signals.next() => self.note(progress),
                 line = next_line(&mut self.lines) => {
-                    if self.told_lines.len() < LINES_MAX {
-                        self.told_lines.push(line);
+                    if self.told_lines.len() == LINES_MAX {
+                        self.told_lines.pop_front();
                     }
+                    self.told_lines.push_back(line);
                 }
                 _ = self.tell.tick() => {
-                    if self.guest.is_shut_out() {
+                    self.tells = self.tells.wrapping_add(1);
+                    if self.is_shut_out() {
                         return None;
                     }
                     self.collect();
                 }
             }
         }
+    }
+
+    /// Whether the key that opened the stream, or the certificate of its connection, is void by now.
+    fn is_shut_out(&self) -> bool {
+        self.guest.is_shut_out()
+            || self.tells.is_multiple_of(TELLS_BETWEEN_CERTIFICATE)
+                && self.certificate.as_ref().is_some_and(|certificate| certificate.refusal().is_some())
     }
 
     fn note(&mut self, progress: Progress) {

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * a session begins with a key and never with a session, so that none outlives its bound;
-//! * a request by cookie that changes something carries a token that only this origin's pages were told, and comes from them.
+//! * a request by cookie that changes something carries a token that only this origin's pages were told, and comes from them;
+//! * so does, without the token, one by a client certificate, which a browser shows by itself too.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -68,7 +69,7 @@ pub(crate) async fn end(
     let answer = Accepted { state: "ended".to_owned(), message: "The session opens nothing any more.".to_owned() };
     // Its tabs forget what they have in their caches, too.
     let clear = (header::HeaderName::from_static("clear-site-data"), HeaderValue::from_static("\"cache\""));
-    Ok(([(header::SET_COOKIE, cookie("", 0)), clear], Json(answer)).into_response())
+    Ok(([(header::SET_COOKIE, no_cookie()), clear], Json(answer)).into_response())
 }
 
 fn view(caller: &Caller) -> SessionView {
@@ -100,6 +101,11 @@ fn cookie(secret: &str, secs: u64) -> HeaderValue {
     HeaderValue::try_from(text).expect("hexadecimal is plain text")
 }
 
+/// Has the browser forget the cookie.
+pub(crate) fn no_cookie() -> HeaderValue {
+    cookie("", 0)
+}
+
 /// The secret of the session that a request carries. Of several cookies of the name none counts: only one is ours.
 pub(crate) fn secret(headers: &HeaderMap) -> Option<&str> {
     let mut found = headers
@@ -128,30 +134,58 @@ fn token(secret: &str) -> String {
 
 /// Refuses a request by cookie that another site may have had the browser make.
 pub(crate) fn from_our_pages(method: &Method, headers: &HeaderMap, secret: &str) -> Answer<()> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let refused = |detail: &str| Err(ApiError::new(Kind::Forbidden, detail));
-    // Browsers say where a request comes from, and no script can say it for them. `none`: the user wrote the address.
-    if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
+    if is_of_another_site(headers) {
         return refused("a session is for the dashboard's own pages; send an API key from elsewhere");
     }
-    if matches!(*method, Method::GET | Method::HEAD) {
+    from_our_origin(method, headers)?;
+    if only_reads(method) {
         return Ok(());
     }
-    let (origin, host) = (headers.get(header::ORIGIN), text("host"));
-    if let Some(origin) = origin {
+    let shown = text(headers, CSRF_HEADER).unwrap_or_default();
+    if bool::from(shown.as_bytes().ct_eq(token(secret).as_bytes())) {
+        return Ok(());
+    }
+    refused("a change by session needs the header X-FFPool-CSRF with `csrf` of GET /v1/session; load the page again")
+}
+
+/// Refuses a change that a browser makes for another origin, with what it attaches by itself: a cookie or a client
+/// certificate. Clients that are no browsers send none of these headers.
+pub(crate) fn from_our_origin(method: &Method, headers: &HeaderMap) -> Answer<()> {
+    if only_reads(method) {
+        return Ok(());
+    }
+    if is_of_another_site(headers) {
+        return refused(
+            "a browser changes something from the dashboard's own pages alone; send an API key from elsewhere",
+        );
+    }
+    if let Some(origin) = headers.get(header::ORIGIN) {
         let origin = origin.to_str().unwrap_or_default();
         let authority = origin.split_once("://").map(|(_, authority)| authority);
-        if authority.is_none() || authority != host {
+        if authority.is_none() || authority != text(headers, "host") {
             return refused(
                 "the request comes from another origin than the dashboard; a proxy in front of it must hand on the header Host",
             );
         }
     }
-    let shown = text(CSRF_HEADER).unwrap_or_default();
-    if bool::from(shown.as_bytes().ct_eq(token(secret).as_bytes())) {
-        return Ok(());
-    }
-    refused("a change by session needs the header X-FFPool-CSRF with `csrf` of GET /v1/session; load the page again")
+    Ok(())
+}
+
+/// Browsers say where a request comes from, and no script can say it for them. `none`: the user wrote the address.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    text(headers, "sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"))
+}
+
+fn only_reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn refused(detail: &str) -> Answer<()> {
+    Err(ApiError::new(Kind::Forbidden, detail))
 }
 
 #[cfg(test)]
@@ -199,5 +233,24 @@ mod tests {
         }
         assert!(ask(Method::GET, with(&[("sec-fetch-site", "cross-site")])).is_err());
         assert!(from_our_pages(&Method::POST, &with(&[]), "another secret").is_err());
+    }
+
+    #[test]
+    fn a_certificate_that_a_browser_shows_for_another_origin_changes_nothing() {
+        let ask = |method: Method, pairs: &[(&'static str, &str)]| from_our_origin(&method, &headers(pairs));
+        let host = ("host", "pool:8080");
+        assert!(ask(Method::POST, &[host]).is_ok(), "no browser");
+        assert!(ask(Method::POST, &[host, ("origin", "https://pool:8080"), ("sec-fetch-site", "same-origin")]).is_ok());
+        for bad in [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+            ("origin", "https://evil"),
+            ("origin", "null"),
+        ] {
+            for method in [Method::POST, Method::PUT, Method::DELETE] {
+                assert_eq!(ask(method, &[host, bad]).unwrap_err().status(), 403, "{bad:?}");
+            }
+            assert!(ask(Method::GET, &[host, bad]).is_ok(), "it reads, and the browser shows the answer to nobody");
+        }
     }
 }

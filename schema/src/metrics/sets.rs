@@ -101,7 +101,7 @@ pub(super) fn handshakes() -> Vec<&'static str> {
 
 /// What was used up when the API answers with 429.
 pub(super) fn limits() -> Vec<&'static str> {
-    vec!["address", "probe", "key", "tenant", "failed_key", "key_streams", "tenant_streams"]
+    vec!["address", "probe", "key", "tenant", "failed_key", "key_streams", "tenant_streams", "all_streams"]
 }
 
 /// Why a worker hands an attempt back.

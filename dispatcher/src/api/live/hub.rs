@@ -1,7 +1,8 @@
 //! One look at the ledger for all streams of a dispatcher.
 //!
 //! Invariant: how often the ledger is asked depends on time alone; how much, on the different jobs, realms and keys of those
-//! who follow. Nobody follows: nothing is asked, nothing is remembered.
+//! who follow. Nobody follows: nothing is asked, nothing is remembered. Of all together there is a bound here; of one key
+//! and one tenant, for every kind of stream, in `followers`.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ffpool_schema::api::{FleetView, JobView, QueueView};
+use ffpool_schema::metrics::HTTP_RATE_LIMITED;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -22,8 +24,6 @@ use crate::ledger::read::ReadError;
 
 /// Streams of one dispatcher.
 const STREAMS_MAX: usize = 512;
-/// Streams of one key: the tabs of a few people.
-const STREAMS_PER_KEY_MAX: usize = 32;
 /// Between two looks. What is asked seldom comes with every so many of them.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks when somebody new came in between.
@@ -75,12 +75,9 @@ impl Hub {
     pub(super) fn admit(self: &Arc<Self>, caller: &Caller, jobs: Vec<Uuid>) -> Answer<Guest> {
         let mut known = self.known();
         if known.streams >= STREAMS_MAX {
+            metrics::counter!(HTTP_RATE_LIMITED, "by" => "all_streams").increment(1);
             let detail =
                 format!("{STREAMS_MAX} streams are open, as many as one dispatcher serves; ask another, or later");
-            return Err(ApiError::too_many(detail, TRY_AGAIN));
-        }
-        if known.keys.get(&caller.key).is_some_and(|open| *open >= STREAMS_PER_KEY_MAX) {
-            let detail = format!("{STREAMS_PER_KEY_MAX} streams of this key are open; close one of them");
             return Err(ApiError::too_many(detail, TRY_AGAIN));
         }
         let realm = caller.tenant().map(str::to_owned);
@@ -104,24 +101,36 @@ impl Hub {
                 () = sleep_or_never(wait) => {}
             }
             looks = looks.wrapping_add(1);
-            if let Err(error) = self.look_once(&app, looks).await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "the ledger was not looked at for those who follow"
-                );
+            // First and by itself: a question that fails for others must not keep a stream open that is to end.
+            if looks.is_multiple_of(LOOKS_BETWEEN_KEYS) {
+                note(self.look_at_keys(&app).await);
             }
+            note(self.look_at_pool(&app, looks).await);
         }
     }
 
-    async fn look_once(&self, app: &App, looks: u32) -> Result<(), ReadError> {
-        let (jobs, realms, keys) = {
+    async fn look_at_keys(&self, app: &App) -> Result<(), ReadError> {
+        let keys: Vec<Uuid> = self.known().keys.keys().copied().flatten().collect();
+        for key in keys {
+            if app.ledger.key_opens(key).await? {
+                continue;
+            }
+            let mut known = self.known();
+            // Its last stream may have ended meanwhile, and nobody would forget it then.
+            if known.keys.contains_key(&Some(key)) && !known.shut_out.contains(&key) {
+                known.shut_out.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_pool(&self, app: &App, looks: u32) -> Result<(), ReadError> {
+        let (jobs, realms) = {
             let known = self.known();
             let realms: Vec<Option<String>> = known.realms.keys().cloned().collect();
             let is_new = realms.iter().any(|realm| !known.queues.contains_key(realm));
             let sums = is_new || looks.is_multiple_of(LOOKS_BETWEEN_SUMS);
-            let keys: Vec<Uuid> = known.keys.keys().copied().flatten().collect();
-            let keys = if looks.is_multiple_of(LOOKS_BETWEEN_KEYS) { keys } else { Vec::new() };
-            (known.wanted.keys().copied().collect::<Vec<Uuid>>(), if sums { realms } else { Vec::new() }, keys)
+            (known.wanted.keys().copied().collect::<Vec<Uuid>>(), if sums { realms } else { Vec::new() })
         };
         for batch in jobs.chunks(BATCH) {
             let found = app.ledger.jobs_by_id(batch).await?;
@@ -143,12 +152,13 @@ impl Hub {
                 known.queues.insert(tenant, Arc::new(QueuesSeen { queues, newest }));
             }
         }
-        for key in keys {
-            if !app.ledger.key_opens(key).await? {
-                self.known().shut_out.push(key);
-            }
-        }
         Ok(())
+    }
+}
+
+fn note(looked: Result<(), ReadError>) {
+    if let Err(error) = looked {
+        tracing::debug!(error = &error as &dyn std::error::Error, "the ledger was not looked at for those who follow");
     }
 }
 
@@ -256,19 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn neither_one_key_nor_all_together_hold_more_streams_than_there_may_be() {
+    fn all_together_hold_no_more_streams_than_there_may_be() {
         let hub = Arc::new(Hub::default());
         let mut guests: Vec<Guest> =
-            (0..STREAMS_PER_KEY_MAX).map(|_| hub.admit(&caller(1, None), Vec::new()).unwrap()).collect();
-        assert_eq!(hub.admit(&caller(1, None), Vec::new()).err().unwrap().status(), 429);
-        for key in 0.. {
-            match hub.admit(&caller(100 + key, None), Vec::new()) {
-                Ok(guest) => guests.push(guest),
-                Err(refused) => {
-                    assert_eq!((guests.len(), refused.status().as_u16()), (STREAMS_MAX, 429));
-                    break;
-                }
-            }
-        }
+            (0..STREAMS_MAX).map(|_| hub.admit(&caller(1, None), Vec::new()).unwrap()).collect();
+        assert_eq!(hub.admit(&caller(2, None), Vec::new()).err().unwrap().status(), 429);
+        guests.pop();
+        assert!(hub.admit(&caller(2, None), Vec::new()).is_ok());
     }
 }

@@ -80,6 +80,12 @@ async fn a_session_may_what_its_key_may_from_our_own_pages_alone_and_ends_with_i
     let other = Session::begin(&api, &operator).await;
     answer(other.post(&api, "/v1/session/end"), 200).await;
     assert!(problem(other.get(&api, "/v1/jobs"), 401).await.contains("log in again"));
+    // Its cookie would go before a client certificate for as long as the browser has it.
+    let refused = other.get(&api, "/v1/jobs").send().await.unwrap();
+    let set = refused.headers()["set-cookie"].to_str().unwrap();
+    assert_eq!(set, "__Host-ffpool=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict");
+    let by_key = other.get(&api, "/v1/jobs").bearer_auth("no-such-key").send().await.unwrap();
+    assert_eq!((by_key.status().as_u16(), by_key.headers().get("set-cookie")), (401, None), "the key was refused");
     for ended in ["used_at = now() - interval '3 hours'", "expires_at = now()", "key_hash = '\\x00'"] {
         let idle = Session::begin(&api, &operator).await;
         answer(idle.get(&api, "/v1/jobs"), 200).await;
