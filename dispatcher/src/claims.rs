@@ -49,6 +49,8 @@ const LAST_QUESTIONS: Duration = Duration::from_secs(1);
 const HOLD_MS: u64 = 5_000;
 /// Why a delivery waits whose job only the tap can record.
 const UNTOLD: &str = "it is not recorded yet, and this worker is too old to say who published it";
+/// Why a delivery waits of whose job the ledger keeps the id alone.
+const FORGOTTEN: &str = "its job is forgotten; if it was handed in again, it is on record when this comes back";
 /// Pause of a worker whose queue somebody has paused.
 const PAUSED_MS: u64 = 2_000;
 
@@ -278,13 +280,18 @@ impl Desk {
         let (expires, via) = (Instant::now() + PATIENCE, Via::Claim(SystemTime::now()));
         let only_if = if claim.delivery.redelivered { self.ask_owner(claim, job).await } else { OnlyIf::Always };
         let may_record = record.is_some();
+        let is_part = record.as_ref().is_some_and(|record| record.claims_to_be_part);
         let happening =
             Happening { only_if, evidence, record, expires: Some(expires), via, ..Happening::new(job, input) };
         match self.ledger.apply(happening).await? {
             Verdict::Decided(decided) => Ok(Some(decided)),
-            // A chunk of a job that was purged with all its chunks: nobody wants it any more.
-            Verdict::Unknown if may_record => Ok(None),
-            Verdict::Unknown => Err(ApplyError::Refused(UNTOLD.to_owned())),
+            Verdict::Unknown if !may_record => Err(ApplyError::Refused(UNTOLD.to_owned())),
+            // A chunk of a job that is gone with all its chunks: nobody wants it any more.
+            Verdict::Unknown if is_part => Ok(None),
+            // An old message of a forgotten job. If it was one of a job handed in again, its copy at the tap had all the pause below
+            // to be recorded; where even that was too short, the message counts as missing later and is published again.
+            Verdict::Unknown if claim.delivery.redelivered => Ok(None),
+            Verdict::Unknown => Err(ApplyError::Refused(FORGOTTEN.to_owned())),
             Verdict::Skipped => Err(ApplyError::Refused("the job was not recorded by its own claim".to_owned())),
         }
     }

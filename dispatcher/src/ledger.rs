@@ -76,7 +76,7 @@ pub use publishers::AmqpTenants;
 pub use quotas::FullTenant;
 pub use rebuild::{Adopted, Differing, Rebuilt};
 pub use record::{Decided, Evidence, Happening, Lessons, OnlyIf, Policy, TellOwner, Verdict};
-pub use retention::{FORGOTTEN_AT_ONCE, Keep, Retention};
+pub use retention::{FORGOTTEN_AT_ONCE, Forgotten, Keep, Retention};
 pub use schedules::{Due, DueRun, RunOutcome, ScheduleError};
 pub use strays::Stray;
 pub use sweeps::OpenJobs;

@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::control;
 use crate::fleet::Fleet;
 use crate::heartbeats::Hearing;
-use crate::ledger::{FORGOTTEN_AT_ONCE, Leadership, Ledger, Retention, Unavailable};
+use crate::ledger::{Forgotten, Leadership, Ledger, Retention, Unavailable};
 
 /// How often leases are looked at.
 const LAPSES: Duration = Duration::from_millis(200);
@@ -172,23 +172,33 @@ impl Timers {
         Ok(())
     }
 
-    /// Forgets what ended longer ago than it is kept: in batches with rests between them, so that jobs in flight go first.
     async fn forget(&self, stop: &CancellationToken) -> Result<(), Unavailable> {
+        let ended = self.forget_ended(stop).await;
+        // Whatever became of the jobs: what is left of others does not pile up behind one that cannot go.
+        let remains = self.ledger.forget_remains(self.retention).await;
+        ended.and(remains)
+    }
+
+    /// Forgets jobs that ended longer ago than they are kept: in batches with rests between them, so that jobs in flight go first.
+    async fn forget_ended(&self, stop: &CancellationToken) -> Result<(), Unavailable> {
         let mut forgotten = 0;
-        loop {
+        let outcome = loop {
             let began = Instant::now();
-            let gone = self.ledger.forget_ended(self.retention).await?;
-            forgotten += gone;
-            counter!(names::JOBS_FORGOTTEN).increment(gone.unsigned_abs());
+            let Forgotten { jobs, has_more } = match self.ledger.forget_ended(self.retention).await {
+                Ok(round) => round,
+                Err(error) => break Err(error),
+            };
+            forgotten += jobs;
+            counter!(names::JOBS_FORGOTTEN).increment(jobs.unsigned_abs());
             let rested = stop.run_until_cancelled(tokio::time::sleep(began.elapsed() * FORGET_REST)).await;
-            if gone < FORGOTTEN_AT_ONCE || rested.is_none() || !self.leadership.is_held() {
-                break;
+            if !has_more || rested.is_none() || !self.leadership.is_held() {
+                break Ok(());
             }
-        }
+        };
         if forgotten > 0 {
             info!(jobs = forgotten, "forgot jobs that ended longer ago than they are kept");
         }
-        self.ledger.forget_remains(self.retention).await
+        outcome
     }
 
     /// Publishes jobs again that wait in a queue which the broker calls empty at two looks in a row.

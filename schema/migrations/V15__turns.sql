@@ -3,9 +3,10 @@
 ALTER TABLE job
     -- When the leader last dealt it a turn: it was published before what waits in its queue.
     ADD COLUMN turn_at timestamptz;
--- Found tenant by tenant, without a look at the jobs between. One that came without an id cannot be published twice.
+-- Found tenant by tenant, without a look at the jobs between. One that came without an id cannot be published twice, and one that is
+-- paused waits for no turn.
 CREATE INDEX job_turns ON job (queue, priority, pool, tenant, number)
-    WHERE tenant IS NOT NULL AND state = 'queued' AND fingerprint IS NULL;
+    WHERE tenant IS NOT NULL AND state = 'queued' AND fingerprint IS NULL AND NOT paused;
 CREATE INDEX job_turn_dealt ON job (queue, priority, pool, tenant) WHERE turn_at IS NOT NULL AND state = 'queued';
 
 -- What tenants had, where several wait: one row for each work queue and tenant, while they do. The leader writes it.
@@ -48,6 +49,11 @@ CREATE TABLE stored_change (
     tenant text NOT NULL,
     bytes  bigint NOT NULL
 );
+-- What tenants published that have no row yet waits for it here.
+INSERT INTO stored_change (tenant, bytes)
+    SELECT tenant, sum(stored_bytes)::bigint FROM job
+    WHERE stored_bytes IS NOT NULL AND NOT EXISTS (SELECT FROM tenant WHERE tenant.name = job.tenant)
+    GROUP BY tenant;
 CREATE FUNCTION note_stored() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF OLD.tenant IS NOT NULL AND OLD.stored_bytes IS NOT NULL THEN

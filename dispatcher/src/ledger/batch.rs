@@ -163,7 +163,7 @@ async fn record_missing(
         .filter(|happening| !records.contains_key(&happening.job))
         .filter_map(|happening| happening.record.as_deref().map(|record| (happening.job, record)))
         .collect();
-    forget_purged_parts(client, &mut missing).await?;
+    leave_out_forgotten(client, happenings, &mut missing).await?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -190,15 +190,33 @@ async fn record_missing(
     Ok(())
 }
 
-/// Leaves out what makes chunks of a job that was purged with them: their messages may still lie in a queue.
-async fn forget_purged_parts(client: &ClientWrapper, missing: &mut BTreeMap<JobId, &NewJob>) -> Result<(), Error> {
-    let parts: Vec<Uuid> = missing.iter().filter(|(_, new)| new.claims_to_be_part).map(|(id, _)| id.0).collect();
-    if parts.is_empty() {
+/// Leaves out jobs that were on record and are no more, whose messages may still lie in a queue: those that make chunks, and
+/// those that only a claim brings. Whoever hands a job in again under its id sends it by the tap or the API too.
+async fn leave_out_forgotten<'h>(
+    client: &ClientWrapper,
+    happenings: &[&'h Happening],
+    missing: &mut BTreeMap<JobId, &'h NewJob>,
+) -> Result<(), Error> {
+    let is_asked = |new: &NewJob| new.claims_to_be_part || new.origin == Origin::Claim;
+    let asked: Vec<Uuid> = missing.iter().filter(|(_, new)| is_asked(new)).map(|(id, _)| id.0).collect();
+    if asked.is_empty() {
         return Ok(());
     }
-    let statement = client.prepare_cached("SELECT id FROM purged WHERE id = ANY ($1::uuid[])").await?;
-    for row in client.query(&statement, &[&parts]).await? {
-        missing.remove(&JobId(row.try_get(0)?));
+    let statement = client.prepare_cached(FORGOTTEN).await?;
+    for row in client.query(&statement, &[&asked]).await? {
+        let (id, had_ended): (_, bool) = (JobId(row.try_get("id")?), row.try_get("had_ended")?);
+        if missing.get(&id).is_some_and(|new| new.claims_to_be_part) {
+            missing.remove(&id);
+        } else if had_ended {
+            // In the same batch as its claim, whichever of the two came first.
+            let brought = happenings.iter().filter(|happening| happening.job == id);
+            let handed_in =
+                brought.filter_map(|happening| happening.record.as_deref()).find(|new| new.origin != Origin::Claim);
+            match handed_in {
+                Some(new) => missing.insert(id, new),
+                None => missing.remove(&id),
+            };
+        }
     }
     Ok(())
 }
@@ -642,6 +660,9 @@ macro_rules! lock {
 const LOCK: &str = lock!("");
 
 const LOCK_AT_ONCE: &str = lock!(" NOWAIT");
+
+// Dead letters that were purged before it was kept how jobs had ended have no state.
+const FORGOTTEN: &str = "SELECT id, state IS NOT NULL AS had_ended FROM purged WHERE id = ANY ($1::uuid[])";
 
 const INSERT_JOBS: &str = concat!(
     "INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \

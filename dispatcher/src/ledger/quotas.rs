@@ -354,10 +354,16 @@ const COUNT: &str = concat!(
     " <= t.max_cores + 1e-6) ORDER BY number LIMIT 1) AS kept ON true"
 );
 
-// Tenants are locked in the order of their names, as everywhere.
-const SUM_UP: &str = "WITH gone AS (DELETE FROM stored_change RETURNING tenant, bytes), \
+// Tenants are locked in the order of their names, as everywhere. The changes of a tenant that has no row wait for it, as one.
+const SUM_UP: &str = "WITH gone AS (DELETE FROM stored_change \
+              WHERE EXISTS (SELECT FROM tenant WHERE tenant.name = stored_change.tenant) \
+                    OR stored_change.tenant IN (SELECT more.tenant FROM stored_change AS more \
+                                                GROUP BY more.tenant HAVING count(*) > 1) \
+              RETURNING tenant, bytes), \
      sums AS (SELECT tenant, sum(bytes)::bigint AS bytes FROM gone GROUP BY tenant), \
-     locked AS (SELECT name FROM tenant WHERE name IN (SELECT tenant FROM sums) ORDER BY name FOR NO KEY UPDATE) \
+     locked AS (SELECT name FROM tenant WHERE name IN (SELECT sums.tenant FROM sums) ORDER BY name FOR NO KEY UPDATE), \
+     waiting AS (INSERT INTO stored_change (tenant, bytes) SELECT sums.tenant, sums.bytes FROM sums \
+                 WHERE sums.bytes <> 0 AND NOT EXISTS (SELECT FROM locked WHERE locked.name = sums.tenant)) \
      UPDATE tenant SET stored_bytes = stored_bytes + sums.bytes FROM sums JOIN locked ON locked.name = sums.tenant \
      WHERE tenant.name = sums.tenant";
 

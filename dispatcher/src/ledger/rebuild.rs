@@ -7,6 +7,7 @@ use std::fmt;
 
 use ffpool_schema::id::JobId;
 use ffpool_schema::lifecycle::Input;
+use tokio_postgres::Client;
 
 use super::batch::natural;
 use super::{Evidence, Happening, Ledger, Unavailable, connect};
@@ -86,9 +87,7 @@ impl Ledger {
     /// When a dispatcher leads, or Postgres does not take it; then nothing is changed.
     pub async fn rebuild(&self, dry_run: bool) -> anyhow::Result<Rebuilt> {
         self.ensure_nobody_leads().await?;
-        let mut client = connect::connect(&self.inner.connection).await?;
-        // All of the history is read.
-        client.batch_execute("SET statement_timeout = 0").await?;
+        let mut client = self.connect_for_long().await?;
         let transaction = client.transaction().await?;
         // Claims, which any dispatcher answers, wait until this is done.
         transaction.batch_execute("LOCK TABLE job, attempt IN EXCLUSIVE MODE").await?;
@@ -141,12 +140,19 @@ impl Ledger {
                 given_back += 1;
             }
         }
-        let mut client = self.inner.writers.get().await?;
+        let mut client = self.connect_for_long().await?;
         let transaction = client.transaction().await?;
         let lifted = transaction.execute(LIFT, &[&i32::try_from(AHEAD).unwrap_or(i32::MAX)]).await?;
         let published = transaction.execute(PUBLISH_ALL, &[]).await?;
         transaction.commit().await?;
         Ok(Adopted { given_back, lifted, published })
+    }
+
+    /// A connection for statements that go through all jobs or all of the history, however long that takes.
+    async fn connect_for_long(&self) -> Result<Client, tokio_postgres::Error> {
+        let client = connect::connect(&self.inner.connection).await?;
+        client.batch_execute("SET statement_timeout = 0").await?;
+        Ok(client)
     }
 
     async fn running_attempts(&self) -> Result<Vec<(JobId, u32)>, Unavailable> {
@@ -232,5 +238,8 @@ const RUNNING: &str = "SELECT id, attempt FROM job WHERE state IN ('running', 'c
 // A job that failed or was cancelled may have been sent round again after the backup.
 const LIFT: &str = "UPDATE job SET attempt = attempt + $1 WHERE state NOT IN ('completed', 'rejected')";
 
+// One that came without an id and was never published by the ledger has its message in RabbitMQ still, as a rule, and a copy would run
+// as a job of its own. Where the message is lost, it is found missing later and published then.
 const PUBLISH_ALL: &str = "UPDATE job SET publish_due = now(), custody = 'ledger' \
-     WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'queued' AND publish_due IS NULL";
+     WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'queued' AND publish_due IS NULL \
+           AND (fingerprint IS NULL OR published_at IS NOT NULL)";

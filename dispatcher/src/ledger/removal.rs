@@ -30,6 +30,14 @@ pub(super) async fn remove(
     let statement = transaction.prepare_cached(lock).await?;
     let rows = transaction.query(&statement, parameters).await?;
     let held = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+    remove_locked(transaction, &held).await
+}
+
+/// Removes the jobs `held`, whose rows are locked in the transaction given.
+///
+/// # Errors
+/// When Postgres does not take it; then the transaction is to be dropped.
+pub(super) async fn remove_locked(transaction: &Transaction<'_>, held: &[Uuid]) -> Result<Removed, Unavailable> {
     if held.is_empty() {
         return Ok(Removed { gone: 0, left: 0 });
     }

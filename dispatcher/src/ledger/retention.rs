@@ -5,12 +5,20 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::removal::{Removed, remove};
+use uuid::Uuid;
+
+use super::removal::remove_locked;
 use super::{Ledger, Unavailable};
 
-/// Jobs that are forgotten in one transaction: others wait for their rows no longer than that takes.
+/// Jobs that are forgotten in one transaction, those that made chunks counted too: others wait for their rows no longer than that
+/// takes. One whose chunks alone are more goes all the same, by itself.
 pub const FORGOTTEN_AT_ONCE: i64 = 500;
+/// For one such transaction: nobody waits for it, and a slow disk makes it long, not wrong.
+const FORGETTING: Duration = Duration::from_secs(60);
+/// For each of its statements, by the server: none goes on for long when nobody listens any more.
+const FORGETTING_STATEMENT: &str = "SET LOCAL statement_timeout = '30s'";
 /// A worker that said goodbye or fell silent so long ago does not come back: spot machines never do.
 const WORKERS_KEPT_DAYS: i32 = 7;
 
@@ -74,31 +82,48 @@ impl Retention {
     }
 }
 
+/// What one round of forgetting did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Jobs that are gone, without those that made their chunks.
+    pub jobs: i64,
+    /// Whether a transaction was full, so that another round finds more.
+    pub has_more: bool,
+}
+
 impl Ledger {
-    /// Forgets some of the jobs that ended longer ago than they are kept, the oldest first. Answers how many; fewer than
-    /// [`FORGOTTEN_AT_ONCE`] when no more are left that can go now.
+    /// Forgets some of the jobs that ended longer ago than they are kept, the oldest first.
     ///
     /// # Errors
-    /// When Postgres does not take it.
-    pub async fn forget_ended(&self, retention: Retention) -> Result<i64, Unavailable> {
-        let mut gone = 0;
+    /// When Postgres does not take it; then some may be forgotten.
+    pub async fn forget_ended(&self, retention: Retention) -> Result<Forgotten, Unavailable> {
+        let mut forgotten = Forgotten::default();
         for (keep, lock) in [(retention.ended, LOCK_ENDED), (retention.dead, LOCK_DEAD)] {
             if let Some(days) = keep.days() {
-                gone += self.bounded(self.forget(lock, days, FORGOTTEN_AT_ONCE - gone)).await?.gone;
+                let late = |_| Unavailable::because(format!("Postgres did not answer within {FORGETTING:?}"));
+                let Forgotten { jobs, has_more } =
+                    tokio::time::timeout(FORGETTING, self.forget(lock, days)).await.map_err(late)??;
+                forgotten.jobs += jobs;
+                forgotten.has_more |= has_more;
             }
         }
-        Ok(gone)
+        Ok(forgotten)
     }
 
-    async fn forget(&self, lock: &str, days: i32, most: i64) -> Result<Removed, Unavailable> {
+    async fn forget(&self, lock: &str, days: i32) -> Result<Forgotten, Unavailable> {
         let mut client = self.inner.writers.get().await?;
         let transaction = client.transaction().await?;
-        let removed = remove(&transaction, lock, &[&days, &most]).await?;
+        transaction.batch_execute(FORGETTING_STATEMENT).await?;
+        let rows = transaction.query(&transaction.prepare_cached(lock).await?, &[&days, &FORGOTTEN_AT_ONCE]).await?;
+        let held = rows.iter().map(|row| row.try_get("id")).collect::<Result<Vec<Uuid>, _>>()?;
+        let is_full = rows.first().map(|row| row.try_get("is_full")).transpose()?.unwrap_or(false);
+        let removed = remove_locked(&transaction, &held).await?;
         transaction.commit().await?;
-        Ok(removed)
+        // Where all that was chosen had to stay, another round would choose the same.
+        Ok(Forgotten { jobs: removed.gone, has_more: is_full && removed.gone > 0 })
     }
 
-    /// Forgets messages that nobody understood, workers that are gone, and months in which no event is left.
+    /// Forgets messages that nobody understood, workers that are gone, and the first month in which no event is left.
     ///
     /// # Errors
     /// When Postgres does not take it; then some may be forgotten.
@@ -118,23 +143,29 @@ impl Ledger {
     }
 }
 
-// The predicates of the index on ends, word for word, and then what is wanted of them. A job whose end is still being told
-// stays. Nobody is waited for: a row in somebody's hands goes another time.
+// `$of_index` is the predicate of an index on ends, word for word. A job whose end is still being told stays. As many go as are one
+// transaction's together with the jobs that made their chunks, and the oldest in any case. Only these are locked, each found by
+// its id, if nobody has sent it round again meanwhile. Nobody is waited for: a row in somebody's hands goes another time.
 macro_rules! lock_old {
-    ($states:literal) => {
+    ($of_index:literal) => {
         concat!(
-            "SELECT id FROM job WHERE part_of IS NULL AND state IN ('completed', 'failed', 'cancelled', 'rejected') \
-                    AND state IN (",
-            $states,
-            ") AND ended_at < now() - make_interval(days => $1) \
-                    AND NOT EXISTS (SELECT FROM callback WHERE callback.job = job.id AND done_at IS NULL) \
-             ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED"
+            "WITH oldest AS MATERIALIZED ( \
+                SELECT id, ended_at, 1 + coalesce(chunks, 0) * greatest(splits, 1) AS jobs FROM job WHERE ",
+            $of_index,
+            " AND ended_at < now() - make_interval(days => $1) \
+                      AND NOT EXISTS (SELECT FROM callback WHERE callback.job = job.id AND done_at IS NULL) \
+                ORDER BY ended_at LIMIT $2), \
+             summed AS (SELECT id AS old, ended_at AS at, jobs, sum(jobs) OVER (ORDER BY ended_at, id) AS with_older, \
+                               sum(jobs) OVER () >= $2 AS is_full FROM oldest) \
+             SELECT id, is_full FROM summed JOIN job ON id = old \
+             WHERE (with_older <= $2 OR with_older = jobs) AND job.ended_at IS NOT DISTINCT FROM at \
+             FOR UPDATE OF job SKIP LOCKED"
         )
     };
 }
 
-const LOCK_ENDED: &str = lock_old!("'completed', 'cancelled', 'rejected'");
-const LOCK_DEAD: &str = lock_old!("'failed'");
+const LOCK_ENDED: &str = lock_old!("part_of IS NULL AND state IN ('completed', 'cancelled', 'rejected')");
+const LOCK_DEAD: &str = lock_old!("part_of IS NULL AND state = 'failed'");
 
 const FORGET_WORKERS: &str = "DELETE FROM worker WHERE state IN ('stopped', 'lost') AND last_seen < now() - make_interval(days => $1) \
      AND NOT EXISTS (SELECT FROM job WHERE job.state IN ('running', 'cancelling') AND job.owner_worker = worker.id)";

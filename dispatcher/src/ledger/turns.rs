@@ -250,7 +250,7 @@ fn columns(parties: &[Party]) -> Columns<'_> {
 /// The predicate of the index `job_turns`, word for word.
 macro_rules! waits {
     () => {
-        "tenant IS NOT NULL AND state = 'queued' AND fingerprint IS NULL"
+        "tenant IS NOT NULL AND state = 'queued' AND fingerprint IS NULL AND NOT paused"
     };
 }
 
@@ -293,7 +293,7 @@ const PARTIES: &str = concat!(
         GROUP BY j.queue, j.priority, j.pool, j.tenant) \
      SELECT p.queue, p.priority, p.pool, p.tenant, t.had, coalesce(t.waits, false) AS waited, coalesce(t.ahead, 0) AS was_ahead, \
             coalesce(tenant.weight, 1) AS weight, coalesce(runs.used, 0)::float8 AS used, \
-            (SELECT count(*) FROM job WHERE turn_at IS NOT NULL AND state = 'queued' AND queue = p.queue \
+            (SELECT count(*) FROM job WHERE turn_at IS NOT NULL AND state = 'queued' AND NOT paused AND queue = p.queue \
                     AND priority = p.priority AND pool = p.pool AND tenant = p.tenant AND ",
     dealt_lately!(),
     ") AS ahead, \
@@ -311,7 +311,7 @@ const NEXT: &str = concat!(
     job_cores!(),
     " AS cores FROM job WHERE ",
     waits!(),
-    " AND queue = p.queue AND priority = p.priority AND pool = p.pool AND tenant = p.tenant AND NOT paused \
+    " AND queue = p.queue AND priority = p.priority AND pool = p.pool AND tenant = p.tenant \
           AND publish_due IS NULL AND (turn_at IS NULL OR NOT ",
     dealt_lately!(),
     ") ORDER BY number LIMIT p.most) AS next \

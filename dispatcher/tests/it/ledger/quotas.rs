@@ -380,3 +380,17 @@ async fn a_tenant_whose_files_take_as_much_as_they_may_hands_in_no_more_until_so
     assert_eq!(stored().await, 0);
     dispatcher.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tenant_published_before_it_has_a_row_counts_once_it_has_one() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
+    scene.sql.batch_execute("INSERT INTO stored_change (tenant, bytes) VALUES ('a', 5), ('a', 7)").await.unwrap();
+    dispatcher.ledger().sum_up_stored().await.unwrap();
+    assert_eq!(scene.count("SELECT count(*) FROM stored_change WHERE bytes = 12").await, 1, "kept, as one");
+    scene.tenant("a", "max_storage_mb = 1").await;
+    dispatcher.ledger().sum_up_stored().await.unwrap();
+    assert_eq!(scene.count("SELECT stored_bytes FROM tenant").await, 12);
+    assert_eq!(scene.count("SELECT count(*) FROM stored_change").await, 0);
+    dispatcher.stop().await;
+}

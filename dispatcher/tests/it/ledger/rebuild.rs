@@ -161,4 +161,14 @@ async fn attempts_and_states_are_made_again_from_the_history() {
         [scene.sql.query_one(all, &[]).await.unwrap().get(0), scene.sql.query_one(states, &[]).await.unwrap().get(0)];
     assert_eq!(after, before);
     assert_eq!(ledger.rebuild(false).await.unwrap(), Rebuilt::default());
+
+    // A copy of a message without an id would run as a job of its own.
+    let waits = "UPDATE job SET state = 'queued', ended_at = NULL, publish_due = NULL, published_at = NULL, fingerprint = $2 \
+                 WHERE id = $1";
+    scene.sql.execute(waits, &[&twice.0.0, &None::<&str>]).await.unwrap();
+    scene.sql.execute(waits, &[&dead.0.0, &Some("print")]).await.unwrap();
+    ledger.adopt_restored().await.unwrap();
+    for (job, is_due) in [(twice.0, "true"), (dead.0, "false")] {
+        assert_eq!(scene.column(job, "publish_due IS NOT NULL").await.as_deref(), Some(is_due));
+    }
 }

@@ -71,6 +71,22 @@ async fn tenants_start_jobs_by_weight_whoever_came_first_and_a_new_leader_goes_o
     dispatcher.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_of_which_all_that_waits_is_paused_has_no_part_in_the_turns() {
+    let scene = Scene::new().await;
+    let dispatcher = scene.dispatcher(&LONG_LEASE).await;
+    scene.hand_in("a", 3).await;
+    scene.sql.execute("UPDATE job SET paused = true WHERE tenant = 'a'", &[]).await.unwrap();
+    scene.hand_in("b", 3).await;
+    assert_eq!(dispatcher.ledger().deal_turns().await.unwrap(), 0);
+    let dealt = "SELECT count(*) FROM job WHERE turn_at IS NOT NULL";
+    assert_eq!(scene.count(dealt).await + scene.count("SELECT count(*) FROM tenant_turn").await, 0);
+
+    scene.sql.execute("UPDATE job SET paused = false WHERE tenant = 'a'", &[]).await.unwrap();
+    scene.until_count(dealt, 2).await;
+    dispatcher.stop().await;
+}
+
 impl Scene {
     /// A job of a tenant's that is queued.
     async fn one_that_waits(&self, tenant: &str) -> JobId {
