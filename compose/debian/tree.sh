@@ -33,6 +33,7 @@ bare_debian() {
     [ -n "$mirror" ] || skip 'no Debian archive among the package sources'
     say "making a bare Debian $suite"
     mmdebstrap --quiet --mode=root --variant=minbase --include="$include" --dpkgopt=force-unsafe-io \
-        --dpkgopt='path-exclude=/usr/share/locale/*' "$suite" "$base.new" "$mirror"
+        --dpkgopt='path-exclude=/usr/share/locale/*' "$suite" "$base.new" "$mirror" ||
+        skip "cannot make a bare Debian $suite from $mirror"
     mv "$base.new" "$base"
 }

@@ -3,8 +3,8 @@
 //! Invariants: every text goes through [`Redaction`] before it is written. What could not be had is named with the reason,
 //! and never ends the command. Nothing in the pool is changed.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use ffpool_schema::lifecycle::State;
 use ffpool_schema::location;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use indicatif::ProgressBar;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::{Bundle, Cli};
 use super::exit::{Exit, Trouble};
+use super::progress::Progress;
 use super::{Context, doctor};
 
 /// For one question: a pool that is in trouble may not answer.
@@ -31,9 +31,9 @@ const JOBS: u32 = 100;
 /// Lines of a job's log.
 const LINES: u16 = 1000;
 /// Of a log file, the last bytes.
-const LOG_BYTES: usize = 4 * 1024 * 1024;
+const LOG_BYTES: u64 = 4 * 1024 * 1024;
 /// Shorter values are no secrets, and taking them out would make everything unreadable.
-const SECRET_MIN: usize = 6;
+const SECRET_MIN: usize = 8;
 
 /// Takes secrets out of texts: those of this process's settings wherever they stand, and those that can be known by their look.
 struct Redaction {
@@ -46,11 +46,13 @@ impl Redaction {
         let mut known: Vec<String> = values
             .into_iter()
             .flat_map(|(name, value)| {
-                let name = name.to_lowercase();
-                let masked = settings::mask(&name, &value);
-                let is_secret = masked == "***" || name.ends_with("_access_key_id");
-                let password = (masked != value).then(|| password(&value)).flatten();
-                is_secret.then_some(value).into_iter().chain(password)
+                let is_id = name.to_ascii_lowercase().ends_with("_access_key_id");
+                let parts = settings::secret_parts(&name, &value).into_iter().filter(|_| !is_id);
+                let whole: Vec<String> = parts.map(|part| value[part].to_owned()).collect();
+                // Each of a list, `name=value` or `id:secret`, may stand alone.
+                let each =
+                    whole.iter().flat_map(|whole| whole.split(',')).filter_map(|item| item.rsplit(['=', ':']).next());
+                each.map(|part| part.trim().to_owned()).chain(whole.iter().cloned()).collect::<Vec<_>>()
             })
             .filter(|secret| secret.len() >= SECRET_MIN)
             .collect();
@@ -77,13 +79,6 @@ impl Redaction {
             plain @ (Value::Null | Value::Bool(_) | Value::Number(_)) => plain,
         }
     }
-}
-
-/// The password within an address.
-fn password(url: &str) -> Option<String> {
-    let authority = url.split_once("://")?.1.split('/').next()?;
-    let (account, _) = authority.rsplit_once('@')?;
-    account.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 /// Takes keys of the API out, which begin with `ffp_`, and what follows `Bearer`.
@@ -147,7 +142,7 @@ impl<W: Write> Archive<W> {
 
     fn missing(&mut self, what: &str, why: impl std::fmt::Display) {
         let why = self.redaction.text(&why.to_string());
-        self.missing.push(Missing { what: what.to_owned(), why });
+        self.missing.push(Missing { what: self.redaction.text(what), why });
     }
 
     /// An answer of the API, or why there is none.
@@ -178,30 +173,29 @@ pub(crate) async fn bundle(context: &Context, args: &Bundle) -> Result<Exit, Tro
     let at = Timestamp::now();
     let path =
         args.to.clone().unwrap_or_else(|| format!("ffpool-support-{}.tar.gz", at.strftime("%Y%m%dT%H%M%SZ")).into());
-    let unwritten = |error: io::Error| Trouble::new(Exit::Trouble, format!("write {}: {error}", path.display()));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(|error| match error
-        .kind()
-    {
-        io::ErrorKind::AlreadyExists => {
-            Trouble::usage(format!("{} exists: name another file with --to", path.display()))
-        }
-        _ => unwritten(error),
-    })?;
+    let unwritten = |error: io::Error| {
+        let trouble = Trouble::new(Exit::Trouble, format!("write {}: {error}", path.display()));
+        trouble.next("Name a file with --to in a folder that you may write to and that has room.")
+    };
+    if path.exists() {
+        return Err(Trouble::usage(format!("{} exists: name another file with --to", path.display())));
+    }
+    // Under its name it is whole.
+    let part = path.with_extension("part");
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(unwritten)?;
     let secrets = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .chain(context.connection.secrets());
     let mut archive = Archive::new(io::BufWriter::new(file), Redaction::new(secrets), at);
-    let bar = ProgressBar::new_spinner();
-    bar.enable_steady_tick(Duration::from_millis(120));
-    let collected = collect(context, args, &mut archive, &bar).await;
+    let collected = collect(context, args, &mut archive).await;
     let summary =
         json!({"made_at": at, "by": env!("CARGO_PKG_VERSION"), "files": archive.had, "missing": archive.missing});
     let written = collected.and_then(|()| archive.json("summary.json", &summary)).and_then(|()| {
         let Archive { missing, .. } = &archive;
         let missing = missing.len();
-        archive.finish().map(|()| missing)
+        archive.finish()?;
+        std::fs::rename(&part, &path).map(|()| missing)
     });
-    bar.finish_and_clear();
     match written {
         Ok(missing) => {
             let result = json!({"file": path, "missing": summary["missing"]});
@@ -216,40 +210,34 @@ pub(crate) async fn bundle(context: &Context, args: &Bundle) -> Result<Exit, Tro
         }
         Err(error) => {
             // Half a bundle helps nobody.
-            let _ = std::fs::remove_file(&path);
+            let _ = std::fs::remove_file(&part);
             Err(unwritten(error))
         }
     }
 }
 
-async fn collect<W: Write>(
-    context: &Context,
-    args: &Bundle,
-    archive: &mut Archive<W>,
-    bar: &ProgressBar,
-) -> io::Result<()> {
-    bar.set_message("this machine and its settings");
+async fn collect<W: Write>(context: &Context, args: &Bundle, archive: &mut Archive<W>) -> io::Result<()> {
     archive.text("settings.toml", &args_in_force())?;
     archive.json("doctor.json", &doctor::report(context, &args.doctor).await)?;
-    for path in &args.logs {
+    let progress = Progress::busy("the logs");
+    for (number, path) in args.logs.iter().enumerate() {
         let name = path.file_name().map_or_else(|| "log".to_owned(), |name| name.to_string_lossy().into_owned());
         match tail(path) {
-            Ok(text) => archive.text(&format!("logs/{name}"), &text)?,
+            Ok(text) => archive.text(&format!("logs/{}-{name}", number + 1), &text)?,
             Err(error) => archive.missing(&path.display().to_string(), error),
         }
     }
-    for url in &args.metrics {
-        bar.set_message(format!("metrics of {}", location::redact(url)));
+    for (number, url) in args.metrics.iter().enumerate() {
+        progress.say(&format!("metrics of {}", location::redact(url)));
         match metrics(url).await {
             Ok(text) => {
-                let name: String = url.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-                archive.text(&format!("metrics/{name}.txt"), &text)?;
+                archive.text(&format!("metrics/{}.txt", number + 1), &format!("# {}\n{text}", location::redact(url)))?
             }
             Err(why) => archive.missing(url, why),
         }
     }
     match context.client() {
-        Ok(client) => of_pool(&client, args, archive, bar).await,
+        Ok(client) => of_pool(&client, args, archive, &progress).await,
         Err(trouble) => {
             archive.missing("api", trouble);
             Ok(())
@@ -261,9 +249,9 @@ async fn of_pool<W: Write>(
     client: &Client,
     args: &Bundle,
     archive: &mut Archive<W>,
-    bar: &ProgressBar,
+    progress: &Progress,
 ) -> io::Result<()> {
-    bar.set_message("the pool");
+    progress.say("the pool");
     archive.ask("api/ready.json", client.ready()).await?;
     archive.ask("api/workers.json", client.workers()).await?;
     archive.ask("api/queues.json", client.queues()).await?;
@@ -274,7 +262,7 @@ async fn of_pool<W: Write>(
         archive.ask(&format!("api/jobs-{status}.json"), client.jobs(&filter)).await?;
     }
     for job in &args.jobs {
-        bar.set_message(format!("job {job}"));
+        progress.say(&format!("job {job}"));
         let folder = format!("jobs/{}", job.to_string().trim_start_matches('#'));
         archive.ask(&format!("{folder}/job.json"), client.job(*job)).await?;
         archive.ask(&format!("{folder}/explain.json"), client.explain(*job)).await?;
@@ -291,10 +279,17 @@ fn args_in_force() -> String {
     }
 }
 
+/// The last lines of a file. The first of them may be cut, and with it what a secret is known by: it is left out.
 fn tail(path: &Path) -> io::Result<String> {
-    let bytes = std::fs::read(path)?;
-    let from = bytes.len().saturating_sub(LOG_BYTES);
-    Ok(String::from_utf8_lossy(&bytes[from..]).into_owned())
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let from = length.saturating_sub(LOG_BYTES);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+    let whole =
+        if from == 0 { 0 } else { bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1) };
+    Ok(String::from_utf8_lossy(&bytes[whole..]).into_owned())
 }
 
 async fn metrics(url: &str) -> Result<String, String> {

@@ -1,6 +1,7 @@
 //! `config`: settings for a machine with their reasons, and how many jobs fit on it.
 //!
-//! Invariant: the numbers are those by which a worker decides, from `ffpool_schema::capacity`; what is guessed says so.
+//! Invariant: it counts by the rule of the workers, `ffpool_schema::capacity`. What it counts is the machine: a worker in a cgroup
+//! with less has less, which is told to it by `--cores` and `--memory`.
 
 use std::fmt::Write as _;
 use std::path::Path;

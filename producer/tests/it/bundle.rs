@@ -41,18 +41,31 @@ fn a_bundle_has_what_helps_and_no_secret_and_says_what_could_not_be_had() {
     let arguments = ["support-bundle", "--job", "17", "--ffmpeg", "true", "--log-file", log.to_str().unwrap()];
     let make = |code| {
         let mut command = ffpool(&arguments);
-        command.args(["--to", bundle.to_str().unwrap(), "--output", "json", "--metrics", "http://127.0.0.1:1/metrics"]);
+        command.args([
+            "--to",
+            bundle.to_str().unwrap(),
+            "--output",
+            "json",
+            "--metrics",
+            "http://u:planted-metrics@127.0.0.1:1/metrics",
+        ]);
         command.env("FFPOOL_API_URL", &api.url).env("FFPOOL_API_KEY", "ffp_bbbbbbbbbb_planted-own");
-        run(code, command.env("AWS_SECRET_ACCESS_KEY", "planted-aws"))
+        run(
+            code,
+            command
+                .env("AWS_SECRET_ACCESS_KEY", "planted-aws")
+                .env("FFPOOL_DATABASE_URL", "host=127.0.0.1 port=1 password=planted-sql"),
+        )
     };
     let said = parsed(&make(0));
+    assert!(!said.to_string().contains("planted"), "{said}");
     let files = unpack(&bundle);
     assert_eq!(std::fs::metadata(&bundle).unwrap().permissions().mode() & 0o777, 0o600);
     for (name, text) in &files {
         assert!(!text.contains("planted"), "{name}: {text}");
     }
     let file = |name: &str| &files[&format!("ffpool-support/{name}")];
-    assert_eq!(file("logs/worker.log"), "connect amqp://***@mq/v\nPUT https://s3.example/a?***\n");
+    assert_eq!(file("logs/1-worker.log"), "connect amqp://***@mq/v\nPUT https://s3.example/a?***\n");
     assert!(file("jobs/17/log.json").contains("rtmp://live.example/app/***"), "{}", file("jobs/17/log.json"));
     assert!(file("settings.toml").contains("api_key = \"***\""), "{}", file("settings.toml"));
     let doctor: Value = serde_json::from_str(file("doctor.json")).unwrap();
@@ -61,7 +74,7 @@ fn a_bundle_has_what_helps_and_no_secret_and_says_what_could_not_be_had() {
     assert_eq!(summary["missing"], said["missing"]);
     let missing: Vec<&str> =
         summary["missing"].as_array().unwrap().iter().map(|missing| missing["what"].as_str().unwrap()).collect();
-    for what in ["api/workers.json", "jobs/17/job.json", "http://127.0.0.1:1/metrics"] {
+    for what in ["api/workers.json", "jobs/17/job.json", "http://***@127.0.0.1:1/metrics"] {
         assert!(missing.contains(&what), "{what} could not be had: {missing:?}");
     }
     let refused = make(2);

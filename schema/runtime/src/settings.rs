@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
@@ -267,23 +268,53 @@ fn describe(command: &Command, matches: &ArgMatches, from_file: &BTreeSet<String
     lines
 }
 
-/// Hides what is secret in a setting: whole keys, and the password of an address.
+/// Hides what is secret in a setting: whole keys, and the passwords of addresses.
 #[must_use]
 pub fn mask(name: &str, value: &str) -> String {
-    let secret =
-        ["key", "password", "secret", "token", "headers"].iter().any(|word| name.split('_').any(|part| part == *word));
-    if secret && !value.is_empty() {
-        return "***".into();
+    let mut masked = String::with_capacity(value.len());
+    let mut from = 0;
+    for secret in secret_parts(name, value) {
+        masked.push_str(&value[from..secret.start]);
+        masked.push_str("***");
+        from = secret.end;
     }
-    let Some((scheme, rest)) = value.split_once("://") else { return value.to_owned() };
-    let authority_end = rest.find('/').unwrap_or(rest.len());
-    match rest[..authority_end].rfind('@') {
-        None => value.to_owned(),
-        Some(at) => match rest[..at].split_once(':') {
-            Some((user, _)) => format!("{scheme}://{user}:***{}", &rest[at..]),
-            None => format!("{scheme}://***{}", &rest[at..]),
-        },
+    masked.push_str(&value[from..]);
+    masked
+}
+
+/// What of a setting's value is secret, as places in it, first to last: all of it where its name says so; otherwise the
+/// password of each address, or all before its `@` where there is no user, and what follows `password=`.
+#[must_use]
+pub fn secret_parts(name: &str, value: &str) -> Vec<Range<usize>> {
+    const WORDS: [&str; 7] = ["key", "password", "secret", "token", "headers", "pass", "pwd"];
+    let name = name.to_ascii_lowercase();
+    let is_secret = name.split('_').any(|part| WORDS.contains(&part))
+        || name.contains("password")
+        || name.contains("connection_string");
+    let mut parts = Vec::new();
+    if is_secret {
+        parts.extend((!value.is_empty()).then_some(0..value.len()));
+        return parts;
     }
+    for (at, mark) in value.match_indices("://") {
+        let start = at + mark.len();
+        let end = value[start..].find(['/', '?']).map_or(value.len(), |end| start + end);
+        if let Some(host) = value[start..end].rfind('@') {
+            let user = value[start..start + host].find(':').map_or(0, |colon| colon + 1);
+            parts.push(start + user..start + host);
+        }
+    }
+    for (at, mark) in value.match_indices("password=") {
+        let start = at + mark.len();
+        // In quotes it may have spaces.
+        let end = match value[start..].strip_prefix('\'') {
+            Some(quoted) => quoted.find('\'').map_or(value.len(), |end| start + end + 2),
+            None => value[start..].find(|c: char| c == '&' || c.is_whitespace()).map_or(value.len(), |end| start + end),
+        };
+        parts.push(start..end);
+    }
+    parts.sort_by_key(|part| part.start);
+    parts
 }
 
 /// An error with everything that caused it, on one line.
@@ -352,5 +383,14 @@ mod tests {
         assert_eq!(mask("otlp_headers", "authorization=Bearer abc"), "***");
         assert_eq!(mask("api_url", "http://host:1/x"), "http://host:1/x");
         assert_eq!(mask("nats_url", "nats://token@h:4222"), "nats://***@h:4222");
+        assert_eq!(mask("nats_url", "nats://u:p1@a,nats://u:p2@b:1"), "nats://u:***@a,nats://u:***@b:1");
+        assert_eq!(mask("database_url", "postgres://u:p@h1,h2/db?x=1"), "postgres://u:***@h1,h2/db?x=1");
+        assert_eq!(mask("database_url", "host=db password=s3 user=u"), "host=db password=*** user=u");
+        assert_eq!(mask("database_url", "password='a b' host=db"), "password=*** host=db");
+        assert_eq!(
+            mask("database_url", "postgres://h/db?user=u&sslpassword=s3"),
+            "postgres://h/db?user=u&sslpassword=***"
+        );
+        assert_eq!(mask("PGPASSWORD", "s3"), "***");
     }
 }
