@@ -32,7 +32,7 @@ bare_debian() {
     mirror=$(debian_mirror)
     [ -n "$mirror" ] || skip 'no Debian archive among the package sources'
     say "making a bare Debian $suite"
-    mmdebstrap --quiet --mode=root --variant=minbase --include="$include" --dpkgopt=force-unsafe-io \
+    mmdebstrap --quiet --mode=root --format=tar --variant=minbase --include="$include" --dpkgopt=force-unsafe-io \
         --dpkgopt='path-exclude=/usr/share/locale/*' "$suite" "$base.new" "$mirror" ||
         skip "cannot make a bare Debian $suite from $mirror"
     mv "$base.new" "$base"

@@ -4,7 +4,7 @@
 //! It asks where the metrics are, by the address that is in force, because there neither the API's certificate nor one of a client
 //! matters; and that the API listens it sees by a connection.
 //!
-//! Invariant: it answers within [`WITHIN`], and changes nothing.
+//! Invariant: it answers within a bound, and changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
