@@ -22,7 +22,6 @@ use crossterm::event::{Event as TerminalEvent, EventStream, KeyEventKind};
 use ffpool::Client;
 use futures_util::StreamExt as _;
 use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -134,17 +133,10 @@ async fn once(context: &Context, client: &Client, args: &Top) -> Result<Exit, Tr
     Ok(Exit::Success)
 }
 
-/// The whole picture as lines of text, as high as it needs to be.
+/// The whole picture as lines of text.
 fn printed(app: &App, columns: u16) -> String {
-    let jobs = u16::try_from(app.jobs().len()).unwrap_or(u16::MAX).min(500);
-    // So high that the upper tables have all their rows.
-    let rows = (jobs.max(1) + 3 + draw::UPPER_ROWS + 1).max(3 * (draw::UPPER_ROWS + 1) + 2);
-    let area = Rect::new(0, 0, columns, rows);
-    let mut buf = Buffer::empty(area);
-    draw::screen(app, &Theme { blocks: Theme::of(None).blocks, ..Theme::named(ThemeName::Plain) }, area, &mut buf);
-    // The last line names keys.
-    let lines: Vec<String> = text_of(&buf).into_iter().take(usize::from(rows) - 1).collect();
-    lines.join("\n")
+    let theme = Theme { blocks: Theme::of(None).blocks, ..Theme::named(ThemeName::Plain) };
+    text_of(&draw::whole(app, &theme, columns)).join("\n")
 }
 
 /// The characters of a picture, line by line, without blanks at their ends.

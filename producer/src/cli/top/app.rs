@@ -1,6 +1,7 @@
 //! What `top` knows and what it does about it: a pure state machine.
 //!
-//! Invariant: what ends work is asked about first; a choice stays with what was chosen, not with the row it stood in.
+//! Invariant: what ends work is asked about first; a choice stays with what was chosen, not with the row it stood in,
+//! and nothing is done to one that is not shown.
 
 use crossterm::event::KeyEvent;
 use ffpool_schema::api::{JobView, QueueView, WorkerView};
@@ -20,6 +21,9 @@ pub(crate) struct Snapshot {
     pub(crate) at: Timestamp,
     pub(crate) queues: Vec<QueueView>,
     pub(crate) workers: Vec<WorkerView>,
+    /// Which jobs were asked for.
+    #[serde(skip)]
+    pub(crate) listed: Listed,
     /// Jobs in the states that were asked for.
     pub(crate) jobs: Vec<JobView>,
     /// Whether there are more jobs than were listed.
@@ -186,6 +190,8 @@ impl App {
         match event {
             Event::Key(key) => return keys::on(self, key),
             Event::Redraw => {}
+            // It was on its way while other jobs came to be wanted: it would stand below their title.
+            Event::Seen(snapshot) if snapshot.listed != self.listed => {}
             Event::Seen(snapshot) => {
                 self.trouble = None;
                 self.seen = Some(*snapshot);
@@ -282,6 +288,11 @@ impl App {
         self.jobs().into_iter().find(|job| Some(job.id) == self.job)
     }
 
+    /// The chosen job, where the jobs have the keys: elsewhere nobody sees which it is.
+    pub(crate) fn shown_job(&self) -> Option<&JobView> {
+        self.chosen_job().filter(|_| self.table == Table::Jobs)
+    }
+
     /// The chosen worker.
     pub(crate) fn chosen_worker(&self) -> Option<&WorkerView> {
         self.workers().into_iter().find(|worker| Some(&worker.id) == self.worker.as_ref())
@@ -294,7 +305,8 @@ impl App {
 
     /// Shows the log of the chosen job, or no log any more.
     pub(crate) fn toggle_log(&mut self) -> Vec<Command> {
-        let job = self.job.filter(|job| self.log.as_ref().is_none_or(|log| log.job != *job));
+        let job = self.chosen_job().map(|job| job.id);
+        let job = job.filter(|job| self.log.as_ref().is_none_or(|log| log.job != *job));
         self.log = job.map(|job| Log { job, lines: None, back: 0 });
         vec![Command::Follow(self.want())]
     }

@@ -16,7 +16,7 @@ use super::theme::Theme;
 use crate::cli::format;
 
 /// Rows of the tables of queues and workers, without their titles, where there is room.
-pub(super) const UPPER_ROWS: u16 = 6;
+const UPPER_ROWS: u16 = 6;
 
 /// Draws everything.
 pub(crate) fn screen(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
@@ -29,9 +29,7 @@ pub(crate) fn screen(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     ])
     .areas(area);
     header(app, theme, head, buf);
-    let [left, right] = Layout::horizontal([Constraint::Percentage(50), Constraint::Fill(1)]).spacing(1).areas(above);
-    tables::queues(app, theme, left, buf);
-    tables::workers(app, theme, right, buf);
+    upper_tables(app, theme, above, buf);
     match app.log.is_some() {
         true => {
             let [jobs, log] = Layout::vertical([Constraint::Percentage(45), Constraint::Fill(1)]).areas(middle);
@@ -46,6 +44,25 @@ pub(crate) fn screen(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         Mode::Ask(question) => dialog::ask(question, theme, area, buf),
         Mode::Help => dialog::help(theme, area, buf),
     }
+}
+
+/// All that is known on one picture, as high as it has to be, without the line of keys: of what is printed nobody scrolls.
+pub(crate) fn whole(app: &App, theme: &Theme, columns: u16) -> Buffer {
+    let height = |rows: usize| u16::try_from(rows.max(1) + 1).unwrap_or(u16::MAX);
+    let (upper, jobs) = (height(app.queues().len().max(app.workers().len())), height(app.jobs().len()));
+    let mut buf = Buffer::empty(Rect::new(0, 0, columns, upper.saturating_add(jobs).saturating_add(1)));
+    let heights = [Constraint::Length(1), Constraint::Length(upper), Constraint::Fill(1)];
+    let [head, above, middle] = Layout::vertical(heights).areas(buf.area);
+    header(app, theme, head, &mut buf);
+    upper_tables(app, theme, above, &mut buf);
+    tables::jobs(app, theme, middle, &mut buf);
+    buf
+}
+
+fn upper_tables(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    let [left, right] = Layout::horizontal([Constraint::Percentage(50), Constraint::Fill(1)]).spacing(1).areas(area);
+    tables::queues(app, theme, left, buf);
+    tables::workers(app, theme, right, buf);
 }
 
 fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {

@@ -28,7 +28,8 @@ pub(crate) async fn look(client: &Client, want: &Want) -> Result<Snapshot, ApiEr
         }
         Listed::Failed => client.dead_letters(&filter).await?,
     };
-    Ok(Snapshot { at: Timestamp::now(), queues, workers, more: page.next.is_some(), jobs: page.items })
+    let (listed, more) = (want.listed, page.next.is_some());
+    Ok(Snapshot { at: Timestamp::now(), queues, workers, listed, more, jobs: page.items })
 }
 
 /// Looks again and again at what is wanted, until nobody listens.
@@ -41,20 +42,26 @@ pub(crate) async fn follow(
     loop {
         let wanted = want.borrow_and_update().clone();
         let asked = round(&client, &wanted, &news).await;
-        let pause = match &asked {
-            Ok(()) => interval,
-            Err(error) => interval.max(error.retry_after().unwrap_or_default()),
-        };
+        let told = asked.as_ref().err().and_then(ApiError::retry_after).unwrap_or_default();
         if let Err(error) = asked
             && news.send(Event::Lost(lost(&error))).await.is_err()
         {
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            changed = want.changed() => if changed.is_err() { return },
+            is_wanted = pause(told, interval, &mut want) => if !is_wanted { return },
             () = news.closed() => return,
         }
+    }
+}
+
+/// Until the next round: an interval, or less where something else is wanted; but what the API told is slept out whatever is
+/// wanted. Whether anything is wanted still.
+async fn pause(told: Duration, interval: Duration, want: &mut watch::Receiver<Want>) -> bool {
+    tokio::time::sleep(told).await;
+    tokio::select! {
+        () = tokio::time::sleep(interval.saturating_sub(told)) => true,
+        changed = want.changed() => changed.is_ok(),
     }
 }
 
@@ -90,4 +97,30 @@ pub(crate) async fn act(client: &Client, action: &Action) -> Result<String, Stri
         Action::ResumeQueue(queue) => client.resume_queue(*queue).await,
     };
     accepted.map(|accepted| keys::told(action, &accepted.state, &accepted.message)).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_api_told_is_slept_out_whatever_is_wanted() {
+        let (interval, told) = (Duration::from_secs(2), Duration::from_secs(30));
+        let (want, mut wanted) = watch::channel(Want::default());
+        let lasts = async |told: Duration, wanted: &mut watch::Receiver<Want>| {
+            let began = Instant::now();
+            assert!(pause(told, interval, wanted).await);
+            began.elapsed().as_secs()
+        };
+        assert_eq!(lasts(Duration::ZERO, &mut wanted).await, 2);
+        assert_eq!(lasts(told, &mut wanted).await, 30);
+        want.send_replace(Want { listed: Listed::Failed, log: None });
+        assert_eq!(lasts(told, &mut wanted).await, 30, "a key makes it no shorter");
+        want.send_replace(Want::default());
+        assert_eq!(lasts(Duration::ZERO, &mut wanted).await, 0, "where the API told nothing, a key does");
+        drop(want);
+        assert!(!pause(Duration::ZERO, interval, &mut wanted).await);
+    }
 }

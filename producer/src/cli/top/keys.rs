@@ -8,6 +8,8 @@ use super::app::{Action, App, Command, Mode, Question, Table};
 
 /// Rows that a page key moves by.
 const PAGE: usize = 10;
+/// Where no job is shown as chosen.
+const NO_JOB: &str = "choose a job first: Tab changes the table";
 
 /// What a key does while nothing is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,8 +174,8 @@ fn refuse(app: &mut App, why: &str) -> Vec<Command> {
 }
 
 fn cancel(app: &mut App) {
-    let Some(job) = app.chosen_job() else {
-        refuse(app, "no job is chosen");
+    let Some(job) = app.shown_job() else {
+        refuse(app, NO_JOB);
         return;
     };
     if job.state.is_end() {
@@ -220,8 +222,8 @@ fn pause(app: &mut App) -> Vec<Command> {
             Some((Ok(queue), false)) => vec![Command::Do(Action::PauseQueue(queue))],
             Some((Err(_), _)) | None => refuse(app, "no queue is chosen"),
         },
-        Table::Jobs => match app.chosen_job().map(|job| (job.number, job.state.is_end(), job.paused)) {
-            None => refuse(app, "no job is chosen"),
+        Table::Jobs => match app.shown_job().map(|job| (job.number, job.state.is_end(), job.paused)) {
+            None => refuse(app, NO_JOB),
             Some((_, true, _)) => refuse(app, "this job has ended already"),
             Some((job, false, true)) => vec![Command::Do(Action::Resume(job))],
             Some((job, false, false)) => vec![Command::Do(Action::Pause(job))],
@@ -230,10 +232,10 @@ fn pause(app: &mut App) -> Vec<Command> {
 }
 
 fn retry(app: &mut App) -> Vec<Command> {
-    match app.chosen_job().map(|job| (job.number, job.state)) {
+    match app.shown_job().map(|job| (job.number, job.state)) {
         Some((job, State::Failed | State::Cancelled)) => vec![Command::Do(Action::Retry(job))],
         Some(_) => refuse(app, "only a job that has failed or was cancelled can be sent round again"),
-        None => refuse(app, "no job is chosen"),
+        None => refuse(app, NO_JOB),
     }
 }
 

@@ -85,6 +85,7 @@ fn snapshot() -> Snapshot {
             worker("encode-2", WorkerState::Draining, 1),
             worker("encode-0", WorkerState::Stopped, 0),
         ],
+        listed: Listed::Running,
         jobs: vec![running(17, 42.0), job(18, State::Running)],
         more: false,
     }
@@ -267,11 +268,48 @@ fn other_states_are_listed_and_a_failed_job_is_sent_round_again() {
     assert_eq!((app.listed, app.jobs().len()), (Listed::Failed, 0));
     let mut failed = job(21, State::Failed);
     failed.reason = Some("it used more than 64 MiB".to_owned());
-    app.on(Event::Seen(Box::new(Snapshot { jobs: vec![failed], more: true, ..snapshot() })));
+    let failed = Snapshot { jobs: vec![failed], more: true, listed: Listed::Failed, ..snapshot() };
+    app.on(Event::Seen(Box::new(failed)));
     let shown = picture(&app, 80, 24);
     assert!(shown.contains("Jobs, failed (1+)") && shown.contains("it used more than 64 MiB"), "{shown}");
     assert_eq!(press(&mut app, "r"), [Command::Do(Action::Retry(21))]);
     assert_eq!(press(&mut app, "cy"), [], "it has ended");
+    // With the keys at another table nobody sees which job is chosen.
+    for key in ["\tr", "\tr", "cy"] {
+        assert_eq!(press(&mut app, key), []);
+        assert!(picture(&app, 80, 24).contains("! choose a job first: Tab changes the table"), "{key:?}");
+    }
+    assert_eq!(press(&mut app, "\tr"), [Command::Do(Action::Retry(21))]);
+}
+
+#[test]
+fn a_list_that_comes_late_is_not_taken_for_the_one_that_is_wanted() {
+    let mut app = app();
+    press(&mut app, "s");
+    app.on(Event::Seen(Box::new(snapshot())));
+    assert_eq!((app.listed, app.jobs().len()), (Listed::Waiting, 0), "running jobs are no waiting ones");
+    assert_eq!(press(&mut app, "cy\n"), [Command::Follow(app.want())], "nothing is chosen");
+    assert_eq!(app.log, None);
+    let waiting = Snapshot { listed: Listed::Waiting, jobs: vec![job(30, State::Queued)], ..snapshot() };
+    app.on(Event::Seen(Box::new(waiting)));
+    assert_eq!(app.chosen_job().map(|job| job.number), Some(30));
+}
+
+#[test]
+fn what_is_printed_once_has_every_row_of_every_table() {
+    let mut many = snapshot();
+    many.queues = (0..9).map(|number| queue(&format!("jobs.q{number}.high"), 1, 0, false)).collect();
+    many.workers = (0..40).map(|number| worker(&format!("encode-{number}"), WorkerState::Ready, 1)).collect();
+    many.jobs = (100..300).map(|number| job(number, State::Running)).collect();
+    let mut app = App::new("https://pool.example:8080", "");
+    app.on(Event::Seen(Box::new(many)));
+    let printed = super::printed(&app, 100);
+    let named = |what: &str| printed.split_whitespace().filter(|word| *word == what).count();
+    for (prefix, numbers, suffix) in [("q", 0..9, ".high"), ("encode-", 0..40, ""), ("#", 100..300, "")] {
+        let missing: Vec<_> = numbers.filter(|number| named(&format!("{prefix}{number}{suffix}")) == 0).collect();
+        assert!(missing.is_empty(), "{prefix}: {missing:?} in\n{printed}");
+    }
+    assert_eq!(printed.lines().count(), 1 + 1 + 40 + 1 + 200, "and nothing else:\n{printed}");
 }
 
 #[test]
