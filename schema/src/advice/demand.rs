@@ -59,7 +59,7 @@ pub(super) fn of(situation: &Situation, targets: &WaitTargets, size: u32) -> Dem
             demand.occupied = occupied;
             demand.decisive = Some(*line).filter(|_| !of_line.is_empty());
         }
-        demand.lines.extend(told(situation, *line, target, oldest, if decides { slots } else { 0.0 }));
+        demand.lines.extend(told(situation, *line, target, if decides { slots } else { 0.0 }));
     }
     demand
 }
@@ -106,9 +106,12 @@ fn arriving(situation: &Situation, served: &[Line], size: u32) -> f64 {
 }
 
 /// A line as it is told; `None` where nothing is.
-fn told(situation: &Situation, line: Line, target_secs: f64, oldest_secs: f64, slots: f64) -> Option<LineAdvice> {
+fn told(situation: &Situation, line: Line, target_secs: f64, slots: f64) -> Option<LineAdvice> {
     let waits: Vec<&Waiting> = situation.waiting.iter().filter(|waiting| waiting.line == line).collect();
     let waiting: u64 = waits.iter().map(|waiting| waiting.jobs).sum();
+    // Also where the queue is paused: what waits there asks for no slot, and waits all the same.
+    let oldest_secs =
+        waits.iter().filter(|waiting| waiting.jobs > 0).map(|waiting| waiting.oldest_secs).fold(0.0, f64::max);
     let running = situation.running.iter().filter(|running| running.line == line).count() as u64;
     let arriving = situation.arriving.iter().filter(|arriving| arriving.line == line);
     let per_sec: f64 = arriving.clone().map(|arriving| arriving.per_sec).sum();

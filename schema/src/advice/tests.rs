@@ -209,9 +209,16 @@ fn draining_workers_are_apart_and_paused_queues_ask_for_nobody() {
     );
     assert!(told_now.first_to_go.iter().all(|candidate| candidate.worker.to_string() == "w2"));
     situation.paused = vec![Queue::Default];
+    situation.waiting[0].oldest_secs = 90.0;
     let paused = told(&situation, &Wishes::default());
     assert_eq!((paused.desired_workers, paused.surplus_workers), (0, 1), "{paused:#?}");
     assert!(paused.reasons.iter().any(|reason| reason.contains("4 more wait in paused queues")), "{paused:#?}");
+    let told = &paused.lines[0];
+    assert_eq!(
+        (told.paused, told.oldest_secs, told.needed_slots),
+        (true, 90.0, 0.0),
+        "its jobs wait all the same: {told:#?}"
+    );
 }
 
 #[test]
