@@ -211,14 +211,9 @@ impl Ledger {
             if !bool::from(stored.ct_eq(&hash_of(key))) {
                 return Ok(Admission::Unknown);
             }
-            let view = key_view(&row)?;
-            let caller = Caller {
-                key: Some(row.try_get("id")?),
-                actor: Actor { name: view.name, realm: Realm::of(view.tenant), address: None },
-                permit: Permit { role: view.role, scopes: view.scopes },
-            };
-            if view.state != KeyState::Valid {
-                return Ok(Admission::Void { caller, state: view.state });
+            let (caller, state) = standing(&row)?;
+            if state != KeyState::Valid {
+                return Ok(Admission::Void { caller, state });
             }
             if row.try_get("use_is_stale")? {
                 client.execute(&client.prepare_cached(TOUCH).await?, &[&caller.key]).await?;
@@ -481,7 +476,19 @@ fn stored_scopes(permit: &Permit) -> Option<Vec<&'static str>> {
     Some(names)
 }
 
-pub(super) fn key_view(row: &Row) -> Result<KeyView, ReadError> {
+/// For whom a key stands, shown itself or by a session of its, and whether it opens anything. The address is for others to
+/// fill in.
+pub(super) fn standing(row: &Row) -> Result<(Caller, KeyState), ReadError> {
+    let view = key_view(row)?;
+    let caller = Caller {
+        key: Some(row.try_get("id")?),
+        actor: Actor { name: view.name, realm: Realm::of(view.tenant), address: None },
+        permit: Permit { role: view.role, scopes: view.scopes },
+    };
+    Ok((caller, view.state))
+}
+
+fn key_view(row: &Row) -> Result<KeyView, ReadError> {
     let scopes: Option<Vec<String>> = row.try_get("scopes")?;
     // A right that this version does not know is one that it cannot give.
     let scopes = scopes.map(|names| names.iter().filter_map(|name| name.parse().ok()).collect());
@@ -519,7 +526,7 @@ macro_rules! key_columns {
     };
 }
 
-/// What [`key_view`] reads, for whoever finds a key another way.
+/// What [`standing`] reads, for whoever finds a key another way.
 pub(super) const KEY_COLUMNS: &str = key_columns!();
 
 const FIND: &str = concat!(

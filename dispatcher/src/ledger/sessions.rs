@@ -5,15 +5,14 @@
 
 use std::time::Duration;
 
-use ffpool_schema::access::Permit;
 use ffpool_schema::api::KeyState;
 use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 
 use super::Ledger;
-use super::actor::{Actor, Realm};
+use super::actor::Actor;
 use super::audit::Entry;
-use super::keys::{Admission, Caller, KEY_COLUMNS, key_view};
+use super::keys::{Admission, Caller, KEY_COLUMNS, standing};
 use super::read::{ReadError, bounded};
 
 /// A session that is not used for so long ends.
@@ -61,14 +60,9 @@ impl Ledger {
             let Some(row) = client.query_opt(&statement, &[&hash, &IDLE.as_secs_f64()]).await? else {
                 return Ok(Admission::Unknown);
             };
-            let view = key_view(&row)?;
-            let caller = Caller {
-                key: Some(row.try_get("id")?),
-                actor: Actor { name: view.name, realm: Realm::of(view.tenant), address: None },
-                permit: Permit { role: view.role, scopes: view.scopes },
-            };
-            if view.state != KeyState::Valid {
-                return Ok(Admission::Void { caller, state: view.state });
+            let (caller, state) = standing(&row)?;
+            if state != KeyState::Valid {
+                return Ok(Admission::Void { caller, state });
             }
             if counts && row.try_get("use_is_stale")? {
                 client.execute(&client.prepare_cached(TOUCH).await?, &[&hash]).await?;

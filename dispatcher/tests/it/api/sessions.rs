@@ -96,7 +96,10 @@ async fn a_session_may_what_its_key_may_from_our_own_pages_alone_and_ends_with_i
     }
     answer(session.get(&api, "/v1/jobs"), 200).await;
     answer(api.post("/v1/keys/operator/revoke"), 200).await;
-    assert!(problem(session.get(&api, "/v1/jobs"), 401).await.contains("was revoked"));
+    let refused = problem(session.get(&api, "/v1/jobs"), 401).await;
+    assert!(refused.contains("was revoked"), "{refused}");
+    let by_key = problem(api.request("GET", "/v1/jobs").bearer_auth(&operator), 401).await;
+    assert_eq!(refused, by_key, "a session stands for whom its key stands for");
 
     let audit = api.show("/v1/audit?limit=100").await;
     let did = |action: &str| {
