@@ -3,13 +3,15 @@
 //! Invariant: the text of a key reaches standard output and nothing else, once.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ffpool_schema::access::{Right, Role};
 use ffpool_schema::api::{KeyRequest, KeyView, NewKeyView, RotateRequest, TenantChange, TenantRequest, TenantView};
 use ffpool_schema::expiry::Expiry;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use super::args::time;
 use super::exit::{Exit, Trouble};
 use super::output::{fields, table};
 use super::{Context, format};
@@ -62,8 +64,8 @@ pub(crate) enum Keys {
         /// The key's name or its prefix.
         key: String,
         /// How long the old one opens beside it, such as `2h` or `3d`; `0s` ends it at once. Default: a day.
-        #[arg(long, value_name = "TIME", value_parser = time)]
-        overlap: Option<SignedDuration>,
+        #[arg(long, value_name = "TIME", value_parser = overlap)]
+        overlap: Option<u32>,
         /// When the new one ends. Default: it lives as long as the old one was made for.
         #[arg(long, value_name = "WHEN")]
         expires: Option<Expiry>,
@@ -126,13 +128,11 @@ pub(crate) enum Tenants {
     },
 }
 
-/// A time in one unit, as for `--expires`, or in several, `1h 30m`.
-fn time(text: &str) -> Result<SignedDuration, String> {
-    let expected = || format!("`{text}` is no time: 2h, 3d or 0s is expected");
-    match (text.parse::<Expiry>(), text.parse::<SignedDuration>()) {
-        (Ok(Expiry::After(time)), _) | (Err(_), Ok(time)) => Ok(time),
-        (Ok(Expiry::At(_)), _) | (Err(_), Err(_)) => Err(expected()),
-    }
+/// Seconds, as many as the API takes.
+fn overlap(text: &str) -> Result<u32, String> {
+    const EXPECTED: &str = "a time such as 2h, 3d or 0s is expected";
+    let time = time::within(text, Duration::ZERO..=Duration::from_secs(u32::MAX.into()), EXPECTED)?;
+    u32::try_from(time.as_secs()).map_err(|_| EXPECTED.to_owned())
 }
 
 /// A value, or `none`.
@@ -203,13 +203,7 @@ pub(crate) async fn keys(context: &Context, command: Keys) -> Result<Exit, Troub
             show_once(context, &client.create_key(&request).await?);
         }
         Keys::Rotate { key, overlap, expires } => {
-            let overlap_secs = overlap
-                .map(|overlap| {
-                    u32::try_from(overlap.as_secs())
-                        .map_err(|_| Trouble::usage(format!("--overlap: {overlap} is no time that keys can overlap")))
-                })
-                .transpose()?;
-            let request = RotateRequest { overlap_secs, expires_at: at(expires) };
+            let request = RotateRequest { overlap_secs: overlap, expires_at: at(expires) };
             show_once(context, &client.rotate_key(&key, &request).await?);
         }
         Keys::Revoke { keys } => {
@@ -311,11 +305,11 @@ mod tests {
 
     #[test]
     fn an_overlap_is_a_time_in_days_or_less_and_no_date() {
-        assert_eq!(time("3d"), Ok(SignedDuration::from_hours(72)));
-        assert_eq!(time("1h 30m"), Ok(SignedDuration::from_mins(90)));
-        assert_eq!(time("0s"), Ok(SignedDuration::ZERO));
-        for bad in ["2027-03-01", "soon", "", "3"] {
-            assert!(time(bad).unwrap_err().contains("3d"), "{bad}");
+        assert_eq!(overlap("3d"), Ok(3 * 86_400));
+        assert_eq!(overlap("1h 30m"), Ok(90 * 60));
+        assert_eq!(overlap("0s"), Ok(0));
+        for bad in ["2027-03-01", "soon", "", "3", "-1h", "99999d"] {
+            assert!(overlap(bad).unwrap_err().contains("3d"), "{bad}");
         }
     }
 }

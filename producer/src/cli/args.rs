@@ -27,6 +27,7 @@ mod folder;
 mod man;
 mod scale;
 mod schedule;
+pub(crate) mod time;
 mod top;
 mod wanted;
 
@@ -707,8 +708,7 @@ fn since(text: &str) -> Result<Timestamp, String> {
     }
     let expected =
         || "an instant such as 2026-11-25T18:00:00Z, or a time span such as 2h or 1d, is expected".to_owned();
-    let span: jiff::Span = text.parse().map_err(|_| expected())?;
-    let back = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| expected())?;
+    let back = time::signed(text).ok_or_else(expected)?;
     Timestamp::now().checked_sub(back.abs()).map_err(|_| expected())
 }
 

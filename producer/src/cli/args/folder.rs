@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Wanted;
+use super::{Wanted, time};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -58,7 +58,23 @@ pub(crate) struct Folder {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let expected = || "0.1 to 86400 seconds are expected".to_owned();
-    let secs: f64 = text.parse().map_err(|_| expected())?;
-    if (0.1..=86_400.0).contains(&secs) { Ok(Duration::from_secs_f64(secs)) } else { Err(expected()) }
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(86_400);
+    // A number alone is one of seconds.
+    let text = if text.parse::<f64>().is_ok() { &format!("{text}s") } else { text };
+    time::within(text, bounds, "0.1 to 86400 seconds are expected")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_settle_time_is_a_number_of_seconds_or_a_time() {
+        for (text, secs) in [("5", 5.0), ("0.2", 0.2), ("5s", 5.0), ("1m 30s", 90.0), ("86400", 86_400.0)] {
+            assert_eq!(seconds(text), Ok(Duration::from_secs_f64(secs)), "{text}");
+        }
+        for wrong in ["", "0", "0.05", "-5", "86401", "NaN", "inf", "soon"] {
+            assert!(seconds(wrong).unwrap_err().contains("86400 seconds"), "{wrong}");
+        }
+    }
 }

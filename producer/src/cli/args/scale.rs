@@ -1,7 +1,14 @@
 //! The flags of `scale-advice`.
 
+use std::time::Duration;
+
 use clap::Args;
 use ffpool_schema::job::{Pool, Queue};
+
+use super::time;
+
+/// Longest wait that the API takes.
+const LONGEST: Duration = Duration::from_secs(604_800);
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -34,16 +41,10 @@ pub(crate) struct ScaleAdvice {
 
 fn wait(text: &str) -> Result<(Queue, u32), String> {
     const EXPECTED: &str = "a queue and a time from 1s to 7d are expected, such as batch=2h";
-    const SECS_MAX: i64 = 604_800;
     let (queue, time) = text.split_once('=').ok_or(EXPECTED)?;
     let queue = queue.parse().map_err(|_| format!("`{queue}` is no queue: live, default or batch is expected"))?;
-    let span: jiff::Span = time.parse().map_err(|_| EXPECTED)?;
-    let time = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| EXPECTED)?;
-    let secs = time.as_secs();
-    match u32::try_from(secs) {
-        Ok(whole) if (1..=SECS_MAX).contains(&secs) => Ok((queue, whole)),
-        Ok(_) | Err(_) => Err(EXPECTED.to_owned()),
-    }
+    let time = time::within(time, Duration::from_secs(1)..=LONGEST, EXPECTED)?;
+    Ok((queue, u32::try_from(time.as_secs()).map_err(|_| EXPECTED)?))
 }
 
 #[cfg(test)]

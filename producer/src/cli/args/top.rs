@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::time;
+
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   ffpool top
@@ -42,12 +44,8 @@ pub(crate) enum ThemeName {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    const EXPECTED: &str = "a time from 500ms to 1m is expected, such as 2s";
-    let span: jiff::Span = text.parse().map_err(|_| EXPECTED)?;
-    let time = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| EXPECTED)?;
-    let time = Duration::try_from(time).map_err(|_| EXPECTED)?;
-    let allowed = Duration::from_millis(500)..=Duration::from_secs(60);
-    if allowed.contains(&time) { Ok(time) } else { Err(EXPECTED.to_owned()) }
+    let bounds = Duration::from_millis(500)..=Duration::from_secs(60);
+    time::within(text, bounds, "a time from 500ms to 1m is expected, such as 2s")
 }
 
 #[cfg(test)]
