@@ -88,7 +88,7 @@ impl Kind {
 }
 
 /// An error on its way to the client.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     problem: Box<Problem>,
     status: StatusCode,
