@@ -1,7 +1,7 @@
 //! One look at the ledger for all streams of a dispatcher.
 //!
-//! Invariant: how often the ledger is asked depends on time alone; how much, on the different jobs, realms and keys of those
-//! who follow. Nobody follows: nothing is asked, nothing is remembered. Of all together there is a bound here; of one key
+//! Invariant: how often the ledger is asked depends on time alone, however many come; how much, on the different jobs, realms
+//! and keys of those who follow. Nobody follows: nothing is asked, nothing is remembered. Of all together there is a bound here; of one key
 //! and one tenant, for every kind of stream, in `followers`.
 
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use ffpool_schema::api::{FleetView, JobView, QueueView};
 use ffpool_schema::metrics::HTTP_RATE_LIMITED;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,13 +25,16 @@ use crate::ledger::read::ReadError;
 
 /// Streams of one dispatcher.
 const STREAMS_MAX: usize = 512;
-/// Between two looks. What is asked seldom comes with every so many of them.
+/// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two looks when somebody new came in between.
+/// Somebody new is looked for after so long, together with whoever comes meanwhile.
 const SOON: Duration = Duration::from_millis(50);
-/// With every second look the workers and the queues, with every third the keys.
-const LOOKS_BETWEEN_SUMS: u32 = 2;
-const LOOKS_BETWEEN_KEYS: u32 = 3;
+/// But never sooner than this after the look before: a stream tells no more often, so nobody would hear of a look between.
+const APART: Duration = super::TELL;
+/// Between two looks at the workers and the queues. A realm that is new is looked at with the next look.
+const SUMS: Duration = Duration::from_secs(2);
+/// Between two looks at the keys.
+const KEYS: Duration = Duration::from_secs(3);
 /// Jobs asked for in one query.
 const BATCH: usize = 1000;
 /// When too many follow: worth another try then.
@@ -56,6 +60,36 @@ struct Known {
     jobs: HashMap<Uuid, Arc<JobView>>,
     fleet: Option<FleetView>,
     queues: HashMap<Option<String>, Arc<QueuesSeen>>,
+}
+
+/// When what was looked at last. Owned by the one task that looks.
+struct Pace {
+    all: Instant,
+    sums: Option<Instant>,
+    keys: Option<Instant>,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace { all: now, sums: None, keys: None }
+    }
+
+    /// When it is looked for somebody who came at `now`.
+    fn soon(&self, now: Instant) -> Instant {
+        (now + SOON).max(self.all + APART)
+    }
+
+    /// Whether a look at `now` is one at the workers and the queues too, and whether at the keys.
+    fn due(&mut self, now: Instant) -> (bool, bool) {
+        let is_due = |last: &mut Option<Instant>, every: Duration| {
+            let is_due = last.is_none_or(|last| last + every <= now);
+            if is_due {
+                *last = Some(now);
+            }
+            is_due
+        };
+        (is_due(&mut self.sums, SUMS), is_due(&mut self.keys, KEYS))
+    }
 }
 
 /// What all streams of a dispatcher know.
@@ -92,20 +126,28 @@ impl Hub {
 
     /// Looks for those who follow, until `stop`.
     pub(crate) async fn look(self: Arc<Self>, app: App, stop: CancellationToken) {
-        let mut looks: u32 = 0;
+        let mut pace = Pace::new(Instant::now());
         loop {
-            let wait = if self.known().streams == 0 { None } else { Some(LOOK) };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.came.notified() => tokio::time::sleep(SOON).await,
-                () = sleep_or_never(wait) => {}
+                () = self.until_the_next(&pace) => {}
             }
-            looks = looks.wrapping_add(1);
+            let (sums, keys) = pace.due(Instant::now());
             // First and by itself: a question that fails for others must not keep a stream open that is to end.
-            if looks.is_multiple_of(LOOKS_BETWEEN_KEYS) {
+            if keys {
                 note(self.look_at_keys(&app).await);
             }
-            note(self.look_at_pool(&app, looks).await);
+            note(self.look_at_pool(&app, sums).await);
+            // From its end on, so that a slow ledger has a rest.
+            pace.all = Instant::now();
+        }
+    }
+
+    async fn until_the_next(&self, pace: &Pace) {
+        let next = if self.known().streams == 0 { None } else { Some(pace.all + LOOK) };
+        tokio::select! {
+            () = self.came.notified() => sleep_until(pace.soon(Instant::now())).await,
+            () = until_or_never(next) => {}
         }
     }
 
@@ -124,13 +166,12 @@ impl Hub {
         Ok(())
     }
 
-    async fn look_at_pool(&self, app: &App, looks: u32) -> Result<(), ReadError> {
+    async fn look_at_pool(&self, app: &App, sums: bool) -> Result<(), ReadError> {
         let (jobs, realms) = {
             let known = self.known();
-            let realms: Vec<Option<String>> = known.realms.keys().cloned().collect();
-            let is_new = realms.iter().any(|realm| !known.queues.contains_key(realm));
-            let sums = is_new || looks.is_multiple_of(LOOKS_BETWEEN_SUMS);
-            (known.wanted.keys().copied().collect::<Vec<Uuid>>(), if sums { realms } else { Vec::new() })
+            let is_due = |realm: &&Option<String>| sums || !known.queues.contains_key(*realm);
+            let realms: Vec<Option<String>> = known.realms.keys().filter(is_due).cloned().collect();
+            (known.wanted.keys().copied().collect::<Vec<Uuid>>(), realms)
         };
         for batch in jobs.chunks(BATCH) {
             let found = app.ledger.jobs_by_id(batch).await?;
@@ -162,9 +203,9 @@ fn note(looked: Result<(), ReadError>) {
     }
 }
 
-async fn sleep_or_never(wait: Option<Duration>) {
-    match wait {
-        Some(wait) => tokio::time::sleep(wait).await,
+async fn until_or_never(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }
@@ -263,6 +304,26 @@ mod tests {
         let known = hub.known();
         assert_eq!(known.streams, 0);
         assert!(known.keys.is_empty() && known.realms.is_empty() && known.wanted.is_empty());
+    }
+
+    #[test]
+    fn however_many_come_the_ledger_is_looked_at_no_more_often_than_it_is_told_of() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        let later = begin + Duration::from_secs(60);
+        assert_eq!(pace.soon(later), later + SOON, "after a silence nobody waits");
+        // Somebody comes at every moment for ten seconds, and no look takes any time.
+        let (mut now, mut looks, mut sums, mut keys) = (later, 0, 0, 0);
+        loop {
+            now = pace.soon(now);
+            if now > later + Duration::from_secs(10) {
+                break;
+            }
+            let (with_sums, with_keys) = pace.due(now);
+            (looks, sums, keys) = (looks + 1, sums + u32::from(with_sums), keys + u32::from(with_keys));
+            pace.all = now;
+        }
+        assert_eq!((looks, sums, keys), (40, 5, 4), "four a second, and the rest as if nobody came");
     }
 
     #[test]
