@@ -32,7 +32,7 @@ mod top;
 mod wanted;
 
 pub(crate) use batch::{Batch, ListFormat};
-pub(crate) use certs::{Certs, Issue};
+pub(crate) use certs::{Certs, Issue, Revoke};
 pub(crate) use config::{CapacityArgs, Config, Environment, MachineArgs, Recommend, SettingsForm};
 pub(crate) use folder::Folder;
 pub(crate) use scale::ScaleAdvice;

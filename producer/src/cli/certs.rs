@@ -1,20 +1,22 @@
 //! `certs`: an authority and the certificates of all parts, made and looked at on this machine.
 //!
-//! Invariant: nothing that is there is written over unless it is asked for, and never an authority.
+//! Invariant: nothing that is there is written over unless it is asked for, and never an authority; a list of revoked certificates
+//! only grows.
+
+mod show;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ffpool_runtime::settings::chain;
-use ffpool_runtime::tls::{Authority, Facts, TlsError, Wanted, facts_in, is_key_alone, write_new, write_over};
+use ffpool_runtime::tls::{Authority, TlsError, Wanted, facts_in, is_key_alone, write_new, write_over};
 use jiff::Timestamp;
-use serde::Serialize;
 
+use self::show::Shown;
 use super::Context;
-use super::args::{Certs, Issue};
+use super::args::{Certs, Issue, Revoke};
 use super::exit::{Exit, Trouble};
-use super::output::table;
 
 /// Parts whom others connect to.
 const SERVERS: [&str; 4] = ["api", "rabbitmq", "nats", "postgres"];
@@ -22,59 +24,18 @@ const SERVERS: [&str; 4] = ["api", "rabbitmq", "nats", "postgres"];
 const CLIENTS: [&str; 3] = ["dispatcher", "worker", "client"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// A certificate in a file.
-#[derive(Debug, Serialize)]
-struct Shown {
-    file: PathBuf,
-    subject: String,
-    issuer: String,
-    names: Vec<String>,
-    expires: String,
-    days_left: i64,
-    is_authority: bool,
-    sha256: String,
-}
-
-impl Shown {
-    fn new(file: &Path, facts: Facts, now: Timestamp) -> Shown {
-        let at = |secs| Timestamp::from_second(secs).map_or_else(|_| secs.to_string(), |at| at.to_string());
-        Shown {
-            file: file.to_owned(),
-            names: facts.names.iter().map(ToString::to_string).collect(),
-            expires: at(facts.not_after),
-            days_left: facts.left_secs(now.as_second()).div_euclid(DAY.as_secs().cast_signed()),
-            subject: facts.subject,
-            issuer: facts.issuer,
-            is_authority: facts.is_authority,
-            sha256: facts.fingerprint,
-        }
-    }
-}
-
 pub(crate) fn certs(context: &Context, command: Certs) -> Result<Exit, Trouble> {
     let files = match command {
         Certs::Init { folder, name } => vec![init(&folder, &name)?],
         Certs::Issue(wanted) => issue(&wanted)?,
+        Certs::Revoke(wanted) => revoke(&wanted)?,
         Certs::Show { files } => with_certificates(files)?,
     };
-    let mut shown = Vec::new();
-    for file in &files {
-        let now = Timestamp::now();
-        shown.extend(
-            facts_in(file)
-                .map_err(|error| {
-                    advised(
-                        &error,
-                        ErrorKind::NotFound,
-                        "Check the path: `ffpool certs issue` tells where it put certificates.",
-                    )
-                })?
-                .into_iter()
-                .map(|facts| Shown::new(file, facts, now)),
-        );
-    }
-    context.format.print(&shown, |shown| listing(shown));
-    Ok(if shown.iter().any(|one| one.days_left < 0) { Exit::Trouble } else { Exit::Success })
+    let shown = show::all(&files, Timestamp::now()).map_err(|error| {
+        advised(&error, ErrorKind::NotFound, "Check the path: `ffpool certs issue` tells where it put certificates.")
+    })?;
+    context.format.print(&shown, |shown| show::listing(shown));
+    Ok(if shown.iter().any(Shown::is_over) { Exit::Trouble } else { Exit::Success })
 }
 
 /// Of several files those that are not keys alone: `*.pem` names the authority's key too.
@@ -146,6 +107,32 @@ fn issue(wanted: &Issue) -> Result<Vec<PathBuf>, Trouble> {
     Ok(files)
 }
 
+/// Puts certificates on the authority's list. Gives them and the list.
+fn revoke(wanted: &Revoke) -> Result<Vec<PathBuf>, Trouble> {
+    let authority = Authority::open(&wanted.folder)
+        .map_err(|error| advised(&error, ErrorKind::NotFound, "`ffpool certs init` makes an authority."))?;
+    let mut files: Vec<PathBuf> = wanted.certificates.iter().map(|meant| meant_by(meant, &wanted.folder)).collect();
+    let revoked = authority.revoke(&files, DAY * wanted.days).map_err(|error| {
+        let next = "Name a certificate in this folder as `certs issue` did (`worker`), or any other by its file: one that was \
+                    written over can be revoked by a copy of it, as its machine has one.";
+        advised(&error, ErrorKind::NotFound, next)
+    })?;
+    for file in &revoked.already {
+        eprintln!("{} was revoked before", file.display());
+    }
+    files.push(revoked.list);
+    Ok(files)
+}
+
+/// The file of a certificate that is named by its part, or by itself.
+fn meant_by(meant: &str, folder: &Path) -> PathBuf {
+    if meant.contains('/') || meant.ends_with(".pem") {
+        PathBuf::from(meant)
+    } else {
+        folder.join(format!("{meant}.pem"))
+    }
+}
+
 /// Whether a certificate that is there lasts for so long and has all the names. One that cannot be read is for a person.
 fn is_good_for(file: &Path, wanted: &Wanted, left: Duration) -> Result<bool, Trouble> {
     if !file.exists() {
@@ -171,12 +158,4 @@ fn for_part(part: &str, wanted: &Issue) -> Wanted {
 
 fn trouble(error: &TlsError) -> Trouble {
     Trouble::new(Exit::Trouble, chain(error))
-}
-
-fn listing(shown: &[Shown]) -> String {
-    let rows = shown.iter().map(|one| {
-        let left = if one.days_left < 0 { "expired".to_owned() } else { format!("{} days", one.days_left) };
-        [one.file.display().to_string(), one.names.join(" "), left, one.expires.clone(), one.sha256.clone()]
-    });
-    table(["file", "names", "left", "until", "sha256"], rows)
 }

@@ -66,3 +66,53 @@ fn an_authority_and_the_certificates_of_all_parts_are_made_once_and_shown() {
     assert!(shown[0]["names"].to_string().contains("dns=objects.example"), "{shown:#}");
     ask(2, &["issue", &folder, "--server"]);
 }
+
+#[test]
+fn what_is_revoked_stands_on_the_list_beside_it_and_is_shown_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, elsewhere) = (folder.path().join("ours"), folder.path().join("theirs"));
+    let [folder, elsewhere] = [&folder, &elsewhere].map(|path| path.display().to_string());
+    let ask = |code: i32, arguments: &[&str]| run(code, &mut ffpool(&[&["certs"], arguments].concat()));
+    let file = |name: &str| format!("{folder}/{name}.pem");
+
+    assert!(stderr(&ask(1, &["revoke", &folder, "worker"])).contains("certs init"));
+    for folder in [&folder, &elsewhere] {
+        ask(0, &["init", folder]);
+        ask(0, &["issue", folder, "worker", "client", "old"]);
+    }
+    for (named, reason) in [
+        ("nobody", "by its file"),
+        (&format!("{elsewhere}/worker.pem"), "only the one that made it"),
+        ("ca", "not revoked by its own list"),
+        ("ca-key", "holds no certificate"),
+    ] {
+        let said = stderr(&ask(1, &["revoke", &folder, "client", named]));
+        assert!(said.contains(reason), "{named}: {said}");
+    }
+    assert!(!std::path::Path::new(&file("crl")).exists(), "nothing was written");
+
+    let stolen = format!("{folder}/../stolen.pem");
+    std::fs::rename(file("old"), &stolen).unwrap();
+    ask(0, &["revoke", &folder, "worker"]);
+    let shown = json(&ask(0, &["revoke", &folder, &stolen, "worker", "--days", "30", "--output", "json"]));
+    let list = &shown[2];
+    assert!((29..=30).contains(&list["days_left"].as_i64().unwrap()), "{shown:#}");
+    assert_eq!(
+        (&list["revoked"][0]["serial"], &list["revoked"][1]["serial"]),
+        (&shown[1]["serial"], &shown[0]["serial"])
+    );
+    assert_eq!(std::fs::metadata(file("crl")).unwrap().permissions().mode() & 0o777, 0o644, "everybody may have it");
+    let again = stderr(&ask(0, &["revoke", &folder, "worker"]));
+    assert!(again.contains("worker.pem was revoked before"), "{again}");
+
+    // A certificate is judged by the list beside it; the list names whoever is shown with it.
+    let shown = json(&ask(0, &["show", &file("worker"), &file("client"), "--output", "json"]));
+    assert!(shown[0]["revoked"].is_string() && shown[1]["revoked"].is_null(), "{shown:#}");
+    let shown = stdout(&ask(0, &["show", &file("worker"), &file("client"), &file("crl")]));
+    let row = |what: &str| shown.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
+    assert!(row("client.pem")[0].contains(" days") && row("worker.pem")[0].contains("revoked"), "{shown}");
+    assert_eq!(row("crl.pem").len(), 2, "{shown}");
+    assert!(row("crl.pem")[0].contains("cn=worker"), "{shown}");
+    let shown = stdout(&ask(0, &["show", &format!("{elsewhere}/worker.pem")]));
+    assert!(!shown.contains("revoked"), "{shown}");
+}

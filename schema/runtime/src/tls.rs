@@ -12,6 +12,7 @@ mod certificate;
 mod client;
 mod current;
 mod files;
+mod revoked;
 mod server;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use certificate::{Facts, Name, NameKind, facts, facts_in, is_key_alone, name
 pub use client::{DatabaseWay, Server, client_config, database_way, stays_here, warn_of_plain_links};
 pub use current::{Clients, RevocationLists};
 pub use files::{write_new, write_over};
+pub use revoked::{REVOKED, Revocation, Revoked, RevokedList, lists_in};
 pub use server::{ServerTls, Source};
 
 /// What is in the way of TLS, with the file that it is about and what to do.

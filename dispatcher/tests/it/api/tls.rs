@@ -215,9 +215,9 @@ async fn a_certificate_is_judged_at_each_request_of_a_connection_that_stands() {
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (authority, _) = Authority::open_or_create(clients.path(), "clients").unwrap();
     let (other, _) = Authority::open_or_create(others.path(), "others").unwrap();
-    let (client_ca, lists) = (folder.path().join("clients.pem"), folder.path().join("crl.pem"));
+    let client_ca = folder.path().join("clients.pem");
     std::fs::copy(authority.path(), &client_ca).unwrap();
-    std::fs::write(&lists, authority.revocation_list(&[], YEAR).unwrap()).unwrap();
+    let lists = authority.revoke(&[], YEAR).unwrap().list;
     let judged = |even_expired| Clients {
         authorities: client_ca.clone(),
         revoked: Some(RevocationLists { file: lists.clone(), even_expired }),
@@ -242,8 +242,9 @@ async fn a_certificate_is_judged_at_each_request_of_a_connection_that_stands() {
     let watcher = kept(&ops).get(url("/v1/events")).send().await.unwrap();
     assert_eq!((status(&revoked).await, status(&stays).await), (200, 200));
     assert_eq!((follower.status().as_u16(), watcher.status().as_u16()), (200, 200));
-    let shown = CertificateDer::from_pem_slice(ops.as_bytes()).unwrap();
-    std::fs::write(&lists, authority.revocation_list(&[shown], YEAR).unwrap()).unwrap();
+    let shown = folder.path().join("ops.pem");
+    std::fs::write(&shown, &ops).unwrap();
+    authority.revoke(&[shown], YEAR).unwrap();
     tls.look();
     let (refused, text) = asked(&revoked, &url("/health")).await.unwrap();
     assert!(refused == 403 && text.contains("was revoked"), "{refused} {text}");
@@ -259,7 +260,8 @@ async fn a_certificate_is_judged_at_each_request_of_a_connection_that_stands() {
     assert_eq!(status(&stays).await, 200);
     let said = ServerTls::open(automatic(folder.path()), Some(judged(false))).err().unwrap().to_string();
     assert!(said.contains("BEGIN X509 CRL"), "{said}");
-    std::fs::write(&lists, authority.revocation_list(&[], Duration::ZERO).unwrap()).unwrap();
+    std::fs::remove_file(&lists).unwrap();
+    authority.revoke(&[], Duration::ZERO).unwrap();
     tls.look();
     let expired = until("a list that has expired counts no more", async || match status(&stays).await {
         200 => Err("it counts".to_owned()),

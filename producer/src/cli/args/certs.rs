@@ -11,6 +11,7 @@ Examples:
   ffpool certs issue /root/ffpool-certs worker client
   ffpool certs issue /root/ffpool-certs objects --server --host objects.example
   ffpool certs issue /root/ffpool-certs --renew-before 30
+  ffpool certs revoke /root/ffpool-certs worker-7
   ffpool certs show /root/ffpool-certs/*.pem";
 
 /// Certificates of the pool's parts.
@@ -32,10 +33,16 @@ pub(crate) enum Certs {
         after_help = "Examples:\n  ffpool certs issue ./certs api --host pool.example\n  ffpool certs issue ./certs worker client --days 90\n  ffpool certs issue ./certs worker --renew\n  ffpool certs issue ./certs --renew-before 30"
     )]
     Issue(Issue),
-    /// Show what stands in certificates, and how long they last. Code 1 if one has expired.
+    /// Revoke certificates: put them on the authority's list, `crl.pem` in its folder, which is then to be installed where
+    /// clients are judged.
+    #[command(
+        after_help = "Examples:\n  ffpool certs revoke ./certs worker-7\n  ffpool certs revoke ./certs /tmp/stolen.pem\n  ffpool certs revoke ./certs --days 365"
+    )]
+    Revoke(Revoke),
+    /// Show what stands in certificates and in lists of revoked ones, and how long they last. Code 1 if one has expired.
     #[command(after_help = "Examples:\n  ffpool certs show ./certs/*.pem\n  ffpool certs show api.pem --output json")]
     Show {
-        /// PEM files.
+        /// PEM files. Certificates that a list among them, or `crl.pem` beside them, names are shown as revoked.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
@@ -65,4 +72,18 @@ pub(crate) struct Issue {
     /// Write over those only that have no so many days left or lack one of the names; for a timer.
     #[arg(long, value_name = "DAYS")]
     pub(crate) renew_before: Option<u32>,
+}
+
+/// What to revoke.
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    /// The folder of `certs init`.
+    pub(crate) folder: PathBuf,
+    /// The certificates: by part, `worker-7` for `worker-7.pem` in the folder, or by file. Without any the list is made anew,
+    /// with who stands on it already.
+    #[arg(value_name = "PART|FILE")]
+    pub(crate) certificates: Vec<String>,
+    /// For how long the list counts: when it is over, nobody is let in by it, until it is made anew.
+    #[arg(long, default_value_t = 365, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3660))]
+    pub(crate) days: u32,
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData as _, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData as _, SanType,
 };
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -24,7 +24,7 @@ const KEY: &str = "ca-key.pem";
 /// An authority lives so long: to replace one, every client has to be told.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// Clocks that are behind by this much take a new certificate all the same.
-const BACKDATED: Duration = Duration::from_secs(3600);
+pub(super) const BACKDATED: Duration = Duration::from_secs(3600);
 /// What to do about one that cannot be used.
 const ANOTHER: &str =
     "put ca.pem and ca-key.pem of one authority there, from a backup, or take an empty folder for a new one";
@@ -59,7 +59,7 @@ pub struct Authority {
     path: PathBuf,
     certificate: CertificateDer<'static>,
     facts: Facts,
-    issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
@@ -145,37 +145,6 @@ impl Authority {
         let made = params.signed_by(&key, &self.issuer).map_err(|error| make(error.to_string()))?;
         Ok(Issued { certificate: made.pem(), key: key.serialize_pem() })
     }
-
-    /// The list of its certificates that do not count any more, as PEM; the next one is promised after `life`.
-    ///
-    /// # Errors
-    /// What is no certificate cannot be listed.
-    pub fn revocation_list(&self, listed: &[CertificateDer<'_>], life: Duration) -> Result<String, TlsError> {
-        let make = |reason: String| TlsError::Make { who: "a revocation list".to_owned(), reason };
-        let (now, begin) = (now(), rcgen::date_time_ymd(1970, 1, 1));
-        let revoked = |certificate: &CertificateDer<'_>| {
-            let (_, read) =
-                X509Certificate::from_der(certificate).map_err(|error| format!("no X.509 certificate ({error})"))?;
-            Ok(RevokedCertParams {
-                serial_number: SerialNumber::from_slice(read.raw_serial()),
-                revocation_time: begin + since_begin(now),
-                reason_code: None,
-                invalidity_date: None,
-            })
-        };
-        let revoked_certs = listed.iter().map(revoked).collect::<Result<_, String>>().map_err(make)?;
-        let params = CertificateRevocationListParams {
-            this_update: begin + since_begin(now - secs(BACKDATED)),
-            next_update: begin + since_begin(now + secs(life)),
-            // Only grows, as the clock does.
-            crl_number: SerialNumber::from_slice(&now.to_be_bytes()),
-            issuing_distribution_point: None,
-            revoked_certs,
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        let made = params.signed_by(&self.issuer).and_then(|list| list.pem());
-        made.map_err(|error| make(error.to_string()))
-    }
 }
 
 /// Writes the key first: without a certificate it is of no use to anybody, and the next start goes on with it.
@@ -210,11 +179,11 @@ fn valid(params: &mut CertificateParams, from: i64, until: i64) {
 }
 
 /// Seconds since 1970 as a time to add to its begin.
-fn since_begin(time: i64) -> Duration {
+pub(super) fn since_begin(time: i64) -> Duration {
     Duration::from_secs(u64::try_from(time).unwrap_or(0))
 }
 
-fn secs(duration: Duration) -> i64 {
+pub(super) fn secs(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4)
 }
 

@@ -73,6 +73,8 @@ pub struct Facts {
     pub issuer: String,
     /// Its names, the common name first.
     pub names: Vec<Name>,
+    /// Its number with its authority, in pairs of hexadecimal digits.
+    pub serial: String,
     /// From when it is valid, in seconds since 1970.
     pub not_before: i64,
     /// Until when it is valid, in seconds since 1970.
@@ -113,6 +115,7 @@ pub fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
         subject: read.subject().to_string(),
         issuer: read.issuer().to_string(),
         names: names_in(&read),
+        serial: serial_text(read.raw_serial()),
         not_before: read.validity().not_before.timestamp(),
         not_after: read.validity().not_after.timestamp(),
         is_authority: read.is_ca(),
@@ -179,7 +182,22 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
 
 /// SHA-256 of a certificate, `AB:CD:…`, as browsers and `openssl x509 -fingerprint -sha256` show it.
 fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+    pairs(&Sha256::digest(certificate))
+}
+
+fn pairs(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+}
+
+/// The number of a certificate without the zeros before it: one that is there keeps a number from being negative.
+pub(super) fn serial_without_zeros(raw: &[u8]) -> &[u8] {
+    let zeros = raw.iter().take_while(|byte| **byte == 0).count();
+    &raw[zeros.min(raw.len().saturating_sub(1))..]
+}
+
+/// The number of a certificate as it is told.
+pub(super) fn serial_text(raw: &[u8]) -> String {
+    pairs(serial_without_zeros(raw))
 }
 
 /// Whether `authority` signed `certificate`.

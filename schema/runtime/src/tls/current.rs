@@ -10,7 +10,6 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateRevocationListDer;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -20,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::TlsError;
 use super::certificate::{self, Facts, facts};
 use super::files::read;
+use super::revoked::read_lists;
 use super::server::Source;
 
 /// What a server of ours speaks.
@@ -187,10 +187,7 @@ fn judge(
 fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     const EXPECTED: &str =
         "a PEM file with BEGIN X509 CRL is expected, with a list of each authority that signs clients";
-    let text = read(path)?;
-    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(text.as_bytes()).collect();
-    let lists =
-        lists.map_err(|error| TlsError::unusable(path, format!("it is no whole PEM file ({error}); {EXPECTED}")))?;
+    let lists = read_lists(path)?;
     if lists.is_empty() {
         return Err(TlsError::unusable(path, format!("it holds no revocation list; {EXPECTED}")));
     }
