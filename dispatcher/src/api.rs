@@ -10,6 +10,7 @@ mod audit;
 mod body;
 mod catalog;
 mod certificates;
+mod client_roles;
 mod cost;
 mod dead_letters;
 mod door;
@@ -64,7 +65,7 @@ use crate::ledger::Ledger;
 use crate::scaling::Scaling;
 use crate::vitals::Vitals;
 
-pub use certificates::{ClientRole, ClientRoles};
+pub use client_roles::{ClientRole, ClientRoles};
 pub use door::Door;
 pub use followers::StreamLimits;
 pub use guests::Limits;

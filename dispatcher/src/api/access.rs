@@ -106,8 +106,9 @@ async fn authorise(app: &App, needs: Needs, shown: &Shown<'_>, whose: &mut Whose
         return by_session(app, needs, shown, secret, whose).await;
     }
     if let Some(certificate) = shown.certificate.filter(|_| !carries_key(shown.headers)) {
-        *whose = Whose::Certificate(certificate.name.clone());
-        let caller = by_certificate(certificate, shown.from)?;
+        let (name, role) = certificate.standing();
+        *whose = Whose::Certificate(name.clone());
+        let caller = by_certificate(&name, role, shown.from)?;
         app.throttle.known(&app.ledger, &caller)?;
         session::from_our_origin(shown.method, shown.headers)?;
         permit(&caller, needs)?;
@@ -156,12 +157,11 @@ async fn by_session(app: &App, needs: Needs, shown: &Shown<'_>, secret: &str, wh
 }
 
 /// Whose request it is that carries no key, only a certificate.
-fn by_certificate(certificate: &ClientCertificate, from: ClientAddress) -> Answer<Caller> {
-    let name = &certificate.name;
-    let role = certificate.role.ok_or_else(|| {
+fn by_certificate(name: &str, role: Option<Role>, from: ClientAddress) -> Answer<Caller> {
+    let role = role.ok_or_else(|| {
         let detail = format!(
             "the certificate {name} is trusted, but nothing says what it may do: send an API key, or have the operator \
-             name it in FFPOOL_API_CLIENT_ROLES"
+             name it in FFPOOL_API_CLIENT_ROLES or in the file of FFPOOL_API_CLIENT_ROLES_FILE"
         );
         ApiError::new(Kind::Forbidden, detail)
     })?;

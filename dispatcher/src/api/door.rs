@@ -28,7 +28,8 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::access::Whose;
-use super::certificates::{ClientCertificate, ClientRoles};
+use super::certificates::ClientCertificate;
+use super::client_roles::ClientRoles;
 use super::guests::{Activity, Guest, Guests, Limits, Visit};
 use super::handshake::{Arrival, Handshakes, secure};
 use super::problem::{ApiError, Kind};
@@ -41,7 +42,7 @@ use super::{App, throttle};
 const STOP_GRACE: Duration = Duration::from_secs(8);
 /// How often is looked for connections that only hold a place.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How often is looked for new certificates.
+/// How often is looked for new certificates, and for new roles of clients'.
 const LOOK: Duration = Duration::from_secs(5);
 /// After a failure to take a connection, such as being out of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -90,6 +91,7 @@ pub(super) async fn receive(
     let mut keepers = JoinSet::new();
     if let Some(tls) = door.tls.clone() {
         keepers.spawn(tls.watch(LOOK));
+        keepers.spawn(door.roles.clone().watch(LOOK));
     }
     let closing = app.closing.clone();
     let house = Arc::new(House { door, app, router, guests: guests.clone(), handshakes });
@@ -116,7 +118,7 @@ pub(super) async fn receive(
             Some(_) = connections.join_next() => {}
             // It looks for ever, until it is dropped with this function.
             Some(ended) = keepers.join_next() => {
-                tracing::error!(?ended, "certificates are not looked at any more: start the dispatcher again before they end");
+                tracing::error!(?ended, "certificates and the roles of clients' are not looked at any more: start the dispatcher again before they end");
             }
         }
     }
@@ -227,7 +229,7 @@ async fn turn_away(
     let detail = format!("{reason}: connect again with a certificate that is in force");
     let refused = ApiError::new(Kind::Forbidden, detail);
     let note = Refused {
-        whose: Whose::Certificate(certificate.name.clone()),
+        whose: Whose::Certificate(certificate.standing().0),
         address: address.ip(),
         route,
         status: Some(refused.status()),

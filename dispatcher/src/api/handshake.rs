@@ -22,7 +22,8 @@ use tracing::debug;
 
 use super::App;
 use super::access::Whose;
-use super::certificates::{ClientCertificate, ClientRoles, refused_because};
+use super::certificates::{ClientCertificate, refused_because};
+use super::client_roles::ClientRoles;
 use super::guests::{Limits, Reason};
 use super::problem::{ApiError, Kind};
 use super::refusals::Refused;
@@ -166,7 +167,7 @@ pub(super) async fn secure(
         Ok(stream) => {
             count(DONE);
             let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let certificate = tls.asks_for_certificates().then(|| Arc::new(roles.certificate(tls, shown)));
+            let certificate = tls.asks_for_certificates().then(|| Arc::new(ClientCertificate::new(tls, roles, shown)));
             Some((stream, certificate))
         }
         Err((error, mut socket)) => {

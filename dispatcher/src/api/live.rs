@@ -230,7 +230,7 @@ impl Follower {
     fn is_shut_out(&self) -> bool {
         self.guest.is_shut_out()
             || self.tells.is_multiple_of(TELLS_BETWEEN_CERTIFICATE)
-                && self.certificate.as_ref().is_some_and(|certificate| certificate.refusal().is_some())
+                && self.certificate.as_ref().is_some_and(|certificate| certificate.is_over_for(&self.caller))
     }
 
     fn note(&mut self, progress: Progress) {

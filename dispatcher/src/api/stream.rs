@@ -129,7 +129,7 @@ impl Follower {
     /// Whether the key that opened the stream, or the certificate of its connection, is void by now; while the ledger is away
     /// nobody knows of a key, and the stream stays.
     async fn is_shut_out(&self) -> bool {
-        if self.certificate.as_ref().is_some_and(|certificate| certificate.refusal().is_some()) {
+        if self.certificate.as_ref().is_some_and(|certificate| certificate.is_over_for(&self.caller)) {
             return true;
         }
         match self.caller.key {

@@ -10,7 +10,7 @@ use ffpool_runtime::settings::WrongSetting;
 use ffpool_runtime::tls::{Automatic, Clients, RevocationLists, ServerTls, Source, own_names, state_directory};
 use tracing::{info, warn};
 
-use crate::api::{ClientRole, Door, Limits};
+use crate::api::{ClientRole, ClientRoles, Door, Limits};
 use crate::limits::Limit;
 
 /// Open files that are not connections to the API: links to the servers, pools, logs.
@@ -42,6 +42,9 @@ pub struct ApiSettings {
     /// A certificate that none names may do nothing.
     #[arg(long, env = "FFPOOL_API_CLIENT_ROLES", value_name = "ROLES", value_delimiter = ',')]
     pub api_client_roles: Vec<ClientRole>,
+    /// A file with more of these, on lines or between commas. Read again when it changes.
+    #[arg(long, env = "FFPOOL_API_CLIENT_ROLES_FILE", value_name = "FILE")]
+    pub api_client_roles_file: Option<PathBuf>,
     /// Revocation lists (PEM), one of each authority that signs clients' certificates: what stands there does not count any
     /// more. Read again when it changes.
     #[arg(long, env = "FFPOOL_API_CLIENT_CRL", value_name = "FILE")]
@@ -112,7 +115,8 @@ impl ApiSettings {
                 info!(address = %listening, authority, client_certificates = tls.asks_for_certificates(), "the API speaks TLS");
             }
         }
-        Ok(Door { tls, roles: self.api_client_roles.clone().into(), limits: self.limits() })
+        let roles = ClientRoles::open(self.api_client_roles.clone(), self.api_client_roles_file.clone())?;
+        Ok(Door { tls, roles, limits: self.limits() })
     }
 
     /// Where the API's certificate comes from; `None` where there is none.
@@ -129,6 +133,9 @@ impl ApiSettings {
             const WHICH: &str = "say which authority signs the clients' certificates";
             if !self.api_client_roles.is_empty() {
                 return wrong(&format!("FFPOOL_API_CLIENT_ROLES is set and FFPOOL_API_CLIENT_CA is not: {WHICH}"));
+            }
+            if self.api_client_roles_file.is_some() {
+                return wrong(&format!("FFPOOL_API_CLIENT_ROLES_FILE is set and FFPOOL_API_CLIENT_CA is not: {WHICH}"));
             }
             if self.api_client_crl.is_some() {
                 return wrong(&format!("FFPOOL_API_CLIENT_CRL is set and FFPOOL_API_CLIENT_CA is not: {WHICH}"));
@@ -235,6 +242,7 @@ mod tests {
             (vec!["--api-tls=off", "--api-client-ca=/ca.pem"], "FFPOOL_API_CLIENT_CA"),
             (vec!["--api-cert-key=/k.pem"], "FFPOOL_API_CERT_KEY"),
             (vec!["--api-client-roles=cn=ops:operator"], "FFPOOL_API_CLIENT_CA"),
+            (vec!["--api-client-roles-file=/roles"], "FFPOOL_API_CLIENT_CA"),
             (vec!["--api-client-crl=/crl.pem"], "FFPOOL_API_CLIENT_CA"),
             (vec!["--api-client-ca=/ca.pem", "--api-client-roles=ops:operator"], "cn=ops:operator"),
         ] {

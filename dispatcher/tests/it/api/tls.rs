@@ -223,8 +223,10 @@ async fn a_certificate_is_judged_at_each_request_of_a_connection_that_stands() {
         revoked: Some(RevocationLists { file: lists.clone(), even_expired }),
     };
     let tls = ServerTls::open(automatic(folder.path()), Some(judged(false))).unwrap();
-    let roles: Vec<ClientRole> = vec!["cn=ops:operator".parse().unwrap(), "cn=eyes:viewer".parse().unwrap()];
-    let place = api.open_door(Door { roles: ClientRoles::from(roles), ..door(&tls) }).await;
+    let roles_file = folder.path().join("roles");
+    std::fs::write(&roles_file, "cn=ops:operator\ncn=eyes:viewer\n").unwrap();
+    let roles = ClientRoles::open(Vec::new(), Some(roles_file.clone())).unwrap();
+    let place = api.open_door(Door { roles: roles.clone(), ..door(&tls) }).await;
     let url = |path: &str| format!("https://localhost:{}{path}", place.port());
     let ca = tls.authority().unwrap();
     let kept = |pem: &str| {
@@ -253,6 +255,17 @@ async fn a_certificate_is_judged_at_each_request_of_a_connection_that_stands() {
     let said = refusal(revoked.get(url("/health")).send().await);
     assert!(said.contains("CertificateRevoked"), "{said}");
     assert_eq!(status(&stays).await, 200);
+
+    // What it may do is looked up at each request: another role ends what it follows.
+    let watcher = stays.get(url("/v1/events")).send().await.unwrap();
+    assert_eq!(watcher.status(), 200);
+    std::fs::write(&roles_file, "cn=ops:operator\ncn=eyes:submitter\n").unwrap();
+    roles.look();
+    stream_text(watcher).await;
+    assert_eq!(stays.post(url(&format!("/v1/jobs/{job}/cancel"))).send().await.unwrap().status(), 403);
+    std::fs::write(&roles_file, "cn=eyes:operator\ncn=ops:operator\n").unwrap();
+    roles.look();
+    assert_eq!(stays.post(url(&format!("/v1/jobs/{job}/cancel"))).send().await.unwrap().status(), 200);
 
     // A file that holds no list changes nothing; an old list lets nobody in, unless it is to count.
     std::fs::write(&lists, "no list").unwrap();
