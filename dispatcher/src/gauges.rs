@@ -121,13 +121,15 @@ impl Gauges {
         for pool in &self.pools {
             let advised = match self.leadership.is_held() {
                 true => {
-                    self.scaling.advise_one(pool, &Wishes::of(self.scaling.targets)).await.map(|it| it.desired_workers)
+                    let advice = self.scaling.advise_one(pool, &Wishes::of(self.scaling.targets)).await;
+                    advice.map(|it| (it.desired_workers, it.ready_workers))
                 }
-                false => Ok(0),
+                false => Ok((0, 0)),
             };
             match advised {
-                Ok(workers) => {
-                    gauge!(names::SCALE_DESIRED_WORKERS, "pool" => pool.to_string()).set(f64::from(workers));
+                Ok((desired, ready)) => {
+                    gauge!(names::SCALE_DESIRED_WORKERS, "pool" => pool.to_string()).set(f64::from(desired));
+                    gauge!(names::SCALE_READY_WORKERS, "pool" => pool.to_string()).set(f64::from(ready));
                 }
                 Err(error) => debug!(%error, %pool, "nobody could say how many workers the pool needs"),
             }

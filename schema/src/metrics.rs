@@ -217,6 +217,7 @@ metrics! {
     LEADER = "ffpool_leader", Gauge, [], "1 on the dispatcher that runs the timers.", Always;
     WORKERS = "ffpool_workers", Gauge, ["state"], "Workers known to the ledger, by state.", Leader;
     SCALE_DESIRED_WORKERS = "ffpool_scale_desired_workers", Gauge, ["pool"], "Workers that a pool of the operator's should have, so that what waits starts in time: docs/scaling.md.", Leader;
+    SCALE_READY_WORKERS = "ffpool_scale_ready_workers", Gauge, ["pool"], "Workers that take work of a pool of the operator's, counted by the same reading as those that it should have.", Leader;
     CERTIFICATE_EXPIRES_SECONDS = "ffpool_certificate_expires_seconds", Gauge, ["certificate"], "Seconds until a certificate of the API ends, negative when it has: api, api-ca, api-client-ca.";
     CERTIFICATE_RELOADS = "ffpool_certificate_reloads_total", Counter, ["outcome" of reloads], "Certificates that changed while the API served: taken, or refused because they cannot be used.", Always;
     API_CONNECTIONS = "ffpool_api_connections", Gauge, [], "Connections to the API that are open.";

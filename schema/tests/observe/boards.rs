@@ -350,6 +350,14 @@ const CAPACITY: Board = Board {
         ),
         wide("Slots", "short", &[("sum(ffpool_worker_slots)", "there"), ("sum(ffpool_worker_slots_used)", "in use")]),
         graph(
+            "Workers, and those that would let every job start in time",
+            "short",
+            &[
+                ("max by (pool) (ffpool_scale_desired_workers)", "{{pool}}: there should be"),
+                ("max by (pool) (ffpool_scale_ready_workers)", "{{pool}}: there are"),
+            ],
+        ),
+        graph(
             "Slots that the work needs",
             "short",
             &[("sum(rate(ffpool_worker_attempt_seconds_sum[1h]))", "attempts at once, mean of an hour")],
