@@ -6,7 +6,7 @@
 mod cloud;
 mod fault;
 mod figures;
-mod load;
+pub(crate) mod load;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -173,14 +173,14 @@ pub async fn run_on(stack: &'static Stack, args: &DoorsArgs) -> anyhow::Result<R
 }
 
 /// A key of its own, so that nobody uses up the limit of another's.
-async fn viewer(pool: &Pool, name: &str) -> anyhow::Result<String> {
+pub(crate) async fn viewer(pool: &Pool, name: &str) -> anyhow::Result<String> {
     let request =
         KeyRequest { name: name.to_owned(), role: Role::Viewer, scopes: None, tenant: None, expires_at: None };
     Ok(pool.client.create_key(&request).await?.key)
 }
 
 /// A client at `address`, whose connections are kept or made for each request.
-fn client(ca: &Path, address: Ipv4Addr, is_kept: bool) -> anyhow::Result<reqwest::Client> {
+pub(crate) fn client(ca: &Path, address: Ipv4Addr, is_kept: bool) -> anyhow::Result<reqwest::Client> {
     let trusted = reqwest::Certificate::from_pem_bundle(&std::fs::read(ca)?)?;
     let builder = reqwest::Client::builder().tls_certs_only(trusted).local_address(std::net::IpAddr::V4(address));
     let builder = if is_kept { builder } else { builder.pool_max_idle_per_host(0) };

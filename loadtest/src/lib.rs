@@ -9,6 +9,7 @@
 //! [`overhead`] sets an encode through the pool beside the same encode by hand; [`chunks`] an encode in chunks beside the
 //! same encode whole, also while its workers are killed; [`cage`] runs of tools in the sandbox beside the same without it.
 //! [`doors`] measures what others wait at the API while thousands only hold a place there, and what a flood gets.
+//! [`dashboards`] asks every query of every dashboard and alert of a real Prometheus that has watched a pool under load.
 //! The end-to-end tests of the whole system stand in `tests/` and use the same pool.
 
 pub mod audit;
@@ -16,6 +17,7 @@ pub mod baseline;
 pub mod cage;
 pub mod chaos;
 pub mod chunks;
+pub mod dashboards;
 pub mod doors;
 pub mod ladder;
 pub mod live;

@@ -8,6 +8,7 @@ use ffpool_loadtest::baseline::{self, BaselineArgs};
 use ffpool_loadtest::cage::{self, CageArgs};
 use ffpool_loadtest::chaos::{self, ChaosArgs};
 use ffpool_loadtest::chunks::{self, ChunksArgs};
+use ffpool_loadtest::dashboards::{self, DashboardsArgs};
 use ffpool_loadtest::doors::{self, DoorsArgs};
 use ffpool_loadtest::ladder::{self, LadderArgs};
 use ffpool_loadtest::live::{self, LiveArgs};
@@ -47,6 +48,8 @@ enum Command {
     Overhead(OverheadArgs),
     /// Thousands of idle and slow connections to the API over TLS, and a flood of one address: what all others wait.
     Doors(DoorsArgs),
+    /// Every query of the dashboards and alerts, asked of a Prometheus that watched a pool under two minutes of mixed load.
+    Dashboards(DashboardsArgs),
     /// Starts and encodes in the sandbox beside the same without it, in pairs.
     Cage(CageArgs),
 }
@@ -112,6 +115,11 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Doors(settings) => {
             let report = runtime.block_on(doors::run(&settings))?;
+            show(&report, args.json)?;
+            Ok(exit_code(report.is_clean()))
+        }
+        Command::Dashboards(settings) => {
+            let report = runtime.block_on(dashboards::run(&settings))?;
             show(&report, args.json)?;
             Ok(exit_code(report.is_clean()))
         }

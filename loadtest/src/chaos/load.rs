@@ -1,4 +1,5 @@
-//! The load under the faults: jobs at a steady rate, whatever becomes of the pool, and a record of what was promised.
+//! The load under the faults, and under dashboards: jobs at a steady rate, whatever becomes of the pool, and a record of what
+//! was promised.
 //!
 //! Invariant: a line stands in the record before its job is sent, and another after its confirm; so the record never
 //! promises less than the broker did.
@@ -30,25 +31,25 @@ const MAX_RETRIES: u32 = 50;
 
 /// How much is sent.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// No-op jobs per second.
-    pub(super) jobs: f64,
+    pub(crate) jobs: f64,
     /// Encodes per second.
-    pub(super) encodes: f64,
+    pub(crate) encodes: f64,
     /// Seconds of film in each; absent, 20, 40 and 60 in turn.
-    pub(super) length: Option<f64>,
+    pub(crate) length: Option<f64>,
     /// What each may use of a processor, in per cent.
-    pub(super) cpu_percent: u32,
+    pub(crate) cpu_percent: u32,
 }
 
 /// What came of the load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Sent {
-    pub(super) confirmed: usize,
+pub(crate) struct Sent {
+    pub(crate) confirmed: usize,
     /// Sent, and never confirmed.
-    pub(super) doubtful: usize,
+    pub(crate) doubtful: usize,
     /// Due and not sent, because too many waited for their confirm.
-    pub(super) left_out: usize,
+    pub(crate) left_out: usize,
 }
 
 /// The publisher's record on disk.
@@ -63,7 +64,7 @@ impl Record {
 }
 
 /// Sends jobs of all queues and priorities until `stop` says so, and then waits for the confirms that are missing.
-pub(super) async fn run(
+pub(crate) async fn run(
     amqp_url: String,
     media: PathBuf,
     record: PathBuf,

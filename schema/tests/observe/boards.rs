@@ -184,7 +184,7 @@ const WORKERS: Board = Board {
         graph(
             "Workers without a layer of the sandbox",
             "short",
-            &[("count by (layer) (ffpool_worker_sandbox == 0)", "{{layer}}")],
+            &[("sum by (layer) (1 - ffpool_worker_sandbox)", "{{layer}}")],
         ),
     ],
 };
@@ -341,12 +341,19 @@ const CAPACITY: Board = Board {
         number(
             "Busiest hour",
             "percentunit",
-            &[("max_over_time((sum(ffpool_worker_slots_used) / sum(ffpool_worker_slots))[$__range:1h])", "")],
+            // Until the first hour is full: what there is of it.
+            &[(
+                "max_over_time((sum(avg_over_time(ffpool_worker_slots_used[1h])) / sum(avg_over_time(ffpool_worker_slots[1h])))[$__range:1h]) or sum(avg_over_time(ffpool_worker_slots_used[1h])) / sum(avg_over_time(ffpool_worker_slots[1h]))",
+                "",
+            )],
         ),
         number(
             "Mean use",
             "percentunit",
-            &[("avg_over_time((sum(ffpool_worker_slots_used) / sum(ffpool_worker_slots))[$__range:1h])", "")],
+            &[(
+                "avg_over_time((sum(avg_over_time(ffpool_worker_slots_used[1h])) / sum(avg_over_time(ffpool_worker_slots[1h])))[$__range:1h]) or sum(avg_over_time(ffpool_worker_slots_used[1h])) / sum(avg_over_time(ffpool_worker_slots[1h]))",
+                "",
+            )],
         ),
         wide("Slots", "short", &[("sum(ffpool_worker_slots)", "there"), ("sum(ffpool_worker_slots_used)", "in use")]),
         graph(
@@ -474,7 +481,7 @@ const HEALTH: Board = Board {
         number("Links down", "short", &[("count(ffpool_link_up == 0) or vector(0)", "")]),
         number("Database", "bytes", &[("max(ffpool_database_bytes)", "")]),
         number("Versions", "short", &[("count(count by (version) (ffpool_build_info))", "")]),
-        graph("Links down", "short", &[("count by (server) (ffpool_link_up == 0)", "{{server}}")]),
+        graph("Links down", "short", &[("sum by (server) (1 - ffpool_link_up)", "{{server}}")]),
         graph(
             "Connections made anew",
             "short",
