@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use ffpool_broker::{Signals, Subscription};
 use ffpool_schema::message::{Heartbeat, LogLine};
 use ffpool_schema::{metrics as names, subjects};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -76,6 +77,8 @@ pub(crate) struct Renewer {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) leadership: Leadership,
     pub(crate) hearing: Hearing,
+    /// Takes heartbeats whose leases are renewed, to draw the curves of their attempts: [`draw_curves`].
+    pub(crate) curves: mpsc::Sender<Beats>,
 }
 
 impl Renewer {
@@ -120,7 +123,8 @@ impl Renewer {
             }
             match self.ledger.renew(&beats).await {
                 Ok(Outdated { ended, not_offered }) => {
-                    beats = Beats::default();
+                    // Nobody waits for curves: while some are drawn these are left out, and each worker tells again within a second.
+                    let _ = self.curves.try_send(std::mem::take(&mut beats));
                     if let Some(heard) = heard.take() {
                         self.hearing.prove(heard);
                     }
@@ -142,6 +146,15 @@ impl Renewer {
             }
         }
         Ok(())
+    }
+}
+
+/// Draws the curves of attempts until `stop`, best effort.
+pub(crate) async fn draw_curves(ledger: Ledger, mut beats: mpsc::Receiver<Beats>, stop: CancellationToken) {
+    while let Some(Some(beats)) = stop.run_until_cancelled(beats.recv()).await {
+        if let Err(error) = ledger.draw(&beats).await {
+            debug!(%error, "curves were not drawn");
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod batch;
 mod callbacks;
 mod connect;
 mod cost;
+mod curves;
 mod dead_letters;
 mod effects;
 mod families;

@@ -13,7 +13,7 @@ use ffpool_runtime::metrics::Exposition;
 use ffpool_runtime::tls::{Server, warn_of_plain_links};
 use ffpool_schema::topology::Topology;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -108,12 +108,15 @@ impl Dispatcher {
         workers.spawn(placement.run(work.clone()));
         let families = families::follow(ledger.clone(), leadership.clone(), settings.parent_failure, work.clone());
         workers.spawn(families);
+        let (curves, beats) = mpsc::channel(1);
+        workers.spawn(heartbeats::draw_curves(ledger.clone(), beats, work.clone()));
         let renewer = Renewer {
             ledger: ledger.clone(),
             signals: signals.clone(),
             fleet: fleet.clone(),
             leadership: leadership.clone(),
             hearing: hearing.clone(),
+            curves,
         };
         let stop = work.clone();
         workers.spawn(async move { report("heartbeats", renewer.run(stop).await) });

@@ -2,15 +2,17 @@
 
 import {s, h} from './dom.js';
 
-// A line over values, as wide as its place. Options: `label`, `max`, `className`.
-export function curve(values, {label, max, className = ''} = {}) {
+// A line over values, as wide as its place. Options: `label`, `max`, `className`; `at`, where each value lies, if not one step apart.
+export function curve(values, {label, max, at, className = ''} = {}) {
   const width = 600;
   const height = 96;
   const top = Math.max(max ?? 0, ...values, 1);
-  const step = values.length > 1 ? width / (values.length - 1) : width;
+  const places = at ?? values.map((_, index) => index);
+  const length = (places.at(-1) ?? 0) - (places[0] ?? 0) || 1;
+  const x = index => (((places[index] - places[0]) / length) * width).toFixed(1);
   const y = value => height - 2 - (value / top) * (height - 8);
-  const points = values.map((value, index) => `${(index * step).toFixed(1)},${y(value).toFixed(1)}`);
-  const area = points.length ? `M0,${height} L${points.join(' L')} L${((values.length - 1) * step).toFixed(1)},${height} Z` : '';
+  const points = values.map((value, index) => `${x(index)},${y(value).toFixed(1)}`);
+  const area = points.length ? `M0,${height} L${points.join(' L')} L${x(values.length - 1)},${height} Z` : '';
   return s('svg', {class: `curve ${className}`, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': label},
     s('line', {class: 'ground', x1: 0, y1: height - 1, x2: width, y2: height - 1}),
     area && s('path', {class: 'area', d: area}),

@@ -20,7 +20,7 @@ export async function job({place, name, signal, follow, may, title}) {
   const used = h('div');
   const proof = h('div');
   const rest = h('div');
-  const samples = [];
+  const course = courseOf();
   const log = logOf();
 
   const drawHead = () => {
@@ -72,12 +72,7 @@ export async function job({place, name, signal, follow, may, title}) {
       ['Cost', shown.cost && `${amount(shown.cost.amount)} ${shown.cost.currency}`],
       ['Energy', shown.energy_joules && `${amount(shown.energy_joules / 3600)} Wh`],
     ]),
-    samples.length > 2 && [
-      h('h3', {}, 'Since this page was opened'),
-      h('div', {class: 'halves'},
-        h('figure', {}, curve(samples.map(one => one.percent ?? 0), {max: 100, label: `Progress, now ${percent(samples.at(-1).percent)}`}), h('figcaption', {}, 'Progress, 0 to 100 %')),
-        h('figure', {}, curve(samples.map(one => one.fps ?? 0), {label: `Frames a second, now ${number(samples.at(-1).fps)}`, className: 'second'}), h('figcaption', {}, 'Frames a second, at most ', number(Math.max(...samples.map(one => one.fps ?? 0)))))),
-    ],
+    course.draw(),
     shown.faults.length > 0 && faultsOf(shown.faults));
   };
   const drawRest = () => {
@@ -121,14 +116,60 @@ export async function job({place, name, signal, follow, may, title}) {
     progress: event => {
       if (ENDED.includes(shown.state)) return;
       shown = {...shown, progress: event};
-      samples.push({percent: event.percent, fps: event.fps});
-      if (samples.length > SAMPLES) samples.splice(0, samples.length, ...samples.filter((_, index) => index % 2));
+      course.add(event);
       // Who is on a link there stays on it.
       if (!far.contains(document.activeElement)) drawFar();
     },
     log: event => log.add([event]),
   });
-  await Promise.all([readWhy(false), log.read(shown.id, signal)]);
+  const drawCourse = async () => {
+    await course.read(shown.id, signal);
+    if (!far.contains(document.activeElement)) drawFar();
+  };
+  await Promise.all([readWhy(false), log.read(shown.id, signal), drawCourse()]);
+}
+
+// How far the newest attempt was, from its beginning: what the ledger has kept of it, and what comes while the page is open.
+function courseOf() {
+  let attempt = 0;
+  let points = [];
+  // When it had lasted for how long: the page's own clock may be wrong.
+  let known = {secs: 0, at: performance.now()};
+  return {
+    read: async (id, signal) => {
+      // Without it the curve begins when the page was opened.
+      const curves = await ask(`/v1/jobs/${id}/progress`, {signal}).catch(() => []);
+      const last = curves.at(-1);
+      if (!last || last.attempt < attempt) return;
+      known = {secs: last.lasted_secs, at: performance.now()};
+      attempt = last.attempt;
+      points = last.points;
+    },
+    add: ({attempt: of, percent, fps}) => {
+      if (of < attempt) return;
+      if (of > attempt) {
+        points = [];
+        known = {secs: 0, at: performance.now()};
+      }
+      attempt = of;
+      points.push({at_secs: known.secs + (performance.now() - known.at) / 1000, percent, fps});
+      if (points.length > SAMPLES) points = points.filter((_, index) => index % 2 === 0);
+    },
+    draw: () => {
+      if (points.length < 3) return null;
+      const at = points.map(one => one.at_secs);
+      const long = span(at.at(-1) - at[0]);
+      const part = share => points[Math.floor((points.length - 1) * share)];
+      const told = what => [0, 0.25, 0.5, 0.75].map(share => what(part(share))).join(', ');
+      const most = Math.max(...points.map(one => one.fps ?? 0));
+      return [
+        h('h3', {}, `Attempt ${attempt}, over ${long}`),
+        h('div', {class: 'halves'},
+          h('figure', {}, curve(points.map(one => one.percent ?? 0), {at, max: 100, label: `Progress, in quarters of ${long}: ${told(one => percent(one.percent))}, at last ${percent(points.at(-1).percent)}`}), h('figcaption', {}, 'Progress, 0 to 100 %')),
+          h('figure', {}, curve(points.map(one => one.fps ?? 0), {at, label: `Frames a second, in quarters of ${long}: ${told(one => number(one.fps))}, at last ${number(points.at(-1).fps)}`, className: 'second'}), h('figcaption', {}, 'Frames a second, at most ', number(most)))),
+      ];
+    },
+  };
 }
 
 function logOf() {

@@ -22,7 +22,7 @@ pub use access::{
     KeyRequest, KeyState, KeyView, NewKeyView, RotateRequest, TenantChange, TenantLimits, TenantRequest, TenantView,
 };
 
-pub use live::{FleetView, LiveEvent, SessionView, Throughput, ThroughputPoint};
+pub use live::{FleetView, LiveEvent, ProgressCurve, ProgressPoint, SessionView, Throughput, ThroughputPoint};
 
 /// Answer to `POST /v1/jobs/check`: the job would be taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

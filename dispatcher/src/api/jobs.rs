@@ -4,7 +4,7 @@
 use axum::extract::State;
 use axum::http::Uri;
 use axum::{Extension, Json};
-use ffpool_schema::api::{Accepted, Explanation, JobDetail, JobView, Page};
+use ffpool_schema::api::{Accepted, Explanation, JobDetail, JobView, Page, ProgressCurve};
 use ffpool_schema::lifecycle::State as JobState;
 use ffpool_schema::message::LogLine;
 use jiff::Timestamp;
@@ -50,6 +50,16 @@ pub(crate) async fn log(
     let lines = query.integer("lines")?.and_then(|lines| u16::try_from(lines).ok()).unwrap_or(LOG_LINES);
     let known = app.ledger.job_summary(caller.realm(), job.0).await?.ok_or_else(|| job.not_found())?;
     Ok(Json(app.ledger.log(known.id, attempt, lines).await?))
+}
+
+/// `GET /v1/jobs/{id}/progress`
+pub(crate) async fn progress(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    job: JobPath,
+) -> Answer<Json<Vec<ProgressCurve>>> {
+    let known = app.ledger.job_summary(caller.realm(), job.0).await?.ok_or_else(|| job.not_found())?;
+    Ok(Json(app.ledger.curves(known.id).await?))
 }
 
 /// `GET /v1/jobs/{id}/explain`

@@ -34,6 +34,11 @@ impl Beats {
         }
     }
 
+    /// The newest of each worker.
+    pub(super) fn each(&self) -> impl Iterator<Item = &Heartbeat> {
+        self.last.values()
+    }
+
     /// Whether there is nothing to renew.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -32,7 +32,7 @@ use ffpool_schema::id::{Incarnation, JobId};
 use ffpool_schema::job::{JobSpec, Queue};
 use ffpool_schema::message::{
     Ability, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob, Event, Grant, Heartbeat,
-    JobCommand, Outcome, RunningAttempt, Sender, TakeRequest, Usage, WorkerAnswer, WorkerCommand, WorkerState,
+    JobCommand, Outcome, Phase, Progress, RunningAttempt, Sender, TakeRequest, Usage, WorkerAnswer, WorkerCommand, WorkerState,
     fingerprint, revision,
 };
 use ffpool_schema::subjects;
@@ -358,13 +358,38 @@ impl Worker {
             ability: ability(),
             running: running
                 .into_iter()
-                .map(|(job, attempt)| RunningAttempt { job, attempt, progress: None, frozen: frozen.contains(&job) })
+                .map(|(job, attempt)| RunningAttempt {
+                    job,
+                    attempt,
+                    progress: Some(self.progress(job, attempt, seq)),
+                    frozen: frozen.contains(&job),
+                })
                 .collect(),
             revision: self.revision,
             reserved: self.offered.lock().unwrap().map(|(job, _)| job),
         };
         // A signal may be lost; the next one says the same.
         let _ = self.signals.publish(&subjects::heartbeat(&self.sender.worker), &beat).await;
+    }
+
+    /// How far it is: the further, the longer it beats.
+    #[expect(clippy::cast_precision_loss, reason = "few heartbeats")]
+    fn progress(&self, job: JobId, attempt: u32, seq: u64) -> Progress {
+        Progress {
+            job,
+            attempt,
+            worker: self.sender.worker.clone(),
+            seq,
+            phase: Phase::Encode,
+            percent: Some((seq as f64 / 10.0).min(99.9)),
+            frame: None,
+            fps: Some(25.0),
+            speed: None,
+            out_time_us: None,
+            size_bytes: None,
+            eta_secs: None,
+            live: None,
+        }
     }
 
     fn forget(&self, job: JobId) {

@@ -71,6 +71,30 @@ pub struct FleetView {
     pub used: i64,
 }
 
+/// How far an attempt was while it ran: one of the answer to `GET /v1/jobs/{id}/progress`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProgressCurve {
+    /// The attempt's number.
+    pub attempt: u32,
+    /// How long it lasted, or has lasted until now.
+    pub lasted_secs: f64,
+    /// Between two points, about.
+    pub step_secs: f64,
+    /// 120 at most, first to last.
+    pub points: Vec<ProgressPoint>,
+}
+
+/// How far an attempt was at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProgressPoint {
+    /// Since it began.
+    pub at_secs: f64,
+    /// Percent of the work; absent where the length of the source is unknown.
+    pub percent: Option<f64>,
+    /// Frames per second.
+    pub fps: Option<f64>,
+}
+
 /// One event of `GET /v1/events` (server-sent events). The name of the SSE event is the tag.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]

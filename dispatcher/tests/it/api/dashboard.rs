@@ -65,6 +65,10 @@ async fn furnish(api: &Api) -> Uuid {
     let owned = "attempt = 1, owner_worker = 'w-1', custody = 'ledger', started_at = now(), lease_until = now() + interval '1 hour', \
                  owner_incarnation = id, spec = '{\"scenario\": \"720p-h264\", \"input\": \"/media/in.mov\"}'";
     api.update_job(running, owned).await;
+    let sql = "INSERT INTO attempt (job, attempt, worker, incarnation, started_at) VALUES ($1, 1, 'w-1', $1, now() - interval '40 seconds')";
+    api.sql.execute(sql, &[&running]).await.unwrap();
+    let sql = "INSERT INTO progress_curve VALUES ($1, 1, 10, '{10,20,30}', '{7.5,20,30.5}', '{80,NULL,85}')";
+    api.sql.execute(sql, &[&running]).await.unwrap();
     running
 }
 
@@ -100,7 +104,10 @@ async fn say_until_shown(api: &Api, browser: &Browser, job: Uuid) {
         browser.until_shown("41.5 %").await;
         // What a tool writes is text, whatever it looks like.
         browser.until_shown("</b> is written").await;
-        browser.until_shown("Since this page was opened").await;
+        // What was before the page was opened, and what has come since, on one curve.
+        let told = "document.querySelector('svg.curve')?.getAttribute('aria-label')";
+        browser.until("the curve begins where the attempt did", &format!("{told}.includes(': 7.5 %,')")).await;
+        browser.until("and ends where it is", &format!("{told}.endsWith('at last 41.5 %')")).await;
     };
     tokio::select! {
         () = saying => {}

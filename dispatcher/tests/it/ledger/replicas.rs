@@ -23,6 +23,7 @@ async fn two_dispatchers_answer_both_and_one_leads_whoever_dies() {
         worker.run(&delivery(Some(id), &body)).await;
         jobs.push((id, body));
     }
+    scene.until_count("SELECT count(*) FROM progress_curve", 40).await;
 
     // As by a crash, not by a stop.
     drop(first);
@@ -36,6 +37,9 @@ async fn two_dispatchers_answer_both_and_one_leads_whoever_dies() {
             41,
         )
         .await;
+    // It goes on with what the other drew.
+    let drawn = "SELECT count(*) FROM progress_curve WHERE cardinality(at_secs) >= 2 AND percent[1] <= percent[2] AND fps[1] = 25";
+    scene.until_count(drawn, 41).await;
     drop(alive);
     scene
         .until_count("SELECT count(*) FROM job WHERE state = 'queued' AND attempt = 1 AND published_at IS NOT NULL", 41)

@@ -30,7 +30,7 @@ async fn rows_about(scene: &Scene, job: JobId) -> i64 {
     scene
         .count(&format!(
             "SELECT (SELECT count(*) FROM job WHERE id = '{id}') + (SELECT count(*) FROM attempt WHERE job = '{id}') \
-             + (SELECT count(*) FROM event WHERE job = '{id}')"
+             + (SELECT count(*) FROM event WHERE job = '{id}') + (SELECT count(*) FROM progress_curve WHERE job = '{id}')"
         ))
         .await
 }
@@ -42,6 +42,7 @@ async fn what_ended_long_ago_is_forgotten_and_nothing_else_and_its_children_lear
     let ledger = dispatcher.ledger();
     let worker = Worker::new(&scene, "w");
     let finished = || Outcome::Finished { manifest: None };
+    let curves = "INSERT INTO progress_curve SELECT job, attempt, 1, '{0}', '{0}', '{NULL}' FROM attempt ON CONFLICT DO NOTHING";
     let failed = || Outcome::Failed { failure: Failure::new(Cause::InputBad, "the input is damaged") };
     let [old, fresh, telling, dead, running] = std::array::from_fn(|_| job());
     end_long_ago(&scene, &worker, &old, finished(), "completed").await;
@@ -53,11 +54,12 @@ async fn what_ended_long_ago_is_forgotten_and_nothing_else_and_its_children_lear
         "INSERT INTO callback (job, state, url, due) VALUES ($1, 'completed', 'https://x.example', 'infinity')";
     scene.sql.execute(untold, &[&telling.0.0]).await.unwrap();
     let grant = worker.run(&delivery(Some(running.0), &running.1)).await;
+    scene.sql.execute(curves, &[]).await.unwrap();
 
     assert_eq!(forget(ledger, SHORT).await, (1, false), "no more can go now");
     assert_eq!(rows_about(&scene, old.0).await, 0);
     for (kept, why) in [(&fresh, "it ended today"), (&telling, "its end is still being told"), (&dead, "it is dead")] {
-        assert!(rows_about(&scene, kept.0).await >= 3, "{why}: it is kept with all about it");
+        assert!(rows_about(&scene, kept.0).await >= 4, "{why}: it is kept with all about it");
     }
     scene.sql.execute("UPDATE callback SET done_at = now()", &[]).await.unwrap();
     assert_eq!(forget(ledger, SHORT).await, (1, false), "now its end has been told");
