@@ -39,6 +39,7 @@ mod submit;
 mod tenants;
 mod throttle;
 mod throughput;
+mod trace_url;
 mod wire;
 mod workers;
 
@@ -73,6 +74,7 @@ pub(crate) use health::ready;
 pub use key_command::KeyCommand;
 pub(crate) use refusals::keep_told as keep_refusals_told;
 pub use throttle::ThrottleRules;
+pub use trace_url::TraceUrl;
 
 /// What the handlers work with. Clones share it.
 #[derive(Clone)]
@@ -89,6 +91,8 @@ pub struct App {
     /// What those who follow are told.
     hub: Arc<Hub>,
     throughput: Arc<Kept>,
+    /// Where a trace can be looked at.
+    trace_url: Option<Arc<TraceUrl>>,
     /// Cancelled when the API stops: event streams, which never end by themselves, end then.
     closing: CancellationToken,
 }
@@ -111,6 +115,7 @@ impl App {
             followers,
             hub: Arc::default(),
             throughput: Arc::default(),
+            trace_url: None,
             closing: CancellationToken::new(),
         }
     }
@@ -120,6 +125,12 @@ impl App {
     pub fn with_limits(self, rules: ThrottleRules) -> App {
         let followers = Arc::new(Followers::new(rules.streams));
         App { throttle: Arc::new(Throttle::new(rules)), followers, ..self }
+    }
+
+    /// The same, telling where a job's trace can be looked at.
+    #[must_use]
+    pub fn with_trace_url(self, url: Option<TraceUrl>) -> App {
+        App { trace_url: url.map(Arc::new), ..self }
     }
 
     /// The same with advice on the number of workers from here.

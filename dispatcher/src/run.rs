@@ -157,6 +157,7 @@ impl Dispatcher {
         let app = App::new(ledger.clone(), amqp.clone(), signals)
             .with_vitals(vitals.clone())
             .with_scaling(scaling)
+            .with_trace_url(settings.api.trace_url.clone())
             .with_limits(settings.throttle());
         workers.spawn(vitals::keep_told(app.clone(), vitals, intake.clone(), work.clone()));
         workers.spawn(api::keep_refusals_told(app.clone(), work.clone()));

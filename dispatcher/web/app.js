@@ -149,7 +149,7 @@ document.addEventListener('click', event => {
   const link = event.target.closest?.('a[href]');
   if (!link || event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   const to = new URL(link.href);
-  if (to.origin !== location.origin || link.target || link.hasAttribute('download') || link.classList.contains('skip')) return;
+  if (to.origin !== location.origin || link.target || link.relList.contains('external') || link.hasAttribute('download') || link.classList.contains('skip')) return;
   event.preventDefault();
   go(`${to.pathname}${to.search}`);
   window.scrollTo(0, 0);

@@ -71,6 +71,7 @@ export async function job({place, name, signal, follow, may, title}) {
       ['Evidence', shown.failure?.evidence && h('code', {}, shown.failure.evidence)],
       ['Cost', shown.cost && `${amount(shown.cost.amount)} ${shown.cost.currency}`],
       ['Energy', shown.energy_joules && `${amount(shown.energy_joules / 3600)} Wh`],
+      ['Trace', shown.trace_id && (shown.trace_url ? link(shown.trace_url, shown.trace_id, {rel: 'external noreferrer'}) : h('code', {}, shown.trace_id))],
     ]),
     course.draw(),
     shown.faults.length > 0 && faultsOf(shown.faults));

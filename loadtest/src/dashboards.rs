@@ -144,11 +144,7 @@ fn rules(compose: &Path) -> anyhow::Result<PathBuf> {
 
 /// The steady load, and everything else that happens to jobs, one after the other and then until the time is over. Says when
 /// it began, and how many jobs were sent.
-async fn load_all(
-    args: &DashboardsArgs,
-    pool: &mut Pool,
-    prometheus: &Prometheus,
-) -> anyhow::Result<(Instant, usize)> {
+async fn load_all(args: &DashboardsArgs, pool: &mut Pool, prometheus: &Prometheus) -> anyhow::Result<(Instant, usize)> {
     let receiver = Receiver::open().await?;
     let (stop, stopped) = watch::channel(false);
     let began = Instant::now();
@@ -242,8 +238,11 @@ impl Judge<'_> {
     /// An exception that nothing needs hides what will be wrong one day.
     async fn exceptions(&self, queries: &[Query], report: &mut Report) -> anyhow::Result<()> {
         let alerts = self.prometheus.alerts().await?;
-        let asked: Vec<&str> =
-            queries.iter().map(|query| query.text.as_str()).chain(alerts.iter().map(|alert| alert.query.as_str())).collect();
+        let asked: Vec<&str> = queries
+            .iter()
+            .map(|query| query.text.as_str())
+            .chain(alerts.iter().map(|alert| alert.query.as_str()))
+            .collect();
         let needless = exceptions::needless(&asked);
         report.wrong.extend(needless.into_iter().map(|metric| format!("no query needs the exception of {metric}")));
         Ok(())

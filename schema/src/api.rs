@@ -111,6 +111,9 @@ pub struct JobView {
     /// Energy in joules of the same attempts, as far as workers could read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_joules: Option<f64>,
+    /// The trace that it belongs to: in every line of the logs about it, and at the collector where traces are exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
 }
 
 /// How far the chunks of a job are.
@@ -143,6 +146,9 @@ pub struct JobDetail {
     /// What was told to its callback address, first to last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub callbacks: Vec<CallbackView>,
+    /// Where its trace can be looked at, where the dispatcher knows; not told to keys of tenants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_url: Option<String>,
 }
 
 /// What a job's attempts cost together, as far as they were measured, by the prices that were in force when each ended.
@@ -224,6 +230,9 @@ pub struct AttemptView {
     /// What that cost by the prices that were in force when it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<Amount>,
+    /// Its span in the job's trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_id: Option<String>,
 }
 
 /// One thing that happened to a job.

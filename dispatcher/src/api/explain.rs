@@ -472,12 +472,14 @@ mod tests {
                 faults: Vec::new(),
                 cost: None,
                 energy_joules: None,
+                trace_id: None,
             },
             spec: None,
             attempts: Vec::new(),
             events: Vec::new(),
             manifest: None,
             callbacks: Vec::new(),
+            trace_url: None,
         }
     }
 
@@ -555,6 +557,7 @@ mod tests {
             failure,
             usage: None,
             cost: None,
+            span_id: None,
         };
         failed.attempts = vec![
             attempt(1, "failed", Some(failure.clone())),

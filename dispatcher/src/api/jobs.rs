@@ -35,7 +35,12 @@ pub(crate) async fn show(
     Extension(caller): Extension<Caller>,
     job: JobPath,
 ) -> Answer<Json<JobDetail>> {
-    app.ledger.job(caller.realm(), job.0).await?.map(Json).ok_or_else(|| job.not_found())
+    let mut detail = app.ledger.job(caller.realm(), job.0).await?.ok_or_else(|| job.not_found())?;
+    // With what the operators look at traces is no tenant's business.
+    if let (Some(url), Some(trace), None) = (&app.trace_url, &detail.job.trace_id, caller.tenant()) {
+        detail.trace_url = Some(url.of(trace));
+    }
+    Ok(Json(detail))
 }
 
 /// `GET /v1/jobs/{id}/log`

@@ -8,9 +8,9 @@ use ffpool_schema::access::Right;
 use ffpool_schema::advice::ScaleAnswer;
 use ffpool_schema::api::{
     Accepted, AuditView, Checked, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView,
-    LiveEvent, NewKeyView, Page, PauseRequest, ProgressCurve, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport,
-    RedriveRequest, RotateRequest, ScenarioView, ScheduleRequest, ScheduleView, SessionView, StreamEvent, Submitted,
-    TemplateView, TenantChange, TenantRequest, TenantView, Throughput, WorkerView,
+    LiveEvent, NewKeyView, Page, PauseRequest, ProgressCurve, PurgeReport, PurgeRequest, QueueView, Readiness,
+    RedriveReport, RedriveRequest, RotateRequest, ScenarioView, ScheduleRequest, ScheduleView, SessionView,
+    StreamEvent, Submitted, TemplateView, TenantChange, TenantRequest, TenantView, Throughput, WorkerView,
 };
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::LogLine;
@@ -192,7 +192,9 @@ fn api() -> Vec<Route> {
             .answers(OK, "The lines.", json::<Vec<LogLine>>())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::get("/v1/jobs/{id}/progress", Right::Read, "showProgress", get(jobs::progress))
-            .summary("Shows how far the job's newest attempts were while they ran, a curve of 120 points at most for each.")
+            .summary(
+                "Shows how far the job's newest attempts were while they ran, a curve of 120 points at most for each.",
+            )
             .answers(OK, "The curves, first attempt to last.", json::<Vec<ProgressCurve>>())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::get("/v1/jobs/{id}/events", Right::Read, "followJob", get(stream::follow))

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use deadpool_postgres::PoolError;
+use ffpool_runtime::traces::{self, JobTrace};
 use ffpool_schema::api::{
     Amount, AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobDetail, JobView, Submitted, WorkerView,
 };
@@ -40,7 +41,7 @@ const KINDS_MAX: i64 = 1000;
 
 pub(super) const JOB_COLUMNS: &str = "id, number, state, queue, priority, pool, scenario, tenant, labels, attempt, failures, \
      max_retries, owner_worker, custody, created_at, CASE WHEN held_by IS NULL THEN publish_due END AS publish_due, started_at, ended_at, progress, failure, reason, faults, \
-     paused, frozen_since, deadline, part_of, chunks, \
+     paused, frozen_since, deadline, part_of, chunks, traceparent, \
      (SELECT array_agg(parent) FROM dependency WHERE child = job.id AND (job.chunks IS NULL OR NOT EXISTS \
          (SELECT FROM job AS part WHERE part.id = dependency.parent AND part.part_of = dependency.child))) AS parents, \
      CASE WHEN chunks IS NOT NULL THEN (SELECT jsonb_build_object( \
@@ -216,13 +217,16 @@ impl Ledger {
             let events = snapshot.query(&events, &[&view.id.0, &HISTORY_MAX]).await?;
             let callbacks = super::callbacks::of_job(&*snapshot, view.id).await?;
             super::cost::fill_in(&snapshot, std::slice::from_mut(&mut view), self.prices()).await?;
-            let attempts: Vec<AttemptView> = attempts.iter().rev().map(attempt_view).collect::<Result<_, _>>()?;
+            let trace = trace(&row)?;
+            let attempts = attempts.iter().rev().map(|row| attempt_view(row, &trace));
+            let attempts: Vec<AttemptView> = attempts.collect::<Result<_, _>>()?;
             Ok(Some(JobDetail {
                 callbacks,
                 spec: json(&row, "spec")?.map(without_secrets),
                 manifest: json(&row, "manifest")?,
                 attempts,
                 events: events.iter().rev().map(event_view).collect::<Result<_, _>>()?,
+                trace_url: None,
                 job: view,
             }))
         })
@@ -622,7 +626,13 @@ pub(super) fn job_view(row: &Row) -> Result<JobView, ReadError> {
         faults: json(row, "faults")?.unwrap_or_default(),
         cost: None,
         energy_joules: None,
+        trace_id: Some(trace(row)?.root().trace_id()),
     })
+}
+
+/// The trace of the job in a row.
+fn trace(row: &Row) -> Result<JobTrace, ReadError> {
+    Ok(traces::of_job(JobId(row.try_get("id")?), row.try_get("traceparent")?))
 }
 
 /// Chunks whose jobs a job waits for, as they are now.
@@ -649,9 +659,10 @@ fn parents(row: &Row) -> Result<Vec<JobId>, ReadError> {
     Ok(ids.unwrap_or_default().into_iter().map(JobId).collect())
 }
 
-fn attempt_view(row: &Row) -> Result<AttemptView, ReadError> {
+fn attempt_view(row: &Row, trace: &JobTrace) -> Result<AttemptView, ReadError> {
+    let attempt = count(row, "attempt")?;
     Ok(AttemptView {
-        attempt: count(row, "attempt")?,
+        attempt,
         worker: named(row, "worker")?,
         started_at: row.try_get("started_at")?,
         ended_at: row.try_get("ended_at")?,
@@ -662,6 +673,7 @@ fn attempt_view(row: &Row) -> Result<AttemptView, ReadError> {
             .try_get::<_, Option<f64>>("cost")?
             .zip(row.try_get("currency")?)
             .map(|(amount, currency)| Amount { amount, currency }),
+        span_id: Some(trace.attempt(attempt).span_id()),
     })
 }
 

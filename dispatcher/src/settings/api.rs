@@ -10,7 +10,7 @@ use ffpool_runtime::settings::WrongSetting;
 use ffpool_runtime::tls::{Automatic, Clients, RevocationLists, ServerTls, Source, own_names, state_directory};
 use tracing::{info, warn};
 
-use crate::api::{ClientRole, ClientRoles, Door, Limits};
+use crate::api::{ClientRole, ClientRoles, Door, Limits, TraceUrl};
 use crate::limits::Limit;
 
 /// Open files that are not connections to the API: links to the servers, pools, logs.
@@ -69,6 +69,10 @@ pub struct ApiSettings {
     /// TLS handshakes of one address, as `<a second>/<at once>`, or `off`.
     #[arg(long, env = "FFPOOL_RATE_HANDSHAKE", value_name = "RATE", default_value = "100/200")]
     pub rate_handshake: Limit,
+    /// Where a trace can be looked at, with `{trace_id}` in place of its id: `https://jaeger.example/trace/{trace_id}`. The dashboard and
+    /// `ffpool jobs show` lead there from a job.
+    #[arg(long, env = "FFPOOL_TRACE_URL", value_name = "URL")]
+    pub trace_url: Option<TraceUrl>,
     /// Where the dispatcher keeps what it makes itself. Default: what systemd gives it, `/var/lib/ffpool` for root, else
     /// `~/.local/state/ffpool`.
     #[arg(long, env = "FFPOOL_STATE_DIR", value_name = "DIR")]

@@ -48,6 +48,8 @@ use crate::by;
 
 /// Longest wait for a fact; the machine may be busy.
 const BOUND: Duration = Duration::from_secs(60);
+/// Where these APIs say that traces can be looked at.
+const TRACE_URL: &str = "https://jaeger.example/trace/{trace_id}";
 
 /// A running API and the servers behind it.
 struct Api {
@@ -119,7 +121,9 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let app = App::new(ledger.clone(), amqp.clone(), signals.clone()).with_limits(rules);
+        let app = App::new(ledger.clone(), amqp.clone(), signals.clone())
+            .with_limits(rules)
+            .with_trace_url(Some(TRACE_URL.parse().unwrap()));
         let served = tokio::spawn(serve(listener, app, stop.clone().cancelled_owned()));
         Api { base, http: reqwest::Client::new(), admin, ledger, sql, signals, amqp, stop, served }
     }
@@ -129,7 +133,9 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let rules = ThrottleRules { limits: RateLimits::OFF, ..ThrottleRules::default() };
-        let app = App::new(self.ledger.clone(), self.amqp.clone(), self.signals.clone()).with_limits(rules);
+        let app = App::new(self.ledger.clone(), self.amqp.clone(), self.signals.clone())
+            .with_limits(rules)
+            .with_trace_url(Some(TRACE_URL.parse().unwrap()));
         tokio::spawn(serve_through(door, listener, app, self.stop.clone().cancelled_owned()));
         address
     }

@@ -32,8 +32,8 @@ use ffpool_schema::id::{Incarnation, JobId};
 use ffpool_schema::job::{JobSpec, Queue};
 use ffpool_schema::message::{
     Ability, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest, DeliveredJob, Event, Grant, Heartbeat,
-    JobCommand, Outcome, Phase, Progress, RunningAttempt, Sender, TakeRequest, Usage, WorkerAnswer, WorkerCommand, WorkerState,
-    fingerprint, revision,
+    JobCommand, Outcome, Phase, Progress, RunningAttempt, Sender, TakeRequest, Usage, WorkerAnswer, WorkerCommand,
+    WorkerState, fingerprint, revision,
 };
 use ffpool_schema::subjects;
 use ffpool_schema::topology::{EVENTS_EXCHANGE, WorkQueue};

@@ -23,7 +23,10 @@ const EXCEPTIONS: &[Exception] = &[
     Exception { metric: "node_rapl_package_joules_total", why: OF_THE_MACHINE },
     Exception { metric: "node_filesystem_avail_bytes", why: OF_THE_MACHINE },
     Exception { metric: "node_filesystem_size_bytes", why: OF_THE_MACHINE },
-    Exception { metric: "DCGM_FI_DEV_POWER_USAGE", why: "the vendor's exporter shows it, where there is a graphics card" },
+    Exception {
+        metric: "DCGM_FI_DEV_POWER_USAGE",
+        why: "the vendor's exporter shows it, where there is a graphics card",
+    },
 ];
 
 /// Series of a metric that is there, which appear only with what must not happen.

@@ -107,7 +107,9 @@ impl Prometheus {
     /// The value of a query now.
     pub(super) async fn now(&self, query: &str) -> anyhow::Result<Reading> {
         let data = self.ask("query", &[("query", query.to_owned())]).await?;
-        Ok(Reading { values: data["result"].as_array().into_iter().flatten().filter_map(|one| number(&one["value"])).collect() })
+        Ok(Reading {
+            values: data["result"].as_array().into_iter().flatten().filter_map(|one| number(&one["value"])).collect(),
+        })
     }
 
     /// Its values over the last seconds.
@@ -146,7 +148,8 @@ impl Prometheus {
 
     async fn ask(&self, what: &str, asked: &[(&str, String)]) -> anyhow::Result<Value> {
         let url = format!("http://{}/api/v1/{what}", self.address);
-        let answer = self.client.get(&url).query(asked).send().await.with_context(|| format!("ask prometheus {asked:?}"))?;
+        let answer =
+            self.client.get(&url).query(asked).send().await.with_context(|| format!("ask prometheus {asked:?}"))?;
         let mut answer: Value = answer.json().await?;
         ensure!(answer["status"] == "success", "prometheus says of {asked:?}: {answer}");
         Ok(answer["data"].take())

@@ -139,17 +139,15 @@ mod tests {
         let found = of_board(&board).unwrap();
         assert_eq!(found[0].to_string(), "ffpool / cost: rate(a[1m]) / increase(b[7d])");
         assert!(found[0].is_instant);
-        let unknown = json!({"title": "x", "time": {"from": "now-6h"}, "panels": [panel(&json!({"expr": "a{b=\"$c\"}"}))]});
+        let unknown =
+            json!({"title": "x", "time": {"from": "now-6h"}, "panels": [panel(&json!({"expr": "a{b=\"$c\"}"}))]});
         assert!(of_board(&unknown).unwrap_err().to_string().contains("nobody fills in"));
     }
 
     #[test]
     fn selectors_are_the_metrics_of_a_query_with_their_conditions() {
         let query = r#"sum by (by) (rate(ffpool_a_total{route!~".*/({events}|up)"}[5m] offset 1w)) > 2 and on() up{job="x"} == 1 unless ffpool_b"#;
-        assert_eq!(
-            selectors(query),
-            [r#"ffpool_a_total{route!~".*/({events}|up)"}"#, r#"up{job="x"}"#, "ffpool_b"]
-        );
+        assert_eq!(selectors(query), [r#"ffpool_a_total{route!~".*/({events}|up)"}"#, r#"up{job="x"}"#, "ffpool_b"]);
         assert_eq!(without_offset("a[1h] offset 1w").as_deref(), Some("a[1h]"));
         assert_eq!(without_offset("a[1h]"), None);
     }

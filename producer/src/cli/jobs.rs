@@ -192,6 +192,8 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
     if let Some(joules) = job.energy_joules {
         list.push(("energy", format::energy(joules)));
     }
+    list.push(("trace", job.trace_id.clone().unwrap_or_default()));
+    list.push(("", detail.trace_url.clone().unwrap_or_default()));
     let mut text = fields(&list);
     if !detail.attempts.is_empty() {
         text.push('\n');

@@ -298,12 +298,14 @@ pub(crate) mod tests {
                 faults: Vec::new(),
                 cost: None,
                 energy_joules: None,
+                trace_id: None,
             },
             spec: None,
             attempts: Vec::new(),
             events: Vec::new(),
             manifest: None,
             callbacks: Vec::new(),
+            trace_url: None,
         }
     }
 

@@ -184,6 +184,13 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
     browser.value(&format!("window.mark = 1; {link}.click()")).await;
     browser.until_shown("Job 6").await;
     say_until_shown(&api, &browser, job).await;
+    let trace = super::TRACE_URL.replace("{trace_id}", &job.simple().to_string());
+    browser
+        .until(
+            "its trace is one step away",
+            &format!("document.querySelector('a[rel~=external]').href === {}", json!(trace)),
+        )
+        .await;
     keep_picture(&browser, "jobs/running", "light", 1280).await;
     browser.press("Cancel").await;
     browser.until("it is asked whether", "document.querySelector('dialog[open]')").await;

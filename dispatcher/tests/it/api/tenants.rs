@@ -253,6 +253,13 @@ async fn a_tenant_sees_and_changes_what_is_its_own() {
     let ids: BTreeSet<&str> = jobs["items"].as_array().unwrap().iter().map(|job| job["id"].as_str().unwrap()).collect();
     let own = [acme.parent, acme.failed, acme.running].map(|id| id.to_string());
     assert_eq!(ids, own.iter().map(String::as_str).collect());
+    // Its trace has its own id; where the operators look at traces, they alone are told.
+    let seen = shown(&format!("/v1/jobs/{}", acme.failed)).await;
+    let all = api.show(&format!("/v1/jobs/{}", acme.failed)).await;
+    let trace = acme.failed.simple().to_string();
+    assert_eq!((&seen["trace_id"], &seen["trace_url"]), (&json!(trace), &Value::Null), "{seen}");
+    assert_eq!(all["trace_url"], super::TRACE_URL.replace("{trace_id}", &trace));
+    assert_eq!(seen["attempts"][0]["span_id"].as_str().unwrap().len(), 16, "{seen}");
     assert_eq!(shown("/v1/jobs?tenant=other").await["items"], json!([]));
     assert_eq!(shown("/v1/dead-letters/groups").await[0]["count"], 1);
     assert_eq!(shown("/v1/workers").await[0]["running"], json!([acme.running]));

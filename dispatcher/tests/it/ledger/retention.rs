@@ -42,7 +42,8 @@ async fn what_ended_long_ago_is_forgotten_and_nothing_else_and_its_children_lear
     let ledger = dispatcher.ledger();
     let worker = Worker::new(&scene, "w");
     let finished = || Outcome::Finished { manifest: None };
-    let curves = "INSERT INTO progress_curve SELECT job, attempt, 1, '{0}', '{0}', '{NULL}' FROM attempt ON CONFLICT DO NOTHING";
+    let curves =
+        "INSERT INTO progress_curve SELECT job, attempt, 1, '{0}', '{0}', '{NULL}' FROM attempt ON CONFLICT DO NOTHING";
     let failed = || Outcome::Failed { failure: Failure::new(Cause::InputBad, "the input is damaged") };
     let [old, fresh, telling, dead, running] = std::array::from_fn(|_| job());
     end_long_ago(&scene, &worker, &old, finished(), "completed").await;
