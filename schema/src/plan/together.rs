@@ -21,7 +21,7 @@ impl Together {
     /// Length in seconds of the longest output, where it can be known.
     #[must_use]
     pub fn duration_secs(&self) -> Option<f64> {
-        let secs = |expected: &Expected| expected.duration_secs.or(expected.pictures.as_ref()?.secs);
+        let secs = |expected: &Expected| expected.duration_secs.or_else(|| expected.pictures.as_ref()?.secs);
         self.expected.iter().filter_map(secs).reduce(f64::max)
     }
 }

@@ -75,6 +75,7 @@ fn a_generated_picture_is_as_large_and_fast_as_any_output_needs_it() {
     let plan = together::together(&requests).unwrap();
     let arguments = text(&plan.steps[0].step.arguments);
     has(&arguments, "testsrc2=size=1920x1080:rate=60:duration=2");
+    assert_eq!(plan.duration_secs(), Some(2.0), "what percent and time left are counted by");
     assert_eq!(arguments.matches("-map 1:a:0").count(), 2, "{arguments}");
 }
 
