@@ -53,6 +53,8 @@ class Judge:
         except ValueError as error:
             return [f"cannot be taken apart: {error}"]
         faults = [fault for words in commands if (fault := self.use(words))]
+        if not commands:
+            faults.append("is no command: settings are `ini`")
         if block.verdict == "never" and block.what not in REASONS:
             faults.append(f"no such reason: {block.what}; there are: {', '.join(REASONS)}")
         elsewhere = REASONS.get(block.what, set()) if block.verdict == "never" else {"docker"}
