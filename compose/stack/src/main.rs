@@ -16,7 +16,8 @@ usage: ffpool-stack [--root DIR] [--until-stdin-closes]
 
 Starts a private RabbitMQ, NATS and Postgres on free loopback ports, prints
 FFPOOL_AMQP_URL, FFPOOL_NATS_URL and FFPOOL_DATABASE_URL as shell exports when
-all three answer, and stops them at Ctrl-C or SIGTERM.
+all three answer, and stops them at Ctrl-C or SIGTERM. `rabbitmqctl` in the data's
+directory finds this RabbitMQ.
 
   --root DIR             keep the data in DIR, also for the next start
                          (default: a temporary directory)

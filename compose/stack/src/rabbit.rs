@@ -6,9 +6,11 @@
 //! `rabbitmqctl` call costs one to two seconds.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Command,
     sync::{
@@ -149,7 +151,7 @@ impl Rabbit {
     pub fn ctl<I>(&self, arguments: I) -> Result<String, StackError>
     where
         I: IntoIterator,
-        I::Item: AsRef<std::ffi::OsStr>,
+        I::Item: AsRef<OsStr>,
     {
         let mut command = self.with_environment(&self.rabbitmqctl);
         command.arg("--quiet").args(arguments);
@@ -247,7 +249,21 @@ impl Rabbit {
         home.write("rabbit/conf/rabbitmq.conf", &configuration)?;
         let plugins = if self.tls.is_some() { "[rabbitmq_auth_mechanism_ssl].\n" } else { "[].\n" };
         home.write("rabbit/conf/enabled_plugins", plugins)?;
-        Ok(())
+        self.write_ctl()
+    }
+
+    /// Leaves a `rabbitmqctl` in the stack's directory that finds this node, for shells.
+    fn write_ctl(&self) -> Result<(), StackError> {
+        let command = self.with_environment(&self.rabbitmqctl);
+        let quoted = |text: &OsStr| format!("'{}'", text.to_string_lossy().replace('\'', r"'\''"));
+        let mut script = "#!/bin/sh\nexec env".to_owned();
+        for (name, value) in command.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+            script.push_str(&format!(" {}={}", name.display(), quoted(value)));
+        }
+        script.push_str(&format!(" {} \"$@\"\n", quoted(self.rabbitmqctl.as_os_str())));
+        let file = self.server.home().write("rabbitmqctl", &script)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
+            .map_err(StackError::system(format!("set the mode of {}", file.display())))
     }
 
     /// Whether the node has never been started with this data.

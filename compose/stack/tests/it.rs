@@ -146,6 +146,8 @@ fn data_in_a_named_directory_outlives_a_killed_owner() {
     in_async(async {
         connect(&vhost).await;
     });
+    let said = Command::new(root.join("rabbitmqctl")).args(["--quiet", "list_users"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).contains("guest"), "{said:?}");
     drop(stack);
     assert!(root.join("postgres/data/PG_VERSION").exists());
     assert_eq!(processes_in(&root.canonicalize().unwrap()), Vec::<String>::new());
