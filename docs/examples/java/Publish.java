@@ -55,6 +55,7 @@ import java.util.stream.Stream;
 import javax.net.ssl.KeyManager;
 import javax.net.ssl.KeyManagerFactory;
 import javax.net.ssl.SSLContext;
+import javax.net.ssl.SSLException;
 import javax.net.ssl.SSLParameters;
 import javax.net.ssl.SSLSocket;
 import javax.net.ssl.TrustManagerFactory;
@@ -157,6 +158,8 @@ public final class Publish {
             throw new Trouble((reason == null
                     ? "the broker did not answer within " + PUBLISH_MS + " ms"
                     : "the broker takes no messages at present: " + reason) + again);
+        } catch (SSLException distrust) {
+            throw new Trouble("RabbitMQ and this program do not trust each other's certificate: " + distrust.getMessage());
         } catch (IOException | ShutdownSignalException error) {
             throw new Trouble(sentenceOf(error, again));
         }

@@ -113,6 +113,8 @@ def publish(url, job):
         raise Trouble("RabbitMQ does not accept this user and password") from None
     except pika.exceptions.ChannelClosedByBroker as error:
         raise Trouble(f"RabbitMQ refused the job: {error.reply_text}") from None
+    except ssl.SSLError as error:
+        raise Trouble(f"RabbitMQ and this program do not trust each other: {error}") from None
     except (pika.exceptions.AMQPError, OSError) as error:
         raise Trouble(f"the job may not have been published: {error!r}; start again, which is safe") from None
 

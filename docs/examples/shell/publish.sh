@@ -53,7 +53,8 @@ api() {
 # decoded TEXT: with what %xx stands for, as in any URL.
 decoded() { printf '%b' "${1//\%/\\x}"; }
 
-# The URL taken apart for amqp-publish: there, with a URL, everybody on the machine could read the password.
+# The URL taken apart for amqp-publish, which reads no files from it. Without TLS the password goes into a file that only we can
+# read. With TLS amqp-publish (0.11) takes it in the URL alone, where everybody on this machine can see it while it publishes.
 publish() {
     local url=${FFPOOL_AMQP_URL%%\?*} query='' login host options=() pair
     case $FFPOOL_AMQP_URL in *\?*) query=${FFPOOL_AMQP_URL#*\?} ;; esac
@@ -64,18 +65,21 @@ publish() {
         keyfile=*) options+=(--key "$(decoded "${pair#*=}")") ;;
         esac
     done
-    case $url in amqps:*) options+=(--ssl) ;; esac
-    url=${url#*://}
-    login=${url%@*}
-    url=${url##*@}
-    host=${url%%/*}
-    case $host in *:*) options+=(--port "${host##*:}") ;; esac
-    case $url in */*) options+=(--vhost "$(decoded "${url#*/}")") ;; esac
     [ -z "${TRACEPARENT-}" ] || options+=(--header "traceparent: $TRACEPARENT")
-    timeout "$PUBLISH_SECS" amqp-publish --server "${host%:*}" "${options[@]}" \
-        --authfile <(printf 'username:%s\npassword:%s\n' "$(decoded "${login%%:*}")" "$(decoded "${login#*:}")") \
-        --exchange "jobs.$QUEUE" --routing-key "$PRIORITY" --persistent --content-type application/json --body "$job" ||
-        fail 'RabbitMQ did not take the job: the reason stands above'
+    options+=(--exchange "jobs.$QUEUE" --routing-key "$PRIORITY" --persistent --content-type application/json --body "$job")
+    case $url in
+    amqps:*) timeout "$PUBLISH_SECS" amqp-publish --url "$url" "${options[@]}" ;;
+    *)
+        url=${url#*://}
+        login=${url%@*}
+        url=${url##*@}
+        host=${url%%/*}
+        case $host in *:*) options+=(--port "${host##*:}") ;; esac
+        case $url in */*) options+=(--vhost "$(decoded "${url#*/}")") ;; esac
+        timeout "$PUBLISH_SECS" amqp-publish --server "${host%:*}" "${options[@]}" \
+            --authfile <(printf 'username:%s\npassword:%s\n' "$(decoded "${login%%:*}")" "$(decoded "${login#*:}")")
+        ;;
+    esac || fail 'RabbitMQ did not take the job: the reason stands above'
 }
 
 # Whether the ledger has the job, within ON_RECORD_SECS.
