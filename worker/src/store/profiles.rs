@@ -241,7 +241,9 @@ fn profile(name: &str, mut keys: toml::Table) -> Result<Profile, String> {
     }
     let is_plain = |key: &String| options.get(key).is_some_and(|value| value.starts_with("http://"));
     let is_allowed = options.iter().any(|(key, value)| key.ends_with("allow_http") && value == "true");
-    if options.keys().any(|key| key.contains("endpoint") && is_plain(key)) && !is_allowed {
+    // Google's library calls it the base address.
+    let is_endpoint = |key: &String| key.contains("endpoint") || key.ends_with("base_url");
+    if options.keys().any(|key| is_endpoint(key) && is_plain(key)) && !is_allowed {
         return Err("its endpoint has no TLS: use https://, or say `allow_http = true`".to_owned());
     }
     Ok(Profile { name: name.to_owned(), serves, guarantee, options, authorities })
@@ -381,6 +383,7 @@ mod tests {
             ("[p]\nserves = \"s3\"\nca_file = \"/dev/null\"", "`ca_file` /dev/null holds no certificate"),
             ("[p]\nserves = \"s3\"\nca_file = true", "is the path of a PEM file"),
             ("[p]\nserves = \"gs\"\nregion = \"x\"", "is no setting"),
+            ("[p]\nserves = \"gs\"\nbase_url = \"http://h\"", "has no TLS"),
             ("[p]\nserves = \"s3\"\nsecret_access_key = \"hunter2", "is no table of profiles"),
         ] {
             let error = of(text).unwrap_err();

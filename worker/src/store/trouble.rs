@@ -91,7 +91,12 @@ impl Trouble {
                     return Trouble::lasting(auth, format!("{what}: the store refuses the worker's credentials"))
                         .because(error);
                 }
-                Trouble::of_exchange(what, error)
+                let trouble = Trouble::of_exchange(what, error);
+                // The library says so in words only. It has tried again whatever may be tried again.
+                if text.contains("Server returned non-2xx status code") {
+                    return Trouble { message: format!("{what}: the store does not do what it is asked"), ..trouble };
+                }
+                trouble
             }
         }
     }
