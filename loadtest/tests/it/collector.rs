@@ -1,9 +1,10 @@
-//! A collector of traces within a test: it hears OTLP by gRPC and by HTTP, and keeps what it hears.
+//! A collector of traces within a test: it hears OTLP by gRPC and by HTTP, over TLS, and keeps what it hears.
 //!
 //! Invariant: it reads what comes with the protocol's own definitions, not with the exporter's code.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,18 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::post;
+use ffpool_runtime::tls::{Authority, Wanted};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
 use prost::Message as _;
-use tokio::net::TcpListener;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
@@ -53,6 +59,7 @@ pub struct Collector {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     pub heard: Heard,
+    folder: tempfile::TempDir,
 }
 
 impl Collector {
@@ -60,7 +67,14 @@ impl Collector {
     pub async fn start() -> anyhow::Result<Collector> {
         let heard = Heard::default();
         let (grpc, http) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
-        let collector = Collector { grpc: grpc.local_addr()?, http: http.local_addr()?, heard: heard.clone() };
+        let folder = tempfile::tempdir()?;
+        let tls = acceptor(folder.path())?;
+        let collector = Collector {
+            grpc: secured(tls.clone(), grpc.local_addr()?).await?,
+            http: secured(tls, http.local_addr()?).await?,
+            heard: heard.clone(),
+            folder,
+        };
         let service = TraceServiceServer::new(heard.clone());
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(grpc)));
@@ -74,6 +88,11 @@ impl Collector {
         let router = Router::new().route("/v1/traces", post(take));
         tokio::spawn(async move { axum::serve(http, router).await });
         Ok(collector)
+    }
+
+    /// The certificate of the authority that signed its own, which no system trusts.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
     }
 
     /// The spans of a trace, as soon as it has one of every name in `names`.
@@ -90,6 +109,41 @@ impl Collector {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// Of a server for 127.0.0.1 that speaks HTTP/2 and HTTP/1.1.
+fn acceptor(folder: &Path) -> anyhow::Result<TlsAcceptor> {
+    ffpool_runtime::install_crypto();
+    let (authority, _) = Authority::open_or_create(folder, "the collector's")?;
+    let issued = authority.issue(&Wanted {
+        common_name: "collector".to_owned(),
+        names: vec!["127.0.0.1".to_owned()],
+        is_server: true,
+        is_client: false,
+        life: Duration::from_secs(3600),
+    })?;
+    let chain = CertificateDer::pem_slice_iter(issued.certificate.as_bytes()).collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
+    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Takes TLS off what comes, and hands it on, as a proxy before a collector does.
+async fn secured(tls: TlsAcceptor, to: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                // Who does not trust it goes away, and is heard of nowhere.
+                let (mut client, mut server) = (tls.accept(stream).await?, TcpStream::connect(to).await?);
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    Ok(address)
 }
 
 impl Heard {

@@ -67,13 +67,20 @@ const FAILED: &[&str] = &[
 fn every_job_has_one_trace_from_its_publisher_to_its_end() {
     run(async {
         let collector = Collector::start().await?;
-        let (grpc, http) = (format!("http://{}", collector.grpc), format!("http://{}", collector.http));
+        let (grpc, http) = (format!("https://{}", collector.grpc), format!("https://{}", collector.http));
+        let authority = collector.authority().display().to_string();
         let headers = format!("{}={}", HEADER.0, HEADER.1);
-        let to_http = [("FFPOOL_SLOTS", "1"), ("FFPOOL_OTLP_ENDPOINT", &http), ("FFPOOL_OTLP_HEADERS", &headers)];
+        let to_http = [
+            ("FFPOOL_SLOTS", "1"),
+            ("FFPOOL_OTLP_ENDPOINT", &http),
+            ("FFPOOL_OTLP_CA_FILE", &authority),
+            ("FFPOOL_OTLP_HEADERS", &headers),
+        ];
         let mut settings = PoolSettings::one_worker(&[&to_http[..], &[("FFPOOL_TRACE_RATIO", "0")]].concat());
         let to_grpc = [
             ("FFPOOL_OTLP_ENDPOINT", grpc.as_str()),
             ("FFPOOL_OTLP_PROTOCOL", "grpc"),
+            ("FFPOOL_OTLP_CA_FILE", &authority),
             ("FFPOOL_OTLP_HEADERS", &headers),
             ("FFPOOL_TRACE_RATIO", "0"),
         ];
