@@ -215,7 +215,12 @@ async fn what_a_store_refuses_has_its_cause_and_shows_no_secret() {
             assert_eq!(said.cause, cause, "{}: {input:?} to {output:?}: {said:?}", place.scheme);
             let shown = format!("{said:?}");
             assert!(secrets.lines().all(|secret| !shown.contains(secret)), "{shown}");
-            println!("{}: {input:?} to {output:?}: {} ({})", place.scheme, said.message, said.evidence.clone().unwrap_or_default());
+            println!(
+                "{}: {input:?} to {output:?}: {} ({})",
+                place.scheme,
+                said.message,
+                said.evidence.clone().unwrap_or_default()
+            );
         }
         assert!(place.object(MEDIA, "x.mp4").look().await.unwrap().is_none());
     }
