@@ -27,7 +27,7 @@ use crate::fleet::Fleet;
 use crate::gauges::Gauges;
 use crate::heartbeats::{self, Hearing, Renewer};
 use crate::intake::{Intake, Source};
-use crate::ledger::{Leadership, Ledger};
+use crate::ledger::{Leadership, Ledger, Unavailable};
 use crate::metrics_endpoint;
 use crate::outbox::Postman;
 use crate::placement::Placement;
@@ -41,6 +41,8 @@ use crate::vitals::{self, Vitals};
 const STOP: Duration = Duration::from_secs(10);
 /// Between attempts to reach a server at the start, after which the log says again what is waited for.
 const WAIT: Duration = Duration::from_secs(5);
+/// For the ledger to say who publishes for whom.
+const LEARN: Duration = Duration::from_secs(60);
 
 /// A running dispatcher.
 pub struct Dispatcher {
@@ -93,7 +95,7 @@ impl Dispatcher {
 
         workers.spawn(AbortOnDrop(standing).joined());
         // Before the first message is read.
-        ledger.read_publishers().await.context("read who publishes for which tenant")?;
+        learn_publishers(&ledger).await.context("read who publishes for which tenant")?;
         workers.spawn(ledger.clone().watch_queues(work.clone()));
         workers.spawn(control::pass_on(signals.clone(), ledger.tells(), work.clone()));
         let postman =
@@ -222,6 +224,21 @@ async fn install_keys(ledger: &Ledger, bootstrap: Option<&str>) -> anyhow::Resul
         eprintln!("The first key of the API, an administrator's. Keep it, it is not shown again:\n{}", minted.text());
     }
     Ok(())
+}
+
+/// Learns who publishes for which tenant. Tries again for a while: on a machine where everything starts at once a connection may
+/// take longer than one is waited for.
+async fn learn_publishers(ledger: &Ledger) -> Result<(), Unavailable> {
+    let until = tokio::time::Instant::now() + LEARN;
+    loop {
+        match ledger.read_publishers().await {
+            Err(error) if tokio::time::Instant::now() < until => {
+                warn!(%error, "waiting for the ledger");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            learnt => return learnt,
+        }
+    }
 }
 
 /// Waits for RabbitMQ and declares what must exist there. An object of other properties is a matter for a person.
