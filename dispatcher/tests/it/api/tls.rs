@@ -257,7 +257,8 @@ async fn a_certificate_is_judged_at_each_request_of_a_connection_that_stands() {
     assert_eq!(status(&stays).await, 200);
 
     // What it may do is looked up at each request: another role ends what it follows.
-    let watcher = stays.get(url("/v1/events")).send().await.unwrap();
+    // Over a connection of its own, so that the one below is the only one that stands.
+    let watcher = kept(&pem_of(&authority, "eyes", YEAR)).get(url("/v1/events")).send().await.unwrap();
     assert_eq!(watcher.status(), 200);
     std::fs::write(&roles_file, "cn=ops:operator\ncn=eyes:submitter\n").unwrap();
     roles.look();
