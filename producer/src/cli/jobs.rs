@@ -170,7 +170,8 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
     if let Some(progress) = job.progress.as_ref().filter(|_| job.state == State::Running) {
         list.push(("progress", format!("{}  {}", format::percent(progress).trim(), format::progress(progress))));
     }
-    if let Some(failure) = &job.failure {
+    // What an earlier attempt of a completed job died of needs no cure; it stands with the attempt.
+    if let Some(failure) = job.failure.as_ref().filter(|_| job.state != State::Completed) {
         list.push(("cause", format!("{} ({})", failure.cause, failure.cause.code())));
         list.push(("message", failure.message.clone()));
         list.push(("evidence", failure.evidence.clone().unwrap_or_default()));
@@ -407,6 +408,8 @@ pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) 
 
 #[cfg(test)]
 mod tests {
+    use ffpool_schema::failure::{Cause, Failure};
+
     use super::*;
     use crate::cli::watch::tests::job;
 
@@ -419,6 +422,17 @@ mod tests {
         assert!(lines[1].contains("running") && lines[1].ends_with("1m 00s ago"), "{text}");
         assert!(lines[2].contains("--cursor abc"), "{text}");
         assert_eq!(listed(&Page { items: Vec::new(), next: None }, Timestamp::now()), "No job fits.");
+    }
+
+    #[test]
+    fn a_job_that_completed_in_the_end_has_no_cure() {
+        let failed = |state| {
+            let mut detail = job(state);
+            detail.job.failure = Some(Failure::new(Cause::InputMissing, "no such file"));
+            shown(&detail, Timestamp::from_second(1060).unwrap())
+        };
+        assert!(failed(State::Failed).contains("\ncure "), "{}", failed(State::Failed));
+        assert!(!failed(State::Completed).contains("\ncure "), "{}", failed(State::Completed));
     }
 
     #[test]
