@@ -38,7 +38,7 @@ class Reader:
         self.shell = subprocess.Popen(
             ["bash", "--norc"], cwd=directory, env=environment, stdin=subprocess.PIPE, text=True, pass_fds=[self.told],
             start_new_session=True,
-        )  # fmt: skip
+        )
         os.close(self.told)
         # Ends the sourced file in which a command fails; at the prompt it does nothing.
         self.shell.stdin.write("trap 'return $? 2>/dev/null' ERR\n")
