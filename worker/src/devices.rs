@@ -225,6 +225,9 @@ impl Devices {
             let device = one.device.to_string();
             gauge!(names::WORKER_DEVICE_SESSIONS, "device" => device.clone()).set(f64::from(one.used));
             for standing in &one.encoders {
+                // From 0 on, so that a rate sees the first failure.
+                counter!(names::WORKER_DEVICE_FAILURES, "device" => device.clone(), "encoder" => standing.encoder.as_str())
+                    .increment(0);
                 let is_sick = f64::from(u8::from(standing.breaker.is_resting()));
                 gauge!(names::WORKER_DEVICE_SICK, "device" => device.clone(), "encoder" => standing.encoder.as_str())
                     .set(is_sick);

@@ -26,7 +26,7 @@ use crate::pool::Pool;
 use crate::processes;
 
 /// For anything that is waited for, on a busy machine.
-const BOUND: Duration = Duration::from_secs(90);
+const BOUND: Duration = Duration::from_secs(240);
 /// Between two looks: the steady load is what is to be seen, and not who waits.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Requests of one address before it has used up what it may (200 at once, 100 a second) even if each takes some milliseconds.
@@ -79,12 +79,12 @@ pub(super) async fn all(pool: &mut Pool, prometheus: &Prometheus, receiver: &Rec
     is_lost(pool, prometheus).await.context("a worker that is lost")
 }
 
-/// An encode of several seconds on half a core.
+/// An encode of a second or so on half a core.
 fn encode(pool: &Pool, name: &str) -> JobSpec {
-    let mut spec = JobSpec::new("360p30-h264");
+    let mut spec = JobSpec::new("240p15-h264");
     spec.output = Some(pool.media.join(name).display().to_string());
     spec.parameters.duration = Some(30.0);
-    spec.parameters.preset = Some("fast".into());
+    spec.parameters.preset = Some("ultrafast".into());
     spec.resource_limits.max_cpu_percent = Some(50);
     spec
 }
@@ -115,19 +115,23 @@ async fn until_state(pool: &Pool, job: JobId, wanted: State) -> anyhow::Result<(
     Ok(())
 }
 
-/// A job blocked by another one, one for later, and one whose deadline passes before that.
+/// A job blocked by another one, one for later, and one whose deadline passes while its queue is paused.
 async fn waits(pool: &Pool) -> anyhow::Result<()> {
     let parent = pool.client.submit(&encode(pool, "parent.mp4")).await?.id;
     let mut child = encode(pool, "child.mp4");
     child.depends_on = vec![parent];
+    let mut later = encode(pool, "later.mp4");
+    later.not_before = Some(Timestamp::now() + SignedDuration::from_secs(10));
     let mut late = encode(pool, "late.mp4");
-    late.not_before = Some(Timestamp::now() + SignedDuration::from_secs(3600));
-    late.deadline = Some(Timestamp::now() + SignedDuration::from_secs(10));
+    late.queue = Queue::Batch;
+    late.deadline = Some(Timestamp::now() + SignedDuration::from_secs(5));
     let child = pool.client.submit(&child).await?;
+    let later = pool.client.submit(&later).await?;
     let late = pool.client.submit(&late).await?;
-    ensure!((child.state, late.state) == (State::Blocked, State::Delayed), "{child:?} {late:?}");
-    until_state(pool, child.id, State::Completed).await?;
-    until_state(pool, late.id, State::Failed).await
+    ensure!((child.state, later.state) == (State::Blocked, State::Delayed), "{child:?} {later:?}");
+    until_state(pool, late.id, State::Failed).await?;
+    until_state(pool, later.id, State::Completed).await?;
+    until_state(pool, child.id, State::Completed).await
 }
 
 /// A dead letter that is sent round again, and whose ends are told.
@@ -136,11 +140,11 @@ async fn fails(pool: &Pool, receiver: &Receiver) -> anyhow::Result<()> {
     spec.input = Some(pool.media.join("absent.mp4").display().to_string());
     spec.callback_url = Some(receiver.url.clone());
     let job = pool.client.submit(&spec).await?.id;
-    until_state(pool, job, State::Failed).await?;
+    let first = until(pool, job, |view| view.state == State::Failed).await?.job.attempt;
     let request = RedriveRequest { ids: vec![job], fingerprint: None, reason: Some("once more".into()) };
     let report = pool.client.redrive(&request).await?;
     ensure!(report.redriven == [job], "{report:?}");
-    until(pool, job, |view| view.attempt == 2 && view.state == State::Failed).await.map(drop)
+    until(pool, job, |view| view.attempt > first && view.state == State::Failed).await.map(drop)
 }
 
 /// More requests than one address may send.
@@ -160,7 +164,10 @@ async fn is_turned_away(pool: &Pool) -> anyhow::Result<()> {
 
 /// An attempt fails by a tool that dies, and the next one completes the job.
 async fn is_killed(pool: &Pool) -> anyhow::Result<()> {
-    let job = pool.client.submit(&encode(pool, "killed.mp4")).await?.id;
+    let mut spec = encode(pool, "killed.mp4");
+    // Long enough to be met while it runs.
+    spec.parameters.duration = Some(900.0);
+    let job = pool.client.submit(&spec).await?.id;
     let worker = until_encoding(pool, job).await?;
     let attempt = format!("{job}.1");
     let tools = processes::tools_inside(&pool.scratch(worker));

@@ -145,7 +145,7 @@ const WORKERS: Board = Board {
             "Encoders that rest, failures of devices",
             "short",
             &[
-                ("ffpool_worker_device_resting == 1", "{{instance}} {{device}} {{encoder}} rests"),
+                ("ffpool_worker_device_resting", "{{instance}} {{device}} {{encoder}} rests"),
                 (
                     "sum by (device, encoder) (increase(ffpool_worker_device_failures_total[$__rate_interval]))",
                     "{{device}} {{encoder}} failed",
