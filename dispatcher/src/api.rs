@@ -61,7 +61,6 @@ use crate::api::live::Hub;
 use crate::api::problem::{ApiError, Kind};
 use crate::api::refusals::Refusals;
 use crate::api::throttle::{Probes, Throttle};
-use crate::api::throughput::Kept;
 use crate::ledger::Ledger;
 use crate::scaling::Scaling;
 use crate::vitals::Vitals;
@@ -90,7 +89,9 @@ pub struct App {
     followers: Arc<Followers>,
     /// What those who follow are told.
     hub: Arc<Hub>,
-    throughput: Arc<Kept>,
+    throughput: Arc<throughput::Kept>,
+    costs: Arc<cost::Kept>,
+    queues: Arc<queues::Kept>,
     /// Where a trace can be looked at.
     trace_url: Option<Arc<TraceUrl>>,
     /// Cancelled when the API stops: event streams, which never end by themselves, end then.
@@ -114,7 +115,9 @@ impl App {
             refusals: Arc::default(),
             followers,
             hub: Arc::default(),
-            throughput: Arc::default(),
+            throughput: throughput::kept(),
+            costs: cost::kept(),
+            queues: queues::kept(),
             trace_url: None,
             closing: CancellationToken::new(),
         }

@@ -221,7 +221,7 @@ fn show_jobs(open: &[OpenJobs], pools: &[Pool]) {
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 fn show_workers(counts: &[(String, i64)]) {
-    for state in [WorkerState::Ready, WorkerState::Draining, WorkerState::Stopped, WorkerState::Lost] {
+    for state in WorkerState::ALL {
         let count = counts.iter().find(|(s, _)| s == state.as_str()).map_or(0, |(_, count)| *count);
         gauge!(names::WORKERS, "state" => state.as_str()).set(count as f64);
     }

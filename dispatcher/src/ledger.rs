@@ -33,7 +33,7 @@ mod rebuild;
 mod record;
 mod removal;
 mod retention;
-mod scale;
+pub(crate) mod scale;
 mod schedules;
 pub mod sessions;
 mod strays;
@@ -43,6 +43,7 @@ mod tables;
 mod tales;
 pub mod tenants;
 mod turns;
+pub mod workers;
 mod writer;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

@@ -18,6 +18,7 @@ mod gauges;
 pub mod health_command;
 mod heartbeats;
 mod intake;
+mod kept;
 pub mod ledger;
 pub mod limits;
 mod metrics_endpoint;

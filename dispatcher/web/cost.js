@@ -3,7 +3,7 @@
 import {ask} from './api.js';
 import {share} from './charts.js';
 import {h, put} from './dom.js';
-import {amount, count} from './format.js';
+import {amount, count, hoursAgo} from './format.js';
 import {choice, field, figure, head, load, table} from './parts.js';
 
 const SHOWN = 500;
@@ -24,7 +24,7 @@ export async function cost({place, url, signal, go}) {
   h('div', {class: 'row end'}, h('button', {type: 'submit'}, 'Sum up')));
   put(place, head('Cost and energy'), form, list);
   await load(list, async () => {
-    const since = new Date(Date.now() - Number(back.value) * 86400 * 1000).toISOString();
+    const since = hoursAgo(24 * Number(back.value));
     const report = await ask(`/v1/cost?${new URLSearchParams({by, since})}`, {signal});
     const all = key => report.rows.reduce((sum, row) => sum + (row[key] ?? 0), 0);
     const most = Math.max(1e-9, ...report.rows.map(row => row.core_hours));

@@ -83,3 +83,8 @@ export function words(name) {
 export function quoted(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
+
+// The full hour so many hours ago: one who asks again within the hour asks the same, and the dispatcher need not sum it up anew.
+export function hoursAgo(hours) {
+  return new Date((Math.floor(Date.now() / 3600000) - hours) * 3600000).toISOString();
+}

@@ -3,7 +3,7 @@
 import {ask, post, path} from './api.js';
 import {columns, share} from './charts.js';
 import {h, put} from './dom.js';
-import {age, amount, clock, count, number, plural, words} from './format.js';
+import {age, amount, clock, count, hoursAgo, number, plural, words} from './format.js';
 import {action, badge, confirm, figure, head, link, load, section, table} from './parts.js';
 
 const QUEUES = ['live', 'default', 'batch'];
@@ -83,7 +83,7 @@ export async function overview({place, signal, follow, every, may, session}) {
     ], rows, {empty: 'No job waits for somebody to decide.'});
   });
   const readCosts = idle => load(costs, async () => {
-    const since = new Date(Date.now() - 24 * 3600 * 1000).toISOString();
+    const since = hoursAgo(24);
     const report = await ask(`/v1/cost?by=queue&since=${since}`, {signal, idle});
     const all = key => report.rows.reduce((sum, row) => sum + (row[key] ?? 0), 0);
     const priced = report.rows.some(row => row.cost !== null && row.cost !== undefined);

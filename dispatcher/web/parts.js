@@ -168,16 +168,16 @@ export function choice(options, value) {
   return select;
 }
 
-// Follows pages by cursors: one link back to the newest, one to what is older.
-export function pager(url, next) {
+// Follows pages by cursors: one link back to the first page, one to the next.
+export function pager(url, next, {first: back = 'Newest', order = 'Newest first', next: on = 'Older'} = {}) {
   const first = new URL(url);
   first.searchParams.delete('cursor');
   const older = new URL(url);
   if (next) older.searchParams.set('cursor', next);
   const shown = to => `${to.pathname}${to.search}`;
   return h('nav', {class: 'pager', 'aria-label': 'Pages'},
-    url.searchParams.has('cursor') ? link(shown(first), 'Newest', {class: 'button'}) : h('span', {class: 'muted'}, 'Newest first'),
-    next ? link(shown(older), 'Older', {class: 'button', rel: 'next'}) : h('span', {class: 'muted'}, 'No more'));
+    url.searchParams.has('cursor') ? link(shown(first), back, {class: 'button'}) : h('span', {class: 'muted'}, order),
+    next ? link(shown(older), on, {class: 'button', rel: 'next'}) : h('span', {class: 'muted'}, 'No more'));
 }
 
 // Loads what a place shows, and shows what went wrong where it does not come.

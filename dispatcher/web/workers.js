@@ -4,7 +4,7 @@ import {ask, path, post} from './api.js';
 import {share} from './charts.js';
 import {h, put} from './dom.js';
 import {bytes, count, number, plural} from './format.js';
-import {action, ago, badge, choice, confirm, facts, field, head, jobLink, link, load, section, table} from './parts.js';
+import {action, ago, badge, choice, confirm, facts, field, head, jobLink, link, load, pager, section, table} from './parts.js';
 
 const SHOWN = 100;
 const MIB = 1024 * 1024;
@@ -27,16 +27,15 @@ export async function workers({place, url, signal, follow, every, go}) {
   state.addEventListener('change', apply);
   put(place, head('Workers'), form, words, list);
 
-  const matches = worker => {
-    const wanted = url.searchParams.get('state') ?? 'here';
-    const text = (url.searchParams.get('name') ?? '').toLowerCase();
-    const fits = wanted === '' || (wanted === 'here' ? ['ready', 'draining'].includes(worker.state) : worker.state === wanted);
-    return fits && [worker.id, worker.host, ...worker.pools].some(one => one.toLowerCase().includes(text));
-  };
+  const query = new URLSearchParams({limit: SHOWN});
+  const wanted = url.searchParams.get('state') ?? 'here';
+  for (const one of wanted === 'here' ? ['ready', 'draining'] : wanted ? [wanted] : []) query.append('status', one);
+  for (const key of ['name', 'cursor']) if (url.searchParams.get(key)) query.set(key, url.searchParams.get(key));
   const read = idle => load(list, async () => {
-    const found = (await ask('/v1/workers', {signal, idle})).filter(matches);
-    put(words, found.length > SHOWN ? `${plural(found.length, 'worker', 'workers')}; the first ${SHOWN} are shown. Write a name to narrow them.` : plural(found.length, 'worker', 'workers'));
-    return table('Workers', [
+    const page = await ask(`/v1/workers?${query}`, {signal, idle});
+    const found = page.items;
+    put(words, page.next || url.searchParams.has('cursor') ? `${plural(found.length, 'worker', 'workers')} on this page, by name` : plural(found.length, 'worker', 'workers'));
+    const rows = table('Workers', [
       {title: 'Worker', cell: worker => link(`/workers/${encodeURIComponent(worker.id)}`, worker.id)},
       {title: 'State', cell: worker => badge(worker.state)},
       {title: 'Slots', className: 'num', cell: worker => share(worker.capacity.used, worker.capacity.slots, `${worker.capacity.used} of ${worker.capacity.slots}`)},
@@ -46,7 +45,8 @@ export async function workers({place, url, signal, follow, every, go}) {
       {title: 'Pools', className: 'wide', cell: worker => worker.pools.join(', ')},
       {title: 'Sandbox', className: 'wide', cell: worker => sandboxOf(worker.ability)},
       {title: 'Last heard', className: 'num wide', cell: worker => ago(worker.last_seen)},
-    ], found.slice(0, SHOWN), {empty: 'No worker is like this. A worker appears within a second of its start.'});
+    ], found, {empty: 'No worker is like this. A worker appears within a second of its start.'});
+    return [rows, pager(url, page.next, {first: 'First', order: 'By name', next: 'Next'})];
   });
   let last = '';
   follow({fleet: event => {
@@ -61,9 +61,12 @@ export async function workers({place, url, signal, follow, every, go}) {
 export async function worker({place, name, signal, may, session, follow, title}) {
   title(name);
   const find = async idle => {
-    const found = (await ask('/v1/workers', {signal, idle})).find(worker => worker.id === name);
-    if (!found) throw Object.assign(new Error('No worker of this name was heard lately. The list of workers has all that are known.'), {title: 'No such worker'});
-    return found;
+    try {
+      return await ask(path`/v1/workers/${name}`, {signal, idle});
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      throw Object.assign(new Error('No worker has this name. The list of workers has all that are known.'), {title: 'No such worker'});
+    }
   };
   const heading = h('div');
   const room = h('div');

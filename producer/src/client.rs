@@ -13,12 +13,12 @@ use ffpool_schema::api::{
     Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView, NewKeyView,
     Page, PauseRequest, Problem, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest,
     RotateRequest, ScenarioView, ScheduleRequest, ScheduleView, Submitted, TemplateView, TenantChange, TenantRequest,
-    TenantView, WorkerView,
+    TenantView, WorkerView, WorkersAnswer,
 };
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
-use ffpool_schema::message::LogLine;
+use ffpool_schema::message::{LogLine, WorkerState};
 use ffpool_schema::topology::TRACEPARENT_HEADER;
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue};
@@ -34,6 +34,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(60);
 /// For one answer, event streams excepted.
 const ANSWER: Duration = Duration::from_secs(30);
+/// Workers of one page: as many as there may be.
+const WORKERS_PAGE: u32 = 500;
 /// So much of an answer that is not ours is shown.
 const EXCERPT_CHARS: usize = 200;
 
@@ -244,6 +246,19 @@ pub struct JobFilter {
     pub cursor: Option<String>,
 }
 
+/// Which workers to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerFilter {
+    /// In one of these states; empty for all.
+    pub status: Vec<WorkerState>,
+    /// With this in their name, host or one of their pools.
+    pub name: Option<String>,
+    /// Rows at most.
+    pub limit: Option<u32>,
+    /// From a page's `next`.
+    pub cursor: Option<String>,
+}
+
 /// For what the advice on the number of workers is asked. Absent: what the dispatcher takes by itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ScaleWishes {
@@ -431,9 +446,42 @@ impl Client {
         self.post_empty(&format!("/v1/jobs/{}/resume", job.into())).await
     }
 
-    /// `GET /v1/workers`.
+    /// `GET /v1/workers`, page by page: every worker, by name.
     pub async fn workers(&self) -> Result<Vec<WorkerView>, ApiError> {
-        self.get("/v1/workers").await
+        let mut filter = WorkerFilter { limit: Some(WORKERS_PAGE), ..WorkerFilter::default() };
+        let mut workers = Vec::new();
+        loop {
+            let page = self.workers_page(&filter).await?;
+            workers.extend(page.items);
+            match page.next {
+                Some(next) => filter.cursor = Some(next),
+                None => return Ok(workers),
+            }
+        }
+    }
+
+    /// `GET /v1/workers`: one page of the workers that fit, by name. A dispatcher of before that knows no pages answers with all
+    /// workers at once, whichever fit.
+    pub async fn workers_page(&self, filter: &WorkerFilter) -> Result<Page<WorkerView>, ApiError> {
+        let path = "/v1/workers";
+        let mut query: Vec<(&str, String)> =
+            filter.status.iter().map(|state| ("status", state.as_str().to_owned())).collect();
+        query.extend(filter.name.clone().map(|name| ("name", name)));
+        query.push(("limit", filter.limit.unwrap_or(WORKERS_PAGE).to_string()));
+        query.extend(filter.cursor.clone().map(|cursor| ("cursor", cursor)));
+        let answer = match self.get_query(path, &query).await {
+            Err(error) if error.status() == Some(400) => self.get(path).await,
+            answer => answer,
+        };
+        Ok(match answer? {
+            WorkersAnswer::Page(page) => page,
+            WorkersAnswer::All(items) => Page { items, next: None },
+        })
+    }
+
+    /// `GET /v1/workers/{id}`.
+    pub async fn worker(&self, worker: &WorkerId) -> Result<WorkerView, ApiError> {
+        self.get(&format!("/v1/workers/{worker}")).await
     }
 
     /// `POST /v1/workers/{id}/drain`: the worker takes no more and stops when it has finished.

@@ -31,5 +31,5 @@ mod events;
 pub mod sse;
 
 pub use amqp::{AmqpProducer, ProduceError, fresh_traceparent};
-pub use client::{ApiError, Client, ClientConfig, JobFilter, JobName, JobNameError, ScaleWishes};
+pub use client::{ApiError, Client, ClientConfig, JobFilter, JobName, JobNameError, ScaleWishes, WorkerFilter};
 pub use events::{Heard, JobEvents};

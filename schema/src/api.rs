@@ -253,7 +253,7 @@ pub struct EventView {
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Page<T> {
-    /// The rows, newest first.
+    /// The rows, newest first; workers by name.
     pub items: Vec<T>,
     /// Give it as `cursor` to get the next page; absent on the last.
     pub next: Option<String>,
@@ -282,6 +282,16 @@ pub struct WorkerView {
     pub first_seen: Timestamp,
     /// Its last heartbeat, by the ledger's clock.
     pub last_seen: Timestamp,
+}
+
+/// Answer to `GET /v1/workers`: a page where one is asked for, else all of them at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum WorkersAnswer {
+    /// Where `limit` or `cursor` was given.
+    Page(Page<WorkerView>),
+    /// By name; of very many those that were seen last. For clients that know no pages.
+    All(Vec<WorkerView>),
 }
 
 /// One work queue.

@@ -649,6 +649,12 @@ impl JobSpec {
         }
     }
 
+    /// Slots that it takes of a worker that has as many.
+    #[must_use]
+    pub fn units(&self) -> u32 {
+        if self.engine == Engine::Noop { 1 } else { self.resource_limits.units() }
+    }
+
     /// One of its `outputs` as a job of its own: the same source, and the same part of it unless it names another. One
     /// picture is of the beginning of that part.
     #[must_use]

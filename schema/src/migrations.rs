@@ -22,5 +22,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("V15__turns", include_str!("../migrations/V15__turns.sql")),
     ("V16__web_sessions", include_str!("../migrations/V16__web_sessions.sql")),
     ("V17__retention", include_str!("../migrations/V17__retention.sql")),
+    ("V18__many", include_str!("../migrations/V18__many.sql")),
     ("V19__progress_curves", include_str!("../migrations/V19__progress_curves.sql")),
 ];

@@ -1,19 +1,46 @@
 //! What jobs used and cost.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::Uri;
 use axum::{Extension, Json};
-use ffpool_schema::api::CostReport;
+use ffpool_schema::api::{CostReport, CostRow};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError};
 use crate::api::query::{self, Query};
+use crate::kept::{KeptByQuestion, Rules};
 use crate::ledger::CostBy;
 use crate::ledger::keys::Caller;
 
-/// How far back a report goes that does not say.
+/// A report of many attempts is given for so long at least while the next is made.
+const STALE: Duration = Duration::from_secs(300);
+/// Attempts that are many.
+const MANY: i64 = 10_000;
+/// How far back a report goes that does not say, from the last full hour: so that one who asks again asks the same.
 const BACK: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// Whose, by what, and since when.
+type Asked = (Option<String>, String, Timestamp);
+
+/// The reports.
+pub(crate) type Kept = KeptByQuestion<Asked, Vec<CostRow>>;
+
+/// How long they are kept: not at all, but for those of many attempts.
+pub(crate) fn kept() -> Arc<Kept> {
+    KeptByQuestion::new(|| Rules {
+        fresh: Duration::ZERO,
+        is_large: |rows| rows.iter().map(|row| row.attempts).sum::<i64>() > MANY,
+        stale: STALE,
+    })
+}
+
+fn full_hour(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second() - now.as_second().rem_euclid(3600)).unwrap_or(now)
+}
 
 /// `GET /v1/cost`
 pub(crate) async fn report(
@@ -26,7 +53,9 @@ pub(crate) async fn report(
     let by = CostBy::of(text).ok_or_else(|| {
         ApiError::bad_parameter("by", "tenant, queue, scenario, worker or label:<name> is expected, such as label:show")
     })?;
-    let since = query.since()?.unwrap_or_else(|| Timestamp::now() - BACK);
-    let rows = app.ledger.costs(caller.realm(), &by, since).await?;
-    Ok(Json(CostReport { by: text.to_owned(), since, prices: app.ledger.prices().clone(), rows }))
+    let since = query.since()?.unwrap_or_else(|| full_hour(Timestamp::now()) - BACK);
+    let asked = (caller.tenant().map(str::to_owned), text.to_owned(), since);
+    let (ledger, realm) = (app.ledger.clone(), caller.realm().clone());
+    let rows = app.costs.of(asked).get(|| async move { ledger.costs(&realm, &by, since).await }).await?;
+    Ok(Json(CostReport { by: text.to_owned(), since, prices: app.ledger.prices().clone(), rows: (*rows).clone() }))
 }

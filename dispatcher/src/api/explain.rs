@@ -2,19 +2,20 @@
 //!
 //! Invariant: nothing is guessed; each sentence says what a row of the ledger says.
 
-use ffpool_schema::api::{AttemptView, ChunksView, EventView, JobDetail, JobView, WorkerView};
+use ffpool_schema::api::{AttemptView, ChunksView, EventView, JobDetail, JobView};
 use ffpool_schema::failure::{Blame, Failure, RetryPolicy};
 use ffpool_schema::lifecycle::State;
-use ffpool_schema::message::{Phase, Progress, WorkerState};
+use ffpool_schema::message::{Phase, Progress};
 use jiff::Timestamp;
 
 use crate::ledger::read::{Circumstances, Parent, TenantTurn};
+use crate::ledger::workers::Room;
 
 /// What stands around a job and is not in its own record.
 #[derive(Debug, Default)]
 pub(crate) struct Surroundings {
-    /// Every worker.
-    pub(crate) workers: Vec<WorkerView>,
+    /// What the ready workers of its pool have to offer.
+    pub(crate) room: Room,
     /// Since when its queue is paused, and by whom and why in words.
     pub(crate) queue_pause: Option<(Timestamp, String)>,
     /// What its next attempt depends on.
@@ -57,7 +58,7 @@ fn present(detail: &JobDetail, around: &Surroundings, now: Timestamp) -> Vec<Str
             }];
             let pauses = pauses(job, around, now);
             if job.state == State::Queued && pauses.is_empty() {
-                told.push(room(job, &around.workers));
+                told.push(room(job, around.room));
                 told.extend(turn(job, around));
             }
             told.extend(pauses);
@@ -217,17 +218,11 @@ fn queued(job: &JobView, now: Timestamp) -> String {
 }
 
 /// What the pool's workers have to offer: the usual reason for waiting.
-fn room(job: &JobView, workers: &[WorkerView]) -> String {
-    let ready: Vec<&WorkerView> = workers
-        .iter()
-        .filter(|worker| worker.state == WorkerState::Ready && worker.pools.contains(&job.pool))
-        .collect();
-    if ready.is_empty() {
+fn room(job: &JobView, Room { workers, slots, used }: Room) -> String {
+    if workers == 0 {
         return format!("No worker of pool `{}` is ready: start one, or submit the job to another pool.", job.pool);
     }
-    let slots: u32 = ready.iter().map(|worker| worker.capacity.slots).sum();
-    let used: u32 = ready.iter().map(|worker| worker.capacity.used.min(worker.capacity.slots)).sum();
-    let workers = if ready.len() == 1 { "1 worker".to_owned() } else { format!("{} workers", ready.len()) };
+    let workers = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
     if used >= slots {
         format!(
             "All {slots} slots of {workers} are in use: it is taken when one becomes free and nothing more urgent waits."
@@ -483,44 +478,17 @@ mod tests {
         }
     }
 
-    fn worker(slots: u32, used: u32) -> WorkerView {
-        WorkerView {
-            id: "w-1".parse().unwrap(),
-            host: "host".into(),
-            version: "0.1.0".into(),
-            state: WorkerState::Ready,
-            pools: vec!["cpu".into()],
-            capacity: Capacity { slots, used, cpu_percent: 200, memory_mb: 4096, disk_mb: 9000 },
-            ability: Ability {
-                cpu_percent: 200,
-                memory_mb: 4096,
-                disk_mb: 9000,
-                encoders: vec![],
-                noop: false,
-                cgroups: true,
-                stores: Vec::new(),
-                features: Vec::new(),
-                devices: Vec::new(),
-                sandbox: Vec::new(),
-                gstreamer: None,
-            },
-            running: Vec::new(),
-            first_seen: at(0),
-            last_seen: at(0),
-        }
-    }
-
     #[test]
     fn a_waiting_job_names_what_it_lacks() {
         let waiting = job(State::Queued);
-        let with = |workers: &[WorkerView]| {
-            let around = Surroundings { workers: workers.to_vec(), ..Surroundings::default() };
+        let with = |workers, slots, used| {
+            let around = Surroundings { room: Room { workers, slots, used }, ..Surroundings::default() };
             sentences(&waiting, &around, at(90)).join(" ")
         };
-        assert!(with(&[]).contains("No worker of pool `cpu` is ready"), "{}", with(&[]));
-        assert!(with(&[worker(2, 2)]).contains("All 2 slots of 1 worker are in use"));
-        assert!(with(&[worker(2, 1)]).contains("1 of 2 slots of 1 worker are free"));
-        assert!(with(&[]).contains("recorded 1 min 30 s ago"));
+        assert!(with(0, 0, 0).contains("No worker of pool `cpu` is ready"), "{}", with(0, 0, 0));
+        assert!(with(1, 2, 2).contains("All 2 slots of 1 worker are in use"));
+        assert!(with(3, 6, 1).contains("5 of 6 slots of 3 workers are free"));
+        assert!(with(0, 0, 0).contains("recorded 1 min 30 s ago"));
     }
 
     #[test]

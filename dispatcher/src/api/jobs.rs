@@ -15,6 +15,7 @@ use crate::api::query::{self, Query};
 use crate::api::reference::JobPath;
 use crate::api::{App, queues};
 use crate::ledger::keys::Caller;
+use crate::ledger::workers::Room;
 
 /// Lines of a log that is asked for without a number.
 const LOG_LINES: u16 = 1000;
@@ -76,7 +77,7 @@ pub(crate) async fn explain(
     let detail = app.ledger.job(caller.realm(), job.0).await?.ok_or_else(|| job.not_found())?;
     let has_ended = detail.job.state.is_end();
     let surroundings = Surroundings {
-        workers: if has_ended { Vec::new() } else { app.ledger.workers(caller.realm()).await? },
+        room: if has_ended { Room::default() } else { app.ledger.room_of(&detail.job.pool).await? },
         queue_pause: if has_ended { None } else { queue_pause(&app, &detail.job.queue).await? },
         circumstances: app.ledger.circumstances(detail.job.id).await?,
         sees_all: caller.realm().tenant().is_none(),

@@ -215,6 +215,8 @@ impl Follower {
                     }
                     self.told_lines.push_back(line);
                 }
+                // Who has just come waits for no tick.
+                () = self.guest.looked(), if self.queues.is_none() => self.collect(),
                 _ = self.tell.tick() => {
                     self.tells = self.tells.wrapping_add(1);
                     if self.is_shut_out() {

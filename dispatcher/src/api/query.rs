@@ -9,13 +9,16 @@ use axum::http::Uri;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ffpool_schema::api::{JobView, Page};
+use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Priority, Queue};
 use ffpool_schema::lifecycle::State;
+use ffpool_schema::message::WorkerState;
 use serde_json::{Value, json};
 
 use crate::api::problem::{Answer, ApiError};
 use crate::ledger::Realm;
 use crate::ledger::read::JobFilter;
+use crate::ledger::workers::WorkerFilter;
 
 /// Rows of a page that does not say.
 const LIMIT_DEFAULT: u16 = 50;
@@ -35,6 +38,8 @@ pub(crate) struct Parameter {
 pub(crate) enum Shape {
     Text,
     OneOf(fn() -> Vec<&'static str>),
+    /// The same; may be given several times.
+    AnyOf(fn() -> Vec<&'static str>),
     Integer {
         low: u32,
         high: u32,
@@ -49,7 +54,7 @@ impl Shape {
     fn allowed(&self) -> String {
         match self {
             Shape::Text => "text that is not empty is expected".to_owned(),
-            Shape::OneOf(names) => format!("one of {} is expected", names().join(", ")),
+            Shape::OneOf(names) | Shape::AnyOf(names) => format!("one of {} is expected", names().join(", ")),
             Shape::Integer { low, high } => format!("a whole number from {low} to {high} is expected"),
             Shape::Instant => "an instant of RFC 3339 is expected, such as 2026-12-01T00:00:00Z".to_owned(),
             Shape::Label => "name:value is expected, such as show:x".to_owned(),
@@ -62,6 +67,7 @@ impl Shape {
         match self {
             Shape::Text | Shape::Cursor => json!({"type": "string", "minLength": 1}),
             Shape::OneOf(names) => json!({"type": "string", "enum": names()}),
+            Shape::AnyOf(names) => json!({"type": "array", "items": {"type": "string", "enum": names()}}),
             Shape::Integer { low, high } => json!({"type": "integer", "minimum": low, "maximum": high}),
             Shape::Instant => json!({"type": "string", "format": "date-time"}),
             Shape::Label => json!({"type": "array", "items": {"type": "string", "pattern": "^[^:]+:.*$"}}),
@@ -95,6 +101,18 @@ pub(crate) const JOBS: &[Parameter] = &[
 pub(crate) const DEAD_LETTERS: &[Parameter] =
     &[QUEUE, PRIORITY, WORKER, LABEL, TENANT, SINCE, FINGERPRINT, LIMIT, CURSOR];
 
+/// Parameters of the list of workers.
+pub(crate) const WORKERS: &[Parameter] = &[
+    parameter(
+        "status",
+        Shape::AnyOf(|| WorkerState::ALL.map(WorkerState::as_str).to_vec()),
+        "Only workers in this state; given several times, in any of them.",
+    ),
+    parameter("name", Shape::Text, "Only workers whose name, host or one of whose pools has this in it."),
+    parameter("limit", Shape::Integer { low: 1, high: 500 }, "Rows of one page. With it the answer is a page."),
+    CURSOR,
+];
+
 /// Parameters of the audit.
 pub(crate) const AUDIT: &[Parameter] = &[LIMIT, CURSOR];
 
@@ -111,8 +129,8 @@ pub(crate) const COST: &[Parameter] = &[
 /// Parameters of the advice on the number of workers.
 pub(crate) const SCALE: &[Parameter] = &[
     parameter("pool", Shape::Text, "Only this pool; its advice is then the whole answer. Default: all pools."),
-    parameter("min", WORKERS, "Never fewer workers than these. Default 0."),
-    parameter("max", WORKERS, "No more workers than these, but for those that are busy. Default: no limit."),
+    parameter("min", COUNT, "Never fewer workers than these. Default 0."),
+    parameter("max", COUNT, "No more workers than these, but for those that are busy. Default: no limit."),
     parameter(
         "slots",
         Shape::Integer { low: 1, high: 100_000 },
@@ -126,7 +144,7 @@ pub(crate) const SCALE: &[Parameter] = &[
     parameter("wait_default", WAIT, "The same of queue `default`."),
     parameter("wait_batch", WAIT, "The same of queue `batch`."),
 ];
-const WORKERS: Shape = Shape::Integer { low: 0, high: 1_000_000 };
+const COUNT: Shape = Shape::Integer { low: 0, high: 1_000_000 };
 const WAIT: Shape = Shape::Integer { low: 1, high: 604_800 };
 /// Parameters of the live stream.
 pub(crate) const EVENTS: &[Parameter] = &[
@@ -176,7 +194,7 @@ impl Query {
                     if names.is_empty() { "none is".to_owned() } else { format!("{} are", names.join(", ")) };
                 ApiError::bad_parameter(name, format!("unknown here; {expected} allowed"))
             })?;
-            let repeats = matches!(known.shape, Shape::Label);
+            let repeats = matches!(known.shape, Shape::Label | Shape::AnyOf(_));
             if !repeats && pairs[..index].iter().any(|(before, _)| before == name) {
                 return Err(ApiError::bad_parameter(name, "given twice; once is allowed"));
             }
@@ -251,6 +269,26 @@ impl Query {
         })
     }
 
+    /// What the list of workers is asked for.
+    pub(crate) fn worker_filter(&self, realm: &Realm) -> Answer<WorkerFilter> {
+        let states = self.values("status");
+        let states = states
+            .map(|text| WorkerState::named(text).ok_or_else(|| self.refused("status", text)))
+            .collect::<Answer<_>>()?;
+        Ok(WorkerFilter {
+            realm: realm.clone(),
+            states,
+            name: self.value("name", |text| (!text.is_empty()).then(|| text.to_lowercase()))?,
+            after: self.value("cursor", read_worker_cursor)?,
+            limit: self.limit()?,
+        })
+    }
+
+    /// Whether a page is asked for, where all at once is an answer too.
+    pub(crate) fn wants_page(&self) -> bool {
+        self.text("limit").or(self.text("cursor")).is_some()
+    }
+
     /// Where the page before ended.
     pub(crate) fn before(&self) -> Answer<Option<i64>> {
         self.value("cursor", read_cursor)
@@ -285,6 +323,17 @@ fn read_cursor(text: &str) -> Option<i64> {
     let number = std::str::from_utf8(&bytes).ok()?.strip_prefix('n')?.parse().ok()?;
     // What we did not write ourselves is no cursor, even if it could be read as one.
     (cursor(number) == text && number > 0).then_some(number)
+}
+
+/// What a client gives to have the workers after this one.
+pub(crate) fn worker_cursor(worker: &WorkerId) -> String {
+    URL_SAFE_NO_PAD.encode(format!("w{worker}"))
+}
+
+fn read_worker_cursor(text: &str) -> Option<WorkerId> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    let worker: WorkerId = std::str::from_utf8(&bytes).ok()?.strip_prefix('w')?.parse().ok()?;
+    (worker_cursor(&worker) == text).then_some(worker)
 }
 
 #[cfg(test)]
@@ -340,9 +389,27 @@ mod tests {
     }
 
     #[test]
+    fn workers_are_asked_for_in_any_of_several_states() {
+        let read = |query: &str| {
+            let uri: Uri = format!("/v1/workers?{query}").parse().unwrap();
+            Query::read(&uri, WORKERS).and_then(|query| Ok((query.worker_filter(&Realm::Pool)?, query.wants_page())))
+        };
+        let (wanted, pages) = read("status=ready&status=lost&name=GPU&cursor=d3ctMQ").unwrap();
+        assert_eq!((wanted.states, wanted.name), (vec![WorkerState::Ready, WorkerState::Lost], Some("gpu".to_owned())));
+        assert_eq!((wanted.after, pages), (Some("w-1".parse().unwrap()), true));
+        assert!(!read("status=ready").unwrap().1);
+        assert!(read("status=here").unwrap_err().detail().contains("ready, draining, stopped, lost"));
+        assert!(read("cursor=bjQy").unwrap_err().detail().contains("next"));
+    }
+
+    #[test]
     fn a_cursor_survives_the_round_trip() {
         for number in [1, 42, i64::MAX] {
             assert_eq!(read_cursor(&cursor(number)), Some(number));
+            assert_eq!(read_worker_cursor(&cursor(number)), None, "one of another list");
         }
+        let worker: WorkerId = "encode-1".parse().unwrap();
+        assert_eq!(read_worker_cursor(&worker_cursor(&worker)), Some(worker));
+        assert_eq!(read_cursor(&worker_cursor(&"encode-1".parse().unwrap())), None);
     }
 }

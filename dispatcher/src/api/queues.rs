@@ -1,6 +1,7 @@
 //! Work queues: what the ledger counts, beside what the broker holds; pausing a queue and letting it go on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use crate::api::problem::Answer;
 use crate::api::reference::QueuePath;
 use crate::api::{App, body};
+use crate::kept::{KeptByQuestion, Rules};
 use crate::ledger::keys::Caller;
 use crate::ledger::read::{QueueCount, ReadError};
 use crate::ledger::{ControlError, Realm};
@@ -21,11 +23,32 @@ use crate::ledger::{ControlError, Realm};
 /// The broker's counts are a supplement: without them by then, the answer goes without them.
 const BROKER_BOUND: Duration = Duration::from_secs(3);
 
+/// So long after that one of many jobs is given while the next is made.
+const STALE: Duration = Duration::from_secs(10);
+/// Jobs that are many.
+const MANY: i64 = 10_000;
+
+/// What waits and runs of each realm.
+pub(crate) type Kept = KeptByQuestion<Option<String>, Vec<QueueCount>>;
+
+/// How long it is kept: not at all, but for what counts many jobs.
+pub(crate) fn kept() -> Arc<Kept> {
+    KeptByQuestion::new(|| Rules {
+        fresh: Duration::ZERO,
+        is_large: |counts| counts.iter().map(|count| count.queued + count.running + count.delayed).sum::<i64>() > MANY,
+        stale: STALE,
+    })
+}
+
+async fn counted(app: &App, realm: &Realm) -> Result<Arc<Vec<QueueCount>>, ReadError> {
+    let (ledger, whose) = (app.ledger.clone(), realm.clone());
+    app.queues.of(realm.tenant().map(str::to_owned)).get(|| async move { ledger.queues(&whose).await }).await
+}
+
 /// `GET /v1/queues`
 pub(crate) async fn list(State(app): State<App>, Extension(caller): Extension<Caller>) -> Answer<Json<Vec<QueueView>>> {
-    let counts = app.ledger.queues(caller.realm()).await?;
-    let pools = app.ledger.workers(caller.realm()).await?.into_iter().flat_map(|worker| worker.pools);
-    let queues = queues_of(pools, &counts);
+    let counts = counted(&app, caller.realm()).await?;
+    let queues = queues_of(app.ledger.pools_served().await?.into_iter(), &counts);
     // The broker counts everybody's messages: no matter for a tenant.
     let ready = match caller.tenant() {
         None => ready_messages(&app, &queues).await,
@@ -37,7 +60,7 @@ pub(crate) async fn list(State(app): State<App>, Extension(caller): Extension<Ca
 
 /// The queues of a realm that are not empty or are paused, by the ledger alone.
 pub(crate) async fn of_ledger(app: &App, realm: &Realm) -> Result<Vec<QueueView>, ReadError> {
-    let counts = app.ledger.queues(realm).await?;
+    let counts = counted(app, realm).await?;
     let paused: Vec<Queue> =
         Queue::ALL.into_iter().filter(|queue| app.ledger.queue_is_paused(*queue).is_some()).collect();
     let queues = queues_of(std::iter::empty(), &counts);

@@ -11,6 +11,7 @@ use ffpool_schema::api::{
     LiveEvent, NewKeyView, Page, PauseRequest, ProgressCurve, PurgeReport, PurgeRequest, QueueView, Readiness,
     RedriveReport, RedriveRequest, RotateRequest, ScenarioView, ScheduleRequest, ScheduleView, SessionView,
     StreamEvent, Submitted, TemplateView, TenantChange, TenantRequest, TenantView, Throughput, WorkerView,
+    WorkersAnswer,
 };
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::LogLine;
@@ -251,8 +252,18 @@ fn api() -> Vec<Route> {
             .summary("Ends the session of the cookie.")
             .answers(OK, "It has ended.", json::<Accepted>()),
         Route::get("/v1/workers", Right::Read, "listWorkers", get(workers::list))
-            .summary("Lists the workers.")
-            .answers(OK, "All workers, by name.", json::<Vec<WorkerView>>()),
+            .summary("Lists the workers by name: a page with `limit` or `cursor`, all at once without.")
+            .query(query::WORKERS)
+            .answers(
+                OK,
+                "One page; or all workers, by name, of more than 1000 those that were seen last.",
+                json::<WorkersAnswer>(),
+            )
+            .problems(&[Kind::BadRequest]),
+        Route::get("/v1/workers/{id}", Right::Read, "showWorker", get(workers::show))
+            .summary("Shows a worker.")
+            .answers(OK, "The worker.", json::<WorkerView>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::post("/v1/workers/{id}/drain", Right::Control, "drainWorker", post(workers::drain))
             .summary("Tells a worker to take no more work, finish what it has and stop.")
             .of_pool()

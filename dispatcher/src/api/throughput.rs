@@ -3,10 +3,8 @@
 //! Invariant: however many ask, also at once, the ledger is asked once in [`FRESH`] for each realm and span; where it does not
 //! answer, once for all who wait.
 
-use std::collections::HashMap;
-use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -17,57 +15,33 @@ use jiff::{SignedDuration, Timestamp};
 use crate::api::App;
 use crate::api::problem::Answer;
 use crate::api::query::{self, Query};
+use crate::kept::{KeptByQuestion, Rules};
 use crate::ledger::keys::Caller;
+use crate::ledger::read::ReadError;
 
 /// So long an answer is given again.
 const FRESH: Duration = Duration::from_secs(10);
-/// Answers that are kept: for one more, that goes for which nobody has asked longest.
-const KEPT_MAX: usize = 256;
+/// So long after that one that counted many jobs, while the next is made.
+const STALE: Duration = Duration::from_secs(60);
+/// Jobs that are many.
+const MANY: i64 = 10_000;
 /// Steps in an answer.
 const STEPS: u32 = 60;
 
 /// Whose, and how many hours.
 type Asked = (Option<String>, u32);
 
-/// What came of asking the ledger, and when.
-type Outcome = (Instant, Answer<Arc<Throughput>>);
+/// The answers.
+pub(crate) type Kept = KeptByQuestion<Asked, Throughput>;
 
-/// Where they wait who ask the same: whoever holds it asks the ledger, for all of them. One who gives up makes room for the next.
-type Place = Arc<tokio::sync::Mutex<Option<Outcome>>>;
+/// How long they are kept.
+pub(crate) fn kept() -> Arc<Kept> {
+    KeptByQuestion::new(|| Rules { fresh: FRESH, is_large, stale: STALE })
+}
 
-/// What is given again, by the question, and when each was asked last.
-#[derive(Default)]
-pub(crate) struct Kept(Mutex<HashMap<Asked, (Instant, Place)>>);
-
-impl Kept {
-    /// The answer that is fresh, else what comes of `ask`.
-    async fn answer(&self, asked: Asked, ask: impl Future<Output = Answer<Throughput>>) -> Answer<Arc<Throughput>> {
-        let came = Instant::now();
-        let place = self.place(asked, came);
-        let mut outcome = place.lock().await;
-        if let Some((told, answer)) = &*outcome
-            // A failure is for those who waited for it, and for nobody after them.
-            && (*told >= came || answer.is_ok() && told.elapsed() < FRESH)
-        {
-            return answer.clone();
-        }
-        let answer = ask.await.map(Arc::new);
-        *outcome = Some((Instant::now(), answer.clone()));
-        answer
-    }
-
-    fn place(&self, asked: Asked, now: Instant) -> Place {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= KEPT_MAX && !kept.contains_key(&asked) {
-            let oldest = kept.iter().min_by_key(|(_, (wanted, _))| *wanted).map(|(asked, _)| asked.clone());
-            if let Some(oldest) = oldest {
-                kept.remove(&oldest);
-            }
-        }
-        let (wanted, place) = kept.entry(asked).or_insert_with(|| (now, Place::default()));
-        *wanted = now;
-        place.clone()
-    }
+fn is_large(answer: &Throughput) -> bool {
+    let ended = answer.points.iter().map(|point| point.completed + point.failed + point.cancelled + point.rejected);
+    ended.sum::<i64>() > MANY
 }
 
 /// `GET /v1/throughput`
@@ -78,14 +52,14 @@ pub(crate) async fn show(
 ) -> Answer<Json<Throughput>> {
     let hours = Query::read(&uri, query::THROUGHPUT)?.integer("hours")?.unwrap_or(1);
     let asked = (caller.tenant().map(str::to_owned), hours);
-    let ask = async {
+    let (ledger, realm) = (app.ledger.clone(), caller.realm().clone());
+    let answer = app.throughput.of(asked).get(|| async move {
         let step_secs = hours * 3600 / STEPS;
         let from = first_step(Timestamp::now(), step_secs);
-        let points = app.ledger.ended_since(caller.realm(), from, step_secs).await?;
-        Ok(Throughput { step_secs, points })
-    };
-    let answer = app.throughput.answer(asked, ask).await?;
-    Ok(Json((*answer).clone()))
+        let points = ledger.ended_since(&realm, from, step_secs).await?;
+        Ok::<_, ReadError>(Throughput { step_secs, points })
+    });
+    Ok(Json((*answer.await?).clone()))
 }
 
 /// When the first of the steps began of which the last holds `now`. Steps begin at multiples of their length, so that a

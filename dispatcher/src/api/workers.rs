@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::Uri;
 use axum::{Extension, Json};
 use ffpool_broker::RequestError;
-use ffpool_schema::api::{Accepted, WorkerView};
+use ffpool_schema::api::{Accepted, Page, WorkerView, WorkersAnswer};
+use ffpool_schema::id::WorkerId;
 use ffpool_schema::message::{WorkerAnswer, WorkerCommand, WorkerState};
 use ffpool_schema::subjects;
 
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError, Kind};
+use crate::api::query::{self, Query};
 use crate::api::reference::WorkerPath;
 use crate::ledger::Entry;
 use crate::ledger::keys::Caller;
@@ -22,8 +25,32 @@ const ANSWER_BOUND: Duration = Duration::from_secs(3);
 pub(crate) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
-) -> Answer<Json<Vec<WorkerView>>> {
-    Ok(Json(app.ledger.workers(caller.realm()).await?))
+    uri: Uri,
+) -> Answer<Json<WorkersAnswer>> {
+    let query = Query::read(&uri, query::WORKERS)?;
+    let filter = query.worker_filter(caller.realm())?;
+    if !query.wants_page() {
+        return Ok(Json(WorkersAnswer::All(app.ledger.workers(&filter).await?)));
+    }
+    let (items, more) = app.ledger.workers_page(&filter).await?;
+    let next = items.last().filter(|_| more).map(|last| query::worker_cursor(&last.id));
+    Ok(Json(WorkersAnswer::Page(Page { items, next })))
+}
+
+/// `GET /v1/workers/{id}`
+pub(crate) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    WorkerPath(worker): WorkerPath,
+) -> Answer<Json<WorkerView>> {
+    Ok(Json(known(&app, &caller, &worker).await?))
+}
+
+async fn known(app: &App, caller: &Caller, worker: &WorkerId) -> Answer<WorkerView> {
+    app.ledger
+        .worker(caller.realm(), worker)
+        .await?
+        .ok_or_else(|| ApiError::new(Kind::NotFound, format!("no worker is named {worker}; GET /v1/workers lists all")))
 }
 
 /// `POST /v1/workers/{id}/drain`
@@ -32,11 +59,7 @@ pub(crate) async fn drain(
     Extension(caller): Extension<Caller>,
     WorkerPath(worker): WorkerPath,
 ) -> Answer<Json<Accepted>> {
-    let known = app.ledger.workers(caller.realm()).await?.into_iter().any(|known| known.id == worker);
-    if !known {
-        let detail = format!("no worker is named {worker}; GET /v1/workers lists all");
-        return Err(ApiError::new(Kind::NotFound, detail));
-    }
+    known(&app, &caller, &worker).await?;
     let asked = app.signals.request(&subjects::control_worker(&worker), &WorkerCommand::Drain, ANSWER_BOUND).await;
     let answer: WorkerAnswer = asked.map_err(|error| match error {
         RequestError::NoResponders { .. } => ApiError::new(

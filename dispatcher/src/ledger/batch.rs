@@ -329,6 +329,7 @@ struct JobColumns<'a> {
     callback_urls: Vec<Option<&'a str>>,
     parts_of: Vec<Option<Uuid>>,
     held_by: Vec<Option<&'static str>>,
+    units: Vec<Option<i32>>,
 }
 
 impl<'a> JobColumns<'a> {
@@ -367,6 +368,7 @@ impl<'a> JobColumns<'a> {
         self.deadlines.push(spec.and_then(|spec| spec.deadline));
         self.callback_urls.push(new.callback_url.as_deref());
         self.parts_of.push(new.part_of().map(|whole| whole.0));
+        self.units.push(spec.map(|spec| integer(spec.units())));
     }
 
     async fn insert(&self, client: &ClientWrapper) -> Result<Vec<Row>, Error> {
@@ -399,6 +401,7 @@ impl<'a> JobColumns<'a> {
                     &self.callback_urls,
                     &self.parts_of,
                     &self.held_by,
+                    &self.units,
                 ],
             )
             .await
@@ -666,16 +669,16 @@ const FORGOTTEN: &str = "SELECT id, state IS NOT NULL AS had_ended FROM purged W
 
 const INSERT_JOBS: &str = concat!(
     "INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, callback_url, ended_at, part_of, held_by) \
+                      fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, callback_url, ended_at, part_of, held_by, units) \
      SELECT u.id, u.state, u.queue, u.priority, u.pool, u.scenario, u.tenant, u.labels::jsonb, u.spec::jsonb, u.body, \
             u.content_type, u.traceparent, u.fingerprint, u.tapped, u.max_retries, u.custody, \
             coalesce(u.publish_at, now() + u.publish_ms * interval '1 millisecond'), u.faults::jsonb, u.reason, u.deadline, u.callback_url, \
-            CASE WHEN u.state = 'rejected' THEN now() END, u.part_of, u.held_by \
+            CASE WHEN u.state = 'rejected' THEN now() END, u.part_of, u.held_by, u.units \
      FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
                  $9::text[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::boolean[], $15::integer[], \
-                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::timestamptz[], $22::text[], $23::uuid[], $24::text[]) \
+                 $16::text[], $17::bigint[], $18::timestamptz[], $19::text[], $20::text[], $21::timestamptz[], $22::text[], $23::uuid[], $24::text[], $25::integer[]) \
           AS u(id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
-               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline, callback_url, part_of, held_by) \
+               fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline, callback_url, part_of, held_by, units) \
      ON CONFLICT (id) DO NOTHING \
      RETURNING ",
     record_columns!("NULL::text", "NULL::float8")

@@ -8,13 +8,13 @@ use std::time::Duration;
 use deadpool_postgres::PoolError;
 use ffpool_runtime::traces::{self, JobTrace};
 use ffpool_schema::api::{
-    Amount, AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobDetail, JobView, Submitted, WorkerView,
+    Amount, AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobDetail, JobView, Submitted,
 };
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::location::redact;
-use ffpool_schema::message::{LogLine, WorkerState};
+use ffpool_schema::message::LogLine;
 use ffpool_schema::topology::WorkQueue;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -32,8 +32,6 @@ use super::{Ledger, Realm};
 pub const READ_BOUND: Duration = Duration::from_secs(8);
 /// Attempts and events of one job that are shown at most, the last ones.
 const HISTORY_MAX: i64 = 1000;
-/// Workers that are shown at most, the last seen.
-const WORKERS_MAX: i64 = 1000;
 /// Parents of one job that are named at most.
 const PARENTS_MAX: i64 = 100;
 /// Kinds of dead letters that are shown at most, the most frequent.
@@ -397,21 +395,6 @@ impl Ledger {
         .await
     }
 
-    /// Every worker that was seen, by name; of the jobs that it runs those of a realm.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
-    pub async fn workers(&self, realm: &Realm) -> Result<Vec<WorkerView>, ReadError> {
-        bounded(async {
-            let client = self.pool().get().await?;
-            let rows = client.query(&client.prepare_cached(WORKERS).await?, &[&WORKERS_MAX, &realm.tenant()]).await?;
-            let mut workers = rows.iter().map(worker_view).collect::<Result<Vec<_>, _>>()?;
-            workers.sort_by(|a, b| a.id.cmp(&b.id));
-            Ok(workers)
-        })
-        .await
-    }
-
     /// What waits and runs of a realm, by work queue; queues without a job are absent.
     ///
     /// # Errors
@@ -489,11 +472,6 @@ const KINDS: &str = "WITH kind AS ( \
 const AUDIT: &str = "SELECT id, at, actor, action, subject, detail, tenant, before, after, \
             CASE WHEN $3::text IS NULL OR actor_tenant = $3 THEN address END AS address \
      FROM audit WHERE ($1::bigint IS NULL OR id < $1) AND ($3::text IS NULL OR tenant = $3) ORDER BY id DESC LIMIT $2";
-
-const WORKERS: &str = "SELECT id, host, version, state, pools, capacity, ability, first_seen, last_seen, \
-            CASE WHEN $2::text IS NULL THEN running \
-                 ELSE ARRAY(SELECT job.id FROM job WHERE job.id = ANY (worker.running) AND job.tenant = $2) END AS running \
-     FROM worker ORDER BY last_seen DESC LIMIT $1";
 
 // Two arms with the predicates of the two partial indexes, word for word.
 const QUEUES: &str = "SELECT queue, priority, pool, sum(queued)::bigint AS queued, sum(running)::bigint AS running, \
@@ -708,29 +686,6 @@ fn audit_view(row: &Row) -> Result<(i64, AuditView), ReadError> {
     Ok((row.try_get("id")?, view))
 }
 
-fn worker_view(row: &Row) -> Result<WorkerView, ReadError> {
-    Ok(WorkerView {
-        id: named(row, "id")?,
-        host: row.try_get("host")?,
-        version: row.try_get("version")?,
-        state: worker_state(row)?,
-        pools: row.try_get("pools")?,
-        capacity: required(row, "capacity")?,
-        ability: required(row, "ability")?,
-        running: row.try_get::<_, Vec<Uuid>>("running")?.into_iter().map(JobId).collect(),
-        first_seen: row.try_get("first_seen")?,
-        last_seen: row.try_get("last_seen")?,
-    })
-}
-
-fn worker_state(row: &Row) -> Result<WorkerState, ReadError> {
-    let text: &str = row.try_get("state")?;
-    [WorkerState::Ready, WorkerState::Draining, WorkerState::Stopped, WorkerState::Lost]
-        .into_iter()
-        .find(|state| state.as_str() == text)
-        .ok_or_else(|| ReadError::Row { column: "state", problem: format!("`{text}` is no state of a worker") })
-}
-
 fn count(row: &Row, column: &'static str) -> Result<u32, ReadError> {
     let value: i32 = row.try_get(column)?;
     u32::try_from(value).map_err(|_| ReadError::Row { column, problem: format!("{value} is negative") })
@@ -775,7 +730,7 @@ where
     Ok(row.try_get::<_, Option<Json<T>>>(column)?.map(|Json(value)| value))
 }
 
-fn required<T: DeserializeOwned>(row: &Row, column: &'static str) -> Result<T, ReadError>
+pub(super) fn required<T: DeserializeOwned>(row: &Row, column: &'static str) -> Result<T, ReadError>
 where
     for<'a> Json<T>: FromSql<'a>,
 {

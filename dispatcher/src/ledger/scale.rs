@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here changes anything; work and workers are of one snapshot, so that no job is missing between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ffpool_schema::advice::{Arriving, Expected, History, Kind, Line, Place, Running, Situation, Waiting};
 use ffpool_schema::job::{Pool, Queue, ResourceLimits};
@@ -12,6 +12,12 @@ use tokio_postgres::{IsolationLevel, Row};
 use super::Ledger;
 use super::read::{ReadError, bounded, named};
 
+/// What is added to the scenario of jobs that make chunks, which take less time than wholes.
+pub(crate) const OF_CHUNKS: &str = " (chunk)";
+/// Of each scenario so many jobs say how long such jobs take, wholes and chunks apart, the last that completed.
+const SAMPLES_MAX: i64 = 300;
+/// None that completed longer ago, in seconds: what the pool was then says little of now.
+const BACK_SECS: f64 = 604_800.0;
 /// Over so many seconds it is counted how many jobs arrive.
 pub(crate) const ARRIVALS_SECS: f64 = 600.0;
 
@@ -32,10 +38,10 @@ impl Ledger {
                 .start()
                 .await?;
             let mut pools = Pools { found: BTreeMap::new(), paused };
-            for row in snapshot.query(&snapshot.prepare_cached(WAITING).await?, &[]).await? {
-                let jobs = u64::try_from(row.try_get::<_, i64>("jobs")?).unwrap_or(0);
-                let (line, kind, oldest_secs) = (line(&row)?, kind(&row)?, row.try_get("oldest")?);
-                pools.of(named(&row, "pool")?).waiting.push(Waiting { line, kind, jobs, oldest_secs });
+            for sql in [WAITING, WAITING_UNSIZED] {
+                for row in snapshot.query(&snapshot.prepare_cached(sql).await?, &[]).await? {
+                    pools.take_waiting(&row)?;
+                }
             }
             for row in snapshot.query(&snapshot.prepare_cached(RUNNING).await?, &[]).await? {
                 let owner: Option<&str> = row.try_get("owner_worker")?;
@@ -64,15 +70,18 @@ impl Ledger {
         .await
     }
 
-    /// How long the jobs ran that were recorded in the last so many seconds and have completed.
+    /// How long jobs of these scenarios ran: by the last that completed of each, within a week.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub(crate) async fn scale_history(&self, back_secs: f64) -> Result<History, ReadError> {
+    pub(crate) async fn scale_history(&self, scenarios: &BTreeSet<&str>) -> Result<History, ReadError> {
+        let scenarios: Vec<&str> = scenarios.iter().copied().collect();
         bounded(async {
             let client = self.pool().get().await?;
             let mut history = BTreeMap::new();
-            for row in client.query(&client.prepare_cached(HISTORY).await?, &[&back_secs]).await? {
+            for row in
+                client.query(&client.prepare_cached(HISTORY).await?, &[&scenarios, &SAMPLES_MAX, &BACK_SECS]).await?
+            {
                 let expected = Expected {
                     mean_secs: row.try_get("mean")?,
                     median_secs: row.try_get("median")?,
@@ -105,6 +114,13 @@ impl Pools {
             .or_insert_with_key(|pool| Situation { paused: paused.clone(), ..Situation::empty(pool.clone()) })
     }
 
+    fn take_waiting(&mut self, row: &Row) -> Result<(), ReadError> {
+        let jobs = u64::try_from(row.try_get::<_, i64>("jobs")?).unwrap_or(0);
+        let (line, kind, oldest_secs) = (line(row)?, kind(row)?, row.try_get("oldest")?);
+        self.of(named(row, "pool")?).waiting.push(Waiting { line, kind, jobs, oldest_secs });
+        Ok(())
+    }
+
     /// A worker of several pools is one in each.
     fn take_worker(&mut self, row: &Row) -> Result<(), ReadError> {
         let count = |column: &str| Ok::<_, ReadError>(u32::try_from(row.try_get::<_, i32>(column)?).unwrap_or(0));
@@ -128,6 +144,10 @@ fn line(row: &Row) -> Result<Line, ReadError> {
 }
 
 fn kind(row: &Row) -> Result<Kind, ReadError> {
+    let scenario = row.try_get("kind")?;
+    if let Some(units) = row.try_get::<_, Option<i32>>("units")? {
+        return Ok(Kind { scenario, units: u32::try_from(units).unwrap_or(1) });
+    }
     let wish = |column: &str| row.try_get::<_, Option<f64>>(column);
     let limits = ResourceLimits {
         max_cpu_percent: wish("cpu")?.map(|percent| percent as u32),
@@ -136,28 +156,51 @@ fn kind(row: &Row) -> Result<Kind, ReadError> {
         ..ResourceLimits::default()
     };
     let noop: bool = row.try_get("noop")?;
-    Ok(Kind { scenario: row.try_get("kind")?, units: if noop { 1 } else { limits.units() } })
+    Ok(Kind { scenario, units: if noop { 1 } else { limits.units() } })
 }
 
-/// What jobs are told apart by: `kind`, `cpu`, `memory`, `disk`, `noop`. Jobs that make chunks take less time than wholes.
-macro_rules! kind_columns {
+macro_rules! scenario_column {
     () => {
-        "CASE WHEN part_of IS NULL THEN scenario ELSE scenario || ' (chunk)' END AS kind, \
-         (spec #>> '{resource_limits,max_cpu_percent}')::float8 AS cpu, \
-         (spec #>> '{resource_limits,max_memory_mb}')::float8 AS memory, \
-         (spec #>> '{resource_limits,max_disk_mb}')::float8 AS disk, \
-         coalesce(spec ->> 'engine' = 'noop', false) AS noop"
+        "CASE WHEN part_of IS NULL THEN scenario ELSE scenario || ' (chunk)' END AS kind, units"
     };
 }
 
-// The predicates of the partial indexes, word for word. What is delayed waits for a time, a quota or somebody, and no worker
-// would start it; but for a job that no worker here could run.
+/// What jobs are told apart by: `kind`, `units`, and of those from before there was that column what they ask for.
+macro_rules! kind_columns {
+    () => {
+        concat!(
+            scenario_column!(),
+            ", CASE WHEN units IS NULL THEN (spec #>> '{resource_limits,max_cpu_percent}')::float8 END AS cpu, \
+             CASE WHEN units IS NULL THEN (spec #>> '{resource_limits,max_memory_mb}')::float8 END AS memory, \
+             CASE WHEN units IS NULL THEN (spec #>> '{resource_limits,max_disk_mb}')::float8 END AS disk, \
+             units IS NULL AND coalesce(spec ->> 'engine' = 'noop', false) AS noop"
+        )
+    };
+}
+
+/// What waits for a worker. The predicates of the partial indexes, word for word. What is delayed waits for a time, a quota or
+/// somebody, and no worker would start it; but for a job that no worker here could run.
+macro_rules! waiting {
+    () => {
+        ", count(*) AS jobs, greatest(extract(epoch FROM now() - min(state_since)), 0)::float8 AS oldest \
+         FROM job WHERE state IN ('blocked', 'delayed', 'queued') AND (state = 'queued' OR state = 'delayed' AND wants_worker) \
+               AND NOT paused"
+    };
+}
+
+// Of the index `job_demand` alone: no column that is not in it.
 const WAITING: &str = concat!(
     "SELECT queue, priority, pool, ",
+    scenario_column!(),
+    waiting!(),
+    " AND units IS NOT NULL GROUP BY 1, 2, 3, 4, 5"
+);
+
+const WAITING_UNSIZED: &str = concat!(
+    "SELECT queue, priority, pool, ",
     kind_columns!(),
-    ", count(*) AS jobs, greatest(extract(epoch FROM now() - min(state_since)), 0)::float8 AS oldest \
-     FROM job WHERE state IN ('blocked', 'delayed', 'queued') AND (state = 'queued' OR state = 'delayed' AND wants_worker) \
-           AND NOT paused GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"
+    waiting!(),
+    " AND units IS NULL GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9"
 );
 
 const RUNNING: &str = concat!(
@@ -173,7 +216,7 @@ const ARRIVING: &str = concat!(
     kind_columns!(),
     ", count(*)::float8 / $1 AS per_sec FROM job \
      WHERE created_at > now() - make_interval(secs => $1) AND started_at IS NOT NULL \
-           AND state NOT IN ('blocked', 'delayed', 'queued') GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"
+           AND state NOT IN ('blocked', 'delayed', 'queued') GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9"
 );
 
 const WORKERS: &str = "SELECT id, state, pools, (capacity ->> 'slots')::integer AS slots, \
@@ -183,15 +226,18 @@ const WORKERS: &str = "SELECT id, state, pools, (capacity ->> 'slots')::integer 
 const LAST_SEEN: &str = "SELECT DISTINCT ON (pool) pool, (capacity ->> 'slots')::integer AS slots \
      FROM worker, unnest(pools) AS pool ORDER BY pool, last_seen DESC";
 
-// The time of a whole that was made of chunks is that of putting them together.
+// The time of a whole that was made of chunks is that of putting them together. Found scenario by scenario at the end of the index
+// `job_ran`.
 const HISTORY: &str = concat!(
-    "SELECT kind, cpu, memory, disk, noop, avg(secs)::float8 AS mean, count(*) AS samples, \
+    "SELECT kind, units, cpu, memory, disk, noop, avg(secs)::float8 AS mean, count(*) AS samples, \
             percentile_cont(0.5) WITHIN GROUP (ORDER BY secs) AS median, \
             percentile_cont(0.9) WITHIN GROUP (ORDER BY secs) AS p90 \
-     FROM (SELECT ",
+     FROM unnest($1::text[]) AS asked(name) CROSS JOIN (VALUES (true), (false)) AS whole(is_whole) \
+          CROSS JOIN LATERAL (SELECT ",
     kind_columns!(),
     ", greatest(extract(epoch FROM ended_at - started_at), 0)::float8 AS secs \
-            FROM job WHERE created_at > now() - make_interval(secs => $1) AND state = 'completed' AND chunks IS NULL \
-                  AND started_at IS NOT NULL AND ended_at IS NOT NULL) AS ran \
-     GROUP BY 1, 2, 3, 4, 5"
+            FROM job WHERE scenario = asked.name AND (part_of IS NULL) = whole.is_whole AND state = 'completed' AND chunks IS NULL \
+                  AND started_at IS NOT NULL AND ended_at > now() - make_interval(secs => $3) \
+            ORDER BY ended_at DESC LIMIT $2) AS ran \
+     GROUP BY 1, 2, 3, 4, 5, 6"
 );

@@ -52,10 +52,13 @@ fn worker_table(workers: &[WorkerView], now: Timestamp) -> String {
 }
 
 pub(crate) async fn worker(context: &Context, id: &WorkerId) -> Result<Exit, Trouble> {
-    let workers = context.client()?.workers().await?;
-    let Some(worker) = workers.into_iter().find(|worker| worker.id == *id) else {
-        return Err(Trouble::new(Exit::NotPossible, format!("there is no worker {id}"))
-            .next("`ffpool workers list --all` shows those there are."));
+    let worker = match context.client()?.worker(id).await {
+        Ok(worker) => worker,
+        Err(error) if error.status() == Some(404) => {
+            return Err(Trouble::new(Exit::NotPossible, format!("there is no worker {id}"))
+                .next("`ffpool workers list --all` shows those there are."));
+        }
+        Err(error) => return Err(error.into()),
     };
     context.format.print(&worker, |worker| worker_fields(worker, Timestamp::now()));
     Ok(Exit::Success)

@@ -29,7 +29,6 @@ fn an_empty_stack_fails_by_what_it_lacks_and_a_complete_one_passes() {
         Some(match asked.line.as_str() {
             "GET /health" => Answer::json(&json!({})),
             "GET /ready" => Answer::json(&json!({"ready": true, "parts": {"broker": "ok"}})),
-            "GET /v1/workers" => Answer::json(&json!([])),
             _ => Answer::json(&json!({"items": [], "next": null})),
         })
     });

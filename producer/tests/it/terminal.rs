@@ -147,7 +147,7 @@ fn a_submitted_job_carries_its_id_and_the_key() {
 fn what_the_api_refuses_is_told_with_the_next_step_and_its_own_code() {
     let api = Scripted::start(|asked, _| {
         Some(match asked.line.as_str() {
-            "GET /v1/workers" => Answer::problem(401, "/problems/unauthenticated", "this key is not known"),
+            "GET /v1/workers?limit=500" => Answer::problem(401, "/problems/unauthenticated", "this key is not known"),
             "GET /v1/queues" => Answer::problem(403, "/problems/forbidden", "this key may not look"),
             "POST /v1/jobs/17/cancel" => Answer::problem(409, "/problems/conflict", "it has ended"),
             "GET /v1/jobs/18" => Answer::problem(404, "/problems/not-found", "no job has the number 18"),

@@ -1,7 +1,10 @@
 //! How many slots the work of a pool needs.
 
+use std::collections::HashSet;
+
 use super::situation::{Line, Situation, Waiting};
 use super::{LineAdvice, WaitTargets, round};
+use crate::id::WorkerId;
 
 /// Of a slot's time, the share that arriving jobs may fill: where they filled all of it, waits would grow without end.
 pub(super) const FILLED: f64 = 0.8;
@@ -37,6 +40,7 @@ pub(super) fn taken(units: u32, size: u32) -> f64 {
 pub(super) fn of(situation: &Situation, targets: &WaitTargets, size: u32) -> Demand {
     let order = Line::all();
     let steady = arriving(situation, &order, size);
+    let stays = staying(situation, size);
     let mut demand = Demand {
         slots: 0.0,
         decisive: None,
@@ -51,7 +55,7 @@ pub(super) fn of(situation: &Situation, targets: &WaitTargets, size: u32) -> Dem
         let oldest = of_line.iter().map(|waiting| waiting.oldest_secs).fold(0.0, f64::max);
         let within = (target - oldest).max(target * LEFT_AT_LEAST);
         let served = &order[..=rank];
-        let occupied = running(situation, within, size).max(arriving(situation, served, size));
+        let occupied = running(&stays, within).max(arriving(situation, served, size));
         let slots = occupied + waiting(situation, served, within, size);
         let decides = !of_line.is_empty() || situation.arriving.iter().any(|arriving| arriving.line == *line);
         if decides && slots > demand.slots {
@@ -81,16 +85,19 @@ fn waiting(situation: &Situation, served: &[Line], within: f64, size: u32) -> f6
         .sum()
 }
 
-/// Slots that what runs takes of the next so many seconds. A draining worker's slots are nobody else's in any case.
-fn running(situation: &Situation, within: f64, size: u32) -> f64 {
-    let drains =
-        |worker: &crate::id::WorkerId| situation.workers.iter().any(|place| place.draining && place.worker == *worker);
-    let stay = situation.running.iter().filter(|running| !running.worker.as_ref().is_some_and(drains));
-    stay.map(|running| {
-        let left = running.remaining_secs(&situation.history);
-        taken(running.kind.units, size) * (left / within).min(1.0)
-    })
-    .sum()
+/// Of each job that runs the slots that it takes and for how many seconds still. A draining worker's slots are nobody else's in
+/// any case.
+fn staying(situation: &Situation, size: u32) -> Vec<(f64, f64)> {
+    let draining: HashSet<&WorkerId> =
+        situation.workers.iter().filter(|place| place.draining).map(|place| &place.worker).collect();
+    let stay =
+        situation.running.iter().filter(|running| !running.worker.as_ref().is_some_and(|it| draining.contains(it)));
+    stay.map(|running| (taken(running.kind.units, size), running.remaining_secs(&situation.history))).collect()
+}
+
+/// Slots that what runs takes of the next so many seconds.
+fn running(stays: &[(f64, f64)], within: f64) -> f64 {
+    stays.iter().map(|(slots, left)| slots * (left / within).min(1.0)).sum()
 }
 
 /// Slots that what arrives in these lines keeps busy.

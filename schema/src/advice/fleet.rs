@@ -1,8 +1,11 @@
 //! How many workers have so many slots, and which of them could go.
 
+use std::collections::HashMap;
+
 use super::demand::Demand;
 use super::situation::{Place, Situation};
 use super::{Candidate, Wishes};
+use crate::id::WorkerId;
 
 /// Below this, a need for slots is a matter of rounding.
 const NOTHING: f64 = 1e-6;
@@ -44,8 +47,10 @@ pub(super) fn workers_of(slots: f64, size: u32) -> u32 {
 
 /// The workers, held against the demand.
 pub(super) fn of(situation: &Situation, demand: &Demand, size: u32) -> Fleet {
+    let held = held(situation);
+    let ready = situation.workers.iter().filter(|place| !place.draining);
     let mut first_to_go: Vec<Candidate> =
-        situation.workers.iter().filter(|place| !place.draining).map(|place| candidate(situation, place)).collect();
+        ready.map(|place| candidate(place, held.get(&place.worker).copied().unwrap_or_default())).collect();
     first_to_go.sort_by(|a, b| {
         b.idle
             .cmp(&a.idle)
@@ -83,14 +88,23 @@ fn count<T>(things: impl IntoIterator<Item = T>) -> u32 {
     u32::try_from(things.into_iter().count()).unwrap_or(u32::MAX)
 }
 
-/// A worker with what its jobs would have to do again. One is idle only if neither it nor the ledger knows of work on it.
-fn candidate(situation: &Situation, place: &Place) -> Candidate {
-    let own = situation.running.iter().filter(|running| running.worker.as_ref() == Some(&place.worker));
-    let (mut jobs, mut lost) = (0_u32, 0.0);
-    for running in own {
-        jobs += 1;
-        lost += running.elapsed_secs.max(0.0) * f64::from(running.kind.units);
+/// What a worker runs: how many jobs, and the work in them in seconds of slots.
+type Held = (u32, f64);
+
+fn held(situation: &Situation) -> HashMap<&WorkerId, Held> {
+    let mut held: HashMap<&WorkerId, Held> = HashMap::new();
+    for running in &situation.running {
+        if let Some(worker) = &running.worker {
+            let (jobs, lost) = held.entry(worker).or_default();
+            *jobs += 1;
+            *lost += running.elapsed_secs.max(0.0) * f64::from(running.kind.units);
+        }
     }
+    held
+}
+
+/// A worker with what its jobs would have to do again. One is idle only if neither it nor the ledger knows of work on it.
+fn candidate(place: &Place, (jobs, lost): Held) -> Candidate {
     Candidate {
         worker: place.worker.clone(),
         slots: place.slots,

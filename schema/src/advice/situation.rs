@@ -161,6 +161,15 @@ impl Situation {
         }
     }
 
+    /// The same with how long each running job still takes reckoned once, for whoever is asked more than once.
+    #[must_use]
+    pub fn reckoned(mut self) -> Situation {
+        for running in &mut self.running {
+            running.eta_secs = Some(running.remaining_secs(&self.history));
+        }
+        self
+    }
+
     /// What waits for a worker and not for somebody's word.
     pub(super) fn startable(&self) -> impl Iterator<Item = &Waiting> {
         self.waiting.iter().filter(|waiting| waiting.jobs > 0 && !self.paused.contains(&waiting.line.queue))

@@ -127,6 +127,16 @@ pub enum WorkerState {
 }
 
 impl WorkerState {
+    /// All of them.
+    pub const ALL: [WorkerState; 4] =
+        [WorkerState::Ready, WorkerState::Draining, WorkerState::Stopped, WorkerState::Lost];
+
+    /// The state of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<WorkerState> {
+        WorkerState::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
     /// The name as it stands in columns and labels.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -28,7 +28,7 @@ const STREAMS_MAX: usize = 512;
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// Somebody new is looked for after so long, together with whoever comes meanwhile.
-const SOON: Duration = Duration::from_millis(50);
+const SOON: Duration = Duration::from_millis(25);
 /// But never sooner than this after the look before: a stream tells no more often, so nobody would hear of a look between.
 const APART: Duration = super::TELL;
 /// Between two looks at the workers and the queues. A realm that is new is looked at with the next look.
@@ -98,6 +98,8 @@ pub(crate) struct Hub {
     known: Mutex<Known>,
     /// Somebody came.
     came: Notify,
+    /// Somebody has looked.
+    looked: Notify,
 }
 
 impl Hub {
@@ -138,6 +140,7 @@ impl Hub {
                 note(self.look_at_keys(&app).await);
             }
             note(self.look_at_pool(&app, sums).await);
+            self.looked.notify_waiters();
             // From its end on, so that a slow ledger has a rest.
             pace.all = Instant::now();
         }
@@ -237,6 +240,11 @@ pub(super) struct Guest {
 impl Guest {
     pub(super) fn is_shut_out(&self) -> bool {
         self.key.is_some_and(|key| self.hub.known().shut_out.contains(&key))
+    }
+
+    /// The end of the next look.
+    pub(super) async fn looked(&self) {
+        self.hub.looked.notified().await;
     }
 
     pub(super) fn fleet(&self) -> Option<FleetView> {

@@ -44,6 +44,44 @@ async fn a_drain_reaches_the_worker_and_says_what_came_of_it() {
     let workers = api.show("/v1/workers").await;
     assert_eq!(workers[0]["id"], json!(name));
     assert_eq!(workers[0]["capacity"]["slots"], 2);
+    assert_eq!(api.show(&format!("/v1/workers/{name}")).await, workers[0]);
+    problem(api.get("/v1/workers/nobody"), 404).await;
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_come_in_pages_by_name_and_are_found_by_state_and_by_a_part_of_a_name() {
+    let api = Api::start().await;
+    for number in 1..=5 {
+        api.insert_worker(&format!("w-{number}")).await;
+    }
+    api.sql.batch_execute("UPDATE worker SET state = 'lost', pools = '{cpu,gpu}' WHERE id = 'w-4'").await.unwrap();
+    let names = |page: &Value| -> Vec<String> {
+        page["items"].as_array().unwrap().iter().map(|worker| worker["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let (mut seen, mut path) = (Vec::new(), "/v1/workers?limit=2".to_owned());
+    loop {
+        let page = api.show(&path).await;
+        seen.push(names(&page));
+        // One that comes later and before the cursor moves nothing.
+        api.sql.batch_execute("INSERT INTO worker SELECT 'a-1', incarnation, seq, host, version, state, pools, capacity, ability, running \
+                               FROM worker WHERE id = 'w-1' ON CONFLICT DO NOTHING").await.unwrap();
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/workers?limit=2&cursor={next}");
+    }
+    assert_eq!(seen, [vec!["w-1", "w-2"], vec!["w-3", "w-4"], vec!["w-5"]]);
+    for (query, found) in [
+        ("status=lost", vec!["w-4"]),
+        ("status=lost&status=ready&name=GPU", vec!["w-4"]),
+        ("name=-3", vec!["w-3"]),
+        ("status=draining", vec![]),
+    ] {
+        assert_eq!(names(&api.show(&format!("/v1/workers?limit=9&{query}")).await), found, "{query}");
+    }
+    let all = api.show("/v1/workers?status=ready").await;
+    assert_eq!(all.as_array().unwrap().len(), 5, "a list without pages, for who knows none: {all}");
+    problem(api.get("/v1/workers?status=here"), 400).await;
+    problem(api.get("/v1/workers?cursor=bjQy"), 400).await;
     api.stop().await;
 }
 

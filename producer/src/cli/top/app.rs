@@ -21,6 +21,8 @@ pub(crate) struct Snapshot {
     pub(crate) at: Timestamp,
     pub(crate) queues: Vec<QueueView>,
     pub(crate) workers: Vec<WorkerView>,
+    /// Whether there are more workers than were listed.
+    pub(crate) more_workers: bool,
     /// Which jobs were asked for.
     #[serde(skip)]
     pub(crate) listed: Listed,

@@ -77,8 +77,9 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
                 .fold((0, 0), |(used, slots), worker| (used + worker.capacity.used, slots + worker.capacity.slots));
             let sum = |of: fn(&ffpool_schema::api::QueueView) -> i64| seen.queues.iter().map(of).sum::<i64>();
             let (running, waiting) = (sum(|queue| queue.running), sum(|queue| queue.queued));
+            let more = if seen.more_workers { "+" } else { "" };
             parts.push(Span::raw(format!(
-                "  {} worker{}  {used}/{slots} slots  {running} run  {waiting} wait",
+                "  {}{more} worker{}  {used}/{slots}{more} slots  {running} run  {waiting} wait",
                 workers.len(),
                 if workers.len() == 1 { "" } else { "s" }
             )));

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use ffpool::{ApiError, Client, JobFilter, JobName};
+use ffpool::{ApiError, Client, JobFilter, JobName, WorkerFilter};
 use ffpool_schema::api::{Accepted, PauseRequest};
+use ffpool_schema::message::WorkerState;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
@@ -14,13 +15,15 @@ use super::keys;
 
 /// Jobs that are listed at most.
 const JOBS_MAX: u32 = 200;
+/// Workers that are listed at most.
+const WORKERS_MAX: u32 = 500;
 /// Lines of a log that are kept.
 const LOG_LINES: u16 = 500;
 
 /// One look at everything.
 pub(crate) async fn look(client: &Client, want: &Want) -> Result<Snapshot, ApiError> {
     let queues = client.queues().await?;
-    let workers = client.workers().await?;
+    let workers = client.workers_page(&shown_workers()).await?;
     let filter = JobFilter { limit: Some(JOBS_MAX), ..JobFilter::default() };
     let page = match want.listed {
         Listed::Running | Listed::Waiting => {
@@ -28,8 +31,21 @@ pub(crate) async fn look(client: &Client, want: &Want) -> Result<Snapshot, ApiEr
         }
         Listed::Failed => client.dead_letters(&filter).await?,
     };
-    let (listed, more) = (want.listed, page.next.is_some());
-    Ok(Snapshot { at: Timestamp::now(), queues, workers, listed, more, jobs: page.items })
+    Ok(Snapshot {
+        at: Timestamp::now(),
+        queues,
+        more_workers: workers.next.is_some(),
+        workers: workers.items,
+        listed: want.listed,
+        more: page.next.is_some(),
+        jobs: page.items,
+    })
+}
+
+/// Those that have not stopped, by name, as many as anybody goes through.
+fn shown_workers() -> WorkerFilter {
+    let status = vec![WorkerState::Ready, WorkerState::Draining, WorkerState::Lost];
+    WorkerFilter { status, limit: Some(WORKERS_MAX), ..WorkerFilter::default() }
 }
 
 /// Looks again and again at what is wanted, until nobody listens.

@@ -86,6 +86,7 @@ fn snapshot() -> Snapshot {
             worker("encode-0", WorkerState::Stopped, 0),
         ],
         listed: Listed::Running,
+        more_workers: false,
         jobs: vec![running(17, 42.0), job(18, State::Running)],
         more: false,
     }

@@ -37,8 +37,9 @@ fn queue_row(queue: &QueueView, now: Timestamp, theme: &Theme) -> Line<'static> 
 
 pub(super) fn workers(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let workers = app.workers();
+    let more = if app.seen.as_ref().is_some_and(|seen| seen.more_workers) { "+" } else { "" };
     let rows = workers.iter().map(|worker| worker_row(worker, theme)).collect();
-    table(app, Table::Workers, &format!("Workers ({})", workers.len()), rows, theme, area, buf);
+    table(app, Table::Workers, &format!("Workers ({}{more})", workers.len()), rows, theme, area, buf);
 }
 
 fn worker_row(worker: &WorkerView, theme: &Theme) -> Line<'static> {
