@@ -15,9 +15,9 @@ use anyhow::{Context as _, bail, ensure};
 use ffpool_schema::access::Role;
 use ffpool_schema::api::KeyRequest;
 use ffpool_stack::Stack;
-use hdrhistogram::Histogram;
 
 use crate::pool::{Pool, PoolSettings};
+use crate::waits::{Measured, PATIENCE, Waits};
 use crowd::Crowd;
 pub use flood::Flood;
 
@@ -27,10 +27,6 @@ const OTHER_FILES: u64 = 1024;
 const SPARE_PLACES: usize = 500;
 /// Between two questions whose wait is measured: below the limit of one key, 100 a second.
 const PACE: Duration = Duration::from_millis(20);
-/// No answer is worth waiting longer for.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// In less than this others are to be answered, nineteen times of twenty.
-const WANTED: Duration = Duration::from_millis(100);
 /// Those whose waits are measured.
 const OTHERS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Route that is asked: behind a key, answered from memory.
@@ -75,27 +71,6 @@ pub struct Report {
     pub new: Waits,
     /// The flood.
     pub flood: Option<Flood>,
-}
-
-/// How long answers took, in milliseconds.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Waits {
-    /// Questions.
-    pub asked: u64,
-    /// Those that were not answered with 200.
-    pub failed: u64,
-    /// Half of the answers took no longer.
-    pub p50_ms: f64,
-    /// Nineteen of twenty took no longer.
-    pub p95_ms: f64,
-    /// The longest.
-    pub max_ms: f64,
-}
-
-impl Waits {
-    fn are_fine(&self) -> bool {
-        self.failed == 0 && self.p95_ms < WANTED.as_secs_f64() * 1e3
-    }
 }
 
 impl Report {
@@ -217,38 +192,6 @@ impl Others {
         match answer {
             Ok(answer) => answer.status().is_success() && answer.bytes().await.is_ok(),
             Err(_) => false,
-        }
-    }
-}
-
-/// Waits as they are collected, in microseconds.
-struct Measured {
-    times: Histogram<u64>,
-    failed: u64,
-}
-
-impl Measured {
-    fn new() -> anyhow::Result<Measured> {
-        // It saturates at its bound: nothing is waited for longer than this.
-        let longest = u64::try_from(2 * PATIENCE.as_micros())?;
-        Ok(Measured { times: Histogram::new_with_bounds(1, longest, 3)?, failed: 0 })
-    }
-
-    /// An answer that did not come counts with the time after which that was clear.
-    fn note(&mut self, time: Duration, is_answered: bool) {
-        self.times.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
-        self.failed += u64::from(!is_answered);
-    }
-
-    fn waits(&self) -> Waits {
-        #[expect(clippy::cast_precision_loss, reason = "microseconds of a minute fit")]
-        let millis = |micros: u64| micros as f64 / 1e3;
-        Waits {
-            asked: self.times.len(),
-            failed: self.failed,
-            p50_ms: millis(self.times.value_at_quantile(0.5)),
-            p95_ms: millis(self.times.value_at_quantile(0.95)),
-            max_ms: millis(self.times.max()),
         }
     }
 }

@@ -10,6 +10,8 @@
 //! same encode whole, also while its workers are killed; [`cage`] runs of tools in the sandbox beside the same without it.
 //! [`doors`] measures what others wait at the API while thousands only hold a place there, and what a flood gets.
 //! [`dashboards`] asks every query of every dashboard and alert of a real Prometheus that has watched a pool under load.
+//! [`seed`] fills a ledger as years of work would, and [`pages`] asks a dispatcher on it for every list and every page of the
+//! dashboard.
 //! The end-to-end tests of the whole system stand in `tests/` and use the same pool.
 
 pub mod audit;
@@ -23,8 +25,11 @@ pub mod ladder;
 pub mod live;
 pub mod matrix;
 pub mod overhead;
+pub mod pages;
 pub mod pool;
 mod processes;
 pub mod raw;
+pub mod seed;
 mod tool;
+pub mod waits;
 mod workbench;

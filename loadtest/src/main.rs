@@ -14,6 +14,8 @@ use ffpool_loadtest::ladder::{self, LadderArgs};
 use ffpool_loadtest::live::{self, LiveArgs};
 use ffpool_loadtest::matrix::{self, MatrixArgs};
 use ffpool_loadtest::overhead::{self, OverheadArgs};
+use ffpool_loadtest::pages::{self, PagesArgs};
+use ffpool_loadtest::seed::{self, SeedArgs};
 
 /// Load and faults for ffpool on private servers that are gone afterwards, and the audit of any pool.
 ///
@@ -50,6 +52,10 @@ enum Command {
     Doors(DoorsArgs),
     /// Every query of the dashboards and alerts, asked of a Prometheus that watched a pool under two minutes of mixed load.
     Dashboards(DashboardsArgs),
+    /// Fills a ledger with a million jobs and thousands of workers, as a month of work would.
+    Seed(SeedArgs),
+    /// Every list, every route that shows something and every page of the dashboard on such a ledger: how long answers take.
+    Pages(PagesArgs),
     /// Starts and encodes in the sandbox beside the same without it, in pairs.
     Cage(CageArgs),
 }
@@ -120,6 +126,15 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Dashboards(settings) => {
             let report = runtime.block_on(dashboards::run(&settings))?;
+            show(&report, args.json)?;
+            Ok(exit_code(report.is_clean()))
+        }
+        Command::Seed(settings) => {
+            show(&seed::run(&settings)?, args.json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Pages(settings) => {
+            let report = runtime.block_on(pages::run(&settings))?;
             show(&report, args.json)?;
             Ok(exit_code(report.is_clean()))
         }

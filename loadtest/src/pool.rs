@@ -117,6 +117,8 @@ pub struct PoolSettings {
     pub least_rights: bool,
     /// Whether the API speaks TLS, with an authority of the pool's own.
     pub tls: bool,
+    /// The ledger, where it is not to be a new one.
+    pub database: Option<String>,
 }
 
 impl PoolSettings {
@@ -130,6 +132,13 @@ impl PoolSettings {
     #[must_use]
     pub fn worker(mut self, variables: &[(&str, &str)]) -> PoolSettings {
         self.workers.push(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect());
+        self
+    }
+
+    /// On a ledger that is there already.
+    #[must_use]
+    pub fn on(mut self, database: &str) -> PoolSettings {
+        self.database = Some(database.to_owned());
         self
     }
 
@@ -193,12 +202,13 @@ impl Pool {
     /// # Errors
     /// When a part does not become ready; the error has the end of its log.
     pub async fn start(stack: &'static Stack, settings: PoolSettings) -> anyhow::Result<Pool> {
-        let least_rights = settings.least_rights;
+        let (least_rights, database) = (settings.least_rights, settings.database.clone());
         let (nats, accounts) = tokio::task::spawn_blocking(move || -> anyhow::Result<(Stack, Accounts)> {
             let builder = Stack::builder().rabbit(false).postgres(false);
             let builder = if least_rights { builder.nats_settings(accounts::nats_settings()) } else { builder };
             let nats = builder.start().context("start NATS")?;
-            let (amqp, database) = (stack.rabbit.new_vhost(), stack.postgres.new_database());
+            let amqp = stack.rabbit.new_vhost();
+            let database = database.unwrap_or_else(|| stack.postgres.new_database());
             let accounts = if least_rights {
                 Accounts::least(stack, &nats, &amqp, &database)?
             } else {

@@ -10,6 +10,7 @@ mod faults;
 mod inputs;
 mod matrix;
 mod metrics;
+mod pages;
 mod recordings;
 mod rights;
 mod scheduling;
