@@ -68,10 +68,8 @@ impl Ledger {
         // What makes a chunk is booked to the job whose chunk it is.
         let sql = format!(
             "SELECT {} AS key, count(DISTINCT j.id) AS jobs, count(*) AS attempts, {USED} \
-             FROM job AS maker JOIN attempt AS a ON a.job = maker.id \
-                  JOIN job AS j ON j.id = coalesce(maker.part_of, maker.id) \
-             WHERE j.created_at >= $1 AND a.ended_at IS NOT NULL AND ($3::text IS NULL OR true) \
-                   AND ($5::text IS NULL OR j.tenant = $5) \
+             FROM ({BOOKED}) AS booked JOIN job AS j ON j.id = booked.whole JOIN attempt AS a ON a.job = booked.maker \
+             WHERE a.ended_at IS NOT NULL AND ($3::text IS NULL OR true) AND ($5::text IS NULL OR j.tenant = $5) \
              GROUP BY 1 ORDER BY core_hours DESC, key LIMIT $2",
             by.expression()
         );
@@ -139,6 +137,12 @@ const OF_JOBS: &str = "WITH maker AS ( \
             sum(a.cost) FILTER (WHERE a.currency = $2) AS cost, \
             sum((a.usage ->> 'energy_joules')::float8) AS energy_joules \
      FROM maker JOIN attempt AS a ON a.job = maker.job WHERE a.ended_at IS NOT NULL GROUP BY maker.whole";
+
+/// The jobs recorded since `$1`, each with those whose attempts are booked to it: itself, and those that make its chunks. Two arms,
+/// so that each is found by an index.
+const BOOKED: &str = "SELECT id AS whole, id AS maker FROM job WHERE created_at >= $1 AND part_of IS NULL \
+     UNION ALL SELECT whole.id, part.id FROM job AS part JOIN job AS whole ON whole.id = part.part_of \
+     WHERE part.part_of IS NOT NULL AND whole.created_at >= $1";
 
 /// What these attempts `a` used and cost: attempts of which something is not known, hours, energy, and the cost in the
 /// currency `$4`.
