@@ -144,6 +144,9 @@ impl<K: Hash + Eq, T: Send + Sync + 'static> KeptByQuestion<K, T> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use futures_util::future::join_all;
 
     use super::*;
 
@@ -180,6 +183,22 @@ mod tests {
         go.send(()).unwrap();
         drop(kept.turn.lock().await);
         assert_eq!(*kept.last().unwrap().answer, 200);
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_at_once_are_told_one_answer() {
+        let (kept, made) = (kept(LONG, Duration::ZERO), AtomicU32::new(0));
+        let ask = || async {
+            let number = made.fetch_add(1, Ordering::Relaxed);
+            // Whoever comes meanwhile waits.
+            let making = async move {
+                tokio::task::yield_now().await;
+                Ok::<_, Infallible>(number)
+            };
+            *kept.clone().get(|| making).await.unwrap()
+        };
+        let answers = join_all((0..50).map(|_| ask())).await;
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
     }
 
     #[tokio::test]

@@ -90,7 +90,10 @@ pub fn run(args: &SeedArgs) -> anyhow::Result<Seeded> {
 }
 
 /// Makes the tables of this version.
-pub(crate) fn migrate(url: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When the ledger cannot be reached, or a migration fails.
+pub fn migrate(url: &str) -> anyhow::Result<()> {
     let done = Command::new(binary_path("ffpool-dispatcher")?)
         .arg("migrate")
         // Its settings name them, and a migration asks neither.

@@ -424,7 +424,6 @@ mod tests {
 
     use ffpool_schema::failure::Cause;
     use ffpool_schema::id::JobId;
-    use ffpool_schema::message::{Ability, Capacity};
     use serde_json::json;
     use uuid::Uuid;
 

@@ -73,79 +73,7 @@ fn first_step(now: Timestamp, step_secs: u32) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use futures_util::future::join_all;
-
     use super::*;
-    use crate::api::problem::{ApiError, Kind};
-
-    /// A ledger that counts how often it is asked, and takes its time.
-    #[derive(Default)]
-    struct Asking(AtomicU32);
-
-    impl Asking {
-        /// Gives how often it was asked as the length of a step.
-        async fn ask(&self) -> Answer<Throughput> {
-            let step_secs = self.0.fetch_add(1, Ordering::Relaxed) + 1;
-            tokio::task::yield_now().await;
-            Ok(Throughput { step_secs, points: Vec::new() })
-        }
-
-        async fn fail(&self) -> Answer<Throughput> {
-            self.ask().await?;
-            Err(ApiError::new(Kind::Unavailable, "it does not answer"))
-        }
-    }
-
-    fn acme(hours: u32) -> Asked {
-        (Some("acme".to_owned()), hours)
-    }
-
-    #[tokio::test]
-    async fn all_who_ask_the_same_at_once_are_told_the_same_by_one_look_at_the_ledger() {
-        let (kept, ledger) = (Kept::default(), Asking::default());
-        let answers = join_all((0..50).map(|_| kept.answer(acme(1), ledger.ask()))).await;
-        assert!(answers.into_iter().all(|answer| answer.unwrap().step_secs == 1));
-        assert_eq!(kept.answer(acme(1), ledger.ask()).await.unwrap().step_secs, 1, "fresh still");
-        assert_eq!(kept.answer(acme(2), ledger.ask()).await.unwrap().step_secs, 2, "another question");
-        assert_eq!(kept.answer((None, 1), ledger.ask()).await.unwrap().step_secs, 3, "another realm");
-    }
-
-    #[tokio::test]
-    async fn a_failure_is_for_all_who_waited_for_it_and_for_nobody_after_them() {
-        let (kept, ledger) = (Kept::default(), Asking::default());
-        let answers = join_all((0..50).map(|_| kept.answer(acme(1), ledger.fail()))).await;
-        assert!(answers.into_iter().all(|answer| answer.is_err()));
-        assert_eq!(kept.answer(acme(1), ledger.ask()).await.unwrap().step_secs, 2);
-        // Whoever gives up while it is asked leaves the question to the next.
-        let (asking, waiting) = (kept.answer(acme(2), std::future::pending()), kept.answer(acme(2), ledger.ask()));
-        let mut asking = Box::pin(asking);
-        assert!(futures_util::poll!(&mut asking).is_pending());
-        let mut waiting = Box::pin(waiting);
-        assert!(futures_util::poll!(&mut waiting).is_pending());
-        drop(asking);
-        assert_eq!(waiting.await.unwrap().step_secs, 3);
-    }
-
-    #[tokio::test]
-    async fn one_answer_more_takes_the_place_of_the_one_that_nobody_has_asked_for_longest() {
-        let (kept, ledger) = (Kept::default(), Asking::default());
-        let questions = u32::try_from(KEPT_MAX).unwrap();
-        for hours in 1..=questions {
-            kept.answer(acme(hours), ledger.ask()).await.unwrap();
-        }
-        kept.answer(acme(1), ledger.ask()).await.unwrap();
-        kept.answer(acme(questions + 1), ledger.ask()).await.unwrap();
-        assert_eq!(
-            kept.answer(acme(questions + 1), ledger.ask()).await.unwrap().step_secs,
-            questions + 1,
-            "it is kept"
-        );
-        assert_eq!(kept.answer(acme(1), ledger.ask()).await.unwrap().step_secs, 1, "asked for lately");
-        assert_eq!(kept.0.lock().unwrap().len(), KEPT_MAX);
-        assert_eq!(kept.answer(acme(2), ledger.ask()).await.unwrap().step_secs, questions + 2, "it had to go");
-    }
 
     #[test]
     fn steps_begin_at_multiples_of_their_length() {
