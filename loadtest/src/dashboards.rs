@@ -1,7 +1,7 @@
 //! Every query of every dashboard and alert, asked of a real Prometheus that has watched a pool under a mixed load.
 //!
 //! Invariant: a query that comes back empty is wrong, unless what it names is shown by nothing on this machine and stands in
-//! [`exceptions`] with the reason; what stands there and is shown all the same has to be as full as the others.
+//! `exceptions` with the reason; what stands there and is shown all the same has to be as full as the others.
 
 mod deeds;
 mod exceptions;

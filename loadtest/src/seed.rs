@@ -4,7 +4,7 @@
 //! It is written in sets, by SQL that stands beside this file, through the real tables: every constraint, partition and trigger
 //! is in force. What becomes of a job follows from its number alone, so that two ledgers of one size are alike.
 //!
-//! Invariant: what was written is looked through afterwards ([`check`]), and a ledger with a contradiction is refused.
+//! Invariant: what was written is looked through afterwards (`check`), and a ledger with a contradiction is refused.
 
 mod size;
 mod template;
