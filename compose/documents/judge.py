@@ -66,7 +66,7 @@ class Judge:
         return faults
 
     def is_there(self, program):
-        places = [self.root / program, self.root / "compose" / program]
+        places = [self.root / place / program for place in ("", "compose", "docs/examples")]
         return (
             program in self.builtins
             or program in PROGRAMS

@@ -115,18 +115,18 @@ async fn until_state(pool: &Pool, job: JobId, wanted: State) -> anyhow::Result<(
     Ok(())
 }
 
-/// A job blocked by another one, one for later, and one whose deadline passes while its queue is paused.
+/// A job blocked by another one, one for later, and one whose deadline passes while it waits for that.
 async fn waits(pool: &Pool) -> anyhow::Result<()> {
     let parent = pool.client.submit(&encode(pool, "parent.mp4")).await?.id;
     let mut child = encode(pool, "child.mp4");
     child.depends_on = vec![parent];
     let mut later = encode(pool, "later.mp4");
     later.not_before = Some(Timestamp::now() + SignedDuration::from_secs(10));
-    let mut late = encode(pool, "late.mp4");
-    late.queue = Queue::Batch;
-    late.deadline = Some(Timestamp::now() + SignedDuration::from_secs(5));
     let child = pool.client.submit(&child).await?;
     let later = pool.client.submit(&later).await?;
+    let mut late = encode(pool, "late.mp4");
+    late.depends_on = vec![later.id];
+    late.deadline = Some(Timestamp::now() + SignedDuration::from_secs(5));
     let late = pool.client.submit(&late).await?;
     ensure!((child.state, later.state) == (State::Blocked, State::Delayed), "{child:?} {later:?}");
     until_state(pool, late.id, State::Failed).await?;
