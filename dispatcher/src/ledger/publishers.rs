@@ -140,6 +140,14 @@ impl Ledger {
         *self.inner.publishers.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(bindings);
         Ok(())
     }
+
+    /// After a change of ours: whoever asked for it may publish the moment that they are answered. Where it cannot be read, and
+    /// on other dispatchers, it counts with the next second.
+    pub(super) async fn learn_publishers_now(&self) {
+        if let Err(error) = self.read_publishers().await {
+            tracing::debug!(%error, "who publishes for which tenant was not read after a change");
+        }
+    }
 }
 
 const READ: &str = "SELECT name, amqp_user, disabled_at IS NOT NULL FROM tenant \

@@ -60,6 +60,7 @@ impl Ledger {
         let view = made.ok_or_else(|| TenantError::Exists(request.name.clone()))?;
         let entry = Entry::new("create_tenant", &view.name).of_tenant(Some(&view.name)).after(json!(view));
         self.audit(actor, entry).await;
+        self.learn_publishers_now().await;
         Ok(view)
     }
 
@@ -79,6 +80,7 @@ impl Ledger {
         let view = changed.ok_or_else(|| TenantError::NotFound(name.to_owned()))?;
         let entry = Entry::new("set_tenant", name).of_tenant(Some(name)).before(json!(before)).after(json!(view));
         self.audit(actor, entry).await;
+        self.learn_publishers_now().await;
         Ok(view)
     }
 
@@ -98,6 +100,7 @@ impl Ledger {
         let state = |view: &TenantView| json!({ "disabled_at": view.disabled_at });
         let entry = Entry::new(action, name).of_tenant(Some(name)).before(state(&before)).after(state(&view));
         self.audit(actor, entry).await;
+        self.learn_publishers_now().await;
         Ok(view)
     }
 
