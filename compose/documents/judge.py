@@ -96,8 +96,9 @@ class Judge:
             return [f"no such script or test: {path}"]
         text = place.read_text()
         is_test = path.endswith(".rs") and ("/tests/" in path or "#[test]" in text or "::test" in text)
-        if path != ".ci/run" and not is_test and path not in self.runs:
-            return [f"{path} is neither a test nor called by .ci/run"]
+        is_check = path == ".ci/run" or path.startswith("compose/check-")
+        if not is_check and not is_test and path not in self.runs:
+            return [f"{path} is neither a test nor a check, nor called by .ci/run"]
         missing = {word for words in commands for word in telling(words) if not names(text, word)}
         return [f"{path} does not contain `{word}`" for word in sorted(missing)]
 

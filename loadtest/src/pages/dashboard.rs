@@ -24,7 +24,12 @@ const PAGES: &[Page] = &[
     row(
         "/jobs/{id}",
         "/jobs/{running}",
-        &["/v1/jobs/{running}", "/v1/jobs/{running}/explain", "/v1/jobs/{running}/log?lines=500"],
+        &[
+            "/v1/jobs/{running}",
+            "/v1/jobs/{running}/explain",
+            "/v1/jobs/{running}/log?lines=500",
+            "/v1/jobs/{running}/progress",
+        ],
     ),
     row("/workers", "/workers", &["/v1/workers?limit=100&status=ready&status=draining"]),
     row(
