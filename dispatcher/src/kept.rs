@@ -1,30 +1,35 @@
 //! Answers that take long to make, given again for a while.
 //!
 //! Invariants:
-//! * one answer to a question is made at a time, however many ask;
+//! * one answer to a question is made at a time, however many ask, and whoever of them goes away meanwhile;
 //! * who asks gets an answer that was begun after they asked, or one that is no older than [`Rules`] say: so small ledgers, whose
-//!   answers are not kept at all, tell what is there now.
+//!   answers are not kept at all, tell what is there now;
+//! * what cannot be made is told to all who waited for it, and keeps nobody from trying who comes later.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use crate::ledger::read::ReadError;
 
 /// An answer that took long is good for so many times as long: asking often costs Postgres a tenth of a connection at most.
 const REST: u32 = 10;
-/// Questions whose answers are kept; of more the old ones go.
+/// Whatever an answer says, making one for so long took looking at much.
+const LONG: Duration = Duration::from_millis(500);
+/// Questions whose answers are kept; for one more goes the answer that is oldest.
 const QUESTIONS_MAX: usize = 256;
 
 /// How old an answer may be.
 pub(crate) struct Rules<T> {
     /// Every answer is good for so long.
     pub(crate) fresh: Duration,
-    /// Whether making one took looking at much, so that it is good for longer: [`REST`].
+    /// Whether an answer tells of much, so that it is good for longer: [`REST`].
     pub(crate) is_large: fn(&T) -> bool,
     /// A large one is given for so long after that while the next is made, so that nobody waits for it.
     pub(crate) stale: Duration,
@@ -38,78 +43,109 @@ struct Made<T> {
     stale: Duration,
 }
 
+impl<T> Made<T> {
+    fn is_good(&self) -> bool {
+        self.ended.elapsed() < self.fresh + self.stale
+    }
+}
+
+/// What came of asking the ledger.
+struct Last<T> {
+    made: Option<Made<T>>,
+    /// The newest failure, and when that try began.
+    failed: Option<(Instant, ReadError)>,
+}
+
+type Outcome<T> = Result<Arc<T>, ReadError>;
+
 /// The last answer to one question.
 pub(crate) struct Kept<T> {
     rules: Rules<T>,
     /// Written by whoever has the turn.
-    last: Mutex<Option<Arc<Made<T>>>>,
+    last: Mutex<Last<T>>,
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Whatever is being made. Reads of the ledger are bounded, so each ends by itself; the next one joins it.
+    making: Mutex<JoinSet<()>>,
 }
 
 impl<T: Send + Sync + 'static> Kept<T> {
     pub(crate) fn new(rules: Rules<T>) -> Arc<Kept<T>> {
-        Arc::new(Kept { rules, last: Mutex::new(None), turn: Arc::default() })
+        let last = Mutex::new(Last { made: None, failed: None });
+        Arc::new(Kept { rules, last, turn: Arc::default(), making: Mutex::default() })
     }
 
     /// The last answer where it is good still, else the one that `make` makes.
-    pub(crate) async fn get<E, F>(self: Arc<Self>, make: impl FnOnce() -> F) -> Result<Arc<T>, E>
+    pub(crate) async fn get<F>(self: Arc<Self>, make: impl FnOnce() -> F) -> Outcome<T>
     where
-        E: Display + Send + 'static,
-        F: Future<Output = Result<T, E>> + Send + 'static,
+        F: Future<Output = Result<T, ReadError>> + Send + 'static,
     {
         let asked = Instant::now();
-        if let Some(made) = self.last() {
-            let age = made.ended.elapsed();
-            if age < made.fresh {
-                return Ok(made.answer.clone());
+        let good = self.last().made.as_ref().filter(|made| made.is_good()).map(|made| {
+            let is_fresh = made.ended.elapsed() < made.fresh;
+            (made.answer.clone(), is_fresh)
+        });
+        if let Some((answer, is_fresh)) = good {
+            if !is_fresh && let Ok(turn) = self.turn.clone().try_lock_owned() {
+                // Nobody waits for it.
+                drop(self.start(turn, make()));
             }
-            if age < made.fresh + made.stale {
-                if let Ok(turn) = self.turn.clone().try_lock_owned() {
-                    tokio::spawn(self.clone().renew(turn, make()));
-                }
-                return Ok(made.answer.clone());
-            }
+            return Ok(answer);
         }
         let turn = self.turn.clone().lock_owned().await;
-        match self.last() {
-            Some(made) if made.began >= asked || made.ended.elapsed() < made.fresh => Ok(made.answer.clone()),
-            _ => self.make(turn, make()).await,
+        match self.since(asked) {
+            Some(outcome) => outcome,
+            // Only a dispatcher that ends takes the sender away.
+            None => self.start(turn, make()).await.unwrap_or(Err(ReadError::Silent)),
         }
     }
 
-    async fn renew<E: Display + Send>(
-        self: Arc<Self>,
-        turn: OwnedMutexGuard<()>,
-        making: impl Future<Output = Result<T, E>>,
-    ) {
-        if let Err(error) = self.make(turn, making).await {
-            tracing::debug!(%error, "an answer that had grown old was not made anew");
-        }
-    }
-
-    async fn make<E>(
-        &self,
-        turn: OwnedMutexGuard<()>,
-        making: impl Future<Output = Result<T, E>>,
-    ) -> Result<Arc<T>, E> {
+    /// Has an answer made, also when nobody waits for it any more: Postgres looks at the same rows all the same.
+    fn start<F>(self: &Arc<Self>, turn: OwnedMutexGuard<()>, make: F) -> oneshot::Receiver<Outcome<T>>
+    where
+        F: Future<Output = Result<T, ReadError>> + Send + 'static,
+    {
+        let (told, outcome) = oneshot::channel();
+        let kept = self.clone();
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        while making.try_join_next().is_some() {}
+        // Before anybody asks who finds that it is being made.
         let began = Instant::now();
-        let answer = Arc::new(making.await?);
-        let (fresh, stale) = match (self.rules.is_large)(&answer) {
-            true => (self.rules.fresh.max(began.elapsed() * REST), self.rules.stale),
+        making.spawn(async move {
+            let outcome = kept.note(began, make.await);
+            drop(turn);
+            let _ = told.send(outcome);
+        });
+        outcome
+    }
+
+    fn note(&self, began: Instant, made: Result<T, ReadError>) -> Outcome<T> {
+        let mut last = self.last();
+        let answer = match made {
+            Ok(answer) => Arc::new(answer),
+            Err(error) => {
+                last.failed = Some((began, error.clone()));
+                return Err(error);
+            }
+        };
+        let took = began.elapsed();
+        let (fresh, stale) = match (self.rules.is_large)(&answer) || took > LONG {
+            true => (self.rules.fresh.max(took * REST), self.rules.stale),
             false => (self.rules.fresh, Duration::ZERO),
         };
-        let made = Made { answer: answer.clone(), began, ended: Instant::now(), fresh, stale };
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(made));
-        drop(turn);
+        last.made = Some(Made { answer: answer.clone(), began, ended: Instant::now(), fresh, stale });
         Ok(answer)
     }
 
-    fn last(&self) -> Option<Arc<Made<T>>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What came of a try that began since then, or is fresh still.
+    fn since(&self, asked: Instant) -> Option<Outcome<T>> {
+        let last = self.last();
+        let made = last.made.as_ref().filter(|made| made.began >= asked || made.ended.elapsed() < made.fresh);
+        let failed = last.failed.as_ref().filter(|(began, _)| *began >= asked);
+        made.map(|made| Ok(made.answer.clone())).or_else(|| failed.map(|(_, error)| Err(error.clone())))
     }
 
-    fn is_good(&self) -> bool {
-        self.last().is_some_and(|made| made.ended.elapsed() < made.fresh + made.stale)
+    fn last(&self) -> MutexGuard<'_, Last<T>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,7 +155,7 @@ pub(crate) struct KeptByQuestion<K, T> {
     kept: Mutex<HashMap<K, Arc<Kept<T>>>>,
 }
 
-impl<K: Hash + Eq, T: Send + Sync + 'static> KeptByQuestion<K, T> {
+impl<K: Hash + Eq + Clone, T: Send + Sync + 'static> KeptByQuestion<K, T> {
     pub(crate) fn new(rules: fn() -> Rules<T>) -> Arc<KeptByQuestion<K, T>> {
         Arc::new(KeptByQuestion { rules, kept: Mutex::default() })
     }
@@ -127,27 +163,24 @@ impl<K: Hash + Eq, T: Send + Sync + 'static> KeptByQuestion<K, T> {
     /// Of one question.
     pub(crate) fn of(&self, question: K) -> Arc<Kept<T>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = kept.get(&question) {
-            return known.clone();
-        }
-        if kept.len() >= QUESTIONS_MAX {
+        if kept.len() >= QUESTIONS_MAX && !kept.contains_key(&question) {
             // One that is being made is in somebody's hands, and only others will not share it.
-            kept.retain(|_, kept| kept.is_good());
+            let ended = |kept: &Arc<Kept<T>>| kept.last().made.as_ref().map(|made| made.ended);
+            let oldest = kept.iter().min_by_key(|(_, kept)| ended(kept)).map(|(question, _)| question.clone());
+            if let Some(oldest) = oldest {
+                kept.remove(&oldest);
+            }
         }
-        let new = Kept::new((self.rules)());
-        if kept.len() < QUESTIONS_MAX {
-            kept.insert(question, new.clone());
-        }
-        new
+        kept.entry(question).or_insert_with(|| Kept::new((self.rules)())).clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use futures_util::future::join_all;
+    use futures_util::poll;
 
     use super::*;
 
@@ -158,7 +191,7 @@ mod tests {
     }
 
     async fn ask(kept: &Arc<Kept<u32>>, answer: u32) -> u32 {
-        *kept.clone().get(|| async move { Ok::<_, Infallible>(answer) }).await.unwrap()
+        *kept.clone().get(|| async move { Ok(answer) }).await.unwrap()
     }
 
     #[tokio::test]
@@ -174,48 +207,74 @@ mod tests {
     async fn one_that_has_grown_old_is_given_once_more_while_the_next_is_made() {
         let kept = kept(Duration::ZERO, LONG);
         assert_eq!(ask(&kept, 100).await, 100);
-        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let (go, gone) = oneshot::channel::<()>();
         let next = async move {
             gone.await.unwrap();
-            Ok::<_, Infallible>(200)
+            Ok(200)
         };
         assert_eq!(*kept.clone().get(|| next).await.unwrap(), 100);
         // Somebody makes it already.
         assert_eq!(ask(&kept, 300).await, 100);
         go.send(()).unwrap();
         drop(kept.turn.lock().await);
-        assert_eq!(*kept.last().unwrap().answer, 200);
+        assert_eq!(*kept.last().made.as_ref().unwrap().answer, 200);
     }
 
-    #[tokio::test]
-    async fn all_who_ask_at_once_are_told_one_answer() {
-        let (kept, made) = (kept(LONG, Duration::ZERO), AtomicU32::new(0));
-        let ask = || async {
-            let number = made.fetch_add(1, Ordering::Relaxed);
-            // Whoever comes meanwhile waits.
-            let making = async move {
-                tokio::task::yield_now().await;
-                Ok::<_, Infallible>(number)
-            };
-            *kept.clone().get(|| making).await.unwrap()
+    /// Fifty who ask while somebody else has the turn, each with the number of its own try; and how many tried.
+    async fn fifty(kept: &Arc<Kept<u32>>, number: fn(u32) -> Result<u32, ReadError>) -> (Vec<Outcome<u32>>, u32) {
+        let tried = Arc::new(AtomicU32::new(0));
+        let turn = kept.turn.clone().lock_owned().await;
+        let ask = || {
+            let tried = tried.clone();
+            kept.clone().get(move || async move { number(tried.fetch_add(1, Ordering::Relaxed)) })
         };
-        let answers = join_all((0..50).map(|_| ask())).await;
-        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        let mut asking = Box::pin(join_all((0..50).map(|_| ask())));
+        assert!(poll!(&mut asking).is_pending());
+        drop(turn);
+        (asking.await, tried.load(Ordering::Relaxed))
     }
 
     #[tokio::test]
-    async fn what_cannot_be_made_is_told_and_keeps_nobody_from_trying() {
-        let kept = kept(LONG, LONG);
-        assert_eq!(kept.clone().get(|| async { Err::<u32, _>("no") }).await.unwrap_err(), "no");
-        assert_eq!(ask(&kept, 7).await, 7);
+    async fn all_who_wait_are_told_one_answer_and_who_comes_later_gets_a_new_one() {
+        let kept = kept(Duration::ZERO, Duration::ZERO);
+        let (told, tried) = fifty(&kept, Ok).await;
+        assert!(told.into_iter().all(|answer| *answer.unwrap() == 0));
+        assert_eq!((tried, ask(&kept, 7).await), (1, 7));
     }
 
-    #[test]
-    fn no_more_questions_are_kept_than_there_may_be() {
+    #[tokio::test]
+    async fn what_cannot_be_made_is_told_to_all_who_wait_and_keeps_nobody_from_trying() {
+        let kept = kept(LONG, LONG);
+        let (told, tried) = fifty(&kept, |_| Err(ReadError::TooSlow)).await;
+        assert!(told.into_iter().all(|answer| matches!(answer, Err(ReadError::TooSlow))));
+        assert_eq!((tried, ask(&kept, 7).await), (1, 7));
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_leaves_what_is_being_made_and_no_second_one_begins_beside_it() {
+        let kept = kept(Duration::ZERO, Duration::ZERO);
+        let (go, gone) = oneshot::channel::<()>();
+        let first = async move {
+            gone.await.unwrap();
+            Ok(1)
+        };
+        let mut goes = Box::pin(kept.clone().get(|| first));
+        assert!(poll!(&mut goes).is_pending());
+        drop(goes);
+        let mut stays = Box::pin(ask(&kept, 2));
+        assert!(poll!(&mut stays).is_pending());
+        go.send(()).unwrap();
+        assert_eq!(stays.await, 2);
+    }
+
+    #[tokio::test]
+    async fn for_one_question_more_the_oldest_answer_goes() {
         let all = KeptByQuestion::<usize, u32>::new(|| Rules { fresh: LONG, is_large: |_| false, stale: LONG });
-        for question in 0..2 * QUESTIONS_MAX {
-            all.of(question);
+        for question in 0..=QUESTIONS_MAX {
+            assert_eq!(ask(&all.of(question), 1).await, 1);
         }
-        assert!(all.kept.lock().unwrap().len() <= QUESTIONS_MAX);
+        assert_eq!(all.kept.lock().unwrap().len(), QUESTIONS_MAX);
+        assert_eq!(ask(&all.of(QUESTIONS_MAX), 2).await, 1, "the newest is kept");
+        assert_eq!(ask(&all.of(0), 2).await, 2, "the oldest had to go");
     }
 }

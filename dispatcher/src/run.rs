@@ -43,6 +43,10 @@ const STOP: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_secs(5);
 /// For the ledger to say who publishes for whom.
 const LEARN: Duration = Duration::from_secs(60);
+/// Between two tries at what is not ready.
+const AGAIN: Duration = Duration::from_secs(1);
+/// One look at heartbeats is drawn; those that come meanwhile are left out, as curves may have gaps.
+const CURVES_AT_ONCE: usize = 1;
 
 /// A running dispatcher.
 pub struct Dispatcher {
@@ -110,7 +114,7 @@ impl Dispatcher {
         workers.spawn(placement.run(work.clone()));
         let families = families::follow(ledger.clone(), leadership.clone(), settings.parent_failure, work.clone());
         workers.spawn(families);
-        let (curves, beats) = mpsc::channel(1);
+        let (curves, beats) = mpsc::channel(CURVES_AT_ONCE);
         workers.spawn(heartbeats::draw_curves(ledger.clone(), beats, work.clone()));
         let renewer = Renewer {
             ledger: ledger.clone(),
@@ -234,7 +238,7 @@ async fn learn_publishers(ledger: &Ledger) -> Result<(), Unavailable> {
         match ledger.read_publishers().await {
             Err(error) if tokio::time::Instant::now() < until => {
                 warn!(%error, "waiting for the ledger");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(AGAIN).await;
             }
             learnt => return learnt,
         }
@@ -258,7 +262,7 @@ async fn prepare_broker(amqp: &AmqpLink, settings: &Settings) -> anyhow::Result<
             }
             Err(error) => {
                 warn!(error = %ffpool_runtime::settings::chain(&error), "RabbitMQ is not ready, trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(AGAIN).await;
             }
         }
     }

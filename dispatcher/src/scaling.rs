@@ -30,13 +30,31 @@ pub(crate) struct Scaling {
     pub(crate) targets: WaitTargets,
     kept: Arc<Kept<Reading>>,
     /// Written by whoever reads.
-    history: Mutex<Option<(Instant, History)>>,
+    history: Mutex<Option<Known>>,
 }
 
 /// Every pool that has workers or jobs, and when it was read.
 struct Reading {
     pools: BTreeMap<Pool, Situation>,
     at: Timestamp,
+}
+
+/// How long jobs took.
+#[derive(Clone)]
+struct Known {
+    read: Instant,
+    /// It tells of these scenarios, where a job of theirs has completed.
+    scenarios: BTreeSet<String>,
+    history: History,
+}
+
+impl Known {
+    /// Whether it serves for these pools still: of every scenario it was asked, and of every kind that waits it knows one.
+    fn serves(&self, pools: &BTreeMap<Pool, Situation>) -> bool {
+        let mut waiting = pools.values().flat_map(|situation| &situation.waiting);
+        scenarios(pools).into_iter().all(|scenario| self.scenarios.contains(scenario))
+            && waiting.all(|waiting| self.history.expect(&waiting.kind).samples > 0)
+    }
 }
 
 impl Scaling {
@@ -75,14 +93,17 @@ impl Scaling {
 
     async fn history(&self, pools: &BTreeMap<Pool, Situation>) -> Result<History, ReadError> {
         let known = self.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // One that knows every kind that waits serves for long.
-        if let Some((read, history)) = known
-            && (read.elapsed() < FRESH || read.elapsed() < HISTORY_FRESH && knows(&history, pools))
+        if let Some(known) = known
+            && known.read.elapsed() < HISTORY_FRESH
+            && known.serves(pools)
         {
-            return Ok(history);
+            return Ok(known.history);
         }
-        let history = self.ledger.scale_history(&scenarios(pools)).await?;
-        *self.history.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), history.clone()));
+        let asked = scenarios(pools);
+        let history = self.ledger.scale_history(&asked).await?;
+        let scenarios = asked.into_iter().map(str::to_owned).collect();
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Known { read: Instant::now(), scenarios, history: history.clone() });
         Ok(history)
     }
 }
@@ -105,8 +126,38 @@ fn scenarios(pools: &BTreeMap<Pool, Situation>) -> BTreeSet<&str> {
     kinds.map(|kind| kind.scenario.strip_suffix(OF_CHUNKS).unwrap_or(&kind.scenario)).collect()
 }
 
-/// Whether a job is known of every kind that waits.
-fn knows(history: &History, pools: &BTreeMap<Pool, Situation>) -> bool {
-    let mut waiting = pools.values().flat_map(|situation| &situation.waiting);
-    waiting.all(|waiting| history.expect(&waiting.kind).samples > 0)
+#[cfg(test)]
+mod tests {
+    use ffpool_schema::advice::{Expected, Kind, Line, Running, Waiting};
+    use ffpool_schema::job::{Priority, Queue};
+
+    use super::*;
+
+    fn kind(scenario: &str) -> Kind {
+        Kind { scenario: scenario.to_owned(), units: 1 }
+    }
+
+    fn pools(waits: &[&str], runs: &[&str]) -> BTreeMap<Pool, Situation> {
+        let line = Line { queue: Queue::Default, priority: Priority::Medium };
+        let waiting = waits.iter().map(|name| Waiting { line, kind: kind(name), jobs: 1, oldest_secs: 1.0 });
+        let running =
+            runs.iter().map(|name| Running { line, kind: kind(name), worker: None, elapsed_secs: 1.0, eta_secs: None });
+        let situation =
+            Situation { waiting: waiting.collect(), running: running.collect(), ..Situation::empty(Pool::default()) };
+        BTreeMap::from([(Pool::default(), situation)])
+    }
+
+    #[test]
+    fn what_is_known_of_durations_serves_only_for_what_was_asked_of() {
+        let expected = Expected { mean_secs: 9.0, median_secs: 9.0, p90_secs: 9.0, samples: 3 };
+        let known = Known {
+            read: Instant::now(),
+            scenarios: ["fast", "slow"].map(str::to_owned).into(),
+            history: History(BTreeMap::from([(kind("fast"), expected)])),
+        };
+        assert!(known.serves(&pools(&["fast"], &["slow"])));
+        assert!(known.serves(&pools(&[], &["fast (chunk)"])), "a chunk is of its whole's scenario");
+        assert!(!known.serves(&pools(&["slow"], &[])), "none completed then; one may have by now");
+        assert!(!known.serves(&pools(&["fast"], &["new"])), "nobody asked of it");
+    }
 }

@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::api::App;
 use crate::api::problem::{Answer, ApiError};
 use crate::api::query::{self, Query};
+use crate::api::throughput::step_begin;
 use crate::kept::{KeptByQuestion, Rules};
 use crate::ledger::CostBy;
 use crate::ledger::keys::Caller;
@@ -22,6 +23,7 @@ const STALE: Duration = Duration::from_secs(300);
 const MANY: i64 = 10_000;
 /// How far back a report goes that does not say, from the last full hour: so that one who asks again asks the same.
 const BACK: SignedDuration = SignedDuration::from_hours(30 * 24);
+const HOUR_SECS: u32 = 3600;
 
 /// Whose, by what, and since when.
 type Asked = (Option<String>, String, Timestamp);
@@ -38,10 +40,6 @@ pub(crate) fn kept() -> Arc<Kept> {
     })
 }
 
-fn full_hour(now: Timestamp) -> Timestamp {
-    Timestamp::from_second(now.as_second() - now.as_second().rem_euclid(3600)).unwrap_or(now)
-}
-
 /// `GET /v1/cost`
 pub(crate) async fn report(
     State(app): State<App>,
@@ -53,7 +51,7 @@ pub(crate) async fn report(
     let by = CostBy::of(text).ok_or_else(|| {
         ApiError::bad_parameter("by", "tenant, queue, scenario, worker or label:<name> is expected, such as label:show")
     })?;
-    let since = query.since()?.unwrap_or_else(|| full_hour(Timestamp::now()) - BACK);
+    let since = query.since()?.unwrap_or_else(|| step_begin(Timestamp::now(), HOUR_SECS) - BACK);
     let asked = (caller.tenant().map(str::to_owned), text.to_owned(), since);
     let (ledger, realm) = (app.ledger.clone(), caller.realm().clone());
     let rows = app.costs.of(asked).get(|| async move { ledger.costs(&realm, &by, since).await }).await?;

@@ -118,7 +118,11 @@ pub(super) async fn receive(
             Some(_) = connections.join_next() => {}
             // It looks for ever, until it is dropped with this function.
             Some(ended) = keepers.join_next() => {
-                tracing::error!(?ended, "certificates and the roles of clients' are not looked at any more: start the dispatcher again before they end");
+                tracing::error!(
+                    ?ended,
+                    "certificates and what clients' ones may do are not read again any more: start the dispatcher anew \
+                     before the certificates end"
+                );
             }
         }
     }

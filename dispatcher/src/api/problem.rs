@@ -88,7 +88,7 @@ impl Kind {
 }
 
 /// An error on its way to the client.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct ApiError {
     problem: Box<Problem>,
     status: StatusCode,

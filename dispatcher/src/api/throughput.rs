@@ -17,7 +17,6 @@ use crate::api::problem::Answer;
 use crate::api::query::{self, Query};
 use crate::kept::{KeptByQuestion, Rules};
 use crate::ledger::keys::Caller;
-use crate::ledger::read::ReadError;
 
 /// So long an answer is given again.
 const FRESH: Duration = Duration::from_secs(10);
@@ -57,7 +56,7 @@ pub(crate) async fn show(
         let step_secs = hours * 3600 / STEPS;
         let from = first_step(Timestamp::now(), step_secs);
         let points = ledger.ended_since(&realm, from, step_secs).await?;
-        Ok::<_, ReadError>(Throughput { step_secs, points })
+        Ok(Throughput { step_secs, points })
     });
     Ok(Json((*answer.await?).clone()))
 }
@@ -65,10 +64,13 @@ pub(crate) async fn show(
 /// When the first of the steps began of which the last holds `now`. Steps begin at multiples of their length, so that a
 /// step means the same jobs in every answer.
 fn first_step(now: Timestamp, step_secs: u32) -> Timestamp {
-    let step = i64::from(step_secs);
-    let last = now.as_second() - now.as_second().rem_euclid(step);
-    let before = SignedDuration::from_secs(step * i64::from(STEPS - 1));
-    Timestamp::from_second(last).unwrap_or(now) - before
+    step_begin(now, step_secs) - SignedDuration::from_secs(i64::from(step_secs) * i64::from(STEPS - 1))
+}
+
+/// When the step began that holds `now`. Steps of the same length are the same for everybody who asks.
+pub(super) fn step_begin(now: Timestamp, step_secs: u32) -> Timestamp {
+    let into = now.as_second().rem_euclid(i64::from(step_secs));
+    Timestamp::from_second(now.as_second() - into).unwrap_or(now)
 }
 
 #[cfg(test)]

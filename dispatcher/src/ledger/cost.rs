@@ -69,7 +69,7 @@ impl Ledger {
         let sql = format!(
             "SELECT {} AS key, count(DISTINCT j.id) AS jobs, count(*) AS attempts, {USED} \
              FROM ({BOOKED}) AS booked JOIN job AS j ON j.id = booked.whole JOIN attempt AS a ON a.job = booked.maker \
-             WHERE a.ended_at IS NOT NULL AND ($3::text IS NULL OR true) AND ($5::text IS NULL OR j.tenant = $5) \
+             WHERE a.ended_at IS NOT NULL AND ($3::text IS NULL OR true) \
              GROUP BY 1 ORDER BY core_hours DESC, key LIMIT $2",
             by.expression()
         );
@@ -138,11 +138,12 @@ const OF_JOBS: &str = "WITH maker AS ( \
             sum((a.usage ->> 'energy_joules')::float8) AS energy_joules \
      FROM maker JOIN attempt AS a ON a.job = maker.job WHERE a.ended_at IS NOT NULL GROUP BY maker.whole";
 
-/// The jobs recorded since `$1`, each with those whose attempts are booked to it: itself, and those that make its chunks. Two arms,
+/// The jobs of the tenant `$5`, or of all, recorded since `$1`, each with those whose attempts are booked to it: itself, and those that make its chunks. Two arms,
 /// so that each is found by an index.
-const BOOKED: &str = "SELECT id AS whole, id AS maker FROM job WHERE created_at >= $1 AND part_of IS NULL \
+const BOOKED: &str = "SELECT id AS whole, id AS maker FROM job \
+         WHERE created_at >= $1 AND part_of IS NULL AND ($5::text IS NULL OR tenant = $5) \
      UNION ALL SELECT whole.id, part.id FROM job AS part JOIN job AS whole ON whole.id = part.part_of \
-     WHERE part.part_of IS NOT NULL AND whole.created_at >= $1";
+     WHERE part.part_of IS NOT NULL AND whole.created_at >= $1 AND ($5::text IS NULL OR whole.tenant = $5)";
 
 /// What these attempts `a` used and cost: attempts of which something is not known, hours, energy, and the cost in the
 /// currency `$4`.

@@ -218,6 +218,7 @@ const KEEP: &str = "INSERT INTO progress_curve (job, attempt, step_secs, at_secs
      SELECT job, attempt, step_secs, at_secs::real[], percent::real[], fps::real[] \
      FROM unnest($1::uuid[], $2::integer[], $3::real[], $4::text[], $5::text[], $6::text[]) \
           AS drawn(job, attempt, step_secs, at_secs, percent, fps) \
+     WHERE EXISTS (SELECT FROM job WHERE job.id = drawn.job AND job.state = 'running' AND job.attempt = drawn.attempt) \
      ON CONFLICT (job, attempt) DO UPDATE SET step_secs = excluded.step_secs, at_secs = excluded.at_secs, \
         percent = excluded.percent, fps = excluded.fps";
 
@@ -237,6 +238,7 @@ mod tests {
         for second in 0..100_000_u32 {
             #[expect(clippy::cast_precision_loss, reason = "far below 2^24")]
             let at = second as f32;
+            // As `DUE` asks for, of heartbeats that are even.
             if at >= last + curve.step_secs {
                 curve.add(at, Some(at / 1000.0), None);
                 last = at;

@@ -3,6 +3,7 @@
 //! Invariant: nothing here changes a job, and no read outlives [`READ_BOUND`], whatever state Postgres is in.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::PoolError;
@@ -49,15 +50,15 @@ pub(super) const JOB_COLUMNS: &str = "id, number, state, queue, priority, pool, 
          FROM dependency JOIN job AS part ON part.id = dependency.parent AND part.part_of = dependency.child \
          WHERE dependency.child = job.id) END AS parts";
 
-/// Why the ledger could not tell.
-#[derive(Debug, thiserror::Error)]
+/// Why the ledger could not tell. Many may wait for one answer, so it can be told to each of them.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
     /// No connection to Postgres.
     #[error("connect to the ledger")]
-    Connect(#[from] PoolError),
+    Connect(#[source] Arc<PoolError>),
     /// Postgres refused or lost the query.
     #[error("query the ledger")]
-    Query(#[source] tokio_postgres::Error),
+    Query(#[source] Arc<tokio_postgres::Error>),
     /// Postgres ended the query at its statement timeout: too many rows had to be looked at.
     #[error("a query of the ledger took too long")]
     TooSlow,
@@ -76,7 +77,16 @@ pub enum ReadError {
 
 impl From<tokio_postgres::Error> for ReadError {
     fn from(error: tokio_postgres::Error) -> ReadError {
-        if error.code() == Some(&SqlState::QUERY_CANCELED) { ReadError::TooSlow } else { ReadError::Query(error) }
+        match error.code() {
+            Some(&SqlState::QUERY_CANCELED) => ReadError::TooSlow,
+            _ => ReadError::Query(Arc::new(error)),
+        }
+    }
+}
+
+impl From<PoolError> for ReadError {
+    fn from(error: PoolError) -> ReadError {
+        ReadError::Connect(Arc::new(error))
     }
 }
 

@@ -13,7 +13,12 @@ use super::Ledger;
 use super::read::{ReadError, bounded, named};
 
 /// What is added to the scenario of jobs that make chunks, which take less time than wholes.
-pub(crate) const OF_CHUNKS: &str = " (chunk)";
+macro_rules! of_chunks {
+    () => {
+        " (chunk)"
+    };
+}
+pub(crate) const OF_CHUNKS: &str = of_chunks!();
 /// Of each scenario so many jobs say how long such jobs take, wholes and chunks apart, the last that completed.
 const SAMPLES_MAX: i64 = 300;
 /// None that completed longer ago, in seconds: what the pool was then says little of now.
@@ -161,7 +166,7 @@ fn kind(row: &Row) -> Result<Kind, ReadError> {
 
 macro_rules! scenario_column {
     () => {
-        "CASE WHEN part_of IS NULL THEN scenario ELSE scenario || ' (chunk)' END AS kind, units"
+        concat!("CASE WHEN part_of IS NULL THEN scenario ELSE scenario || '", of_chunks!(), "' END AS kind, units")
     };
 }
 

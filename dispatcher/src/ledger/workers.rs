@@ -1,6 +1,6 @@
 //! What the ledger tells of workers: a page of them, one of them, and what they have to offer together.
 //!
-//! Invariant: how much is read does not grow with the number of workers, but for [`Ledger::workers`], which is for clients that
+//! Invariant: how much is answered does not grow with the number of workers, but for [`Ledger::workers`], which is for clients that
 //! know no pages.
 
 use ffpool_schema::api::WorkerView;
