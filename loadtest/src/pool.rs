@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use ffpool::{Client, ClientConfig};
 use ffpool_runtime::tls::Authority;
 use ffpool_schema::api::{JobDetail, JobView};
@@ -331,18 +331,7 @@ impl Pool {
     /// Makes the tables with the account that owns them, where that is not the one that runs.
     fn migrate(&self) -> anyhow::Result<()> {
         let Some(owner) = &self.accounts.owner else { return Ok(()) };
-        let links = &self.accounts.dispatcher;
-        let done = Command::new(binary_path("ffpool-dispatcher")?)
-            .arg("migrate")
-            .env("FFPOOL_AMQP_URL", &links.amqp)
-            .env("FFPOOL_NATS_URL", &links.nats)
-            .env("FFPOOL_DATABASE_URL", links.database.as_deref().unwrap_or_default())
-            .env("FFPOOL_MIGRATION_DATABASE_URL", owner)
-            .output()
-            .context("run `ffpool-dispatcher migrate`")?;
-        let said = String::from_utf8_lossy(&done.stderr);
-        anyhow::ensure!(done.status.success(), "ffpool-dispatcher migrate: {said}");
-        Ok(())
+        migrate(self.accounts.dispatcher.database.as_deref().unwrap_or_default(), owner)
     }
 
     fn spawn_dispatcher(&self, number: usize, api: SocketAddr) -> anyhow::Result<Part> {
@@ -512,6 +501,22 @@ fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
 #[must_use]
 pub fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], ffpool_stack::free_port()))
+}
+
+/// Makes the tables of this version in a ledger, which `owner` names with the account that owns them.
+pub(crate) fn migrate(database: &str, owner: &str) -> anyhow::Result<()> {
+    let done = Command::new(binary_path("ffpool-dispatcher")?)
+        .arg("migrate")
+        // Its settings name them, and a migration asks neither.
+        .env("FFPOOL_AMQP_URL", "amqp://127.0.0.1:1")
+        .env("FFPOOL_NATS_URL", "nats://127.0.0.1:1")
+        .env("FFPOOL_DATABASE_URL", database)
+        .env("FFPOOL_MIGRATION_DATABASE_URL", owner)
+        .output()
+        .context("run `ffpool-dispatcher migrate`")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "ffpool-dispatcher migrate: {said}");
+    Ok(())
 }
 
 /// A binary of the workspace, beside the one that runs.
