@@ -13,7 +13,7 @@ mod walk;
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use ffpool_schema::access::Role;
 use ffpool_schema::api::KeyRequest;
 use ffpool_stack::Stack;
@@ -40,8 +40,8 @@ pub struct PagesArgs {
     pub ledger: Option<String>,
     /// How often each question is asked: once in each round of all of them, so that what a dispatcher keeps for a moment has grown
     /// old when it is asked again.
-    #[arg(long, default_value_t = 100)]
-    pub asks: usize,
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub asks: u32,
     /// Connections that ask at the same time.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub connections: u8,
@@ -124,6 +124,7 @@ fn prepare(args: &PagesArgs) -> anyhow::Result<(Stack, String)> {
     }
     if let Some(ledger) = &args.ledger {
         let stack = Stack::builder().postgres(false).start().context("start the servers")?;
+        seed::refuse_foreign(ledger)?;
         seed::migrate(ledger)?;
         seed::revive(ledger)?;
         return Ok((stack, ledger.clone()));
@@ -138,12 +139,15 @@ fn prepare(args: &PagesArgs) -> anyhow::Result<(Stack, String)> {
 /// Measures on a pool that [`start`] has started.
 ///
 /// # Errors
-/// When there is no sample for a route.
+/// When there is no sample for a route, or nothing is left to be asked.
 pub async fn ask(pool: &Pool, args: &PagesArgs) -> anyhow::Result<Report> {
     let facts = Facts::read(&pool.database_url).await?;
     let asker = Asker::open(pool, &tenant_key(pool, &facts).await?).await?;
     let mut questions = asker.questions(&facts).await?;
-    questions.retain(|question| args.only.as_ref().is_none_or(|only| question.path.contains(only.as_str())));
+    if let Some(only) = &args.only {
+        questions.retain(|question| question.path.contains(only.as_str()));
+        ensure!(!questions.is_empty(), "no question has `{only}` in its path (--only)");
+    }
     let mut rows = asker.ask_all(&questions, args.asks, args.connections).await?;
     rows.sort_by(|a, b| b.waits.p95_ms.total_cmp(&a.waits.p95_ms));
     Ok(Report { jobs: facts.jobs, workers: facts.workers, connections: args.connections, rows })

@@ -11,18 +11,19 @@ mod template;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use ffpool_stack::Stack;
 use postgres::{Client, NoTls};
 
-use crate::pool::binary_path;
+use crate::pool;
 pub use size::Size;
 
 /// Jobs that are written in one transaction: some seconds of work, so that it is seen to go on.
 const BATCH: u64 = 20_000;
+/// Jobs for each worker: some four of them run, and no worker may be given more than it has slots.
+const JOBS_PER_WORKER: u64 = 200;
 
 /// What is written and where.
 #[derive(Debug, Clone, clap::Args)]
@@ -33,7 +34,7 @@ pub struct SeedArgs {
     /// Where servers of its own keep what is written (`ffpool-loadtest pages --root` measures there).
     #[arg(long, required_unless_present = "into", conflicts_with = "into")]
     pub root: Option<PathBuf>,
-    /// Write into this ledger, which is there already, beside what it has. Its owner's account is needed.
+    /// Write into this ledger: a new database, or one filled before. Its owner's account is needed.
     #[arg(long, value_name = "DATABASE_URL")]
     pub into: Option<String>,
 }
@@ -78,7 +79,11 @@ impl fmt::Display for Seeded {
 pub fn run(args: &SeedArgs) -> anyhow::Result<Seeded> {
     let told = |done: u64| eprintln!("{done} of {} jobs are written", args.size.jobs);
     match (&args.into, &args.root) {
-        (Some(url), _) => fill(url, &args.size, told),
+        (Some(url), _) => {
+            refuse_foreign(url)?;
+            migrate(url)?;
+            fill(url, &args.size, told)
+        }
         (None, Some(root)) => {
             let stack = Stack::builder().rabbit(false).nats(false).root(root.clone()).start()?;
             let url = stack.postgres.url();
@@ -94,27 +99,38 @@ pub fn run(args: &SeedArgs) -> anyhow::Result<Seeded> {
 /// # Errors
 /// When the ledger cannot be reached, or a migration fails.
 pub fn migrate(url: &str) -> anyhow::Result<()> {
-    let done = Command::new(binary_path("ffpool-dispatcher")?)
-        .arg("migrate")
-        // Its settings name them, and a migration asks neither.
-        .env("FFPOOL_AMQP_URL", "amqp://127.0.0.1:1")
-        .env("FFPOOL_NATS_URL", "nats://127.0.0.1:1")
-        .env("FFPOOL_DATABASE_URL", url)
-        .env("FFPOOL_MIGRATION_DATABASE_URL", url)
-        .output()
-        .context("run `ffpool-dispatcher migrate`")?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.success(), "ffpool-dispatcher migrate: {said}");
+    pool::migrate(url, url)
+}
+
+/// Refuses a ledger in which others work, before anything is written to it. Their jobs would be dated ahead with the seeded ones,
+/// and a dispatcher that is measured there would publish them to a broker of its own.
+///
+/// # Errors
+/// When it is one, or cannot be reached.
+pub fn refuse_foreign(url: &str) -> anyhow::Result<()> {
+    let mut client = Client::connect(url, NoTls).context("connect to the ledger")?;
+    let is_there = |client: &mut Client, sql: &str| Ok::<bool, postgres::Error>(client.query_one(sql, &[])?.get(0));
+    // A new database has no tables yet.
+    if !is_there(&mut client, "SELECT to_regclass('job') IS NOT NULL AND to_regclass('worker') IS NOT NULL")? {
+        return Ok(());
+    }
+    let is_foreign = is_there(
+        &mut client,
+        "SELECT EXISTS (SELECT FROM worker WHERE id NOT LIKE 'seed-%') \
+             OR (EXISTS (SELECT FROM job) AND NOT EXISTS (SELECT FROM worker WHERE id LIKE 'seed-%'))",
+    )?;
+    ensure!(!is_foreign, "this ledger has work of its own, which would be held back: give a new database");
     Ok(())
 }
 
 /// Fills the ledger at `url`, tells how many jobs are written from time to time, and looks through what is there then.
 ///
 /// # Errors
-/// When Postgres refuses something, or what was written contradicts itself.
+/// When there are too few workers, Postgres refuses something, or what was written contradicts itself.
 pub fn fill(url: &str, size: &Size, mut told: impl FnMut(u64)) -> anyhow::Result<Seeded> {
     let began = Instant::now();
     let mut client = Client::connect(url, NoTls).context("connect to the ledger that is to be filled")?;
+    ensure_room(&mut client, size)?;
     for (name, value) in size.settings().into_iter().chain(template::settings()?) {
         client.execute("SELECT set_config('seed.' || $1, $2, false)", &[&name, &value])?;
     }
@@ -134,6 +150,18 @@ pub fn fill(url: &str, size: &Size, mut told: impl FnMut(u64)) -> anyhow::Result
     client.batch_execute("VACUUM (ANALYZE)").context("vacuum the ledger")?;
     check(&mut client)?;
     count(&mut client, began.elapsed())
+}
+
+/// Refuses more jobs than the workers have slots for: that would be found out only when all is written.
+fn ensure_room(client: &mut Client, size: &Size) -> anyhow::Result<()> {
+    let there: i64 = client.query_one("SELECT count(*) FROM job", &[]).context("count the jobs of the ledger")?.get(0);
+    let jobs = there.unsigned_abs() + size.jobs;
+    let needed = jobs.div_ceil(JOBS_PER_WORKER);
+    ensure!(
+        needed <= u64::from(size.workers),
+        "{jobs} jobs need at least {needed} workers (--workers): more would run than there are slots"
+    );
+    Ok(())
 }
 
 /// All of it or nothing.

@@ -67,15 +67,10 @@ impl Asker {
     }
 
     /// Asks everything in turn, so often, on so many connections that begin at different questions.
-    pub(super) async fn ask_all(
-        &self,
-        questions: &[Question],
-        asks: usize,
-        connections: u8,
-    ) -> anyhow::Result<Vec<Row>> {
+    pub(super) async fn ask_all(&self, questions: &[Question], asks: u32, connections: u8) -> anyhow::Result<Vec<Row>> {
         let measured = questions.iter().map(|_| Measured::new().map(Mutex::new)).collect::<anyhow::Result<Vec<_>>>()?;
         let (questions, measured) = (Arc::new(questions.to_vec()), Arc::new(measured));
-        let connections = usize::from(connections);
+        let (connections, asks) = (usize::from(connections), usize::try_from(asks)?);
         let mut tasks = Vec::new();
         for connection in 0..connections {
             let (asker, questions, measured) = (self.clone(), questions.clone(), measured.clone());

@@ -17,7 +17,7 @@ UNION ALL SELECT 'running jobs are not among those of their worker', count(*) FR
 UNION ALL SELECT 'workers run more than they have slots', count(*) FROM worker
     WHERE cardinality(running) > (capacity ->> 'slots')::integer
 UNION ALL SELECT 'blocked jobs wait for nothing', count(*) FROM job
-    WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'blocked'
+    WHERE state = 'blocked'
           AND NOT EXISTS (SELECT FROM dependency JOIN job AS parent ON parent.id = dependency.parent
                           WHERE dependency.child = job.id AND parent.state <> 'completed')
 UNION ALL SELECT 'dead letters have no kind', count(*) FROM job WHERE state = 'failed' AND (dead_fingerprint IS NULL OR failure IS NULL)

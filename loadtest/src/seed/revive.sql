@@ -7,4 +7,4 @@ UPDATE job SET lease_until = now() + interval '12 hours'
 UPDATE job SET publish_due = now() + interval '12 hours'
     WHERE publish_due IS NOT NULL AND state = 'delayed' AND publish_due < now() + interval '6 hours';
 UPDATE job SET published_at = now() + interval '12 hours'
-    WHERE state IN ('blocked', 'delayed', 'queued') AND state = 'queued' AND published_at < now() + interval '6 hours';
+    WHERE state = 'queued' AND published_at < now() + interval '6 hours';

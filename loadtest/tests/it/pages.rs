@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ffpool_loadtest::pages::{self, PagesArgs};
-use ffpool_loadtest::seed::{self, Size};
+use ffpool_loadtest::seed::{self, SeedArgs, Size};
 use ffpool_stack::Stack;
 use tokio::task::spawn_blocking;
 
@@ -52,6 +52,31 @@ fn every_route_and_page_answers_on_a_seeded_ledger_and_lists_show_every_row_once
             assert!(list.pages > 1 || path == "/v1/dead-letters", "{path} has one page only");
         }
         Ok(())
+    });
+}
+
+#[test]
+fn a_ledger_with_work_of_its_own_is_left_alone_and_too_few_workers_are_told_before_anything_is_written() {
+    run(async {
+        spawn_blocking(|| {
+            let database = Stack::shared().postgres.new_database();
+            let size = Size { jobs: 2000, workers: 9, days: 30, hold: 12 };
+            let args = SeedArgs { size, root: None, into: Some(database.clone()) };
+            let said = format!("{:#}", seed::run(&args).unwrap_err());
+            assert!(said.contains("2000 jobs need at least 10 workers"), "{said}");
+
+            let mut client = postgres::Client::connect(&database, postgres::NoTls)?;
+            client.batch_execute(
+                "INSERT INTO worker (id, incarnation, seq, host, version, state, pools, capacity, ability, running) \
+                     VALUES ('encode-1', gen_random_uuid(), 1, 'h', '0.1.0', 'ready', '{cpu}', '{}', '{}', '{}')",
+            )?;
+            let said = format!("{:#}", seed::run(&args).unwrap_err());
+            assert!(said.contains("work of its own"), "{said}");
+            let jobs: i64 = client.query_one("SELECT count(*) FROM job", &[])?.get(0);
+            assert_eq!(jobs, 0);
+            anyhow::Ok(())
+        })
+        .await?
     });
 }
 
