@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use postgres::{Client, NoTls};
+use postgres::types::ToSql;
+use postgres::{Client, NoTls, Row};
 use tokio::task::spawn_blocking;
 
 /// Things that are there, most of them one tenant's, so that its key may ask for them too.
@@ -35,12 +36,20 @@ impl Facts {
     }
 }
 
+/// The first row, without which a ledger was not filled.
+fn first(client: &mut Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> anyhow::Result<Row> {
+    let row = client.query_opt(sql, parameters)?;
+    row.context("this ledger has none of what `ffpool-loadtest seed` writes: fill it first")
+}
+
 fn look_up(client: &mut Client) -> anyhow::Result<Facts> {
     let tenant: String =
-        client.query_one("SELECT tenant FROM job WHERE chunks IS NOT NULL AND tenant IS NOT NULL LIMIT 1", &[])?.get(0);
-    let mut text = |sql: &str| Ok::<String, postgres::Error>(client.query_one(sql, &[])?.get(0));
+        first(client, "SELECT tenant FROM job WHERE chunks IS NOT NULL AND tenant IS NOT NULL LIMIT 1", &[])?.get(0);
+    let whole = "SELECT id::text FROM job WHERE chunks IS NOT NULL AND tenant = $1 LIMIT 1";
+    let whole: String = first(client, whole, &[&tenant])?.get(0);
+    let mut text = |sql: &str| anyhow::Ok::<String>(first(client, sql, &[])?.get(0));
     let mut facts = Facts {
-        whole: text(&format!("SELECT id::text FROM job WHERE chunks IS NOT NULL AND tenant = '{tenant}' LIMIT 1"))?,
+        whole,
         busy_worker: text("SELECT id FROM worker ORDER BY cardinality(running) DESC LIMIT 1")?,
         fingerprint: text(
             "SELECT dead_fingerprint FROM job WHERE state = 'failed' GROUP BY 1 ORDER BY count(*) DESC LIMIT 1",
@@ -67,8 +76,8 @@ fn look_up(client: &mut Client) -> anyhow::Result<Facts> {
     ] {
         let far_in = |at: i64| format!("{ids} OFFSET {at} LIMIT 1");
         let count: i64 = client.query_one(&format!("SELECT count(*) FROM ({ids}) AS all_of_it"), &[])?.get(0);
-        let mut cursor = |at: i64| Ok::<_, postgres::Error>(as_cursor(client.query_one(&far_in(at), &[])?.get(0)));
-        facts.cursors.insert(route, [cursor(count / 2)?, cursor(20.min(count - 1))?]);
+        let mut cursor = |at: i64| anyhow::Ok(as_cursor(first(client, &far_in(at), &[])?.get(0)));
+        facts.cursors.insert(route, [cursor(count / 2)?, cursor(20.min(count - 1).max(0))?]);
     }
     Ok(Facts { tenant, ..facts })
 }

@@ -68,7 +68,10 @@ const TOGETHER: [(&str, &str); 4] = [
 pub(super) fn all(description: &Value, facts: &Facts) -> Result<Vec<Question>, Vec<String>> {
     let (mut questions, mut missing) = (Vec::new(), Vec::new());
     let none = serde_json::Map::new();
-    for (path, methods) in description["paths"].as_object().unwrap_or(&none) {
+    let Some(paths) = description["paths"].as_object() else {
+        return Err(vec!["a description without `paths`".to_owned()]);
+    };
+    for (path, methods) in paths {
         let operation = &methods["get"];
         if operation.is_null() || path.starts_with("/assets/") {
             continue;
@@ -232,5 +235,6 @@ mod tests {
         let mut page = description("/hats", &json!([]));
         page["paths"]["/hats"]["get"]["responses"]["200"]["content"] = json!({"text/html": {}});
         assert_eq!(all(&page, &facts()).unwrap_err(), ["the page /hats"]);
+        assert_eq!(all(&json!({}), &facts()).unwrap_err(), ["a description without `paths`"]);
     }
 }

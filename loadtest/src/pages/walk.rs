@@ -1,6 +1,6 @@
 //! Goes through every list that has pages from its first to its last, and says which rows it met.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -43,7 +43,7 @@ pub async fn walk(pool: &Pool) -> anyhow::Result<BTreeMap<String, Walked>> {
 }
 
 async fn walk_one(asker: &Asker, path: &str) -> anyhow::Result<Walked> {
-    let (mut walked, mut cursor) = (Walked::default(), None::<String>);
+    let (mut walked, mut cursor, mut seen) = (Walked::default(), None::<String>, BTreeSet::new());
     loop {
         let after = cursor.as_ref().map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
         let page: Value =
@@ -53,11 +53,8 @@ async fn walk_one(asker: &Asker, path: &str) -> anyhow::Result<Walked> {
         let key = |item: &Value| item["id"].as_str().map_or_else(|| item.to_string(), str::to_owned);
         walked.rows.extend(items.iter().map(key));
         walked.pages += 1;
-        let next = page["next"].as_str().map(str::to_owned);
-        ensure!(next.is_none() || next != cursor, "the cursor leads to itself");
-        match next {
-            Some(next) => cursor = Some(next),
-            None => return Ok(walked),
-        }
+        let Some(next) = page["next"].as_str() else { return Ok(walked) };
+        ensure!(seen.insert(next.to_owned()), "the cursor {next} leads back");
+        cursor = Some(next.to_owned());
     }
 }
