@@ -245,6 +245,9 @@ impl Judge<'_> {
             .collect();
         let needless = exceptions::needless(&asked);
         report.wrong.extend(needless.into_iter().map(|metric| format!("no query needs the exception of {metric}")));
+        let selected: Vec<String> = alerts.iter().flat_map(|alert| selectors(&alert.query)).collect();
+        let needless = exceptions::needless_never(&selected);
+        report.wrong.extend(needless.into_iter().map(|selector| format!("no alert has the selector {selector}")));
         Ok(())
     }
 }

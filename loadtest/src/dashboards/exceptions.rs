@@ -50,6 +50,12 @@ pub(super) fn needless(queries: &[&str]) -> Vec<&'static str> {
     EXCEPTIONS.iter().filter(is_named).map(|exception| exception.metric).collect()
 }
 
+/// Selectors of [`NEVER_HERE`] that are none of these, which are those of the alerts.
+pub(super) fn needless_never(selectors: &[String]) -> Vec<&'static str> {
+    let all = NEVER_HERE.iter().map(|never| never.selector);
+    all.filter(|never| !selectors.iter().any(|selector| selector == never)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +73,9 @@ mod tests {
         let all: Vec<&str> = EXCEPTIONS.iter().map(|exception| exception.metric).collect();
         assert_eq!(needless(&all), [] as [&str; 0]);
         assert_eq!(needless(&all[1..]), [EXCEPTIONS[0].metric]);
+        let all: Vec<String> = NEVER_HERE.iter().map(|never| never.selector.to_owned()).collect();
+        assert_eq!(needless_never(&all), [] as [&str; 0]);
+        assert_eq!(needless_never(&all[1..]), [NEVER_HERE[0].selector]);
         assert!(of("sum(ffpool_attempt_energy_joules_sum)").is_some() && of("sum(ffpool_jobs)").is_none());
     }
 }
