@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ffpool_runtime::settings::chain;
-use ffpool_runtime::tls::{Authority, TlsError, Wanted, facts_in, is_key_alone, write_new, write_over};
+use ffpool_runtime::tls::{Authority, REVOKED, TlsError, Wanted, facts_in, is_key_alone, write_new, write_over};
 use jiff::Timestamp;
 
 use self::show::Shown;
@@ -25,6 +25,8 @@ const CLIENTS: [&str; 3] = ["dispatcher", "worker", "client"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) fn certs(context: &Context, command: Certs) -> Result<Exit, Trouble> {
+    // Of files that somebody has; what was just revoked may have ended before.
+    let is_judged = matches!(command, Certs::Show { .. });
     let files = match command {
         Certs::Init { folder, name } => vec![init(&folder, &name)?],
         Certs::Issue(wanted) => issue(&wanted)?,
@@ -35,7 +37,7 @@ pub(crate) fn certs(context: &Context, command: Certs) -> Result<Exit, Trouble> 
         advised(&error, ErrorKind::NotFound, "Check the path: `ffpool certs issue` tells where it put certificates.")
     })?;
     context.format.print(&shown, |shown| show::listing(shown));
-    Ok(if shown.iter().any(Shown::is_over) { Exit::Trouble } else { Exit::Success })
+    Ok(if is_judged && shown.iter().any(Shown::is_over) { Exit::Trouble } else { Exit::Success })
 }
 
 /// Of several files those that are not keys alone: `*.pem` names the authority's key too.
@@ -81,12 +83,14 @@ fn issue(wanted: &Issue) -> Result<Vec<PathBuf>, Trouble> {
     let parts: Vec<String> = if wanted.parts.is_empty() { every() } else { wanted.parts.clone() };
     let mut files = Vec::new();
     for part in &parts {
-        if part.starts_with('.') || part.contains('/') || part == "ca" || part == "ca-key" {
+        let name = format!("{part}.pem");
+        if part.starts_with('.') || part.contains('/') || part == "ca" || part == "ca-key" || name == REVOKED {
             return Err(Trouble::usage(format!(
-                "`{part}` cannot be the name of a certificate's file: take one without `/`, that begins with no dot and is not ca or ca-key"
+                "`{part}` cannot be the name of a certificate's file: take one without `/`, that begins with no dot and is not ca, \
+                 ca-key or crl"
             )));
         }
-        let file = wanted.folder.join(format!("{part}.pem"));
+        let file = wanted.folder.join(name);
         let request = for_part(part, wanted);
         let is_kept = match wanted.renew_before {
             Some(days) => is_good_for(&file, &request, DAY * days)?,
@@ -133,13 +137,18 @@ fn meant_by(meant: &str, folder: &Path) -> PathBuf {
     }
 }
 
-/// Whether a certificate that is there lasts for so long and has all the names. One that cannot be read is for a person.
+/// Whether a certificate that is there lasts for so long, has all the names and is not revoked by the list beside it. One that
+/// cannot be read is for a person.
 fn is_good_for(file: &Path, wanted: &Wanted, left: Duration) -> Result<bool, Trouble> {
     if !file.exists() {
         return Ok(false);
     }
     let facts = facts_in(file).map_err(|error| trouble(&error))?;
     let Some(facts) = facts.first() else { return Ok(false) };
+    let lists = show::lists_beside(file).map_err(|error| trouble(&error))?;
+    if show::revoked_since(facts, &lists).is_some() {
+        return Ok(false);
+    }
     let named: Vec<String> = facts.names.iter().map(ToString::to_string).collect();
     let is_named = |name: &String| named.iter().any(|one| one.split_once('=').is_some_and(|(_, value)| value == name));
     Ok(facts.left_secs(Timestamp::now().as_second()) >= left.as_secs().cast_signed()

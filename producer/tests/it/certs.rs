@@ -115,4 +115,15 @@ fn what_is_revoked_stands_on_the_list_beside_it_and_is_shown_so() {
     assert!(row("crl.pem")[0].contains("cn=worker"), "{shown}");
     let shown = stdout(&ask(0, &["show", &format!("{elsewhere}/worker.pem")]));
     assert!(!shown.contains("revoked"), "{shown}");
+
+    // A timer replaces it, and not its neighbour; nothing replaces the list.
+    let serial = |name: &str| json(&ask(0, &["show", &file(name), "--output", "json"]))[0]["serial"].clone();
+    let (worker, client) = (serial("worker"), serial("client"));
+    ask(0, &["issue", &folder, "worker", "client", "--renew-before", "1"]);
+    assert_ne!(serial("worker"), worker);
+    assert_eq!(serial("client"), client);
+    let list = std::fs::read(file("crl")).unwrap();
+    let refused = stderr(&ask(2, &["issue", &folder, "crl", "--renew"]));
+    assert!(refused.contains("ca-key or crl"), "{refused}");
+    assert_eq!(std::fs::read(file("crl")).unwrap(), list);
 }

@@ -69,7 +69,7 @@ pub(crate) struct Issue {
     /// Write over certificates that are there.
     #[arg(long, conflicts_with = "renew_before")]
     pub(crate) renew: bool,
-    /// Write over those only that have no so many days left or lack one of the names; for a timer.
+    /// Write over those only that have no so many days left, lack one of the names or are revoked; for a timer.
     #[arg(long, value_name = "DAYS")]
     pub(crate) renew_before: Option<u32>,
 }

@@ -72,8 +72,7 @@ pub(super) fn all(files: &[PathBuf], now: Timestamp) -> Result<Vec<Shown>, TlsEr
             shown.extend(lists.iter().map(|list| Shown::List(of_list(file, list, now))));
             continue;
         }
-        let beside = file.with_file_name(REVOKED);
-        let beside = if beside.exists() { lists_in(&beside)? } else { Vec::new() };
+        let beside = lists_beside(file)?;
         let known: Vec<&RevokedList> = read.iter().flat_map(|(_, lists)| lists).chain(&beside).collect();
         let facts = facts_in(file)?;
         shown.extend(facts.into_iter().map(|facts| Shown::Certificate(of_certificate(file, facts, &known, now))));
@@ -81,12 +80,23 @@ pub(super) fn all(files: &[PathBuf], now: Timestamp) -> Result<Vec<Shown>, TlsEr
     Ok(shown)
 }
 
+/// The lists that stand beside a certificate.
+pub(super) fn lists_beside(file: &Path) -> Result<Vec<RevokedList>, TlsError> {
+    let beside = file.with_file_name(REVOKED);
+    if beside.exists() { lists_in(&beside) } else { Ok(Vec::new()) }
+}
+
+/// Since when one of these lists takes a certificate back, in seconds since 1970.
+pub(super) fn revoked_since<'l>(facts: &Facts, known: impl IntoIterator<Item = &'l RevokedList>) -> Option<i64> {
+    let mut entries = known.into_iter().filter(|list| list.issuer == facts.issuer).flat_map(|list| &list.revoked);
+    entries.find(|entry| entry.serial == facts.serial).map(|entry| entry.since)
+}
+
 fn of_certificate(file: &Path, facts: Facts, known: &[&RevokedList], now: Timestamp) -> Certificate {
-    let mut entries = known.iter().filter(|list| list.issuer == facts.issuer).flat_map(|list| &list.revoked);
     Certificate {
         file: file.to_owned(),
         names: facts.names.iter().map(ToString::to_string).collect(),
-        revoked: entries.find(|entry| entry.serial == facts.serial).map(|entry| instant(entry.since)),
+        revoked: revoked_since(&facts, known.iter().copied()).map(instant),
         expires: instant(facts.not_after),
         days_left: days(facts.left_secs(now.as_second())),
         subject: facts.subject,
