@@ -259,6 +259,19 @@ pub struct WorkerFilter {
     pub cursor: Option<String>,
 }
 
+impl WorkerFilter {
+    /// Whether a worker is one of these, as the dispatcher finds them.
+    fn fits(&self, worker: &WorkerView) -> bool {
+        let is_named = |name: &String| {
+            let name = name.to_lowercase();
+            let texts = [worker.id.as_str(), worker.host.as_str()].into_iter();
+            texts.chain(worker.pools.iter().map(String::as_str)).any(|text| text.to_lowercase().contains(&name))
+        };
+        let is_in_state = self.status.is_empty() || self.status.contains(&worker.state);
+        is_in_state && self.name.as_ref().is_none_or(is_named)
+    }
+}
+
 /// For what the advice on the number of workers is asked. Absent: what the dispatcher takes by itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ScaleWishes {
@@ -460,8 +473,8 @@ impl Client {
         }
     }
 
-    /// `GET /v1/workers`: one page of the workers that fit, by name. A dispatcher of before that knows no pages answers with all
-    /// workers at once, whichever fit.
+    /// `GET /v1/workers`: one page of the workers that fit, by name. A dispatcher of before that knows no pages is asked for all
+    /// workers at once, of which those that fit are the page.
     pub async fn workers_page(&self, filter: &WorkerFilter) -> Result<Page<WorkerView>, ApiError> {
         let path = "/v1/workers";
         let mut query: Vec<(&str, String)> =
@@ -470,12 +483,15 @@ impl Client {
         query.push(("limit", filter.limit.unwrap_or(WORKERS_PAGE).to_string()));
         query.extend(filter.cursor.clone().map(|cursor| ("cursor", cursor)));
         let answer = match self.get_query(path, &query).await {
-            Err(error) if error.status() == Some(400) => self.get(path).await,
+            Err(error) if filter.cursor.is_none() && is_unknown_parameter(&error) => self.get(path).await,
             answer => answer,
         };
         Ok(match answer? {
             WorkersAnswer::Page(page) => page,
-            WorkersAnswer::All(items) => Page { items, next: None },
+            WorkersAnswer::All(mut items) => {
+                items.retain(|worker| filter.fits(worker));
+                Page { items, next: None }
+            }
         })
     }
 
@@ -730,6 +746,18 @@ impl Client {
     }
 }
 
+/// Whether the API does not know a parameter that it was given, as one of before does not know a newer one. A value that it cannot
+/// read is something else.
+fn is_unknown_parameter(error: &ApiError) -> bool {
+    match error {
+        ApiError::Problem(problem) => {
+            let detail = problem.detail.strip_prefix("parameter `").and_then(|rest| rest.split_once("`: "));
+            problem.status == 400 && detail.is_some_and(|(_, said)| said.starts_with("unknown here"))
+        }
+        ApiError::Setup { .. } | ApiError::Unreachable { .. } | ApiError::Strange { .. } => false,
+    }
+}
+
 /// A name that would change the path is none.
 fn schedule_path(name: &str, rest: &str) -> Result<String, ApiError> {
     if ffpool_schema::catalog::is_name(name) {
@@ -849,6 +877,32 @@ mod tests {
         for wrong in ["", "pool.example", "ftp://pool.example", "http://"] {
             let error = Client::open(ClientConfig::new(wrong)).unwrap_err();
             assert!(matches!(error, ApiError::Setup { .. }), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_a_parameter_that_is_unknown_tells_a_dispatcher_of_before() {
+        let refused = |status: u16, detail: &str| {
+            is_unknown_parameter(&ApiError::Problem(Box::new(Problem {
+                kind: "/problems/bad-request".into(),
+                title: "The request cannot be used".into(),
+                status,
+                detail: detail.into(),
+                faults: Vec::new(),
+                retry_after_ms: None,
+            })))
+        };
+        assert!(refused(400, "parameter `limit`: unknown here; none is allowed"));
+        for (status, detail) in [
+            (400, "parameter `limit`: a whole number from 1 to 500 is expected"),
+            (
+                400,
+                "parameter `cursor`: `unknown here` cannot be read; the value of `next` of the page before is expected",
+            ),
+            (400, "parameter `name`: given twice; once is allowed"),
+            (404, "parameter `limit`: unknown here; none is allowed"),
+        ] {
+            assert!(!refused(status, detail), "{status} {detail}");
         }
     }
 

@@ -52,13 +52,18 @@ fn worker_table(workers: &[WorkerView], now: Timestamp) -> String {
 }
 
 pub(crate) async fn worker(context: &Context, id: &WorkerId) -> Result<Exit, Trouble> {
-    let worker = match context.client()?.worker(id).await {
-        Ok(worker) => worker,
+    let client = context.client()?;
+    let found = match client.worker(id).await {
+        Ok(worker) => Some(worker),
+        // A dispatcher of before has no route for one worker.
         Err(error) if error.status() == Some(404) => {
-            return Err(Trouble::new(Exit::NotPossible, format!("there is no worker {id}"))
-                .next("`ffpool workers list --all` shows those there are."));
+            client.workers().await?.into_iter().find(|worker| worker.id == *id)
         }
         Err(error) => return Err(error.into()),
+    };
+    let Some(worker) = found else {
+        return Err(Trouble::new(Exit::NotPossible, format!("there is no worker {id}"))
+            .next("`ffpool workers list --all` shows those there are."));
     };
     context.format.print(&worker, |worker| worker_fields(worker, Timestamp::now()));
     Ok(Exit::Success)

@@ -105,6 +105,30 @@ fn dead_letters_are_handled_by_kind_and_purged_only_by_who_means_it() {
 }
 
 #[test]
+fn a_dispatcher_of_before_without_pages_and_single_workers_is_understood() {
+    let worker = |id: &str| {
+        json!({"id": id, "host": "h", "version": "0.1.0", "state": "ready", "pools": ["cpu"],
+            "capacity": {"slots": 4, "used": 1, "cpu_percent": 400, "memory_mb": 8192, "disk_mb": 9000},
+            "ability": {"cpu_percent": 400, "memory_mb": 8192, "disk_mb": 9000, "encoders": [], "noop": false, "cgroups": true},
+            "running": [], "first_seen": AT, "last_seen": AT})
+    };
+    let api = Scripted::start(move |asked, _| {
+        let unknown = "parameter `limit`: unknown here; none is allowed";
+        Some(match asked.line.as_str() {
+            "GET /v1/workers" => Answer::json(&json!([worker("encode-1"), worker("encode-2")])),
+            "GET /v1/workers?limit=500" => Answer::problem(400, "/problems/bad-request", unknown),
+            other => Answer::problem(404, "/problems/not-found", other),
+        })
+    });
+    let ask = |code: i32, arguments: &[&str]| run(code, ffpool(arguments).env("FFPOOL_API_URL", &api.url));
+    let shown = stdout(&ask(0, &["workers", "list"]));
+    assert!(shown.contains("encode-1") && shown.contains("encode-2"), "{shown}");
+    let shown = stdout(&ask(0, &["workers", "show", "encode-2"]));
+    assert!(shown.contains("encode-2") && !shown.contains("encode-1"), "{shown}");
+    assert!(stderr(&ask(8, &["workers", "show", "encode-3"])).contains("there is no worker encode-3"));
+}
+
+#[test]
 fn the_audit_is_shown_to_its_end() {
     let api = api();
     let ask = |arguments: &[&str]| run(0, ffpool(arguments).env("FFPOOL_API_URL", &api.url));
