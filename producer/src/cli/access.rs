@@ -130,9 +130,11 @@ pub(crate) enum Tenants {
 
 /// Seconds, as many as the API takes.
 fn overlap(text: &str) -> Result<u32, String> {
-    const EXPECTED: &str = "a time such as 2h, 3d or 0s is expected";
+    const EXPECTED: &str = "a time of whole seconds such as 2h, 3d or 0s is expected";
     let time = time::within(text, Duration::ZERO..=Duration::from_secs(u32::MAX.into()), EXPECTED)?;
-    u32::try_from(time.as_secs()).map_err(|_| EXPECTED.to_owned())
+    // Cut off, what is less than a second would end the old key at once.
+    let secs = u32::try_from(time.as_secs()).ok().filter(|_| time.subsec_nanos() == 0);
+    secs.ok_or_else(|| EXPECTED.to_owned())
 }
 
 /// A value, or `none`.
@@ -308,7 +310,7 @@ mod tests {
         assert_eq!(overlap("3d"), Ok(3 * 86_400));
         assert_eq!(overlap("1h 30m"), Ok(90 * 60));
         assert_eq!(overlap("0s"), Ok(0));
-        for bad in ["2027-03-01", "soon", "", "3", "-1h", "99999d"] {
+        for bad in ["2027-03-01", "soon", "", "3", "-1h", "99999d", "500ms", "1.5s"] {
             assert!(overlap(bad).unwrap_err().contains("3d"), "{bad}");
         }
     }
