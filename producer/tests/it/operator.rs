@@ -2,10 +2,12 @@
 
 use std::process::Stdio;
 
+use ffpool::{Client, ClientConfig, WorkerFilter};
+use ffpool_schema::message::WorkerState;
 use serde_json::{Value, json};
 
 use crate::scripted::{Answer, Asked, Scripted};
-use crate::{ffpool, json, run, stderr, stdout};
+use crate::{ffpool, in_async, json, run, stderr, stdout};
 
 const ID: &str = "01920f3a-7c1e-7d2a-8a6e-3f0c5b1d9e42";
 const AT: &str = "2026-11-25T18:00:00Z";
@@ -114,9 +116,11 @@ fn a_dispatcher_of_before_without_pages_and_single_workers_is_understood() {
     };
     let api = Scripted::start(move |asked, _| {
         let unknown = "parameter `limit`: unknown here; none is allowed";
+        let unreadable = "parameter `name`: `` cannot be read; text that is not empty is expected";
         Some(match asked.line.as_str() {
             "GET /v1/workers" => Answer::json(&json!([worker("encode-1"), worker("encode-2")])),
-            "GET /v1/workers?limit=500" => Answer::problem(400, "/problems/bad-request", unknown),
+            line if line.contains("name=&") => Answer::problem(400, "/problems/bad-request", unreadable),
+            line if line.starts_with("GET /v1/workers?") => Answer::problem(400, "/problems/bad-request", unknown),
             other => Answer::problem(404, "/problems/not-found", other),
         })
     });
@@ -126,6 +130,21 @@ fn a_dispatcher_of_before_without_pages_and_single_workers_is_understood() {
     let shown = stdout(&ask(0, &["workers", "show", "encode-2"]));
     assert!(shown.contains("encode-2") && !shown.contains("encode-1"), "{shown}");
     assert!(stderr(&ask(8, &["workers", "show", "encode-3"])).contains("there is no worker encode-3"));
+
+    // What such a dispatcher does not choose is chosen here.
+    let page = |filter: WorkerFilter| {
+        let client = Client::open(ClientConfig::new(&api.url)).unwrap();
+        let page = in_async(client.workers_page(&filter));
+        page.map(|page| page.items.iter().map(|worker| worker.id.to_string()).collect::<Vec<_>>())
+    };
+    let named = |name: &str| WorkerFilter { name: Some(name.into()), ..WorkerFilter::default() };
+    assert_eq!(page(named("CODE-2")).unwrap(), ["encode-2"]);
+    assert_eq!(page(named("cpu")).unwrap(), ["encode-1", "encode-2"]);
+    let lost = WorkerFilter { status: vec![WorkerState::Lost], ..WorkerFilter::default() };
+    assert_eq!(page(lost).unwrap(), [] as [&str; 0]);
+    // Any other refusal stays one, and within a list there is no beginning anew.
+    page(named("")).unwrap_err();
+    page(WorkerFilter { cursor: Some("p2".into()), ..WorkerFilter::default() }).unwrap_err();
 }
 
 #[test]
