@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -63,13 +64,20 @@ func (v view) why() string {
 
 // listen binds a queue of our own to the events exchange: the dispatcher's queue of that name is not ours to read. The queue goes
 // with the connection. An event may repeat.
-func listen(id string) (<-chan event, func(), error) {
-	connection, err := dial(firstOf(os.Getenv("FFPOOL_EVENTS_AMQP_URL"), os.Getenv("FFPOOL_AMQP_URL")))
+func listen(broker, id string) (<-chan event, func(), error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	tooLate := time.AfterFunc(publishIn, cancel)
+	connection, err := dial(ctx, broker)
 	if err != nil {
+		cancel()
 		return nil, nil, err
 	}
-	stop := func() { connection.Close() }
+	stop := func() {
+		time.AfterFunc(time.Second, cancel) // a broker that answers nothing is not waited for
+		connection.Close()
+	}
 	deliveries, err := bind(connection, firstOf(os.Getenv("FFPOOL_EVENTS_EXCHANGE"), "jobs.events"))
+	tooLate.Stop()
 	if err != nil {
 		stop()
 		return nil, nil, fmt.Errorf("listen to events: %w", err)
@@ -127,7 +135,7 @@ func newAPI() (api, error) {
 	if file := os.Getenv("FFPOOL_API_CA_FILE"); file != "" {
 		pem, err := os.ReadFile(file)
 		if err != nil {
-			return api{}, fmt.Errorf("FFPOOL_API_CA_FILE: %w", err)
+			return api{}, fmt.Errorf("FFPOOL_API_CA_FILE: %s cannot be read: %w", file, err)
 		}
 		if !trusted.AppendCertsFromPEM(pem) {
 			return api{}, fmt.Errorf("FFPOOL_API_CA_FILE: no certificate in %s", file)
@@ -135,7 +143,11 @@ func newAPI() (api, error) {
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}}
 	client := http.Client{Transport: transport, Timeout: 15 * time.Second}
-	return api{client: client, url: os.Getenv("FFPOOL_API_URL"), key: os.Getenv("FFPOOL_API_KEY")}, nil
+	address, err := urlOf("FFPOOL_API_URL", "http", "https")
+	if err != nil {
+		return api{}, err
+	}
+	return api{client: client, url: address.String(), key: os.Getenv("FFPOOL_API_KEY")}, nil
 }
 
 // errNotYet is what may be different soon.

@@ -21,7 +21,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -68,9 +71,52 @@ func uuidOf(text []byte) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[0:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
 }
 
-// dial connects; the library reads the certificate files that the URL names.
-func dial(url string) (*amqp.Connection, error) {
-	connection, err := amqp.DialConfig(url, amqp.Config{Heartbeat: 10 * time.Second, Dial: amqp.DefaultDial(publishIn)})
+// urlOf reads a setting that is a URL. What is wrong with one is not shown: there may be a password in it.
+func urlOf(name string, schemes ...string) (*url.URL, error) {
+	address, err := url.Parse(os.Getenv(name))
+	if err == nil && address.Hostname() != "" {
+		for _, scheme := range schemes {
+			if address.Scheme == scheme {
+				return address, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s is no URL of %s", name, strings.Join(schemes, " or "))
+}
+
+// brokerOf reads a broker's URL, and looks whether the library will be able to read the files that it names.
+func brokerOf(name string) (string, error) {
+	address, err := urlOf(name, "amqp", "amqps")
+	if err != nil {
+		return "", err
+	}
+	for _, parameter := range []string{"cacertfile", "certfile", "keyfile"} {
+		if file := address.Query().Get(parameter); file != "" {
+			if _, err := os.ReadFile(file); err != nil {
+				return "", fmt.Errorf("%s: %s cannot be read: %w", name, file, err)
+			}
+		}
+	}
+	if _, err := amqp.ParseURI(os.Getenv(name)); err != nil {
+		return "", fmt.Errorf("%s: its host, port or virtual host cannot be used", name)
+	}
+	return os.Getenv(name), nil
+}
+
+// dial connects; the library reads the certificate files that the URL names. The connection ends with the context: the library
+// knows no bound for what it waits for.
+func dial(ctx context.Context, address string) (*amqp.Connection, error) {
+	begin := func(network, host string) (net.Conn, error) {
+		conn, err := amqp.DefaultDial(publishIn)(network, host)
+		if err == nil {
+			go func() {
+				<-ctx.Done()
+				conn.Close()
+			}()
+		}
+		return conn, err
+	}
+	connection, err := amqp.DialConfig(address, amqp.Config{Heartbeat: 10 * time.Second, Dial: begin})
 	if errors.Is(err, amqp.ErrCredentials) {
 		return nil, errors.New("RabbitMQ does not accept this user and password")
 	}
@@ -81,26 +127,28 @@ func dial(url string) (*amqp.Connection, error) {
 }
 
 // publish returns when the broker has stored the job.
-func publish(url string, made job) error {
-	address, err := amqp.ParseURI(url)
+func publish(broker string, made job) error {
+	address, err := amqp.ParseURI(broker)
 	if err != nil {
-		return fmt.Errorf("FFPOOL_AMQP_URL: %w", err)
+		return errors.New("the broker's URL cannot be used")
 	}
 	body, err := json.Marshal(made)
 	if err != nil {
 		return err
 	}
-	connection, err := dial(url)
+	ctx, cancel := context.WithTimeout(context.Background(), publishIn)
+	defer cancel()
+	connection, err := dial(ctx, broker)
 	if err != nil {
 		return err
 	}
 	defer connection.Close()
 	channel, err := connection.Channel()
-	if err != nil {
-		return err
+	if err == nil {
+		err = channel.Confirm(false)
 	}
-	if err := channel.Confirm(false); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("the broker opens no channel: %w", err)
 	}
 	message := amqp.Publishing{
 		ContentType:  "application/json",
@@ -113,19 +161,17 @@ func publish(url string, made job) error {
 	if parent := os.Getenv("TRACEPARENT"); parent != "" {
 		message.Headers["traceparent"] = parent
 	}
-	return send(connection, channel, message)
+	return send(ctx, connection, channel, message)
 }
 
 // send publishes on a channel on which nothing else is in flight, so that whatever the broker says is about this message.
-func send(connection *amqp.Connection, channel *amqp.Channel, message amqp.Publishing) error {
+func send(ctx context.Context, connection *amqp.Connection, channel *amqp.Channel, message amqp.Publishing) error {
 	exchange := "jobs." + queue
 	again := "start again with the same arguments, which is safe"
 	returned := channel.NotifyReturn(make(chan amqp.Return, 1))
 	closed := channel.NotifyClose(make(chan *amqp.Error, 1))
 	blocked := connection.NotifyBlocked(make(chan amqp.Blocking, 1))
 	confirmed := channel.NotifyPublish(make(chan amqp.Confirmation, 1))
-	ctx, cancel := context.WithTimeout(context.Background(), publishIn)
-	defer cancel()
 	if err := channel.PublishWithContext(ctx, exchange, priority, true, false, message); err != nil {
 		return fmt.Errorf("the job may not have been published: %w; %s", err, again)
 	}
@@ -144,6 +190,9 @@ func send(connection *amqp.Connection, channel *amqp.Channel, message amqp.Publi
 				return nil
 			}
 		case refusal := <-closed:
+			if ctx.Err() != nil { // it was this program that ended the connection
+				return fmt.Errorf("%s; %s", late, again)
+			}
 			if refusal == nil {
 				return fmt.Errorf("the connection was closed; %s", again)
 			}
@@ -177,6 +226,17 @@ func run() error {
 			return fmt.Errorf("%s is not set", name)
 		}
 	}
+	// All that can be wrong with a setting is said before anything is published.
+	broker, err := brokerOf("FFPOOL_AMQP_URL")
+	if err != nil {
+		return err
+	}
+	told := broker
+	if os.Getenv("FFPOOL_EVENTS_AMQP_URL") != "" {
+		if told, err = brokerOf("FFPOOL_EVENTS_AMQP_URL"); err != nil {
+			return err
+		}
+	}
 	made, err := newJob(os.Args[1], os.Args[2], append(os.Args, "")[3])
 	if err != nil {
 		return err
@@ -187,12 +247,12 @@ func run() error {
 	}
 	// Before the job is published, so that nothing of it is missed. A connection of its own: an alarm of the broker stops
 	// those that publish.
-	events, stop, err := listen(made.ID)
+	events, stop, err := listen(told, made.ID)
 	if err != nil {
 		return err
 	}
 	defer stop()
-	if err := publish(os.Getenv("FFPOOL_AMQP_URL"), made); err != nil {
+	if err := publish(broker, made); err != nil {
 		return err
 	}
 	fmt.Printf("%s: published\n", made.ID)

@@ -24,6 +24,7 @@ import com.rabbitmq.client.ShutdownSignalException;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.URI;
+import java.net.URISyntaxException;
 import java.net.URLDecoder;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
@@ -47,7 +48,10 @@ import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.Timer;
+import java.util.TimerTask;
 import java.util.UUID;
+import java.util.concurrent.Callable;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.concurrent.atomic.AtomicReference;
@@ -65,12 +69,21 @@ public final class Publish {
     static final String PRIORITY = "low"; // high, medium or low: the routing key; high.gpu for the pool gpu
     static final int PUBLISH_MS = 30_000; // for the connection, and for the broker's confirm
     static final Duration PATIENCE = Duration.ofMinutes(1); // how long the API may be away, or may not know the job
+    // The API sends a comment every 15 seconds; a stream as silent as this is dead.
+    static final Duration SILENCE = Duration.ofMinutes(1);
     static final Set<String> ENDS = Set.of("completed", "failed", "cancelled", "rejected");
     static final Gson JSON = new Gson();
 
     /** What went wrong, as one sentence for a person. */
     static final class Trouble extends Exception {
         Trouble(String sentence) {
+            super(sentence);
+        }
+    }
+
+    /** A file that cannot be read, or has not what it should. */
+    static final class Unreadable extends Exception {
+        Unreadable(String sentence) {
             super(sentence);
         }
     }
@@ -92,9 +105,18 @@ public final class Publish {
         }
         JsonObject job = jobOf(arguments[0], arguments[1], arguments.length == 3 ? arguments[2] : null);
         String id = job.get("id").getAsString();
-        publish(setting("FFPOOL_AMQP_URL"), job);
+        // All that can be wrong with a setting is said before anything is published.
+        ConnectionFactory broker = read("FFPOOL_AMQP_URL", () -> factoryOf("FFPOOL_AMQP_URL"));
+        SSLContext trust = read("FFPOOL_API_CA_FILE", () -> tls(System.getenv("FFPOOL_API_CA_FILE"), null, null));
+        String key = setting("FFPOOL_API_KEY");
+        URI events = URI.create(urlOf("FFPOOL_API_URL", "http", "https") + "/v1/jobs/" + id + "/events");
+        HttpRequest question = HttpRequest.newBuilder(events)
+                .timeout(Duration.ofSeconds(15)) // for the head of the answer
+                .header("X-API-Key", key)
+                .build();
+        publish(broker, job);
         System.out.println(id + ": published");
-        JsonObject ended = follow(setting("FFPOOL_API_URL"), setting("FFPOOL_API_KEY"), id);
+        JsonObject ended = follow(trust, question, id);
         String state = ended.get("state").getAsString();
         if (!state.equals("completed")) {
             throw new Trouble("job " + id + " " + state + ": " + why(ended));
@@ -108,6 +130,32 @@ public final class Publish {
             throw new Trouble(name + " is not set");
         }
         return value;
+    }
+
+    /** A setting that is a URL. What is wrong with one is not shown: there may be a password in it. */
+    static URI urlOf(String name, String... schemes) throws Trouble {
+        try {
+            URI uri = new URI(setting(name));
+            if (uri.getHost() != null && List.of(schemes).contains(uri.getScheme())) {
+                return uri;
+            }
+        } catch (URISyntaxException none) {
+            // the same as any other that is none
+        }
+        throw new Trouble(name + " is no URL of " + String.join(" or ", schemes));
+    }
+
+    /** What a setting names, read; whatever is wrong with it is one sentence that names the setting. */
+    static <T> T read(String name, Callable<T> reading) throws Trouble {
+        try {
+            return reading.call();
+        } catch (Unreadable wrong) {
+            throw new Trouble(name + ": " + wrong.getMessage());
+        } catch (Trouble trouble) {
+            throw trouble;
+        } catch (Exception error) {
+            throw new Trouble(name + ": its certificates cannot be used: " + error);
+        }
     }
 
     /**
@@ -135,9 +183,8 @@ public final class Publish {
     // ------------------------------------------------------------------------------------------------------- AMQP
 
     /** Returns when the broker has stored the job. */
-    static void publish(String url, JsonObject job) throws Exception {
+    static void publish(ConnectionFactory factory, JsonObject job) throws Exception {
         String again = "; start again with the same arguments, which is safe";
-        ConnectionFactory factory = factoryOf(url);
         AtomicReference<String> blocked = new AtomicReference<>();
         try (Connection connection = factory.newConnection("shop")) {
             // A broker that is short of memory or disk takes nothing from publishers and answers nothing.
@@ -205,8 +252,8 @@ public final class Publish {
     }
 
     /** Settings of a URL that names certificate files as RabbitMQ's own clients do. */
-    static ConnectionFactory factoryOf(String url) throws Exception {
-        URI uri = new URI(url);
+    static ConnectionFactory factoryOf(String name) throws Exception {
+        URI uri = urlOf(name, "amqp", "amqps");
         Map<String, String> files = new HashMap<>();
         if (uri.getRawQuery() != null) {
             for (String pair : uri.getRawQuery().split("&")) {
@@ -215,7 +262,7 @@ public final class Publish {
             }
         }
         ConnectionFactory factory = new ConnectionFactory();
-        factory.setUri(url.split("\\?")[0]);
+        factory.setUri(uri.toString().split("\\?")[0]);
         factory.setRequestedHeartbeat(10);
         factory.setConnectionTimeout(PUBLISH_MS);
         // A job that may not have arrived is for this program to publish again, not for a connection behind its back.
@@ -267,14 +314,20 @@ public final class Publish {
     }
 
     /** The first block, or all, of that kind in a PEM file. */
-    static List<byte[]> blocks(String file, String kind) throws IOException, Trouble {
+    static List<byte[]> blocks(String file, String kind) throws Unreadable {
         List<byte[]> found = new ArrayList<>();
-        String[] parts = Files.readString(Path.of(file)).split("-----BEGIN " + kind + "-----");
+        String text;
+        try {
+            text = Files.readString(Path.of(file));
+        } catch (IOException error) {
+            throw new Unreadable(file + " cannot be read: " + error);
+        }
+        String[] parts = text.split("-----BEGIN " + kind + "-----");
         for (int i = 1; i < parts.length; i++) {
             found.add(Base64.getMimeDecoder().decode(parts[i].substring(0, parts[i].indexOf("-----END"))));
         }
         if (found.isEmpty()) {
-            throw new Trouble("no " + kind + " in " + file);
+            throw new Unreadable("no " + kind + " in " + file);
         }
         return found;
     }
@@ -301,29 +354,31 @@ public final class Publish {
     // ------------------------------------------------------------------------------------------------------- HTTP
 
     /** The job as it ended. Connects again when the stream breaks: it begins with the present state. */
-    static JsonObject follow(String api, String key, String id) throws Exception {
+    static JsonObject follow(SSLContext trust, HttpRequest question, String id) throws Exception {
         HttpClient client = HttpClient.newBuilder()
                 .connectTimeout(Duration.ofSeconds(10))
-                .sslContext(tls(System.getenv("FFPOOL_API_CA_FILE"), null, null))
-                .build();
-        HttpRequest request = HttpRequest.newBuilder(URI.create(api + "/v1/jobs/" + id + "/events"))
-                .timeout(Duration.ofSeconds(15)) // for the head of the answer
-                .header("X-API-Key", key)
+                .sslContext(trust)
                 .build();
         Instant patienceEnds = Instant.now().plus(PATIENCE);
         while (true) {
             String last = "the stream ended";
             try {
-                HttpResponse<Stream<String>> answer = client.send(request, HttpResponse.BodyHandlers.ofLines());
+                HttpResponse<Stream<String>> answer = client.send(question, HttpResponse.BodyHandlers.ofLines());
                 try (Stream<String> lines = answer.body()) {
                     int status = answer.statusCode();
                     last = "the API answered " + status;
                     if (status == 200) {
-                        patienceEnds = Instant.now().plus(PATIENCE);
-                        JsonObject ended = listen(lines.iterator(), id);
+                        JsonObject ended;
+                        try {
+                            ended = listen(lines, id);
+                        } finally {
+                            // Patience begins where a stream ends, however long it was open.
+                            patienceEnds = Instant.now().plus(PATIENCE);
+                        }
                         if (ended != null) {
                             return ended;
                         }
+                        last = "the stream ended";
                     } else if (!Set.of(404, 429, 500, 503).contains(status)) {
                         // 404: the dispatcher has not read the broker's copy of the job yet.
                         throw new Trouble(last + ": " + String.join(" ", lines.toList()));
@@ -339,11 +394,30 @@ public final class Publish {
         }
     }
 
-    /** Reads server-sent events; the job when it has ended, null when the stream does first. */
-    static JsonObject listen(Iterator<String> lines, String id) {
+    /** Reads server-sent events, and closes the stream where no line comes for long, which is an end of it as well. */
+    static JsonObject listen(Stream<String> stream, String id) {
+        AtomicReference<Instant> heard = new AtomicReference<>(Instant.now());
+        Timer watchdog = new Timer("silence", true);
+        watchdog.schedule(new TimerTask() {
+            public void run() {
+                if (Instant.now().isAfter(heard.get().plus(SILENCE))) {
+                    stream.close();
+                }
+            }
+        }, 1000, 1000);
+        try {
+            return endOf(stream.iterator(), heard, id);
+        } finally {
+            watchdog.cancel();
+        }
+    }
+
+    /** The job when it has ended, null when the stream does first. */
+    static JsonObject endOf(Iterator<String> lines, AtomicReference<Instant> heard, String id) {
         String event = "";
         while (lines.hasNext()) {
             String line = lines.next();
+            heard.set(Instant.now()); // comments count as well
             if (line.startsWith("event:")) {
                 event = line.substring("event:".length()).strip();
             } else if (line.startsWith("data:")) { // the API writes each event's data in one line

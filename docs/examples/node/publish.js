@@ -18,6 +18,7 @@ import { readFileSync } from "node:fs";
 import http from "node:http";
 import https from "node:https";
 import { setTimeout as pause } from "node:timers/promises";
+import { createSecureContext } from "node:tls";
 import { encode } from "@msgpack/msgpack";
 import amqp from "amqplib";
 import { connect as connectToNats } from "nats";
@@ -52,22 +53,64 @@ function uuidOf(text) {
   return bytes.toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
-/** Takes the names of certificate files out of a URL, as RabbitMQ's own clients write them. */
-function withoutFiles(text) {
-  const url = new URL(text);
+function setting(name) {
+  if (!process.env[name]) throw new Trouble(`${name} is not set`);
+  return process.env[name];
+}
+
+/** A setting that is a URL. What is wrong with one is not shown: there may be a password in it. */
+function urlOf(name, ...schemes) {
+  const text = setting(name);
+  try {
+    const url = new URL(text);
+    if (schemes.includes(url.protocol.slice(0, -1)) && url.hostname) return url;
+  } catch {
+    // the same as any other that is none
+  }
+  throw new Trouble(`${name} is no URL of ${schemes.join(" or ")}`);
+}
+
+/** A file that the setting `name` names. */
+function fileOf(name, file) {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    throw new Trouble(`${name}: ${file} cannot be read: ${error.message}`);
+  }
+}
+
+/** Certificates as `tls` takes them, tried. */
+function tried(name, files) {
+  try {
+    createSecureContext(files);
+    return files;
+  } catch (error) {
+    throw new Trouble(`${name}: its certificates cannot be used: ${error.message}`);
+  }
+}
+
+/** A broker's URL, and the certificate files that it names, as RabbitMQ's own clients write them. */
+function brokerOf(name, ...schemes) {
+  const url = urlOf(name, ...schemes);
   const files = {};
   const names = { cacertfile: "ca", certfile: "cert", keyfile: "key" };
-  for (const [parameter, name] of Object.entries(names)) {
+  for (const [parameter, part] of Object.entries(names)) {
     const file = url.searchParams.get(parameter);
-    if (file) files[name] = readFileSync(file, "utf8");
+    if (file) files[part] = fileOf(name, file);
     url.searchParams.delete(parameter);
   }
-  return { url, files };
+  return { url, files: tried(name, files) };
+}
+
+/** What it takes to ask the API. */
+function apiOf() {
+  const file = process.env.FFPOOL_API_CA_FILE;
+  const files = file ? tried("FFPOOL_API_CA_FILE", { ca: fileOf("FFPOOL_API_CA_FILE", file) }) : {};
+  return { url: urlOf("FFPOOL_API_URL", "http", "https"), key: setting("FFPOOL_API_KEY"), files };
 }
 
 /** Resolves when the broker has stored the job. */
-async function publish(address, job) {
-  const { url, files } = withoutFiles(address);
+async function publish({ url, files }, job) {
   url.searchParams.set("heartbeat", "10");
   const user = decodeURIComponent(url.username);
   const connection = await amqp.connect(url.href, { ...files, timeout: PUBLISH_MS }).catch((error) => {
@@ -117,8 +160,7 @@ async function publishOn(connection, job, user) {
 }
 
 /** Prints what the worker tells of its progress. A signal may be lost, so the end is never taken from here. */
-async function showProgress(address, id) {
-  const { url, files } = withoutFiles(address);
+async function showProgress({ url, files }, id) {
   const login = url.username ? { user: decodeURIComponent(url.username), pass: decodeURIComponent(url.password) } : {};
   const tls = url.protocol === "tls:" ? { tls: files } : {};
   const nats = await connectToNats({ servers: url.host, ...login, ...tls, timeout: ANSWER_MS }).catch((error) => {
@@ -137,10 +179,9 @@ async function showProgress(address, id) {
 }
 
 /** One question to the API: the status and the answer. */
-function ask(path) {
-  const url = new URL(path, process.env.FFPOOL_API_URL);
-  const file = process.env.FFPOOL_API_CA_FILE;
-  const options = { headers: { "X-API-Key": process.env.FFPOOL_API_KEY }, ca: file ? readFileSync(file) : undefined, timeout: ANSWER_MS };
+function ask(api, path) {
+  const url = new URL(path, api.url);
+  const options = { headers: { "X-API-Key": api.key }, ...api.files, timeout: ANSWER_MS };
   return new Promise((resolve, reject) => {
     const request = (url.protocol === "http:" ? http : https).get(url, options, async (answer) => {
       try {
@@ -157,10 +198,10 @@ function ask(path) {
 }
 
 /** The job as it ended. */
-async function outcome(id) {
+async function outcome(api, id) {
   let patienceEnds = Date.now() + PATIENCE_MS;
   for (;;) {
-    const { status, text } = await ask(`/v1/jobs/${id}`).catch((error) => ({ status: 0, text: error.message }));
+    const { status, text } = await ask(api, `/v1/jobs/${id}`).catch((error) => ({ status: 0, text: error.message }));
     if (status === 200) {
       const job = JSON.parse(text);
       if (ENDS.includes(job.state)) return job;
@@ -184,16 +225,17 @@ function why(job) {
 async function main() {
   const [scenario, output, input] = process.argv.slice(2);
   if (!output) throw new Trouble("usage: node publish.js SCENARIO OUTPUT [INPUT]");
-  for (const name of ["FFPOOL_AMQP_URL", "FFPOOL_NATS_URL", "FFPOOL_API_URL", "FFPOOL_API_KEY"]) {
-    if (!process.env[name]) throw new Trouble(`${name} is not set`);
-  }
+  // All that can be wrong with a setting is said before anything is published.
+  const broker = brokerOf("FFPOOL_AMQP_URL", "amqp", "amqps");
+  const signals = brokerOf("FFPOOL_NATS_URL", "nats", "tls");
+  const api = apiOf();
   const job = jobOf(scenario, output, input);
   // Before the job is published, so that nothing of it is missed.
-  const nats = await showProgress(process.env.FFPOOL_NATS_URL, job.id);
+  const nats = await showProgress(signals, job.id);
   try {
-    await publish(process.env.FFPOOL_AMQP_URL, job);
+    await publish(broker, job);
     console.log(`${job.id}: published`);
-    const ended = await outcome(job.id);
+    const ended = await outcome(api, job.id);
     if (ended.state !== "completed") throw new Trouble(`job ${job.id} ${ended.state}: ${why(ended)}`);
     console.log(`${job.id}: completed as attempt ${ended.attempt}: ${job.output}`);
   } finally {

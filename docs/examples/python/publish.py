@@ -69,15 +69,48 @@ def deadline(seconds, doing):
         signal.signal(signal.SIGALRM, before)
 
 
-def amqp_parameters(url):
+def setting(name):
+    if not os.environ.get(name):
+        raise Trouble(f"{name} is not set")
+    return os.environ[name]
+
+
+def url_of(name, *schemes):
+    """A setting that is a URL, in its parts. What is wrong with one is not shown: there may be a password in it."""
+    try:
+        parts = urllib.parse.urlsplit(setting(name))
+        if parts.scheme in schemes and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:
+        pass
+    raise Trouble(f"{name} is no URL of {' or '.join(schemes)}")
+
+
+def load(name, file, loading):
+    """Has a certificate's file loaded that the setting `name` names."""
+    try:
+        loading()
+    except OSError as error:
+        raise Trouble(f"{name}: {file} cannot be read: {error.strerror or error}") from None
+
+
+def amqp_parameters(name):
     """pika's settings for a URL that names certificate files as RabbitMQ's own clients do."""
-    parts = urllib.parse.urlsplit(url)
+    parts = url_of(name, "amqp", "amqps")
     files = dict(urllib.parse.parse_qsl(parts.query))
-    parameters = pika.URLParameters(urllib.parse.urlunsplit(parts._replace(query="")))
+    try:
+        parameters = pika.URLParameters(urllib.parse.urlunsplit(parts._replace(query="")))
+    except ValueError as error:
+        raise Trouble(f"{name}: {error}") from None
     if parts.scheme == "amqps":
-        tls = ssl.create_default_context(cafile=files.get("cacertfile"))
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies certificate and host
+        authorities = files.get("cacertfile")
+        if authorities:
+            load(name, authorities, lambda: tls.load_verify_locations(authorities))
+        else:
+            tls.load_default_certs()
         if "certfile" in files:
-            tls.load_cert_chain(files["certfile"], files.get("keyfile"))
+            load(name, files["certfile"], lambda: tls.load_cert_chain(files["certfile"], files.get("keyfile")))
         parameters.ssl_options = pika.SSLOptions(tls, parameters.host)
     parameters.heartbeat = 10
     # A broker that is short of memory or disk takes nothing from publishers and answers nothing.
@@ -85,9 +118,17 @@ def amqp_parameters(url):
     return parameters
 
 
-def publish(url, job):
+def api_trust():
+    """Whom to trust where the API is asked."""
+    tls = ssl.create_default_context()
+    file = os.environ.get("FFPOOL_API_CA_FILE")
+    if file:
+        load("FFPOOL_API_CA_FILE", file, lambda: tls.load_verify_locations(file))
+    return tls
+
+
+def publish(parameters, job):
     """Returns when the broker has stored the job."""
-    parameters = amqp_parameters(url)
     headers = {"traceparent": os.environ["TRACEPARENT"]} if os.environ.get("TRACEPARENT") else None
     properties = pika.BasicProperties(
         content_type="application/json",
@@ -134,24 +175,24 @@ def events(stream):
             event, data = "message", []
 
 
-def follow(api, key, ca_file, job_id):
+def follow(api, key, tls, job_id):
     """The job as it ended. Connects again when the stream breaks: it begins with the present state."""
     request = urllib.request.Request(f"{api}/v1/jobs/{job_id}/events", headers={"X-API-Key": key})
-    tls = ssl.create_default_context()
-    if ca_file:
-        tls.load_verify_locations(ca_file)
     patience_ends = time.monotonic() + PATIENCE_SECS
     while True:
         try:
             with urllib.request.urlopen(request, timeout=SILENCE_SECS, context=tls) as stream:
-                for event, data in events(stream):
+                try:
+                    for event, data in events(stream):
+                        if event == "progress":
+                            print(f"{job_id}: {data['phase']} {data['percent'] or 0:.0f} %")
+                        elif event == "job" and data["state"] in ENDS:
+                            return data
+                        elif event == "job":
+                            print(f"{job_id}: {data['state']}")
+                finally:
+                    # Patience begins where a stream ends, however long it was open.
                     patience_ends = time.monotonic() + PATIENCE_SECS
-                    if event == "progress":
-                        print(f"{job_id}: {data['phase']} {data['percent'] or 0:.0f} %")
-                    elif event == "job" and data["state"] in ENDS:
-                        return data
-                    elif event == "job":
-                        print(f"{job_id}: {data['state']}")
             last = "the stream ended"
         except urllib.error.HTTPError as error:
             # 404: the dispatcher has not read the broker's copy of the job yet.
@@ -178,13 +219,12 @@ def main():
     job = job_of(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) == 4 else None)
     # pika writes what it also raises.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
-    try:
-        amqp, api, key = (os.environ[name] for name in ("FFPOOL_AMQP_URL", "FFPOOL_API_URL", "FFPOOL_API_KEY"))
-    except KeyError as missing:
-        raise Trouble(f"{missing.args[0]} is not set") from None
-    publish(amqp, job)
+    # All that can be wrong with a setting is said before anything is published.
+    broker = amqp_parameters("FFPOOL_AMQP_URL")
+    api, key, tls = url_of("FFPOOL_API_URL", "http", "https").geturl(), setting("FFPOOL_API_KEY"), api_trust()
+    publish(broker, job)
     print(f"{job['id']}: published")
-    ended = follow(api, key, os.environ.get("FFPOOL_API_CA_FILE"), job["id"])
+    ended = follow(api, key, tls, job["id"])
     if ended["state"] != "completed":
         raise Trouble(f"job {job['id']} {ended['state']}: {why(ended)}")
     print(f"{job['id']}: completed as attempt {ended['attempt']}: {job['output']}")

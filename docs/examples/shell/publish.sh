@@ -87,7 +87,7 @@ is_on_record() {
     local ends=$((SECONDS + ON_RECORD_SECS))
     while api "/v1/jobs/$id" && [ "$status" != 200 ]; do
         [ "$SECONDS" -lt "$ends" ] || return 1
-        sleep 0.5
+        sleep 1
     done
 }
 

@@ -32,16 +32,16 @@ job=$(jq -cn --arg scenario "$1" --arg output "$2" --arg input "${3-}" --arg cal
 id=$(uuidgen --sha1 --namespace @url --name "$job")
 job=$(jq -c --arg id "$id" '{$id} + .' <<<"$job")
 
-# api ARGUMENT...: curl with the key, which is no argument, because everybody on the machine can read those.
+# api COMMAND...: a command of curl, with the key, which is no argument, because everybody on the machine can read those.
 api() {
-    curl -sS ${FFPOOL_API_CA_FILE:+--cacert "$FFPOOL_API_CA_FILE"} \
-        --config <(printf 'header = "X-API-Key: %s"\n' "$FFPOOL_API_KEY") "$@"
+    "$@" -sS ${FFPOOL_API_CA_FILE:+--cacert "$FFPOOL_API_CA_FILE"} \
+        --config <(printf 'header = "X-API-Key: %s"\n' "$FFPOOL_API_KEY")
 }
 
 # Tries again while the API is away or asks to wait; the id makes that safe.
 ends=$((SECONDS + PATIENCE_SECS))
 while :; do
-    answer=$(api -m 15 -w '\n%{http_code}' -H 'Content-Type: application/json' ${TRACEPARENT:+-H "traceparent: $TRACEPARENT"} \
+    answer=$(api curl -m 15 -w '\n%{http_code}' -H 'Content-Type: application/json' ${TRACEPARENT:+-H "traceparent: $TRACEPARENT"} \
         --data "$job" "$FFPOOL_API_URL/v1/jobs" 2>&1) || true
     status=${answer##*$'\n'}
     answer=${answer%$'\n'*}
@@ -57,11 +57,14 @@ printf '%s: %s\n' "$id" "$(jq -r 'if .number then "job \(.number), \(.state)" el
 # A stream begins with the job as it is, so connecting again misses nothing.
 ends=$((SECONDS + PATIENCE_SECS))
 while [ "$SECONDS" -lt "$ends" ]; do
-    while IFS=: read -r field value; do
+    exec {stream}< <(api exec curl -f -N "$FFPOOL_API_URL/v1/jobs/$id/events")
+    curl=$!
+    was_open=
+    while IFS=: read -r -t "$SILENCE_SECS" -u "$stream" field value; do
+        was_open=yes
         case $field in
         event) event=${value# } ;;
         data)
-            ends=$((SECONDS + PATIENCE_SECS))
             if [ "$event" = progress ]; then
                 jq -r '"\(.job): \(.phase) \(.percent // 0 | floor) %"' <<<"$value"
                 continue
@@ -74,7 +77,12 @@ while [ "$SECONDS" -lt "$ends" ]; do
             esac
             ;;
         esac
-    done < <(api -f -N --speed-time "$SILENCE_SECS" --speed-limit 1 "$FFPOOL_API_URL/v1/jobs/$id/events")
+    done
+    # Over, or silent: then curl would wait for ever.
+    kill "$curl" 2>/dev/null || true
+    exec {stream}<&-
+    # Patience begins where a stream ends, however long it was open.
+    [ -z "$was_open" ] || ends=$((SECONDS + PATIENCE_SECS))
     sleep 1
 done
 fail "the job was handed in, but cannot be followed: the reason stands above"
