@@ -62,7 +62,7 @@ class Judge:
             if words[0] not in known | elsewhere and not self.is_there(words[0]):
                 faults.append(f"no such program: {words[0]}")
         if block.verdict == "by":
-            faults += self.proxy_faults(block.what, commands)
+            faults += self.proxy_faults(block.what, commands, block.page)
         return faults
 
     def is_there(self, program):
@@ -89,7 +89,7 @@ class Judge:
         fault = self.asked[asked]
         return f"`{' '.join(asked)}`: {fault}" if fault else None
 
-    def proxy_faults(self, path, commands):
+    def proxy_faults(self, path, commands, page):
         """Whether a script or a test that is run names the words of these commands."""
         place = self.root / path
         if not place.is_file():
@@ -99,8 +99,13 @@ class Judge:
         is_check = path == ".ci/run" or path.startswith("compose/check-")
         if not is_check and not is_test and path not in self.runs:
             return [f"{path} is neither a test nor a check, nor called by .ci/run"]
-        missing = {word for words in commands for word in telling(words) if not names(text, word)}
-        return [f"{path} does not contain `{word}`" for word in sorted(missing)]
+        said = without_comments(text, "//" if path.endswith(".rs") else "#")
+        if page in said and "```sh" in said:
+            return []  # it takes the commands out of the page itself
+        unknown = [" ".join(words) for words in commands if not telling(words)]
+        untold = [f"nothing tells by what {path} would be known to run `{command}`" for command in unknown]
+        missing = {word for words in commands for word in telling(words) if not names(said, word)}
+        return untold + [f"{path} does not contain `{word}`" for word in sorted(missing)]
 
     def settings(self):
         """Every variable that a program, a script or a test of ours reads."""
@@ -138,6 +143,11 @@ def telling(words):
             break
         found.append(word)
     return found
+
+
+def without_comments(text, mark):
+    """A source without the lines that are comments: what is only told of is not run."""
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith(mark))
 
 
 def names(text, word):

@@ -1,9 +1,11 @@
 """What the check reads out of pages and shell text."""
 
+import tempfile
 import unittest
+from pathlib import Path
 
 import pages
-from judge import telling
+from judge import Judge, telling, without_comments
 from shell import functions, simple_commands
 
 
@@ -70,6 +72,40 @@ class Telling(unittest.TestCase):
         self.assertEqual(telling(["ffpool", "jobs", "list", "--status", "running"]), ["jobs", "list"])
         self.assertEqual(telling(["compose/rights/apply", "tenant", "acme-in"]), ["apply", "tenant", "acme-in"])
         self.assertEqual(telling(["api", "-X", "POST", "$U/v1/workers/worker-1/drain"]), ["workers", "drain"])
+
+    def test_a_program_alone_tells_nothing(self):
+        self.assertEqual(telling(["ffpool-dispatcher", "..."]), [])
+
+
+class Proxies(unittest.TestCase):
+    """Scripts and tests that are said to run a block."""
+
+    def setUp(self):
+        self.root = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (self.root / ".ci").mkdir()
+        (self.root / "compose").mkdir()
+        (self.root / ".ci/run").write_text("step x compose/check-x\n")
+        (self.root / "compose/check-x").write_text("# not ffpool jobs list\n    # nor this\nffpool workers list # as ever\n")
+        self.judge = Judge(self.root, self.root)
+
+    def faults(self, *words):
+        return self.judge.proxy_faults("compose/check-x", [list(words)], "docs/x.md")
+
+    def test_what_a_script_names_is_run_by_it(self):
+        self.assertEqual(self.faults("ffpool", "workers", "list"), [])
+
+    def test_a_script_that_reads_the_page_itself_runs_what_stands_there(self):
+        (self.root / "compose/check-x").write_text("sed -n '/^```sh$/,/^```$/p' docs/x.md | bash\n")
+        self.assertEqual(self.faults("go", "run"), [])
+
+    def test_what_stands_only_in_a_comment_is_not_run(self):
+        self.assertEqual(self.faults("ffpool", "jobs"), ["compose/check-x does not contain `jobs`"])
+
+    def test_a_command_by_which_nothing_is_known_is_a_fault(self):
+        self.assertEqual(len(self.faults("ffpool-dispatcher", "...")), 1)
+
+    def test_in_rust_an_attribute_is_no_comment(self):
+        self.assertEqual(without_comments("#[test]\n/// top\nfn f() {}", "//"), "#[test]\nfn f() {}")
 
 
 if __name__ == "__main__":
