@@ -92,11 +92,16 @@ impl Trouble {
                         .because(error);
                 }
                 let trouble = Trouble::of_exchange(what, error);
-                // The library says so in words only. It has tried again whatever may be tried again.
-                if text.contains("Server returned non-2xx status code") {
-                    return Trouble { message: format!("{what}: the store does not do what it is asked"), ..trouble };
+                match refusal(error) {
+                    Some(refusal) => Trouble {
+                        message: format!(
+                            "{what}: the store {refusal}: see the store's own log, and whether the profile's address is \
+                             the store's"
+                        ),
+                        ..trouble
+                    },
+                    None => trouble,
                 }
-                trouble
             }
         }
     }
@@ -106,6 +111,27 @@ impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Failure {
         Failure { evidence: trouble.evidence, ..Failure::new(trouble.cause, redact(&trouble.message)) }
     }
+}
+
+/// How a store answered that it does not do what it is asked, found in everything that caused an error.
+fn refusal(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(refusal) = refusal_in(&error.to_string()) {
+            return Some(refusal);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The library tells the status in words only, and whether it has asked again: what may pass it asks several times.
+fn refusal_in(text: &str) -> Option<String> {
+    let (before, after) = text.split_once("Server returned non-2xx status code: ")?;
+    // What follows a colon is the body.
+    let status = after.split(':').next()?.trim();
+    let again = if before.contains(" retries, max_retries: ") { ", and was asked again in vain" } else { "" };
+    Some(format!("answered {status}{again}"))
 }
 
 enum Kind {
@@ -211,6 +237,21 @@ mod tests {
             assert_eq!(Trouble::of_store("x", Use::Input, &error).cause, input, "{error}");
             assert_eq!(Trouble::of_store("x", Use::Output, &error).cause, output, "{error}");
         }
+    }
+
+    #[test]
+    fn a_store_s_refusal_has_its_status_and_whether_it_was_asked_again() {
+        let again = "Generic S3 error: Error performing PUT http://127.0.0.1:9/b/k in 1.2s, after 2 retries, max_retries: 2, \
+                     retry_timeout: 1000s  - Server returned non-2xx status code: 502 Bad Gateway: ignored: by us";
+        assert_eq!(refusal_in(again).unwrap(), "answered 502 Bad Gateway, and was asked again in vain");
+        let once = "Error performing PUT http://h/b/k in 1ms - Server returned non-2xx status code: 400 Bad Request: ";
+        assert_eq!(refusal_in(once).unwrap(), "answered 400 Bad Request");
+        assert_eq!(refusal_in("Error performing GET http://h/b/k in 1ms - HTTP error: broken pipe"), None);
+
+        let error = object_store::Error::Generic { store: "S3", source: again.into() };
+        let trouble = Trouble::of_store("write s3://b/k", Use::Output, &error);
+        assert!(trouble.message.starts_with("write s3://b/k: the store answered 502 Bad Gateway,"), "{trouble:?}");
+        assert_eq!((trouble.cause, trouble.is_passing), (Cause::NetTransient, true));
     }
 
     #[test]
