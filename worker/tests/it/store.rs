@@ -1,6 +1,5 @@
 //! Remote inputs and outputs, against a web server that misbehaves as told and an S3 server with its objects on disk.
 
-mod emulated;
 mod inputs;
 mod jobs;
 mod outputs;
