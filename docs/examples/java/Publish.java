@@ -136,7 +136,7 @@ public final class Publish {
     static URI urlOf(String name, String... schemes) throws Trouble {
         try {
             URI uri = new URI(setting(name));
-            if (uri.getHost() != null && List.of(schemes).contains(uri.getScheme())) {
+            if (uri.getScheme() != null && uri.getHost() != null && List.of(schemes).contains(uri.getScheme())) {
                 return uri;
             }
         } catch (URISyntaxException none) {
