@@ -6,6 +6,8 @@
 
 #![expect(unsafe_code, reason = "what confines a tool is called between fork and exec")]
 
+mod family;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
@@ -26,6 +28,8 @@ use tokio::time::Instant;
 use crate::cage::{Bars, Cage, Needs};
 use crate::machine::group::Group;
 use crate::workshop::{Freeze, Stop};
+pub use family::kill_inside;
+use family::{Sample, processes_inside};
 
 /// What is kept of a tool's log.
 const LOG_KEPT_BYTES: usize = 64 * 1024;
@@ -37,8 +41,6 @@ const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 const TICK: Duration = Duration::from_millis(500);
 /// How long the pipes of a dead tool may take to run dry.
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
-/// How long killed processes may take to be gone.
-const KILL_WAIT: Duration = Duration::from_secs(5);
 /// How long a killed tool is waited for. Longer, it hangs in the kernel, on a dead mount say, and no signal reaches it.
 const UNKILLABLE_AFTER: Duration = Duration::from_secs(60);
 
@@ -241,6 +243,8 @@ pub async fn run(
     let mut frozen_for = Duration::ZERO;
     let mut tick = tokio::time::interval(TICK);
     let mut orders_end = false;
+    // Found once: the process stays the same.
+    let mut tool = None;
 
     let status = loop {
         let mut ending = None;
@@ -260,7 +264,7 @@ pub async fn run(
                 kill_at = Some(now + TICK);
             },
             () = turned(&mut watch.freeze, frozen), if kill_at.is_none() => {
-                set_frozen(&invocation, pid, !frozen);
+                set_frozen(&invocation, [pid, tool], !frozen);
                 match frozen_since.take() {
                     None => frozen_since = Some(Instant::now()),
                     // Its clocks stood still with it.
@@ -279,12 +283,13 @@ pub async fn run(
                 stderr.lines(|line| { log.push(line); listener.log(line); });
             },
             _ = tick.tick() => {
-                if let Some(pid) = pid.and_then(|pid| the_tool(pid, &invocation)) {
-                    sample.take(pid);
+                tool = tool.or_else(|| the_tool(pid?, &invocation));
+                if let Some(tool) = tool {
+                    sample.take(tool);
                 }
                 if kill_at.is_none() && frozen {
                     // Whoever was born or in the kernel's hands meanwhile is frozen now.
-                    set_frozen(&invocation, pid, true);
+                    set_frozen(&invocation, [pid, tool], true);
                 } else if kill_at.is_none() {
                     ending = overdue(&watch, advanced);
                 }
@@ -362,7 +367,8 @@ async fn turned(freeze: &mut watch::Receiver<Freeze>, frozen: bool) {
     }
 }
 
-fn set_frozen(invocation: &Invocation<'_>, pid: Option<Pid>, frozen: bool) {
+/// Without a cgroup: the groups of processes of who was started and of the tool, and whoever works in its directory.
+fn set_frozen(invocation: &Invocation<'_>, groups: [Option<Pid>; 2], frozen: bool) {
     if let Some(group) = invocation.group {
         if let Err(error) = group.set_frozen(frozen) {
             tracing::error!(%error, frozen, "the attempt's cgroup cannot be frozen or thawed");
@@ -370,8 +376,8 @@ fn set_frozen(invocation: &Invocation<'_>, pid: Option<Pid>, frozen: bool) {
         return;
     }
     let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
-    if let Some(pid) = pid {
-        let _ = killpg(pid, signal);
+    for group in groups.into_iter().flatten() {
+        let _ = killpg(group, signal);
     }
     for pid in processes_inside(invocation.directory) {
         let _ = kill(pid, signal);
@@ -404,34 +410,6 @@ fn kill_all(group: Option<&Group>, pid: Option<Pid>) {
     // A group of processes may be gone already.
     if let Some(pid) = pid {
         let _ = killpg(pid, Signal::SIGKILL);
-    }
-}
-
-/// Every process whose working directory is `directory` or lies below it. So the family of a tool is found without a
-/// cgroup: it inherits the directory, whatever session it makes for itself.
-fn processes_inside(directory: &Path) -> Vec<Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let cwd = std::fs::read_link(entry.path().join("cwd")).ok()?;
-            cwd.starts_with(directory).then_some(Pid::from_raw(pid))
-        })
-        .collect()
-}
-
-/// Kills every process that works inside `directory`.
-pub async fn kill_inside(directory: &Path) {
-    let until = Instant::now() + KILL_WAIT;
-    loop {
-        let found = processes_inside(directory);
-        if found.is_empty() || Instant::now() >= until {
-            return;
-        }
-        for pid in found {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -556,6 +534,11 @@ fn confined(invocation: &Invocation<'_>) -> io::Result<Command> {
     Ok(command)
 }
 
+/// The tool's own process, which is not the one that was started where it has processes of its own.
+fn the_tool(pid: Pid, invocation: &Invocation<'_>) -> Option<Pid> {
+    if invocation.cage.hides_processes() { family::stood_for_by(pid) } else { Some(pid) }
+}
+
 /// The last lines of a log, within a bound.
 #[derive(Debug, Default)]
 struct Tail {
@@ -626,48 +609,6 @@ impl<R: AsyncRead + Unpin> Pipe<R> {
             self.line.clear();
         }
     }
-}
-
-/// What /proc tells of a process, for workers without cgroups.
-#[derive(Debug, Default)]
-struct Sample {
-    cpu_ms: u64,
-    peak_memory_bytes: Option<u64>,
-}
-
-impl Sample {
-    fn take(&mut self, pid: Pid) {
-        if let Some(ms) = cpu_ms(pid) {
-            self.cpu_ms = ms;
-        }
-        if let Some(bytes) = peak_memory(pid) {
-            self.peak_memory_bytes = Some(bytes);
-        }
-    }
-}
-
-/// The tool's own process: where it has processes of its own, the first child of the first child of the one that stands for it.
-fn the_tool(pid: Pid, invocation: &Invocation<'_>) -> Option<Pid> {
-    if invocation.cage.hides_processes() { first_child(first_child(pid)?) } else { Some(pid) }
-}
-
-fn first_child(of: Pid) -> Option<Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).ok()?;
-    children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
-}
-
-fn cpu_ms(pid: Pid) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Behind the name in brackets, which may hold anything: user and system time are fields 14 and 15 of proc(5).
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    Some(ticks * 1000 / crate::machine::ticks_per_sec()?)
-}
-
-fn peak_memory(pid: Pid) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// A listener that keeps what the tool answers on its standard output.
