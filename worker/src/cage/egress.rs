@@ -6,6 +6,8 @@
 //! that is not understood is refused. The tool never holds the descriptor by which it is asked for. Source: seccomp_unotify(2),
 //! pidfd_getfd(2), process_vm_readv(2). The worker needs the right to trace the tool: the same user, or `CAP_SYS_PTRACE`.
 
+mod moved;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
@@ -13,9 +15,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use moved::{Again, Moved};
 use nix::libc;
+use tokio::runtime::Handle;
 
 /// Flags by which the descriptor is handed over. No other message may have them afterwards.
 pub(super) const HANDOVER: libc::c_int = libc::MSG_CONFIRM | libc::MSG_EOR | libc::MSG_MORE | libc::MSG_NOSIGNAL;
@@ -30,10 +34,6 @@ const TASKS: usize = 1024;
 /// Calls of one run that last at a time, each on a thread of its own. A tool has a few; one that interrupts its own calls could
 /// have thousands, for those go on until their server answers.
 const LASTING: usize = 64;
-/// How soon the names of a run are looked up again.
-const LOOK_UP_AFTER: Duration = Duration::from_secs(5);
-/// Addresses of one run that names moved to. Those before are forgotten when there are more.
-const MOVED: usize = 256;
 /// Addresses of one run that the log says were refused.
 const SAID: usize = 12;
 
@@ -43,9 +43,6 @@ const ANSWER: libc::c_ulong = 0xc018_2101;
 const IS_VALID: libc::c_ulong = 0x4008_2102;
 
 const _: () = assert!(size_of::<libc::seccomp_notif>() == 0x50 && size_of::<libc::seccomp_notif_resp>() == 0x18);
-
-/// Looks names up again and judges what they stand for: the addresses that may be gone to now. Blocks.
-type Again = Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>;
 
 /// The addresses that a run may go to.
 #[derive(Clone, Default)]
@@ -68,11 +65,15 @@ impl Reach {
         Reach { to: addresses.into_iter().map(plain).collect(), names: None }
     }
 
-    /// Where the tool connects to another address of the same ports, names are looked up and judged `again`, which may block; the
-    /// connection is made if the address is among the answer.
+    /// Where the tool connects to another address of the same ports, names are looked up and judged `again`; the connection is
+    /// made if the address is among the answer. Must be called inside the async runtime, on which they are looked up.
     #[must_use]
-    pub fn and_where_names_move(self, again: impl Fn() -> Vec<SocketAddr> + Send + Sync + 'static) -> Reach {
-        Reach { names: Some(Arc::new(again)), ..self }
+    pub fn and_where_names_move<L>(self, again: impl Fn() -> L + Send + Sync + 'static) -> Reach
+    where
+        L: Future<Output = Vec<SocketAddr>> + Send + 'static,
+    {
+        let runtime = Handle::current();
+        Reach { names: Some(Arc::new(move || moved::found_on(&runtime, again()))), ..self }
     }
 
     /// The servers that this machine asks for names as well.
@@ -248,31 +249,7 @@ struct Desk {
     /// Held by every call that lasts.
     lasting: Arc<()>,
     refused: Arc<Mutex<Refused>>,
-    moved: Arc<Mutex<Moved>>,
-}
-
-/// Where the names of a run have moved to while it ran.
-#[derive(Default)]
-struct Moved {
-    to: Vec<SocketAddr>,
-    asked: Option<Instant>,
-}
-
-impl Moved {
-    /// Whether a name stands for the address now. The same is not asked for again and again.
-    fn has(&mut self, address: SocketAddr, again: &Again, now: Instant) -> bool {
-        let is_due = self.asked.is_none_or(|asked| now.duration_since(asked) >= LOOK_UP_AFTER);
-        if !self.to.contains(&address) && is_due {
-            self.asked = Some(now);
-            let found = again().into_iter().map(plain);
-            let fresh: Vec<_> = found.filter(|address| !self.to.contains(address)).collect();
-            if self.to.len() + fresh.len() > MOVED {
-                self.to.clear();
-            }
-            self.to.extend(fresh.into_iter().take(MOVED));
-        }
-        self.to.contains(&address)
-    }
+    moved: Arc<Moved>,
 }
 
 /// Addresses that were refused. Dropped, it says how much more there was than it has said.
@@ -438,7 +415,7 @@ impl Desk {
             Call::ConnectIfMoved(socket, to, address, again) => {
                 let (moved, refused) = (self.moved.clone(), self.refused.clone());
                 self.later(asked.id, move || {
-                    if moved.lock().unwrap_or_else(PoisonError::into_inner).has(address, &again, Instant::now()) {
+                    if moved.has(address, &again, Instant::now()) {
                         return connect(&socket, &to);
                     }
                     Err(refuse(&refused, Some(address)))
@@ -619,8 +596,6 @@ fn answer(listener: &OwnedFd, id: u64, done: Done) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU8, Ordering};
-
     use super::*;
 
     #[test]
@@ -674,21 +649,6 @@ mod tests {
         hold.wait();
         assert_eq!(begins.iter().count(), LASTING);
         drop(ours);
-    }
-
-    #[test]
-    fn names_that_moved_are_looked_up_again_but_not_for_every_call() {
-        let address = |last: u8| SocketAddr::from((Ipv4Addr::new(192, 0, 2, last), 443));
-        let asked = Arc::new(AtomicU8::new(0));
-        let counted = asked.clone();
-        let again: Again = Arc::new(move || vec![address(counted.fetch_add(1, Ordering::Relaxed))]);
-        let (mut moved, began) = (Moved::default(), Instant::now());
-        let at = |secs| began + Duration::from_secs(secs);
-        assert!(moved.has(address(0), &again, at(0)) && moved.has(address(0), &again, at(9)));
-        assert!(!moved.has(address(1), &again, at(1)), "asked a moment ago");
-        assert!(moved.has(address(1), &again, at(9)) && moved.has(address(0), &again, at(9)));
-        assert!(!moved.has(address(9), &again, at(99)));
-        assert_eq!(asked.load(Ordering::Relaxed), 3);
     }
 
     #[test]

@@ -195,15 +195,15 @@ fn a_live_job_s_tool_goes_where_it_was_told_and_nowhere_else() {
     }
 }
 
-#[test]
-fn where_a_name_moves_to_its_tool_may_follow_and_nowhere_else() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn where_a_name_moves_to_its_tool_may_follow_and_nowhere_else() {
     let (cage, scratch) = (cage(), tempfile::tempdir().unwrap());
     let hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3"];
     let first = TcpListener::bind((hosts[0], 0)).unwrap();
     let port = first.local_addr().unwrap().port();
     let _others = [1, 2].map(|host| TcpListener::bind((hosts[host], port)).unwrap());
     let moved: SocketAddr = format!("127.0.0.2:{port}").parse().unwrap();
-    let reach = Reach::to([first.local_addr().unwrap()]).and_where_names_move(move || vec![moved]);
+    let reach = Reach::to([first.local_addr().unwrap()]).and_where_names_move(move || std::future::ready(vec![moved]));
     let live = Needs { network: Some(&reach), ..NOTHING };
     for (host, is_allowed) in hosts.into_iter().zip([true, true, false]) {
         let (said, is_done) = behind(&cage, scratch.path(), &live, &format!(": <>/dev/tcp/{host}/{port}"));

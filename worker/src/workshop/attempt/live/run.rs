@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ffpool_schema::failure::{Cause, Failure};
@@ -13,7 +13,6 @@ use ffpool_schema::live::{Live, LiveAddress, Protocol};
 use ffpool_schema::message::{LiveProgress, Phase, Progress};
 use ffpool_schema::metrics as names;
 use ffpool_schema::plan::live::{LiveRequest, LiveSource, silence_secs};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::super::{Attempt, End, blocking};
@@ -227,16 +226,16 @@ impl Attempt<'_> {
         if names.is_empty() {
             return reach;
         }
-        let (shop, runtime) = (self.shop.clone(), Handle::current());
+        let (shop, names) = (self.shop.clone(), Arc::new(names));
         reach.and_names().and_where_names_move(move || {
-            let judged = async {
+            let (shop, names) = (shop.clone(), names.clone());
+            async move {
                 let mut found = Vec::new();
-                for (host, port) in &names {
+                for (host, port) in names.iter() {
                     found.extend(shop.stores.reach(host, *port).await.unwrap_or_default());
                 }
                 found
-            };
-            runtime.block_on(judged)
+            }
         })
     }
 
