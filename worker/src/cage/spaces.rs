@@ -1,13 +1,17 @@
 //! Namespaces of a run: processes, mounts, System V memory and a network of its own.
 //!
 //! Invariant: with processes of its own, three of ours become of the worker's child. The *deputy* stays outside, in the tool's
-//! cgroup and group of processes, and stands for the tool: it ends as the tool ended, and not before everybody inside is dead.
-//! The *keeper* is the first inside: it gathers orphans, and the kernel kills everybody with it. The tool is the second, so that
-//! signals mean to it what they mean to any program; to the first they would not (`pid_namespaces`(7)). Deputy and keeper hold
-//! no descriptor and no right, and cannot be looked into. Where the worker may not make namespaces, one of users comes first,
-//! in which the tool's user has that right until its program is loaded.
+//! cgroup, and stands for the tool: it ends as the tool ended, and not before everybody inside is dead. The *keeper* is the first
+//! inside: it gathers orphans, and the kernel kills everybody with it. The tool is the second, so that signals mean to it what
+//! they mean to any program; to the first they would not (`pid_namespaces`(7)). Deputy and keeper hold no descriptor, no right
+//! and nothing of the worker's memory, and cannot be looked into. The two are a session and a group of processes, the tool is another:
+//! what a tool sends to its group reaches neither, and outside its namespace it can name nobody. The worker asks the tool to stop by
+//! [`PASSED_ON`] to their group, which the keeper passes on to the tool's: that is its child, so its number is nobody else's. Where
+//! the worker may not make namespaces, one of users comes first, in which the tool's user has that right until its program is loaded.
 //!
 //! Everything after the fork is system calls on values that were made before it.
+
+mod memory;
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -18,6 +22,9 @@ use std::path::Path;
 use caps::CapSet;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
+
+/// The signal by which tools are asked to stop.
+const PASSED_ON: libc::c_int = libc::SIGINT;
 
 /// What is made of a run's own, and how.
 #[derive(Debug)]
@@ -92,6 +99,7 @@ impl Spaces {
             tool => keep(told, tool),
         }
         close(told);
+        nix::unistd::setsid()?;
         SigSet::all().thread_unblock()?;
         Ok(())
     }
@@ -165,23 +173,43 @@ fn deputize(heard: RawFd, keeper: libc::pid_t) -> ! {
 /// Gathers whoever ends inside until the tool has, tells how that was, and never returns.
 fn keep(told: RawFd, tool: libc::pid_t) -> ! {
     hold_only(told, c"ffpool-keeper");
+    // SAFETY: all zeros is room for a set.
+    let mut heard: libc::sigset_t = unsafe { std::mem::zeroed() };
+    for signal in [libc::SIGCHLD, PASSED_ON] {
+        // SAFETY: the set is ours.
+        unsafe { libc::sigaddset(&raw mut heard, signal) };
+    }
+    loop {
+        // Blocked since before the tool was born, so none is missed.
+        // SAFETY: the set outlives the call, and who sent the signal is not asked for.
+        if unsafe { libc::sigwaitinfo(&raw const heard, std::ptr::null_mut()) } == PASSED_ON {
+            // SAFETY: it takes numbers, and the tool was not waited for, so its number is its own.
+            unsafe { libc::kill(-tool, PASSED_ON) };
+        }
+        gather(tool);
+    }
+}
+
+/// Waits for those that have ended. With the tool among them it tells how that was, and ends.
+fn gather(tool: libc::pid_t) {
     loop {
         let mut status: libc::c_int = 0;
         // SAFETY: there is room for a status.
-        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
-        if ended == tool {
-            // SAFETY: the bytes are a status.
-            unsafe { libc::write(0, (&raw const status).cast(), size_of::<libc::c_int>()) };
-            exit(0);
-        }
-        if ended < 0 {
-            exit(1);
+        match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+            0 => return,
+            ended if ended == tool => {
+                // SAFETY: the bytes are a status.
+                unsafe { libc::write(0, (&raw const status).cast(), size_of::<libc::c_int>()) };
+                exit(0);
+            }
+            ended if ended < 0 => exit(1),
+            _ => {}
         }
     }
 }
 
-/// Gives up all descriptors but this one, which becomes the first, and all rights; what the worker's memory held at the fork
-/// cannot be read from outside. Who lists processes sees the name.
+/// Gives up all descriptors but this one, which becomes the first, all rights and the worker's memory, and cannot be looked into
+/// from before that on. Who lists processes sees the name.
 fn hold_only(one: RawFd, name: &CStr) {
     let _ = nix::sys::prctl::set_name(name);
     // SAFETY: it takes numbers, and nothing here uses a descriptor but the first.
@@ -191,7 +219,7 @@ fn hold_only(one: RawFd, name: &CStr) {
     };
     let is_closed_in = nix::sys::prctl::set_dumpable(false).is_ok() && nix::sys::prctl::set_no_new_privs().is_ok();
     let is_without_rights = [CapSet::Inheritable, CapSet::Permitted].iter().all(|set| caps::clear(None, *set).is_ok());
-    if closed != 0 || !is_closed_in || !is_without_rights {
+    if closed != 0 || !is_closed_in || !is_without_rights || memory::forget().is_err() {
         exit(1);
     }
 }

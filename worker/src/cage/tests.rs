@@ -331,6 +331,10 @@ fn a_tool_with_processes_of_its_own_ends_as_it_ended_and_nobody_outlives_it() {
     let group = nix::unistd::Pid::from_raw(child.id().cast_signed());
     nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(5));
+    // What a tool sends to its whole group, its own end among it, changes nothing about how that is told.
+    let script = "trap '' TERM; setsid sleep 600 & kill -TERM 0; perl -e 'kill KILL => 0'";
+    let status = shut_in(&cage, scratch.path(), &NOTHING, script).status().unwrap();
+    assert_eq!((status.signal(), those_in(scratch.path())), (Some(9), Vec::new()));
     // Whoever stands for it is killed, and everybody with it.
     let mut child = shut_in(&cage, scratch.path(), &NOTHING, "setsid sleep 600 & echo ready; exec sleep 600");
     let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
@@ -343,6 +347,71 @@ fn a_tool_with_processes_of_its_own_ends_as_it_ended_and_nobody_outlives_it() {
         assert!(Instant::now() < until, "{:?} live on", those_in(scratch.path()));
         std::thread::sleep(LOOK);
     }
+}
+
+/// The first child of a process.
+fn child_of(pid: u32) -> u32 {
+    let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    listed.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Whether these bytes lie in a process's memory, where a heap would put them. An error: it may not be looked into.
+fn remembers(pid: u32, bytes: &[u8; 16]) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt as _;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let mut there = vec![0; (number(end) - number(start)) as usize];
+        // What is mapped and lies nowhere is not read.
+        let read = memory.read_at(&mut there, number(start)).unwrap_or(0);
+        let pages = there[..read].chunks(4096).filter(|page| *page != &[0; 4096][..page.len()]);
+        if pages.flat_map(|page| page.chunks_exact(16)).any(|part| part == bytes) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[test]
+fn who_stands_between_knows_nothing_of_the_worker_s_and_is_out_of_the_tool_s_reach() {
+    let (cage, scratch) = (cage(), tempfile::tempdir().unwrap());
+    assert!(cage.layers().contains(&Layer::Processes), "{:?}", cage.layers());
+    // Where a worker has its secrets; the program itself does not hold it in one piece.
+    let secret: Box<[u8]> = "terces s'rekrow ".bytes().rev().collect();
+    let secret: Box<[u8; 16]> = secret.try_into().unwrap();
+    let mut child = shut_in(&cage, scratch.path(), &NOTHING, "echo ready; exec sleep 600");
+    let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+    io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
+    let deputy = child.id();
+    let keeper = child_of(deputy);
+    let tool = child_of(keeper);
+    let is_root = nix::unistd::geteuid().is_root();
+    if is_root {
+        assert!(remembers(std::process::id(), &secret).unwrap(), "what is looked for is found where it is");
+    }
+    for (pid, name) in [(deputy, "ffpool-deputy"), (keeper, "ffpool-keeper")] {
+        let told = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+        assert_eq!(told("comm").trim(), name);
+        match remembers(pid, &secret) {
+            Ok(remembers) => assert!(is_root && !remembers, "{name} remembers: {}", told("maps")),
+            Err(why) => assert!(!is_root, "{name} is closed to its own user alone: {why}"),
+        }
+        let status = told("status");
+        let rights = |set: &str| status.lines().any(|line| line.split_whitespace().eq([set, "0000000000000000"]));
+        assert!(rights("CapPrm:") && rights("CapEff:") && rights("CapInh:"), "{status}");
+    }
+    // Its group of processes is its own, and so is its session.
+    let place = |pid: u32| {
+        let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+        (nix::unistd::getpgid(Some(pid)).unwrap(), nix::unistd::getsid(Some(pid)).unwrap())
+    };
+    assert_eq!(place(keeper), place(deputy));
+    let own = nix::unistd::Pid::from_raw(tool.cast_signed());
+    assert_eq!(place(tool), (own, own));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// Who works in a directory.

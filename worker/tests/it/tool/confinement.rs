@@ -3,7 +3,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use ffpool_schema::failure::Cause;
-use ffpool_worker::cage::Layer;
 use ffpool_worker::workshop::{CgroupMode, SandboxMode};
 
 use super::bench::{Bench, Ledger, failure, manifest, stand_in};
@@ -48,10 +47,7 @@ async fn a_tool_has_no_rights_no_way_back_and_no_secrets() {
     assert_eq!(says("NoNewPrivs:")[1], "1");
     assert_eq!(says("files"), ["files", "1024", "core", "0"]);
     let session = says("session");
-    // With processes of its own, whoever leads its session stands outside, and has no number there.
-    let is_hidden = bench.workshop.sandbox().contains(&Layer::Processes);
-    let leader = if is_hidden { "0" } else { &session[3] };
-    assert_eq!(session[1], leader, "the tool is in somebody else's session");
+    assert_eq!(session[1], session[3], "the tool is in somebody else's session");
     assert_eq!(says("stdin")[1], "/dev/null");
     let group = format!("ffpool/{}/{}.1", bench.settings.worker, grant.job);
     assert!(lines.iter().any(|line| line.ends_with(&group)), "not in {group}: {lines:#?}");
