@@ -213,7 +213,7 @@ fn received(over: &UnixStream) -> io::Result<OwnedFd> {
 
 /// The filter: calls that name an address are asked about, all others go their way. Which architecture it is the calls' own
 /// filter looks at.
-fn program() -> Vec<libc::sock_filter> {
+pub(super) fn program() -> Vec<libc::sock_filter> {
     // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K.
     let load = |at| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: at };
     let when = |is, jt, jf| libc::sock_filter { code: 0x15, jt, jf, k: is };
