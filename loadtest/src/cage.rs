@@ -225,13 +225,14 @@ pub async fn run(args: &CageArgs) -> anyhow::Result<Report> {
     let (ffmpeg, ffprobe) = (find(&args.ffmpeg)?, find(&args.ffmpeg.with_file_name("ffprobe"))?);
     let user = ToolUser::choose(None).context("there is no user nobody as whom tools could run")?;
     let (tool, mode) = (ffprobe.clone(), SandboxMode::Best);
-    let cage = tokio::task::spawn_blocking(move || Cage::open(mode, &tool, user, &[])).await??;
-    ensure!(!cage.layers().is_empty(), "no layer of the sandbox works here");
     let beside = tempfile::tempdir()?;
     let scratch = tempfile::tempdir()?;
     for directory in [beside.path(), scratch.path()] {
         std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777))?;
     }
+    let within = scratch.path().to_owned();
+    let cage = tokio::task::spawn_blocking(move || Cage::open(mode, &tool, user, &[], &within)).await??;
+    ensure!(!cage.layers().is_empty(), "no layer of the sandbox works here");
     let source = beside.path().join("source.mp4");
     make_source(&ffmpeg, &source, args.seconds)?;
     let layers = cage.around(false).map(Layer::as_str).collect();

@@ -65,7 +65,7 @@ impl Bounds {
     /// A ladder with sound in many languages has some dozens.
     const PLAYLISTS: u32 = 100;
     /// What a Linux process may open by default.
-    const OPEN_FILES: u64 = 1024;
+    pub(crate) const OPEN_FILES: u64 = 1024;
 
     /// What FFmpeg and ffprobe themselves hold to while they read an input.
     fn options(&self) -> [OsString; 4] {

@@ -12,15 +12,12 @@ mod calls;
 pub mod egress;
 mod files;
 mod spaces;
+mod trial;
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
 use nix::libc;
@@ -30,15 +27,9 @@ use calls::Calls;
 use egress::{Asking, Reach};
 use files::Files;
 use spaces::{Maps, Spaces};
+use trial::Trial;
 
 use crate::tool::ToolUser;
-
-/// How long a tool may take to say its version behind a layer that is tried.
-const TRIAL: Duration = Duration::from_secs(20);
-/// How long a tool waits for its call to be taken, in turn: a machine that has just started, or is full, is slow.
-const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
-/// How often it is looked at whether it has.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// Whether tools run behind bars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -122,6 +113,8 @@ impl fmt::Display for Layer {
 pub enum CageError {
     #[error("{layer} is required and does not work here: {why}; set FFPOOL_SANDBOX=best to go without it")]
     Missing { layer: Layer, why: io::Error },
+    #[error("no directory for a tool can be made in the scratch {}: {why}", path.display())]
+    Scratch { path: PathBuf, why: io::Error },
 }
 
 /// What a run needs besides its scratch.
@@ -174,37 +167,45 @@ pub struct Cage {
     reads: Vec<PathBuf>,
     /// `None`: the calls of this architecture are not known.
     calls: Option<Programs>,
-    /// Whose tools they are.
+    /// Whose tools they are, where an attempt does not choose.
     user: ToolUser,
     /// Whether the worker may make namespaces. Where it may not, the tool's user does, in a namespace of users.
     may_part: bool,
 }
 
 impl Cage {
-    /// Tries every layer with a tool that does nothing. `reads` names what the tools read besides what every program does.
-    /// Blocks.
+    /// Tries every layer with a tool that does nothing, in a directory of this scratch. `reads` names what the tools read besides
+    /// what every program does. Says in the log what is wrong with the scratch. Blocks.
     ///
     /// # Errors
-    /// A layer that is required and does not work.
-    pub fn open(mode: SandboxMode, tool: &Path, user: ToolUser, reads: &[PathBuf]) -> Result<Cage, CageError> {
+    /// A layer that is required and does not work, or a scratch in which no directory can be made.
+    pub fn open(
+        mode: SandboxMode,
+        tool: &Path,
+        user: ToolUser,
+        reads: &[PathBuf],
+        scratch: &Path,
+    ) -> Result<Cage, CageError> {
         let may_part = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false);
         let calls = Programs::make().ok();
         let mut cage = Cage { layers: Vec::new(), reads: reads.to_vec(), calls, user, may_part };
+        let trial =
+            Trial::begin(&cage, tool, scratch).map_err(|why| CageError::Scratch { path: scratch.to_owned(), why })?;
         if mode == SandboxMode::Off {
             tracing::warn!("FFPOOL_SANDBOX=off: tools are kept from nothing that their user may do");
             return Ok(cage);
         }
         // One trial for all of them, where nothing is missing.
-        let spaces_work = cage.try_layers(tool, &Layer::SPACES).is_ok();
+        let spaces_work = trial.of(&cage, &Layer::SPACES).is_ok();
         let mut works = Vec::new();
         for layer in Layer::ALL {
             let tried = match layer {
                 layer if spaces_work && Layer::SPACES.contains(&layer) => Ok(()),
                 Layer::Files | Layer::Calls | Layer::Network | Layer::Processes | Layer::Mounts | Layer::Ipc => {
-                    cage.try_layers(tool, &[layer])
+                    trial.of(&cage, &[layer])
                 }
-                Layer::Proc => cage.try_layers(tool, &[Layer::Processes, Layer::Mounts, Layer::Proc]),
-                Layer::Egress => cage.try_egress(tool, user),
+                Layer::Proc => trial.of(&cage, &[Layer::Processes, Layer::Mounts, Layer::Proc]),
+                Layer::Egress => trial.of_egress(&cage, &works),
             };
             match tried {
                 Ok(()) => works.push(layer),
@@ -219,78 +220,6 @@ impl Cage {
         }
         cage.layers = works;
         Ok(cage)
-    }
-
-    /// Runs the tool once behind these.
-    fn try_layers(&mut self, tool: &Path, layers: &[Layer]) -> io::Result<()> {
-        self.layers = layers.to_vec();
-        self.try_out(tool)
-    }
-
-    /// Runs the tool once for its version, behind the bars that stand now.
-    fn try_out(&self, tool: &Path) -> io::Result<()> {
-        let mut bars = self.bars(tool, None, &Needs { reads: &[], network: None, devices: false })?;
-        let mut command = Command::new(tool);
-        command.arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        if let (true, ToolUser::Switch { uid, gid }) = (bars.are_the_users(), self.user) {
-            command.gid(gid).uid(uid);
-        }
-        // SAFETY: as in `tool::confined`.
-        unsafe {
-            command.pre_exec(move || {
-                bars.part()?;
-                bars.close()
-            });
-        }
-        let status = within(TRIAL, command.spawn()?)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(io::Error::other(format!("behind it {} ends with {status}", tool.display())))
-        }
-    }
-
-    /// Has the tool call this machine, as the user that it runs as: whether the worker may look into it depends on that.
-    fn try_egress(&mut self, tool: &Path, user: ToolUser) -> io::Result<()> {
-        self.layers = vec![Layer::Egress];
-        let [heard, not_heard] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let (heard, not_heard) = (heard?, not_heard?);
-        let reach = Reach::to([heard.local_addr()?]);
-        let calls = |listener: &TcpListener, patience: Duration| -> io::Result<bool> {
-            let mut bars = self.bars(tool, None, &Needs { reads: &[], network: Some(&reach), devices: false })?;
-            let mut command = Command::new(tool);
-            command.args(["-v", "quiet", "-protocol_whitelist", "tcp", "-rw_timeout"]);
-            command.arg(patience.as_micros().to_string());
-            command.arg(format!("tcp://{}", listener.local_addr()?));
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            if let ToolUser::Switch { uid, gid } = user {
-                command.gid(gid).uid(uid);
-            }
-            // SAFETY: as in `tool::confined`.
-            unsafe {
-                command.pre_exec(move || bars.close());
-            }
-            listener.set_nonblocking(true)?;
-            let mut child = command.spawn()?;
-            let mut is_called = false;
-            let until = Instant::now() + TRIAL;
-            // Whoever is called hangs up, so that the tool ends.
-            while child.try_wait()?.is_none() && Instant::now() < until {
-                is_called |= listener.accept().is_ok();
-                std::thread::sleep(LOOK);
-            }
-            within(Duration::ZERO, child).map(|_| is_called || listener.accept().is_ok())
-        };
-        for patience in PATIENCE {
-            if calls(&heard, patience)? {
-                return if calls(&not_heard, patience)? {
-                    Err(io::Error::other("behind it a tool goes where it may not"))
-                } else {
-                    Ok(())
-                };
-            }
-        }
-        Err(io::Error::other("the worker may not look into a tool: the same user or CAP_SYS_PTRACE is needed"))
     }
 
     /// The layers that work here.
@@ -316,8 +245,8 @@ impl Cage {
         self.layers.contains(&Layer::Processes)
     }
 
-    /// The namespaces of one run; `None`: it has none.
-    fn spaces(&self, scratch: Option<&Path>, needs: &Needs<'_>) -> io::Result<Option<Spaces>> {
+    /// The namespaces of one run of this user's; `None`: it has none.
+    fn spaces(&self, user: ToolUser, scratch: Option<&Path>, needs: &Needs<'_>) -> io::Result<Option<Spaces>> {
         let flag = |layer| match layer {
             Layer::Network if needs.network.is_none() => libc::CLONE_NEWNET,
             Layer::Processes => libc::CLONE_NEWPID,
@@ -329,7 +258,7 @@ impl Cage {
         if flags == 0 {
             return Ok(None);
         }
-        let (uid, gid) = match self.user {
+        let (uid, gid) = match user {
             ToolUser::Own => (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
             ToolUser::Switch { uid, gid } => (uid, gid),
         };
@@ -342,14 +271,20 @@ impl Cage {
         }))
     }
 
-    /// The bars of one run of `program`, which may write into `scratch`.
-    pub(crate) fn bars(&self, program: &Path, scratch: Option<&Path>, needs: &Needs<'_>) -> io::Result<Bars> {
+    /// The bars of one run of `program` as `user`, which may write into `scratch`.
+    pub(crate) fn bars(
+        &self,
+        program: &Path,
+        user: ToolUser,
+        scratch: Option<&Path>,
+        needs: &Needs<'_>,
+    ) -> io::Result<Bars> {
         let has = |layer| self.layers.contains(&layer);
         let runs = self.reads.iter().map(PathBuf::as_path).chain([program]);
         Ok(Bars {
             files: has(Layer::Files).then(|| Files::prepare(runs, scratch, needs)).transpose()?,
             calls: if has(Layer::Calls) { Some(self.calls(needs)?) } else { None },
-            spaces: self.spaces(scratch, needs)?,
+            spaces: self.spaces(user, scratch, needs)?,
             // Drivers of devices have sockets of the machine's own, for which the worker's rights must not count.
             asks: needs
                 .network
@@ -357,57 +292,6 @@ impl Cage {
                 .map(|reach| Asking::prepare(reach.clone()))
                 .transpose()?,
         })
-    }
-}
-
-/// As whom tools run on a worker, and behind what.
-#[derive(Debug, Clone)]
-pub struct Quarters {
-    /// Their user.
-    pub user: ToolUser,
-    /// Their bars.
-    pub cage: Cage,
-}
-
-impl Quarters {
-    /// Has a trial run as a job would, but for its namespaces and its cgroup: what is offered is what works there.
-    ///
-    /// # Errors
-    /// When the bars cannot be made ready.
-    pub(crate) fn shut_in(
-        &self,
-        command: &mut tokio::process::Command,
-        program: &Path,
-        needs: &Needs<'_>,
-    ) -> io::Result<()> {
-        let mut bars = self.cage.bars(program, None, needs)?;
-        if let ToolUser::Switch { uid, gid } = self.user {
-            command.gid(gid).uid(uid);
-        }
-        // SAFETY: as in `tool::confined`.
-        unsafe {
-            command.pre_exec(move || bars.close());
-        }
-        Ok(())
-    }
-}
-
-/// How a child ends within this time; then it is killed.
-fn within(bound: Duration, mut child: Child) -> io::Result<ExitStatus> {
-    let until = Instant::now() + bound;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if Instant::now() >= until {
-            child.kill()?;
-            child.wait()?;
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("behind it a tool did not end within {bound:?}"),
-            ));
-        }
-        std::thread::sleep(LOOK);
     }
 }
 

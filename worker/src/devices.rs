@@ -16,8 +16,8 @@ use metrics::{counter, gauge};
 use tokio::sync::Notify;
 use tracing::{error, info};
 
-use crate::cage::Quarters;
 use crate::encoders::{self, Trial};
+use crate::quarters::Quarters;
 use breaker::Breaker;
 pub use breaker::Policy;
 

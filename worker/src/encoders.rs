@@ -15,8 +15,9 @@ use ffpool_schema::plan;
 use futures_util::{StreamExt, stream};
 use tokio::process::Command;
 
-use crate::cage::{Needs, Quarters};
 use crate::classify;
+use crate::quarters::Quarters;
+use crate::tool::EndedBy;
 
 /// How long a trial may take: well under a second on an idle machine, and a busy one must not lose its encoders.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -162,34 +163,25 @@ fn built_in(text: &str) -> Vec<Encoder> {
 
 async fn works(ffmpeg: &Path, quarters: &Quarters, trial: Trial) -> bool {
     let Trial { encoder, device } = trial;
-    let needs = Needs { reads: &[], network: None, devices: device.is_some() };
-    let device = device.map(|device| device.to_string());
-    let mut command = Command::new(ffmpeg);
-    command
-        .args(plan::trial_arguments(encoder, trial.device))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .current_dir("/")
-        .kill_on_drop(true);
-    let output = async {
-        quarters.shut_in(&mut command, ffmpeg, &needs)?;
-        command.output().await
+    let arguments = plan::trial_arguments(encoder, device);
+    let tried = async {
+        let place = quarters.place()?;
+        place.run(ffmpeg, &arguments, device.is_some(), TRIAL_TIMEOUT).await
     };
-    match tokio::time::timeout(TRIAL_TIMEOUT, output).await {
-        Ok(Ok(output)) if output.status.success() => true,
-        Ok(Ok(output)) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let reason = classify::clean(said.lines().next().unwrap_or("it failed"));
+    let device = device.map(|device| device.to_string());
+    match tried.await {
+        Ok(finished) if finished.is_success() => true,
+        Ok(finished) if finished.ended_by == EndedBy::Timeout => {
+            tracing::warn!(%encoder, device, timeout = ?TRIAL_TIMEOUT, "encoder hangs");
+            false
+        }
+        Ok(finished) => {
+            let reason = classify::clean(finished.log.first().map_or("it failed", String::as_str));
             tracing::info!(%encoder, device, reason, "encoder does not work here");
             false
         }
-        Ok(Err(error)) => {
+        Err(error) => {
             tracing::warn!(%encoder, device, %error, "encoder could not be tried");
-            false
-        }
-        Err(_) => {
-            tracing::warn!(%encoder, device, timeout = ?TRIAL_TIMEOUT, "encoder hangs");
             false
         }
     }

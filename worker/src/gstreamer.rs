@@ -5,9 +5,10 @@
 
 pub mod classify;
 
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use ffpool_schema::gstreamer::{self, ELEMENTS, Installation, Speech};
@@ -15,8 +16,9 @@ use ffpool_schema::live::Protocol;
 use tokio::process::Command;
 use tracing::{info, warn};
 
-use crate::cage::{Needs, Quarters};
 use crate::encoders;
+use crate::quarters::Quarters;
+use crate::tool::EndedBy;
 
 pub use classify::classify;
 
@@ -59,7 +61,7 @@ impl Gstreamer {
             return None;
         };
         let registry = scratch.join(REGISTRY);
-        let version = match run(&program, &registry, None, OPENING, &["--version"]).await {
+        let version = match ask(&program, &registry, OPENING, &["--version"]).await {
             Ok(version) => version,
             Err(reason) => {
                 warn!(program = %program.display(), reason, "GStreamer does not run here: it is not offered");
@@ -113,7 +115,7 @@ fn whole(missing: &[String]) -> Vec<Speech> {
 /// What an element of a protocol lacks that pipelines set.
 async fn incomplete(inspect: &Path, registry: &Path, speech: &Speech) -> Option<String> {
     for (element, properties) in speech.elements.into_iter().zip(speech.properties) {
-        match run(inspect, registry, None, TRIAL, &[element]).await {
+        match ask(inspect, registry, TRIAL, &[element]).await {
             Ok(described) => {
                 if let Some(property) = lacking(&described, properties) {
                     return Some(format!("`{element}` has no property `{property}`: it is of an older version"));
@@ -141,7 +143,7 @@ fn inspector(program: &Path) -> Option<PathBuf> {
 /// The elements that pipelines may need and that are not there. `None`: that is not known.
 async fn missing(inspect: Option<&Path>, registry: &Path) -> Option<Vec<String>> {
     let listed = match inspect {
-        Some(inspect) => run(inspect, registry, None, OPENING, &[]).await,
+        Some(inspect) => ask(inspect, registry, OPENING, &[]).await,
         None => Err("it is not there: install gstreamer1.0-tools".to_owned()),
     };
     let listed = match listed {
@@ -171,27 +173,36 @@ fn elements(listed: &str) -> Vec<&str> {
 async fn features(program: &Path, registry: &Path, quarters: &Quarters) -> Vec<&'static str> {
     let trials = gstreamer::trials();
     let all: Vec<&str> = trials.iter().flat_map(|(_, words)| words.iter().copied()).collect();
-    if run(program, registry, Some(quarters), TRIAL, &all).await.is_ok() {
+    if tried(program, registry, quarters, &all).await.is_ok() {
         return trials.iter().map(|(feature, _)| *feature).collect();
     }
     let mut features = Vec::new();
     for (feature, words) in &trials {
-        match run(program, registry, Some(quarters), TRIAL, words).await {
-            Ok(_) => features.push(*feature),
+        match tried(program, registry, quarters, words).await {
+            Ok(()) => features.push(*feature),
             Err(reason) => info!(feature, reason, "an encoder of GStreamer does not work here"),
         }
     }
     features
 }
 
-/// What it says, where it ends well; otherwise why not.
-async fn run(
-    program: &Path,
-    registry: &Path,
-    quarters: Option<&Quarters>,
-    within: Duration,
-    words: &[&str],
-) -> Result<String, String> {
+/// Runs a pipeline once, as an attempt would. Otherwise why it does not work.
+async fn tried(program: &Path, registry: &Path, quarters: &Quarters, words: &[&str]) -> Result<(), String> {
+    let words: Vec<OsString> = words.iter().map(Into::into).collect();
+    let run = async {
+        let place = quarters.place()?;
+        place.furnish(REGISTRY, registry)?;
+        place.run(program, &words, false, TRIAL).await
+    };
+    let finished = run.await.map_err(|error| error.to_string())?;
+    if finished.ended_by == EndedBy::Timeout {
+        return Err(format!("it does not end within {TRIAL:?}"));
+    }
+    if finished.is_success() { Ok(()) } else { Err(reason(finished.log.first().map(String::as_str), finished.status)) }
+}
+
+/// What it says of itself, where it ends well; otherwise why not. It meets no file of anybody's.
+async fn ask(program: &Path, registry: &Path, within: Duration, words: &[&str]) -> Result<String, String> {
     let mut command = Command::new(program);
     command
         .args(words)
@@ -202,11 +213,6 @@ async fn run(
         .current_dir("/")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    if let Some(quarters) = quarters {
-        let reads = [registry.to_owned()];
-        let needs = Needs { reads: &reads, network: None, devices: false };
-        quarters.shut_in(&mut command, program, &needs).map_err(|error| error.to_string())?;
-    }
     let output = match tokio::time::timeout(within, command.output()).await {
         Ok(output) => output.map_err(|error| error.to_string())?,
         Err(_) => return Err(format!("it does not end within {within:?}")),
@@ -214,8 +220,11 @@ async fn run(
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(said.lines().next().map_or_else(|| format!("it ended with {}", output.status), crate::classify::clean))
+    Err(reason(String::from_utf8_lossy(&output.stderr).lines().next(), output.status))
+}
+
+fn reason(first_line: Option<&str>, status: ExitStatus) -> String {
+    first_line.map_or_else(|| format!("it ended with {status}"), crate::classify::clean)
 }
 
 /// Seconds of media that have gone by, from a line such as `progress (00:00:01): 3 / 10 seconds (30.0 %)`.

@@ -36,6 +36,7 @@ mod pieces;
 pub mod preempt;
 pub mod progress;
 pub mod publish;
+pub mod quarters;
 pub mod roots;
 pub mod service;
 pub mod settings;

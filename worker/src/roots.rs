@@ -210,25 +210,35 @@ pub fn io_cause(error: &io::Error) -> Cause {
     }
 }
 
+/// The right to read a file, among three mode bits.
+const READ: u32 = 4;
+/// The right to enter a directory.
+const SEARCH: u32 = 1;
+
 /// Whether a user can read a file: the rights of the file and of every directory above it, by their mode bits.
 #[must_use]
 pub fn is_readable_by(path: &Path, uid: u32, gid: u32) -> bool {
-    const READ: u32 = 4;
-    const SEARCH: u32 = 1;
-    let allows = |path: &Path, right: u32| {
-        fs::metadata(path).is_ok_and(|metadata| {
-            let mode = metadata.mode();
-            let granted = if metadata.uid() == uid {
-                mode >> 6
-            } else if metadata.gid() == gid {
-                mode >> 3
-            } else {
-                mode
-            };
-            granted & right != 0
-        })
-    };
-    allows(path, READ) && path.ancestors().skip(1).all(|directory| allows(directory, SEARCH))
+    allows(path, READ, uid, gid) && path.ancestors().skip(1).all(|directory| allows(directory, SEARCH, uid, gid))
+}
+
+/// The first directory on the way to this one that a user may not enter, by their mode bits.
+#[must_use]
+pub fn first_closed(directory: &Path, uid: u32, gid: u32) -> Option<&Path> {
+    directory.ancestors().filter(|part| !allows(part, SEARCH, uid, gid)).last()
+}
+
+fn allows(path: &Path, right: u32, uid: u32, gid: u32) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| {
+        let mode = metadata.mode();
+        let granted = if metadata.uid() == uid {
+            mode >> 6
+        } else if metadata.gid() == gid {
+            mode >> 3
+        } else {
+            mode
+        };
+        granted & right != 0
+    })
 }
 
 fn outside(field: &str, path: &Path) -> PathProblem {
@@ -375,7 +385,12 @@ mod tests {
         set("media/in/a b.mp4", 0o600);
         assert!(!is_readable_by(&file, 65534, 65534) && is_readable_by(&file, owner, 65534));
         set("media/in/a b.mp4", 0o644);
+        let directory = file.parent().unwrap();
+        assert_eq!(first_closed(directory, 65534, 65534), None);
         set("media", 0o700);
         assert!(!is_readable_by(&file, 65534, 65534));
+        assert_eq!(first_closed(directory, 65534, 65534), directory.parent());
+        set("", 0o700);
+        assert_eq!(first_closed(directory, 65534, 65534), directory.parent().unwrap().parent());
     }
 }

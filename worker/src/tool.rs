@@ -11,6 +11,7 @@ mod family;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -70,6 +71,18 @@ impl ToolUser {
         }
         let nobody = nix::unistd::User::from_name("nobody").ok().flatten()?;
         Some(ToolUser::Switch { uid: nobody.uid.as_raw(), gid: nobody.gid.as_raw() })
+    }
+
+    /// Makes a directory that user's, and nobody else's.
+    ///
+    /// # Errors
+    /// When it cannot be given away.
+    pub(crate) fn give(self, directory: &Path) -> io::Result<()> {
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
+        match self {
+            ToolUser::Own => Ok(()),
+            ToolUser::Switch { uid, gid } => std::os::unix::fs::chown(directory, Some(uid), Some(gid)),
+        }
     }
 
     /// Makes this process that user's, in no group but that one. System calls only.
@@ -431,7 +444,8 @@ impl Confinement {
             let (_, hard) = getrlimit(resource)?;
             Ok((resource, wish.min(hard)))
         };
-        let bars = invocation.cage.bars(invocation.program, Some(invocation.directory), &invocation.needs)?;
+        let bars =
+            invocation.cage.bars(invocation.program, invocation.user, Some(invocation.directory), &invocation.needs)?;
         // In a namespace of users there are all capabilities, to take away among them.
         let may_bound =
             bars.are_the_users() || caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false);
@@ -497,7 +511,8 @@ impl Confinement {
     }
 }
 
-fn confined(invocation: &Invocation<'_>) -> io::Result<Command> {
+/// The tool as a command that confines itself before its program is loaded.
+pub(crate) fn confined(invocation: &Invocation<'_>) -> io::Result<Command> {
     let mut confinement = Confinement::of(invocation)?;
     let mut command = Command::new(invocation.program);
     command

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::bounds::Bounds;
 pub use crate::cage::SandboxMode;
-use crate::cage::{Cage, CageError, Layer, Quarters};
+use crate::cage::{Cage, CageError, Layer};
 use crate::chunks::ChunkArgs;
 use crate::devices::{DeviceSettings, Devices};
 use crate::encoders::{self, EncodersError};
@@ -34,6 +34,7 @@ use crate::machine::energy::{self, Meter};
 use crate::machine::group::{GroupLimits, Groups};
 use crate::machine::room::read_room;
 use crate::publish::Notes;
+use crate::quarters::Quarters;
 use crate::roots::Roots;
 use crate::store::Stores;
 use crate::store::settings::StoreArgs;
@@ -282,10 +283,9 @@ struct Shop {
     tool_version: String,
     /// The first line that the prober says of its version.
     prober_version: String,
-    /// As whom the tools run, and behind what.
+    /// As whom the tools run, behind what, and who starts them.
     quarters: Quarters,
     groups: Result<Groups, String>,
-    launcher: Launcher,
     /// Software encoders that passed a real encode, in the schema's order.
     encoders: Vec<Encoder>,
     /// Hardware encoders, and the devices that they run on.
@@ -345,7 +345,7 @@ impl Workshop {
         sweep_scratch(&scratch).await.map_err(fail)?;
         let notes = Notes::open(&scratch).map_err(fail)?;
         notes.follow();
-        let launcher = Launcher::start().map_err(OpenError::Launcher)?;
+        let launcher = Arc::new(Launcher::start().map_err(OpenError::Launcher)?);
         let tool_version = encoders::version(&ffmpeg)
             .await
             .map_err(|error| OpenError::ToolBroken { path: ffmpeg.clone(), message: error.to_string() })?;
@@ -354,10 +354,12 @@ impl Workshop {
             .map_err(|error| OpenError::ToolBroken { path: ffprobe.clone(), message: error.to_string() })?;
         let cage = {
             let (mode, tool, reads) = (settings.sandbox, ffprobe.clone(), settings.sandbox_reads.clone());
-            let opened = tokio::task::spawn_blocking(move || Cage::open(mode, &tool, user, &reads)).await;
+            let scratch = scratch.clone();
+            let opened = tokio::task::spawn_blocking(move || Cage::open(mode, &tool, user, &reads, &scratch)).await;
             opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?
         };
-        let quarters = Quarters { user, cage };
+        let open_files = settings.bounds.max_open_files;
+        let quarters = Quarters { user, cage, launcher, scratch: scratch.clone(), open_files };
         let listed = encoders::listed(&ffmpeg).await?;
         let encoders = encoders::working(&ffmpeg, &quarters, &listed.video).await?;
         let gstreamer = match &settings.gstreamer {
@@ -384,7 +386,6 @@ impl Workshop {
                 prober_version,
                 quarters,
                 groups,
-                launcher,
                 encoders,
                 devices,
                 gstreamer,

@@ -1,10 +1,15 @@
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use super::trial::LOOK;
 use super::*;
+use crate::tool::Invocation;
 
 /// A script of bash that is to run behind the bars.
 fn shut_in(cage: &Cage, scratch: &Path, needs: &Needs<'_>, script: &str) -> Command {
-    let mut bars = cage.bars(Path::new("/bin/bash"), Some(scratch), needs).unwrap();
+    let mut bars = cage.bars(Path::new("/bin/bash"), ToolUser::Own, Some(scratch), needs).unwrap();
     let mut command = Command::new("/bin/bash");
     command.args(["-c", script]).current_dir(scratch).stdin(Stdio::null());
     // SAFETY: as in `tool::confined`.
@@ -26,7 +31,8 @@ fn behind(cage: &Cage, scratch: &Path, needs: &Needs<'_>, script: &str) -> (Stri
 }
 
 fn open(mode: SandboxMode, tool: &str) -> Result<Cage, CageError> {
-    Cage::open(mode, Path::new(tool), ToolUser::Own, &[])
+    let scratch = tempfile::tempdir().unwrap();
+    Cage::open(mode, Path::new(tool), ToolUser::Own, &[], scratch.path())
 }
 
 fn cage() -> Cage {
@@ -121,6 +127,68 @@ fn what_does_not_work_is_missing_or_refused() {
     assert_eq!(cage.around(false).collect::<Vec<_>>(), layers[..7]);
     let live: Vec<Layer> = layers.into_iter().filter(|layer| *layer != Layer::Network).collect();
     assert_eq!(cage.around(true).collect::<Vec<_>>(), live);
+}
+
+#[test]
+fn a_scratch_that_the_tools_user_cannot_enter_is_told_with_its_cure_and_takes_what_it_would_break() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = tempfile::tempdir().unwrap();
+    let [open, shut] = ["open", "shut"].map(|name| place.path().join(name));
+    for (path, mode) in [(place.path(), 0o755), (&open, 0o755), (&shut, 0o700)] {
+        std::fs::create_dir_all(path.join("scratch")).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let nobody = ToolUser::Switch { uid: 65534, gid: 65534 };
+    let told = trial::closed(&shut.join("scratch"), nobody);
+    assert!(told.contains(&format!("chmod o+x {}`", shut.display())), "{told}");
+    if !nix::unistd::geteuid().is_root() {
+        // Nobody else can run tools as somebody else.
+        return;
+    }
+    // The worker makes the namespaces, or may not, as in a container.
+    for may_part in [true, false] {
+        let cage = Cage { layers: Vec::new(), user: nobody, may_part, ..cage() };
+        let tool = Path::new("/usr/bin/ffprobe");
+        let tried = |parent: &Path| {
+            let trial = Trial::begin(&cage, tool, &parent.join("scratch")).unwrap();
+            let spaces = trial.of(&cage, &[Layer::Mounts, Layer::Processes]);
+            (trial.reaches, spaces.map_err(|why| why.kind()))
+        };
+        assert_eq!(tried(&open), (true, Ok(())), "{may_part}");
+        let shut = tried(&shut);
+        assert_eq!(shut, (false, if may_part { Ok(()) } else { Err(io::ErrorKind::PermissionDenied) }), "{may_part}");
+    }
+    let left = std::fs::read_dir(open.join("scratch")).unwrap().count();
+    assert_eq!(left, 0, "trials leave nothing");
+}
+
+#[test]
+fn a_run_as_another_than_the_tools_user_has_its_namespaces_too() {
+    if !nix::unistd::geteuid().is_root() {
+        // Nobody else can run tools as somebody else.
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt as _;
+    let scratch = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for may_part in [true, false] {
+        let cage = Cage { user: ToolUser::Switch { uid: 65534, gid: 65534 }, may_part, ..cage() };
+        let user = ToolUser::Switch { uid: 1, gid: 1 };
+        user.give(scratch.path()).unwrap();
+        let invocation = Invocation {
+            program: Path::new("/bin/bash"),
+            arguments: &["-c".into(), "echo made > made && test $(id -u) -eq 1 && test $BASHPID -lt 9".into()],
+            directory: scratch.path(),
+            user,
+            group: None,
+            file_bytes: u64::MAX,
+            open_files: 64,
+            cage: &cage,
+            needs: NOTHING,
+        };
+        let output = crate::tool::confined(&invocation).unwrap().into_std().output().unwrap();
+        assert!(output.status.success(), "{may_part}: {output:?}");
+    }
 }
 
 /// Sends a datagram by the call that names an address in a header in memory, as libraries of SRT do.

@@ -16,7 +16,7 @@ mod report;
 mod tools;
 
 use std::ffi::OsString;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -513,11 +513,7 @@ impl Scratch {
 /// Makes a directory for a tool to write into.
 fn make_directory(path: &Path, user: ToolUser) -> std::io::Result<()> {
     std::fs::create_dir(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
-    match user {
-        ToolUser::Own => Ok(()),
-        ToolUser::Switch { uid, gid } => std::os::unix::fs::chown(path, Some(uid), Some(gid)),
-    }
+    user.give(path)
 }
 
 impl Drop for Scratch {

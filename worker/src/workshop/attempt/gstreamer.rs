@@ -146,7 +146,7 @@ impl<'a> Attempt<'a> {
         let mut follower = Follower { reporter: &self.reporter, started: Instant::now(), meter };
         let invocation = self.invocation(&there.program, arguments, user);
         let watch = self.watch(Some(self.silence_bound()));
-        let finished = tool::run(&shop.launcher, invocation, watch, &mut follower).await;
+        let finished = tool::run(&shop.quarters.launcher, invocation, watch, &mut follower).await;
         let finished = self.account(finished, "gst-launch-1.0")?;
         let oom_kills = self.group.as_ref().map_or(0, |group| group.usage().oom_kills);
         if finished.is_success() && oom_kills == 0 {

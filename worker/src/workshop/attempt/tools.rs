@@ -60,7 +60,7 @@ impl Attempt<'_> {
     ) -> Result<(), End> {
         self.stand_still().await;
         let invocation = self.invocation(&self.shop.ffprobe, arguments, user);
-        let finished = tool::run(&self.shop.launcher, invocation, self.watch(None), listener).await;
+        let finished = tool::run(&self.shop.quarters.launcher, invocation, self.watch(None), listener).await;
         let finished = self.account(finished, "ffprobe")?;
         for line in &finished.log {
             self.reporter.log(line);
@@ -93,7 +93,8 @@ impl Attempt<'_> {
             last: None,
         };
         let invocation = self.invocation(&self.shop.ffmpeg, arguments, user);
-        let finished = tool::run(&self.shop.launcher, invocation, self.watch(Some(stall_after)), &mut follower).await;
+        let finished =
+            tool::run(&self.shop.quarters.launcher, invocation, self.watch(Some(stall_after)), &mut follower).await;
         let last = follower.last;
         let finished = self.account(finished, "ffmpeg")?;
         self.check(&finished, "ffmpeg")?;

@@ -158,7 +158,7 @@ impl Attempt<'_> {
             let carrying = self.carry(growing);
             let taking = self.take_over(*consent, &heard, &succession);
             let finished = tokio::select! {
-                finished = tool::run(&self.shop.launcher, invocation, watch, &mut ear) => Ok(finished),
+                finished = tool::run(&self.shop.quarters.launcher, invocation, watch, &mut ear) => Ok(finished),
                 never = steering => match never {},
                 never = taking => match never {},
                 never = self.keep(keeping) => match never {},
