@@ -191,6 +191,49 @@ fn a_run_as_another_than_the_tools_user_has_its_namespaces_too() {
     }
 }
 
+/// Runs a test of those that others run, where a machine has a device: a node that can be read and written, and asked anything.
+fn with_a_device(test: &str) -> std::process::Output {
+    let dev = tempfile::tempdir().unwrap();
+    let script = "set -e; dev=$1; mount -t tmpfs none \"$dev\"; mkdir \"$dev/dri\"
+        as() { : > \"$dev/$2\"; mount --bind \"/dev/$1\" \"$dev/$2\"; }
+        for node in full null random urandom zero; do as $node $node; done; as full dri/renderD128
+        mount --rbind \"$dev\" /dev; exec \"$0\" --ignored --exact \"$2\" --nocapture";
+    let mut command = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--mount", "bash", "-c", script]).arg(std::env::current_exe().unwrap());
+    command.arg(dev.path()).arg(test).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn a_device_is_opened_by_who_encodes_on_it_and_by_nobody_else() {
+    let output = with_a_device("cage::tests::where_there_is_a_device");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    assert!(String::from_utf8_lossy(&said).contains("1 passed"));
+}
+
+#[test]
+#[ignore = "another test runs it, in mounts with a device"]
+fn where_there_is_a_device() {
+    let (cage, scratch) = (cage(), tempfile::tempdir().unwrap());
+    assert!(Layer::SPACES.iter().all(|layer| cage.layers().contains(layer)), "{:?}", cage.layers());
+    // The driver of this one knows no questions, and says so itself: 25 is `ENOTTY`.
+    let opens = "perl -e 'open(D, q(+<), q(/dev/dri/renderD128)) or exit 1; ioctl(D, 0x6400, 0); exit($! != 25)'";
+    let on_device = Needs { devices: true, ..NOTHING };
+    for may_part in [cage.may_part, false] {
+        let around = |layers: &[Layer]| Cage { layers: layers.to_vec(), may_part, ..cage.clone() };
+        for layers in [cage.layers(), &Layer::SPACES, &[Layer::Files]] {
+            let (said, is_done) = behind(&around(layers), scratch.path(), &on_device, opens);
+            assert!(is_done, "behind {layers:?}, {may_part}: {said}");
+        }
+        for layers in [cage.layers(), &[Layer::Files]] {
+            assert!(!behind(&around(layers), scratch.path(), &NOTHING, opens).1, "behind {layers:?}, {may_part}");
+        }
+    }
+}
+
 /// Sends a datagram by the call that names an address in a header in memory, as libraries of SRT do.
 fn by_message(port: u16, flags: nix::libc::c_int) -> String {
     use nix::libc::SYS_sendmsg;
