@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use caps::{CapSet, Capability};
+use caps::{CapSet, Capability, CapsHashSet};
 use nix::libc;
 use seccompiler::BpfProgram;
 
@@ -268,7 +268,15 @@ impl Cage {
             writes_proc: needs.devices,
             scratch: scratch.map(spaces::path).transpose()?,
             maps: (!self.may_part).then(|| Maps::of(uid, gid)),
+            reaches: self.signals_of(user),
         }))
+    }
+
+    /// What it takes of the worker's rights to signal a run of this user's. In a namespace of users everybody is that user.
+    fn signals_of(&self, user: ToolUser) -> CapsHashSet {
+        let needs = self.may_part && user != ToolUser::Own;
+        let has = |right| caps::has_cap(None, CapSet::Permitted, right).unwrap_or(false);
+        [Capability::CAP_KILL].into_iter().filter(|right| needs && has(*right)).collect()
     }
 
     /// The bars of one run of `program` as `user`, which may write into `scratch`.

@@ -3,11 +3,12 @@
 //! Invariant: with processes of its own, three of ours become of the worker's child. The *deputy* stays outside, in the tool's
 //! cgroup, and stands for the tool: it ends as the tool ended, and not before everybody inside is dead. The *keeper* is the first
 //! inside: it gathers orphans, and the kernel kills everybody with it. The tool is the second, so that signals mean to it what
-//! they mean to any program; to the first they would not (`pid_namespaces`(7)). Deputy and keeper hold no descriptor, no right
-//! and nothing of the worker's memory, and cannot be looked into. The two are a session and a group of processes, the tool is another:
-//! what a tool sends to its group reaches neither, and outside its namespace it can name nobody. The worker asks the tool to stop by
-//! [`PASSED_ON`] to their group, which the keeper passes on to the tool's: that is its child, so its number is nobody else's. Where
-//! the worker may not make namespaces, one of users comes first, in which the tool's user has that right until its program is loaded.
+//! they mean to any program; to the first they would not (`pid_namespaces`(7)). Deputy and keeper hold no descriptor, nothing of
+//! the worker's memory and no right but the keeper's to signal the tool, and cannot be looked into. The two are a session and a
+//! group of processes, the tool is another: what a tool sends to its group reaches neither, and outside its namespace it can name
+//! nobody. The worker asks the tool to stop by [`PASSED_ON`] to their group, which the keeper passes on to the tool's: that is its
+//! child, so its number is nobody else's. Where the worker may not make namespaces, one of users comes first, in which the tool's
+//! user has that right until its program is loaded.
 //!
 //! Everything after the fork is system calls on values that were made before it.
 
@@ -19,7 +20,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use caps::CapSet;
+use caps::{CapSet, CapsHashSet};
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 
@@ -39,6 +40,8 @@ pub(super) struct Spaces {
     pub(super) scratch: Option<CString>,
     /// Who the tool's user is, where a namespace of users is needed.
     pub(super) maps: Option<Maps>,
+    /// What the keeper needs to signal the tool, whose user may be another than its own.
+    pub(super) reaches: CapsHashSet,
 }
 
 /// A user and a group that are inside who they are outside.
@@ -96,7 +99,7 @@ impl Spaces {
         self.settle()?;
         match fork(0)? {
             0 => {}
-            tool => keep(told, tool),
+            tool => keep(told, tool, &self.reaches),
         }
         close(told);
         nix::unistd::setsid()?;
@@ -145,7 +148,7 @@ impl Spaces {
 
 /// Stands for the tool outside, and never returns.
 fn deputize(heard: RawFd, keeper: libc::pid_t) -> ! {
-    hold_only(heard, c"ffpool-deputy");
+    hold_only(heard, c"ffpool-deputy", None);
     let mut status: libc::c_int = 0;
     // SAFETY: there is room for a status.
     let read = unsafe { libc::read(0, (&raw mut status).cast(), size_of::<libc::c_int>()) };
@@ -171,8 +174,8 @@ fn deputize(heard: RawFd, keeper: libc::pid_t) -> ! {
 }
 
 /// Gathers whoever ends inside until the tool has, tells how that was, and never returns.
-fn keep(told: RawFd, tool: libc::pid_t) -> ! {
-    hold_only(told, c"ffpool-keeper");
+fn keep(told: RawFd, tool: libc::pid_t, reaches: &CapsHashSet) -> ! {
+    hold_only(told, c"ffpool-keeper", Some(reaches));
     // SAFETY: all zeros is room for a set.
     let mut heard: libc::sigset_t = unsafe { std::mem::zeroed() };
     for signal in [libc::SIGCHLD, PASSED_ON] {
@@ -208,9 +211,9 @@ fn gather(tool: libc::pid_t) {
     }
 }
 
-/// Gives up all descriptors but this one, which becomes the first, all rights and the worker's memory, and cannot be looked into
-/// from before that on. Who lists processes sees the name.
-fn hold_only(one: RawFd, name: &CStr) {
+/// Gives up all descriptors but this one, which becomes the first, all rights but these and the worker's memory, and cannot be
+/// looked into from before that on. Who lists processes sees the name.
+fn hold_only(one: RawFd, name: &CStr, rights: Option<&CapsHashSet>) {
     let _ = nix::sys::prctl::set_name(name);
     // SAFETY: it takes numbers, and nothing here uses a descriptor but the first.
     let closed = unsafe {
@@ -218,8 +221,12 @@ fn hold_only(one: RawFd, name: &CStr) {
         libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0)
     };
     let is_closed_in = nix::sys::prctl::set_dumpable(false).is_ok() && nix::sys::prctl::set_no_new_privs().is_ok();
-    let is_without_rights = [CapSet::Inheritable, CapSet::Permitted].iter().all(|set| caps::clear(None, *set).is_ok());
-    if closed != 0 || !is_closed_in || !is_without_rights || memory::forget().is_err() {
+    let has_no_more = match rights {
+        Some(rights) => [CapSet::Effective, CapSet::Permitted].iter().all(|set| caps::set(None, *set, rights).is_ok()),
+        None => caps::clear(None, CapSet::Permitted).is_ok(),
+    };
+    let has_no_more = has_no_more && caps::clear(None, CapSet::Inheritable).is_ok();
+    if closed != 0 || !is_closed_in || !has_no_more || memory::forget().is_err() {
         exit(1);
     }
 }

@@ -52,6 +52,33 @@ async fn a_cancel_ends_the_whole_tree_of_a_stubborn_tool() {
     }
 }
 
+/// What a live pipeline needs to complete its last piece: to be asked, once, and to be given time.
+const POLITE: &str = "trap 'n=$((n+1)); echo asked $n >&2; sleep 0.5; exit 1' INT\n\
+    while :; do echo total_size=$((s+=1)); echo progress=continue; sleep 0.1; done";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_is_asked_to_stop_once_before_it_is_killed_whoever_its_user_is() {
+    for cgroups in [CgroupMode::Auto, CgroupMode::Off] {
+        let bench = Bench::with(|settings, dir| {
+            settings.ffmpeg = stand_in(dir, POLITE);
+            settings.cgroups = cgroups;
+        })
+        .await;
+        let mut running = bench.start(&bench.grant(&endless(&bench)), Ledger::Grants);
+        until_it_encodes(&running).await;
+        running.stop.send_replace(Some(Stop::Cancel));
+        let ended = (&mut running.ended).await.unwrap();
+        assert_eq!(ended.outcome, Some(Outcome::Cancelled));
+        let mut said = Vec::new();
+        while let Ok(line) = running.log.try_recv() {
+            said.push(line);
+        }
+        let asked = said.iter().filter(|said| said.line.contains("asked ")).count();
+        assert_eq!(asked, 1, "{said:?}");
+        bench.assert_clean();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_stop_has_its_own_ending_and_publishes_nothing() {
     let bench = Bench::open().await;
