@@ -2,19 +2,20 @@
 //!
 //! The node is told everything by environment and files of its own, so that it neither reads nor disturbs what the
 //! machine's own RabbitMQ has. Its epmd runs in the foreground as a child of ours: the one that Erlang would start
-//! daemonises itself and outlives the node. The vhosts are made at the first start by a definitions file, because a
-//! `rabbitmqctl` call costs one to two seconds.
+//! daemonises itself and outlives the node. The vhosts are made many at a time by a definitions file, the first ones as the
+//! node starts, because a `rabbitmqctl` call costs one to two seconds.
 
 use std::{
     ffi::OsStr,
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
+    ops::Range,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Command,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -31,8 +32,8 @@ const NODE: &str = "ff@localhost";
 const READY_BOUND: Duration = Duration::from_secs(60);
 const EPMD_BOUND: Duration = Duration::from_secs(30);
 const ANSWER_BOUND: Duration = Duration::from_secs(5);
-/// Vhosts made in advance in a stack that is thrown away.
-const VHOST_POOL: usize = 32;
+/// Vhosts made at a time in a stack that is thrown away: in advance, and again when all are given.
+const VHOSTS_AT_A_TIME: usize = 32;
 
 /// What a test may change of the node's settings.
 #[derive(Clone, Debug)]
@@ -46,6 +47,13 @@ impl Default for Settings {
         // A week: jobs run for hours, and the 30 minutes that RabbitMQ gives would end them.
         Settings { consumer_timeout: Duration::from_secs(7 * 24 * 3600), lines: Vec::new() }
     }
+}
+
+/// How many vhosts there are for tests, and how many of them were given.
+#[derive(Debug, Default)]
+struct Vhosts {
+    made: usize,
+    given: usize,
 }
 
 /// A private RabbitMQ node.
@@ -62,8 +70,8 @@ pub struct Rabbit {
     epmd: PathBuf,
     settings: Settings,
     version: OnceLock<String>,
-    vhost_pool: usize,
-    vhosts_given: AtomicUsize,
+    vhosts_at_a_time: usize,
+    vhosts: Mutex<Vhosts>,
     imports: AtomicUsize,
 }
 
@@ -95,9 +103,9 @@ impl Rabbit {
             epmd,
             settings,
             version: OnceLock::new(),
-            // Data that is kept would collect them, 32 at every start.
-            vhost_pool: if home.is_kept() { 0 } else { VHOST_POOL },
-            vhosts_given: AtomicUsize::new(0),
+            // Data that is kept would collect those that nobody was given.
+            vhosts_at_a_time: if home.is_kept() { 1 } else { VHOSTS_AT_A_TIME },
+            vhosts: Mutex::default(),
             imports: AtomicUsize::new(0),
         })
     }
@@ -136,15 +144,24 @@ impl Rabbit {
     /// # Panics
     /// When RabbitMQ does not answer: a test has nothing to go on with.
     pub fn new_vhost(&self) -> String {
-        let number = self.vhosts_given.fetch_add(1, Ordering::Relaxed);
-        if number < self.vhost_pool {
-            return self.url_of(&pooled_vhost(number));
+        let mut vhosts = self.vhosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if vhosts.given == vhosts.made {
+            let more = vhosts.made..vhosts.made + self.vhosts_at_a_time;
+            self.import(&definitions(&self.vhosts_of_tests(more.clone())))
+                .unwrap_or_else(|error| panic!("{}", error.report()));
+            vhosts.made = more.end;
         }
-        let name = format!("test-{}-{number}", std::process::id());
-        self.ctl(["add_vhost", &name])
-            .and_then(|_| self.ctl(["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"]))
-            .unwrap_or_else(|error| panic!("{}", error.report()));
-        self.url_of(&name)
+        vhosts.given += 1;
+        self.url_of(&self.vhost_of_test(vhosts.given - 1))
+    }
+
+    /// The process is named because kept data holds those of earlier ones.
+    fn vhost_of_test(&self, number: usize) -> String {
+        format!("test-{}-{number}", std::process::id())
+    }
+
+    fn vhosts_of_tests(&self, numbers: Range<usize>) -> Vec<String> {
+        numbers.map(|number| self.vhost_of_test(number)).collect()
     }
 
     /// Runs `rabbitmqctl` on the node and gives what it printed. It takes one to two seconds.
@@ -243,7 +260,11 @@ impl Rabbit {
             configuration.push('\n');
         }
         if self.is_blank() {
-            let definitions = home.write("rabbit/conf/definitions.json", &definitions(self.vhost_pool))?;
+            let mut vhosts = self.vhosts.lock().unwrap_or_else(PoisonError::into_inner);
+            vhosts.made = if home.is_kept() { 0 } else { self.vhosts_at_a_time };
+            let mut all = self.vhosts_of_tests(0..vhosts.made);
+            all.push("/".to_owned());
+            let definitions = home.write("rabbit/conf/definitions.json", &definitions(&all))?;
             configuration.push_str(&format!("load_definitions = {}\n", definitions.display()));
         }
         home.write("rabbit/conf/rabbitmq.conf", &configuration)?;
@@ -292,13 +313,8 @@ impl Rabbit {
     }
 }
 
-fn pooled_vhost(number: usize) -> String {
-    format!("pool-{number}")
-}
-
-/// The user `guest`, the default vhost and the pool, in the form that `rabbitmqctl export_definitions` writes.
-fn definitions(vhost_pool: usize) -> String {
-    let vhosts: Vec<String> = std::iter::once("/".to_owned()).chain((0..vhost_pool).map(pooled_vhost)).collect();
+/// The user `guest` and vhosts that are all its own, in the form that `rabbitmqctl export_definitions` writes.
+fn definitions(vhosts: &[String]) -> String {
     let named: Vec<String> = vhosts.iter().map(|vhost| format!(r#"{{"name":"{vhost}"}}"#)).collect();
     let permitted: Vec<String> = vhosts
         .iter()
