@@ -27,8 +27,8 @@ export async function overview({place, signal, follow, every, may, session}) {
   const drawFigures = () => put(figures,
     figure('Waiting', heard ? count(sum('queued')) : '–', heard && (oldestOf(seen.queues) ? `oldest for ${age(oldestOf(seen.queues))}` : 'nothing waits')),
     figure('Running', heard ? count(sum('running')) : '–', heard && `${count(sum('delayed'))} delayed or blocked`),
-    figure('Workers', fleet ? count((fleet.workers.ready ?? 0) + (fleet.workers.draining ?? 0)) : '–',
-      fleet && [fleet.workers.draining ? `${fleet.workers.draining} draining` : null, fleet.workers.lost ? `${fleet.workers.lost} lost` : null].filter(Boolean).join(', ') || (fleet ? 'all ready' : null)),
+    figure('Workers', fleet ? count((fleet.workers.starting ?? 0) + (fleet.workers.ready ?? 0) + (fleet.workers.draining ?? 0)) : '–',
+      fleet && [fleet.workers.starting ? `${fleet.workers.starting} starting` : null, fleet.workers.draining ? `${fleet.workers.draining} draining` : null, fleet.workers.lost ? `${fleet.workers.lost} lost` : null].filter(Boolean).join(', ') || (fleet ? 'all ready' : null)),
     figure('Slots in use', fleet ? `${count(fleet.used)} of ${count(fleet.slots)}` : '–', fleet && share(fleet.used, fleet.slots, `${fleet.slots ? Math.round(fleet.used / fleet.slots * 100) : 0} %`)),
     figure('Completed in the last hour', ended ? count(total('completed')) : '–', ended && `${number(total('completed') / 60)} a minute`),
     figure('Failed in the last hour', ended ? count(total('failed')) : '–', ended && plural(total('rejected'), 'rejected', 'rejected')));

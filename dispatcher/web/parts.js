@@ -15,7 +15,7 @@ const SHAPES = {
   rejected: 'M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2zM4.500 7.200h7v1.600h-7z',
 };
 const LOOKS = {
-  ready: 'completed', draining: 'delayed', stopped: 'cancelled', lost: 'failed',
+  starting: 'queued', ready: 'completed', draining: 'delayed', stopped: 'cancelled', lost: 'failed',
   finished: 'completed', released: 'delayed', lapsed: 'failed', split: 'delayed',
   valid: 'completed', expired: 'delayed', revoked: 'cancelled', tenant_disabled: 'rejected',
   paused: 'delayed', enabled: 'completed', disabled: 'rejected',

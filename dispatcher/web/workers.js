@@ -12,7 +12,7 @@ const MIB = 1024 * 1024;
 export async function workers({place, url, signal, follow, every, go}) {
   const list = h('div');
   const words = h('p', {class: 'muted', role: 'status'});
-  const state = choice([['here', 'ready and draining'], ['', 'all'], ...['ready', 'draining', 'stopped', 'lost'].map(name => [name, name])], url.searchParams.get('state') ?? 'here');
+  const state = choice([['here', 'starting, ready, draining'], ['', 'all'], ...['starting', 'ready', 'draining', 'stopped', 'lost'].map(name => [name, name])], url.searchParams.get('state') ?? 'here');
   const name = h('input', {type: 'search', value: url.searchParams.get('name') ?? '', autocomplete: 'off', spellcheck: 'false'});
   const form = h('form', {class: 'filters', 'aria-label': 'Filter workers', onsubmit: event => {
     event.preventDefault();
@@ -29,7 +29,7 @@ export async function workers({place, url, signal, follow, every, go}) {
 
   const query = new URLSearchParams({limit: SHOWN});
   const wanted = url.searchParams.get('state') ?? 'here';
-  for (const one of wanted === 'here' ? ['ready', 'draining'] : wanted ? [wanted] : []) query.append('status', one);
+  for (const one of wanted === 'here' ? ['starting', 'ready', 'draining'] : wanted ? [wanted] : []) query.append('status', one);
   for (const key of ['name', 'cursor']) if (url.searchParams.get(key)) query.set(key, url.searchParams.get(key));
   const read = idle => load(list, async () => {
     const page = await ask(`/v1/workers?${query}`, {signal, idle});

@@ -85,7 +85,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// What a worker can run at most, with nothing else running.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ability {
     /// Processor time in percent of one core.
     pub cpu_percent: u32,

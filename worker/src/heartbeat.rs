@@ -1,7 +1,8 @@
 //! Says every second that the worker lives, and which leases it holds.
 //!
 //! Invariant: heartbeats have a thread, a runtime and a NATS connection to themselves, so that nothing the worker does
-//! for its jobs can hold one up; the last one says `stopped`.
+//! for its jobs can hold one up; the last one says `stopped`. While the worker finds out what it can do it has no jobs, so those
+//! that say `starting` need none of that.
 
 #![expect(unsafe_code, reason = "a thread has no priority in the standard library")]
 
@@ -33,6 +34,67 @@ const LAST: Duration = Duration::from_secs(1);
 /// How the kernel prefers the thread to the tools, where we may ask for it.
 const NICE: libc::c_int = -10;
 
+/// A worker that is there and takes nothing yet.
+pub struct Newcomer {
+    /// Who it is.
+    pub me: Sender,
+    /// Host name.
+    pub host: String,
+    /// The pools that it will serve.
+    pub pools: Vec<Pool>,
+}
+
+impl Newcomer {
+    /// Says every second that the worker starts, until `opening` is over: what came of that, and how many heartbeats it took.
+    /// A worker that does not start says at once that it has stopped.
+    pub async fn announced_while<T, E>(
+        &self,
+        signals: &Signals,
+        opening: impl Future<Output = Result<T, E>>,
+    ) -> Result<(T, u64), E> {
+        let subject = subjects::heartbeat(&self.me.worker);
+        let mut seq = 0;
+        let announcing = async {
+            loop {
+                let heartbeat = self.heartbeat(seq, WorkerState::Starting);
+                seq += 1;
+                let sent = send(signals, &subject, &heartbeat).await;
+                if sent {
+                    tokio::time::sleep(PERIOD).await;
+                } else {
+                    connected(signals).await;
+                }
+            }
+        };
+        let opened = tokio::select! {
+            opened = opening => opened,
+            never = announcing => never,
+        };
+        if opened.is_err() && seq > 0 {
+            send(signals, &subject, &self.heartbeat(seq, WorkerState::Stopped)).await;
+            let _ = signals.flush(LAST).await;
+        }
+        opened.map(|opened| (opened, seq))
+    }
+
+    fn heartbeat(&self, seq: u64, state: WorkerState) -> Heartbeat {
+        Heartbeat {
+            from: self.me.clone(),
+            seq,
+            at: Timestamp::now(),
+            host: self.host.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pools: self.pools.clone(),
+            state,
+            capacity: Capacity::default(),
+            ability: Ability::default(),
+            running: Vec::new(),
+            revision: revision::CURRENT,
+            reserved: None,
+        }
+    }
+}
+
 /// What heartbeats are made of.
 pub struct Pulse {
     /// Who speaks.
@@ -53,6 +115,8 @@ pub struct Pulse {
     pub drain: Drain,
     /// What it keeps room for.
     pub offers: Offers,
+    /// How many were sent while the worker started.
+    pub first_seq: u64,
     /// When a heartbeat was last sent.
     pub beaten: watch::Sender<Instant>,
 }
@@ -111,9 +175,9 @@ impl Heart {
 impl Pulse {
     async fn beat(&self, signals: &Signals, mut stopped: oneshot::Receiver<()>) {
         let subject = subjects::heartbeat(&self.me.worker);
-        for seq in 0.. {
+        for seq in self.first_seq.. {
             let began = Instant::now();
-            let sent = self.send(signals, &subject, self.heartbeat(seq, self.state())).await;
+            let sent = self.send(signals, &subject, &self.heartbeat(seq, self.state())).await;
             let news = async {
                 tokio::time::sleep(GAP).await;
                 self.attempts.news().await;
@@ -133,21 +197,16 @@ impl Pulse {
         }
     }
 
-    async fn send(&self, signals: &Signals, subject: &str, heartbeat: Heartbeat) -> bool {
-        let sent = signals.publish(subject, &heartbeat).await;
-        let outcome = if sent.is_ok() { "sent" } else { "failed" };
-        metrics::counter!(names::WORKER_HEARTBEATS, "outcome" => outcome).increment(1);
-        match &sent {
-            Ok(()) => {
-                self.beaten.send_replace(Instant::now());
-            }
-            Err(error) => debug!(%error, "a heartbeat was not sent"),
+    async fn send(&self, signals: &Signals, subject: &str, heartbeat: &Heartbeat) -> bool {
+        let sent = send(signals, subject, heartbeat).await;
+        if sent {
+            self.beaten.send_replace(Instant::now());
         }
-        sent.is_ok()
+        sent
     }
 
     async fn last(&self, signals: &Signals, subject: &str, seq: u64) {
-        self.send(signals, subject, self.heartbeat(seq, WorkerState::Stopped)).await;
+        self.send(signals, subject, &self.heartbeat(seq, WorkerState::Stopped)).await;
         if let Err(error) = signals.flush(LAST).await {
             info!(%error, "the last heartbeat may be lost; the ledger will find out by the silence");
         }
@@ -178,6 +237,17 @@ impl Pulse {
             reserved: self.offers.reserved(),
         }
     }
+}
+
+/// Sends one, if there is a connection.
+async fn send(signals: &Signals, subject: &str, heartbeat: &Heartbeat) -> bool {
+    let sent = signals.publish(subject, heartbeat).await;
+    let outcome = if sent.is_ok() { "sent" } else { "failed" };
+    metrics::counter!(names::WORKER_HEARTBEATS, "outcome" => outcome).increment(1);
+    if let Err(error) = &sent {
+        debug!(%error, "a heartbeat was not sent");
+    }
+    sent.is_ok()
 }
 
 async fn connected(signals: &Signals) {

@@ -36,7 +36,7 @@ use crate::claims::Claims;
 use crate::control::{self, Commanded};
 use crate::drain::{Drain, Stage};
 use crate::events::Events;
-use crate::heartbeat::{Heart, Pulse};
+use crate::heartbeat::{Heart, Newcomer, Pulse};
 use crate::http;
 use crate::ledger::Ledger;
 use crate::liveness::{Liveness, TURN};
@@ -46,7 +46,7 @@ use crate::preempt::Preemption;
 use crate::settings::{Settings, host};
 use crate::slots::{Slot, Slots};
 use crate::space::Space;
-use crate::workshop::{OpenError, Stop, Workshop};
+use crate::workshop::{OpenError, Site, Stop, Workshop};
 
 /// How often the limits of the worker's cgroup are read again.
 const READ_CAPACITY: Duration = Duration::from_secs(2);
@@ -110,13 +110,19 @@ impl Worker {
     /// # Errors
     /// What is wrong with this machine or the settings.
     pub async fn start(settings: &Settings, exposition: Exposition) -> Result<Worker, StartError> {
-        let workshop = Workshop::open(settings.workshop()).await?;
-        let listen = |source| StartError::Listen { address: settings.metrics_addr, source };
-        let listener = tokio::net::TcpListener::bind(settings.metrics_addr).await.map_err(listen)?;
-        let http_addr = listener.local_addr().map_err(listen)?;
-
         let me = Sender { worker: settings.worker_id.clone(), incarnation: Incarnation(Uuid::now_v7()) };
         let signals = Signals::open(&settings.nats_url, &format!("{} signals", me.worker)).await?;
+        let newcomer = Newcomer { me: me.clone(), host: host(), pools: settings.pools.clone() };
+        // Whoever announces itself takes the place of the earlier life of its name: only who has the site may.
+        let site = Site::take(settings.workshop()).await?;
+        let opening = async {
+            let workshop = site.open().await?;
+            let listen = |source| StartError::Listen { address: settings.metrics_addr, source };
+            let listener = tokio::net::TcpListener::bind(settings.metrics_addr).await.map_err(listen)?;
+            let http_addr = listener.local_addr().map_err(listen)?;
+            Ok::<_, StartError>((workshop, listener, http_addr))
+        };
+        let ((workshop, listener, http_addr), first_seq) = newcomer.announced_while(&signals, opening).await?;
         warn_of_plain_links(&[
             ("FFPOOL_AMQP_URL", Server::Amqp, &settings.amqp_url),
             ("FFPOOL_NATS_URL", Server::Nats, &settings.nats_url),
@@ -137,14 +143,15 @@ impl Worker {
         let (offers, accepted) = Offers::new();
         let pulse = Pulse {
             me: me.clone(),
-            host: host(),
-            pools: settings.pools.clone(),
+            host: newcomer.host,
+            pools: newcomer.pools,
             ability: ability.subscribe(),
             capacity: capacity.subscribe(),
             slots: slots.clone(),
             attempts: attempts.clone(),
             drain: drain.clone(),
             offers: offers.clone(),
+            first_seq,
             beaten: watch::Sender::new(Instant::now()),
         };
         let beaten = pulse.beaten.subscribe();

@@ -310,13 +310,28 @@ impl fmt::Debug for Workshop {
     }
 }
 
-impl Workshop {
-    /// Checks roots, scratch, tools and cgroup rights, clears away what an earlier life of this worker left, and tries
-    /// every encoder.
+/// Where a worker works, its own alone: nothing of an earlier life runs or lies there any more. What the tools can do is not
+/// known yet.
+pub struct Site {
+    settings: WorkshopSettings,
+    roots: Roots,
+    stores: Stores,
+    ffmpeg: PathBuf,
+    ffprobe: PathBuf,
+    user: ToolUser,
+    scratch: PathBuf,
+    groups: Result<Groups, String>,
+    notes: Notes,
+    launcher: Arc<Launcher>,
+    lock: std::fs::File,
+}
+
+impl Site {
+    /// Checks roots, scratch, tools and cgroup rights, and clears away what an earlier life of this worker left.
     ///
     /// # Errors
     /// What is missing, and what to do about it.
-    pub async fn open(settings: WorkshopSettings) -> Result<Workshop, OpenError> {
+    pub async fn take(settings: WorkshopSettings) -> Result<Site, OpenError> {
         let roots = Roots::open(&settings.media_roots)?;
         let stores = Stores::open(&settings.stores)?;
         stores.say_which().await;
@@ -346,6 +361,15 @@ impl Workshop {
         let notes = Notes::open(&scratch).map_err(fail)?;
         notes.follow();
         let launcher = Arc::new(Launcher::start().map_err(OpenError::Launcher)?);
+        Ok(Site { settings, roots, stores, ffmpeg, ffprobe, user, scratch, groups, notes, launcher, lock })
+    }
+
+    /// Finds out what the tools can do here: tries every layer of the sandbox and every encoder.
+    ///
+    /// # Errors
+    /// What does not work, and what to do about it.
+    pub async fn open(self) -> Result<Workshop, OpenError> {
+        let Site { settings, roots, stores, ffmpeg, ffprobe, user, scratch, groups, notes, launcher, lock } = self;
         let tool_version = encoders::version(&ffmpeg)
             .await
             .map_err(|error| OpenError::ToolBroken { path: ffmpeg.clone(), message: error.to_string() })?;
@@ -397,6 +421,16 @@ impl Workshop {
                 settings,
             }),
         })
+    }
+}
+
+impl Workshop {
+    /// Takes a site and opens there.
+    ///
+    /// # Errors
+    /// What is missing, and what to do about it.
+    pub async fn open(settings: WorkshopSettings) -> Result<Workshop, OpenError> {
+        Site::take(settings).await?.open().await
     }
 
     /// What this worker can run with nothing else running.

@@ -398,7 +398,7 @@ mod tests {
         assert_eq!((wanted.states, wanted.name), (vec![WorkerState::Ready, WorkerState::Lost], Some("gpu".to_owned())));
         assert_eq!((wanted.after, pages), (Some("w-1".parse().unwrap()), true));
         assert!(!read("status=ready").unwrap().1);
-        assert!(read("status=here").unwrap_err().detail().contains("ready, draining, stopped, lost"));
+        assert!(read("status=here").unwrap_err().detail().contains("starting, ready, draining, stopped, lost"));
         assert!(read("cursor=bjQy").unwrap_err().detail().contains("next"));
     }
 

@@ -286,4 +286,4 @@ const OVERDUE: &str = "SELECT id, attempt FROM job \
      WHERE state IN ('running', 'cancelling') AND lease_until < now() LIMIT $1";
 
 const MARK_LOST: &str = "UPDATE worker SET state = 'lost' \
-     WHERE state IN ('ready', 'draining') AND last_seen < now() - $1::bigint * interval '1 millisecond' RETURNING id";
+     WHERE state IN ('starting', 'ready', 'draining') AND last_seen < now() - $1::bigint * interval '1 millisecond' RETURNING id";

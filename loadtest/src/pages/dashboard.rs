@@ -31,7 +31,7 @@ const PAGES: &[Page] = &[
             "/v1/jobs/{running}/progress",
         ],
     ),
-    row("/workers", "/workers", &["/v1/workers?limit=100&status=ready&status=draining"]),
+    row("/workers", "/workers", &["/v1/workers?limit=100&status=starting&status=ready&status=draining"]),
     row(
         "/workers/{id}",
         "/workers/{busy_worker}",

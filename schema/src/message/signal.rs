@@ -98,7 +98,7 @@ pub struct RunningAttempt {
 }
 
 /// What a worker may take and has taken.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Capacity {
     /// Room for so many unit jobs.
     pub slots: u32,
@@ -116,6 +116,8 @@ pub struct Capacity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
+    /// Is there, and finds out what it can run: its room and its abilities are not known yet.
+    Starting,
     /// Takes work.
     Ready,
     /// Takes no more, finishes what it has.
@@ -128,8 +130,8 @@ pub enum WorkerState {
 
 impl WorkerState {
     /// All of them.
-    pub const ALL: [WorkerState; 4] =
-        [WorkerState::Ready, WorkerState::Draining, WorkerState::Stopped, WorkerState::Lost];
+    pub const ALL: [WorkerState; 5] =
+        [WorkerState::Starting, WorkerState::Ready, WorkerState::Draining, WorkerState::Stopped, WorkerState::Lost];
 
     /// The state of this name.
     #[must_use]
@@ -141,6 +143,7 @@ impl WorkerState {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            WorkerState::Starting => "starting",
             WorkerState::Ready => "ready",
             WorkerState::Draining => "draining",
             WorkerState::Stopped => "stopped",

@@ -44,7 +44,7 @@ pub(crate) async fn look(client: &Client, want: &Want) -> Result<Snapshot, ApiEr
 
 /// Those that have not stopped, by name, as many as anybody goes through.
 fn shown_workers() -> WorkerFilter {
-    let status = vec![WorkerState::Ready, WorkerState::Draining, WorkerState::Lost];
+    let status = vec![WorkerState::Starting, WorkerState::Ready, WorkerState::Draining, WorkerState::Lost];
     WorkerFilter { status, limit: Some(WORKERS_MAX), ..WorkerFilter::default() }
 }
 

@@ -46,7 +46,7 @@ fn worker_row(worker: &WorkerView, theme: &Theme) -> Line<'static> {
     let (slots, used) = (worker.capacity.slots, worker.capacity.used);
     let style = match worker.state {
         WorkerState::Ready => theme.good,
-        WorkerState::Draining => theme.warn,
+        WorkerState::Starting | WorkerState::Draining => theme.warn,
         WorkerState::Stopped => theme.faint,
         WorkerState::Lost => theme.bad,
     };
