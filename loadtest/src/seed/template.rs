@@ -20,7 +20,8 @@ pub(super) fn settings() -> anyhow::Result<Vec<(&'static str, String)>> {
     Ok(parts.into_iter().map(|(name, value)| (name, value.to_string())).collect())
 }
 
-const CAPACITY: Capacity = Capacity { slots: 16, used: 0, cpu_percent: 1600, memory_mb: 65_536, disk_mb: 500_000 };
+/// Jobs are thrown at workers: where eight are to be expected, one worker of thousands has more than sixteen.
+const CAPACITY: Capacity = Capacity { slots: 32, used: 0, cpu_percent: 3200, memory_mb: 131_072, disk_mb: 500_000 };
 
 fn spec() -> serde_json::Result<JobSpec> {
     let mut spec = JobSpec::new("720p30-h264");
