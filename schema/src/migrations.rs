@@ -24,4 +24,5 @@ pub const ALL: &[(&str, &str)] = &[
     ("V17__retention", include_str!("../migrations/V17__retention.sql")),
     ("V18__many", include_str!("../migrations/V18__many.sql")),
     ("V19__progress_curves", include_str!("../migrations/V19__progress_curves.sql")),
+    ("V20__sums", include_str!("../migrations/V20__sums.sql")),
 ];

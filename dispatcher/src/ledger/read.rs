@@ -156,7 +156,7 @@ pub struct TenantTurn {
     pub tenant: String,
     /// Its share.
     pub weight: i32,
-    /// Jobs of that queue that run for it.
+    /// Jobs of that queue that run for it, as the leader counted them when it last looked, a moment ago.
     pub running: i64,
 }
 
@@ -448,10 +448,8 @@ const LESSONS: &str = concat!(
     " FROM job WHERE id = $1"
 );
 
-// What the leader wrote a moment ago: where it writes no more, nobody takes turns.
-const TURNS: &str = "SELECT t.tenant, t.weight, \
-            (SELECT count(*) FROM job AS r WHERE r.state IN ('running', 'cancelling') AND r.tenant = t.tenant \
-                    AND (r.queue, r.priority, r.pool) = (t.queue, t.priority, t.pool)) AS running \
+// What the leader wrote a moment ago, and counted then: where it writes no more, nobody takes turns.
+const TURNS: &str = "SELECT t.tenant, t.weight, coalesce(t.running, 0) AS running \
      FROM job JOIN tenant_turn AS t ON (t.queue, t.priority, t.pool) = (job.queue, job.priority, job.pool) \
      WHERE job.id = $1 AND job.state = 'queued' AND job.tenant IS NOT NULL AND t.waits \
            AND t.looked_at > now() - interval '5 seconds' \

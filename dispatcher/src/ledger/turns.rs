@@ -55,6 +55,8 @@ struct Party {
     was_ahead: i64,
     /// What its jobs used since the last look, beyond what their starts cost.
     used: f64,
+    /// Its jobs of the work queue that run, as it is told to whoever asks why one waits.
+    running: i64,
     /// Its next jobs and their cores.
     next: VecDeque<(JobId, f64)>,
 }
@@ -138,6 +140,7 @@ fn party(row: &Row, contests: &BTreeMap<Place, BTreeSet<String>>) -> Result<Part
         ahead: row.try_get("ahead")?,
         was_ahead: row.try_get("was_ahead")?,
         used: row.try_get("used")?,
+        running: row.try_get("running")?,
         next: VecDeque::new(),
         place,
         tenant,
@@ -229,9 +232,10 @@ async fn write_parties(client: &ClientWrapper, parties: &[Party]) -> Result<(), 
     let weights: Vec<i32> = parties.iter().map(|party| i32::try_from(party.account.weight).unwrap_or(1)).collect();
     let waits: Vec<bool> = parties.iter().map(|party| party.waits).collect();
     let ahead: Vec<i64> = parties.iter().map(|party| party.ahead).collect();
+    let running: Vec<i64> = parties.iter().map(|party| party.running).collect();
     client.execute(&client.prepare_cached(FORGET).await?, &[&queues, &priorities, &pools]).await?;
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-        [&queues, &priorities, &pools, &tenants, &had, &weights, &waits, &ahead];
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
+        [&queues, &priorities, &pools, &tenants, &had, &weights, &waits, &ahead, &running];
     client.execute(&client.prepare_cached(WRITE).await?, &values).await?;
     Ok(())
 }
@@ -283,16 +287,16 @@ const KNOWN: &str = "SELECT queue, priority, pool, tenant FROM tenant_turn";
 const PARTIES: &str = concat!(
     "WITH party AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS u(queue, priority, pool, tenant)), \
      runs AS ( \
-        SELECT j.queue, j.priority, j.pool, j.tenant, \
-               sum(j.cores * greatest(0, least($5::float8, extract(epoch FROM clock_timestamp() - t.looked_at)::float8, j.ran - 1))) AS used \
-        FROM (SELECT queue, priority, pool, tenant, extract(epoch FROM clock_timestamp() - started_at)::float8 AS ran, ",
+        SELECT j.queue, j.priority, j.pool, j.tenant, count(*) AS running, \
+               sum(j.cores * greatest(0, least($5::float8, extract(epoch FROM clock_timestamp() - t.looked_at)::float8, j.ran - 1))) \
+                   FILTER (WHERE j.frozen_since IS NULL AND t.tenant IS NOT NULL) AS used \
+        FROM (SELECT queue, priority, pool, tenant, frozen_since, extract(epoch FROM clock_timestamp() - started_at)::float8 AS ran, ",
     job_cores!(),
-    " AS cores FROM job \
-              WHERE state IN ('running', 'cancelling') AND tenant IS NOT NULL AND frozen_since IS NULL) AS j \
-             JOIN tenant_turn AS t ON (t.queue, t.priority, t.pool, t.tenant) = (j.queue, j.priority, j.pool, j.tenant) \
+    " AS cores FROM job WHERE state IN ('running', 'cancelling') AND tenant IS NOT NULL) AS j \
+             LEFT JOIN tenant_turn AS t ON (t.queue, t.priority, t.pool, t.tenant) = (j.queue, j.priority, j.pool, j.tenant) \
         GROUP BY j.queue, j.priority, j.pool, j.tenant) \
      SELECT p.queue, p.priority, p.pool, p.tenant, t.had, coalesce(t.waits, false) AS waited, coalesce(t.ahead, 0) AS was_ahead, \
-            coalesce(tenant.weight, 1) AS weight, coalesce(runs.used, 0)::float8 AS used, \
+            coalesce(tenant.weight, 1) AS weight, coalesce(runs.used, 0)::float8 AS used, coalesce(runs.running, 0) AS running, \
             (SELECT count(*) FROM job WHERE turn_at IS NOT NULL AND state = 'queued' AND NOT paused AND queue = p.queue \
                     AND priority = p.priority AND pool = p.pool AND tenant = p.tenant AND ",
     dealt_lately!(),
@@ -330,8 +334,8 @@ const FORGET: &str = "DELETE FROM tenant_turn \
                        WHERE (u.queue, u.priority, u.pool) = (tenant_turn.queue, tenant_turn.priority, tenant_turn.pool)) \
            AND looked_at < now() - interval '10 seconds'";
 
-const WRITE: &str = "INSERT INTO tenant_turn (queue, priority, pool, tenant, had, weight, waits, ahead, looked_at) \
+const WRITE: &str = "INSERT INTO tenant_turn (queue, priority, pool, tenant, had, weight, waits, ahead, running, looked_at) \
      SELECT u.*, clock_timestamp() FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::float8[], $6::integer[], \
-                                               $7::boolean[], $8::bigint[]) AS u \
+                                               $7::boolean[], $8::bigint[], $9::bigint[]) AS u \
      ON CONFLICT (queue, priority, pool, tenant) DO UPDATE SET had = excluded.had, weight = excluded.weight, \
-        waits = excluded.waits, ahead = excluded.ahead, looked_at = excluded.looked_at";
+        waits = excluded.waits, ahead = excluded.ahead, running = excluded.running, looked_at = excluded.looked_at";

@@ -54,6 +54,17 @@ async fn tenants_start_jobs_by_weight_whoever_came_first_and_a_new_leader_goes_o
     }
     assert!((16..=20).contains(&starts["b"]), "three quarters of {STARTS} are due: {starts:?}");
 
+    // Why one waits says how many of each tenant run, as the leader counted them.
+    let message = scene.take(TWIN).await;
+    let id = JobId(message.message_id.unwrap().parse().unwrap());
+    worker.run(&delivery(Some(id), &message.body)).await;
+    scene.until_count("SELECT sum(running)::bigint FROM tenant_turn", 1).await;
+    let waits = scene.one_that_waits("a").await;
+    let turns = dispatcher.ledger().circumstances(waits).await.unwrap().turns;
+    let running: Vec<i64> = turns.iter().map(|turn| turn.running).collect();
+    assert!(running == [0, 1] || running == [1, 0], "{turns:?}");
+    scene.sql.execute("UPDATE job SET state = 'queued', turn_at = NULL WHERE id = $1", &[&id.0]).await.unwrap();
+
     // What has no turn is where it was: a worker that finds nothing in the twin takes it from there.
     let message = scene.take("jobs.default.medium").await;
     assert!(message.message_id.is_some());
