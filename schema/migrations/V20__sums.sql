@@ -4,6 +4,10 @@ ALTER TABLE tenant_turn
     -- Jobs of the work queue that run for it. Null in a row that a leader from before this column made.
     ADD COLUMN running bigint;
 
+-- What runs for a tenant, newest first, without a look at what runs for others.
+DROP INDEX job_leased;
+CREATE INDEX job_running ON job (tenant, number) WHERE state IN ('running', 'cancelling');
+
 ALTER TABLE attempt
     -- To what it is booked since it ended: to the job whose chunk it made, or to its own. The hour in which that was recorded, or
     -- '-infinity' where it is not there. Null: it has not ended, or had ended before this column, and is booked after it.
