@@ -3,7 +3,6 @@
 mod callbacks;
 mod chunks;
 mod claims;
-mod costs;
 mod disk;
 mod ends;
 mod families;
