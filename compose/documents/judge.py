@@ -19,6 +19,8 @@ REASONS = {
     "needs servers of yours": set(),
     "needs an idle machine for minutes": set(),
 }
+# Programs of blocks that others run: these see to it that they are there.
+OF_OTHERS = {"docker", "go", "java", "node", "npm"}
 PROGRAMS = ["ffpool", "ffpool-dispatcher", "ffpool-worker", "ffpool-loadtest", "ffpool-stack"]
 SETTING = re.compile(r"(?<![\w-])FFPOOL_[A-Z0-9_]*[A-Z0-9]")
 ELLIPSES = {"...", "…"}
@@ -57,7 +59,7 @@ class Judge:
             faults.append("is no command: settings are `ini`")
         if block.verdict == "never" and block.what not in REASONS:
             faults.append(f"no such reason: {block.what}; there are: {', '.join(REASONS)}")
-        elsewhere = REASONS.get(block.what, set()) if block.verdict == "never" else {"docker"}
+        elsewhere = {"never": REASONS.get(block.what, set()), "by": OF_OTHERS}.get(block.verdict, set())
         for words in commands:
             if words[0] not in known | elsewhere and not self.is_there(words[0]):
                 faults.append(f"no such program: {words[0]}")

@@ -127,7 +127,10 @@ class Reader:
             except ProcessLookupError:
                 return
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and group_lives(self.shell.pid):
+            # A shell that has ended counts as a member until it is waited for.
+            while self.shell.poll() is None or group_lives(self.shell.pid):
+                if time.monotonic() > deadline:
+                    break
                 time.sleep(0.1)
 
 
