@@ -98,10 +98,9 @@ impl Place {
 
     async fn assert_is(&self, key: &str, attempt: u32, length: u64) {
         let there = self.object(MEDIA, key).look().await.unwrap().unwrap();
-        let sha256 = hex(&Sha256::digest(vec![attempt as u8; length as usize]));
         assert_eq!((there.mark.unwrap().attempt, there.size_bytes), (attempt, length), "{}: {key}", self.scheme);
         let content = self.object(MEDIA, key).read(length).await.unwrap().unwrap();
-        assert_eq!(hex(&Sha256::digest(&content)), sha256, "{}: {key}", self.scheme);
+        assert!(content == vec![attempt as u8; length as usize], "{}: {key} has other content", self.scheme);
     }
 
     /// An address that whoever has it may read.
