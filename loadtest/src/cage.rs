@@ -178,6 +178,7 @@ impl Bench {
             group: None,
             file_bytes: u64::MAX,
             open_files: 1024,
+            nice: 0,
             cage: &self.cage,
             needs: Needs { reads: &self.reads, network: None, devices: false },
         };

@@ -22,6 +22,7 @@ pub mod search;
 mod shape;
 mod speed;
 mod streams;
+mod thumbnail;
 pub mod together;
 mod trial;
 mod video;
@@ -46,6 +47,7 @@ use shape::Shape;
 pub(crate) use shape::{USUAL_FPS, known_fps};
 pub(crate) use speed::vpx_pace;
 use streams::{Chosen, Inputs};
+pub use thumbnail::{Frame, thumbnail_arguments};
 pub use trial::{
     decode_arguments, packet_arguments, presentation_decode_arguments, presentation_packet_arguments,
     source_decode_arguments, trial_arguments,

@@ -101,6 +101,7 @@ fn event(outcome: Outcome) -> Event {
         attempt: 1,
         at: "2026-12-01T00:00:00Z".parse().unwrap(),
         usage: Some(usage()),
+        thumbnail: None,
         outcome,
     }
 }
@@ -394,6 +395,16 @@ fn events() {
     golden("event_cancelled", &event(Outcome::Cancelled));
     golden("usage_with_energy", &Usage { energy_joules: Some(312.5), ..usage() });
     golden("event_split", &event(Outcome::Split { pieces: vec![piece()] }));
+    let thumbnail = Some("/9j/4AAESkb/2Q==".to_owned());
+    golden("event_with_thumbnail", &Event { thumbnail, ..event(Outcome::Finished { manifest: None }) });
+}
+
+/// A dispatcher of before reads the reports of later workers, whatever these add.
+#[test]
+fn a_report_with_a_field_of_a_later_version_is_read_without_it() {
+    let mut report = serde_json::to_value(event(Outcome::Finished { manifest: None })).unwrap();
+    report["of_a_later_version"] = serde_json::json!({"thumbnail": "/9j/2Q=="});
+    assert_eq!(serde_json::from_value::<Event>(report).unwrap(), event(Outcome::Finished { manifest: None }));
 }
 
 #[test]

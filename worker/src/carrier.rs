@@ -317,7 +317,7 @@ impl Errand<'_> {
                 Stop::Release(reason) => Some(Outcome::Released { reason }),
                 Stop::Abandon => None,
             };
-            return Ended { outcome, usage: Usage::default() };
+            return Ended { outcome, usage: Usage::default(), thumbnail: None };
         }
         if !noop {
             info!(scenario = self.grant.spec.scenario, "the attempt begins");
@@ -503,6 +503,7 @@ impl Errand<'_> {
             attempt: self.grant.attempt,
             at: Timestamp::now(),
             usage: Some(usage),
+            thumbnail: None,
             outcome,
         }
     }
@@ -620,8 +621,9 @@ impl Errand<'_> {
     async fn conclude(self, held: Option<Delivery>, ended: Ended) {
         self.count(&ended);
         let is_reported = matches!(*self.hand_back(), HandBack::Reported(_));
-        let Ended { outcome, usage } = ended;
-        let event = outcome.map(|outcome| self.event(outcome, usage));
+        let Ended { outcome, usage, thumbnail } = ended;
+        let thumbnail = thumbnail.map(|thumbnail| thumbnail.written());
+        let event = outcome.map(|outcome| Event { thumbnail, ..self.event(outcome, usage) });
         match &event {
             Some(_) | None if is_reported => info!("the attempt that was handed back has let go"),
             Some(event) => {

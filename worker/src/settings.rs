@@ -118,6 +118,10 @@ pub struct Settings {
     /// Measure every so many-th frame where a job asks for the quality of its output. Short outputs are measured whole.
     #[arg(long, env = "FFPOOL_QUALITY_EVERY", value_name = "FRAMES", default_value_t = WorkshopSettings::QUALITY_EVERY, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub quality_every: u32,
+    /// Whether a small picture of what a job made goes to the ledger with the report of its end, for the job's page: 320 pixels on the
+    /// longer side, 32 KiB at most.
+    #[arg(long, env = "FFPOOL_THUMBNAILS", value_enum, default_value = "on")]
+    pub thumbnails: ThumbnailsArg,
     /// Accept jobs of the `noop` engine, which run nothing and serve measurements.
     #[arg(long, env = "FFPOOL_ALLOW_NOOP", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub allow_noop: bool,
@@ -192,6 +196,15 @@ pub enum SandboxArg {
     Off,
 }
 
+/// Whether small pictures of outputs are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ThumbnailsArg {
+    /// Of every output that can be seen.
+    On,
+    /// Of none.
+    Off,
+}
+
 /// Whether each attempt gets a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CgroupsArg {
@@ -263,6 +276,10 @@ impl Settings {
                 },
             },
             quality_every: self.quality_every,
+            thumbnails: match self.thumbnails {
+                ThumbnailsArg::On => true,
+                ThumbnailsArg::Off => false,
+            },
             chunks: self.chunks.clone(),
             bounds: self.bounds.clone(),
         }
@@ -319,6 +336,8 @@ mod tests {
     fn a_switch_is_set_alone_or_with_a_value() {
         assert!(parse(&["--allow-noop"]).unwrap().allow_noop);
         assert!(!parse(&["--allow-noop=false"]).unwrap().allow_noop);
+        assert!(parse(&[]).unwrap().workshop().thumbnails);
+        assert!(!parse(&["--thumbnails=off"]).unwrap().workshop().thumbnails);
     }
 
     #[test]
@@ -330,6 +349,7 @@ mod tests {
             "--tool-user=root",
             "--worker-id=a.b",
             "--devices=cuda:0",
+            "--thumbnails=yes",
         ] {
             assert!(parse(&[wrong]).is_err(), "{wrong}");
         }

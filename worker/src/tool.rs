@@ -151,6 +151,8 @@ pub struct Invocation<'a> {
     pub file_bytes: u64,
     /// Files that it may have open.
     pub open_files: u64,
+    /// By how much it lets others go first, 0 to 19.
+    pub nice: i32,
     /// The bars that work here.
     pub cage: &'a Cage,
     /// What it needs besides its directory.
@@ -436,6 +438,7 @@ struct Confinement {
     user: ToolUser,
     bars: Bars,
     parent: Pid,
+    nice: i32,
 }
 
 impl Confinement {
@@ -465,6 +468,7 @@ impl Confinement {
             user: invocation.user,
             bars,
             parent: nix::unistd::getpid(),
+            nice: invocation.nice,
         })
     }
 
@@ -476,6 +480,10 @@ impl Confinement {
             nix::unistd::write(entrance, b"0")?;
         }
         nix::unistd::setsid()?;
+        if self.nice > 0 {
+            // SAFETY: a plain system call without pointers, about this process alone. Whoever may not be nicer is not: no reason to fail.
+            let _ = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, self.nice) };
+        }
         let is_the_users = self.bars.are_the_users();
         if is_the_users {
             self.user.take_over()?;

@@ -21,6 +21,7 @@ use ffpool_schema::job::{Engine, JobSpec};
 use ffpool_schema::live::Live;
 use ffpool_schema::message::{Ability, Capacity, CommitReply, Grant, LogLine, Outcome, Progress, Usage};
 use ffpool_schema::plan;
+use ffpool_schema::thumbnail::Thumbnail;
 use tokio::sync::{mpsc, watch};
 
 use crate::bounds::Bounds;
@@ -96,6 +97,8 @@ pub struct WorkshopSettings {
     pub devices: DeviceSettings,
     /// Every so many-th frame of an output is measured, where a job asks for its quality.
     pub quality_every: u32,
+    /// Whether a small picture is made of what is published.
+    pub thumbnails: bool,
     /// Long encodes in chunks.
     pub chunks: ChunkArgs,
     /// What is taken of one job at most.
@@ -135,6 +138,7 @@ impl WorkshopSettings {
             stores: StoreArgs::default(),
             devices: DeviceSettings::default(),
             quality_every: WorkshopSettings::QUALITY_EVERY,
+            thumbnails: true,
             chunks: ChunkArgs::default(),
             bounds: Bounds::default(),
         }
@@ -233,6 +237,8 @@ pub struct Ended {
     pub outcome: Option<Outcome>,
     /// What it used.
     pub usage: Usage,
+    /// A small picture of what it published.
+    pub thumbnail: Option<Thumbnail>,
 }
 
 /// Why a workshop did not open.

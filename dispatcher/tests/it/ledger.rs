@@ -146,6 +146,7 @@ impl Scene {
             attempt: grant.attempt,
             at: Timestamp::now(),
             usage,
+            thumbnail: None,
             outcome,
         };
         self.publish(EVENTS_EXCHANGE, &event.routing_key(), None, &serde_json::to_vec(&event).unwrap()).await;

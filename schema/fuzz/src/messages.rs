@@ -10,13 +10,14 @@ use ffpool_schema::message::{
     ClaimReply, ClaimRequest, CommitReply, CommitRequest, Event, Heartbeat, JobAnswer, JobCommand, LogLine, Manifest,
     Progress, TakeOver, TakeRequest, WorkerAnswer, WorkerCommand,
 };
+use ffpool_schema::thumbnail::Thumbnail;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A message: the first byte says which, the rest is its payload.
 pub fn message(data: &[u8]) {
     let Some((kind, payload)) = data.split_first() else { return };
-    let all: [fn(&[u8]); 17] = [
+    let all: [fn(&[u8]); 18] = [
         again::<ClaimRequest>,
         again::<ClaimReply>,
         again::<TakeRequest>,
@@ -34,6 +35,7 @@ pub fn message(data: &[u8]) {
         again::<Manifest>,
         written::<StreamEvent>,
         cuts,
+        thumbnail,
     ];
     // Letters, so that seeds can be read.
     all[usize::from(kind.wrapping_sub(b'a')) % all.len()](payload);
@@ -61,5 +63,13 @@ fn cuts(payload: &[u8]) {
         for fps in [None, "25".parse().ok(), "30000/1001".parse().ok()] {
             let _ = cuts.chunks(fps, &ffpool_schema::chunk::Taken::all(cuts.start));
         }
+    }
+}
+
+/// The picture in a report: what is taken is the same when it is read from what is written of it.
+fn thumbnail(payload: &[u8]) {
+    let read = [Thumbnail::of(payload.to_vec()), Thumbnail::read(&String::from_utf8_lossy(payload))];
+    for thumbnail in read.into_iter().flatten() {
+        assert_eq!(Thumbnail::read(&thumbnail.written()), Ok(thumbnail));
     }
 }

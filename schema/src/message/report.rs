@@ -30,6 +30,10 @@ pub struct Event {
     pub at: Timestamp,
     /// What the attempt used.
     pub usage: Option<Usage>,
+    /// A small picture of what it made, where that can be seen: see [`crate::thumbnail::Thumbnail::written`]. A text, because a wrong
+    /// one must not lose the report. Workers of before send none, and dispatchers of before do not look at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thumbnail: Option<String>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,

@@ -9,6 +9,7 @@ use super::video::is_vaapi;
 use super::{Refusal, Request, Schedule, pictures};
 use crate::chunk::{Cut, Micros, Span};
 use crate::encode::{Encoder, Fit, Fps, PixelFormat, SubtitleMode, Treatment};
+use crate::probe::Colors;
 
 pub(super) fn filters(request: &Request<'_>, shape: &Shape, chosen: &Chosen) -> Result<String, Refusal> {
     chain(request, shape, chosen, None)
@@ -80,7 +81,7 @@ fn before(request: &Request<'_>, shape: &Shape, taken: Vec<String>) -> Vec<Strin
         filters.push(format!("crop={}:{}:{}:{}", crop.width, crop.height, crop.x, crop.y));
     }
     if shape.is_mapped {
-        filters.push(mapped(request));
+        filters.push(mapped(request.source.map(|(_, probed)| &probed.colors)));
     }
     filters
 }
@@ -149,8 +150,7 @@ pub(super) fn filled(shape: &Shape) -> [String; 2] {
 }
 
 /// From PQ or HLG to BT.709 (Hable's curve, over linear light of 100 cd/m2).
-fn mapped(request: &Request<'_>) -> String {
-    let colors = request.source.map(|(_, probed)| &probed.colors);
+pub(super) fn mapped(colors: Option<&Colors>) -> String {
     let transfer = colors.and_then(|colors| colors.transfer).unwrap_or("smpte2084");
     let primaries = colors.and_then(|colors| colors.primaries).unwrap_or("bt2020");
     let matrix = colors.and_then(|colors| colors.matrix).unwrap_or("bt2020nc");

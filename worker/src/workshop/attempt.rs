@@ -1,4 +1,4 @@
-//! One attempt as a pipe of named steps: ends, room, fetch, probe, plan, encode, verify, stage, consent, publish.
+//! One attempt as a pipe of named steps: ends, room, fetch, probe, plan, encode, verify, thumbnail, stage, consent, publish.
 //!
 //! Invariant: nothing is published without the ledger's consent, which is asked when all the proof is in hand; after it is
 //! given, the attempt publishes and is not stopped any more. Every way out goes through [`Attempt::close`].
@@ -13,6 +13,7 @@ mod package;
 mod pictures;
 mod quality;
 mod report;
+mod thumbnail;
 mod tools;
 
 use std::ffi::OsString;
@@ -31,6 +32,7 @@ use ffpool_schema::message::{
 };
 use ffpool_schema::parse::Fault;
 use ffpool_schema::plan::ladder::{self, Outputs};
+use ffpool_schema::thumbnail::Thumbnail;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -117,7 +119,7 @@ pub(super) async fn run(
     if grant.spec.engine == Engine::Noop {
         let outcome = noop(shop, &orders, consent.as_ref()).await;
         let usage = Usage { wall_ms: millis(started), ..Usage::default() };
-        return Ended { outcome, usage };
+        return Ended { outcome, usage, thumbnail: None };
     }
     let mut attempt = Attempt {
         shop,
@@ -142,14 +144,17 @@ pub(super) async fn run(
         reach: None,
         uses_device: false,
         engine: None,
+        thumbnail: None,
     };
     let outcome = match attempt.carry_out(consent.as_ref()).await {
         Ok(manifest) => Some(Outcome::Finished { manifest: manifest.map(Box::new) }),
         Err(End::Report(outcome)) => Some(*outcome),
         Err(End::Silent) => None,
     };
+    let is_finished = matches!(outcome, Some(Outcome::Finished { .. }));
+    let thumbnail = attempt.thumbnail.take().filter(|_| is_finished);
     let usage = attempt.close().await;
-    Ended { outcome, usage }
+    Ended { outcome, usage, thumbnail }
 }
 
 /// The engine that runs nothing: consent and a report, for measuring.
@@ -215,6 +220,8 @@ struct Attempt<'a> {
     uses_device: bool,
     /// What encodes, once it is chosen.
     engine: Option<EngineChoice>,
+    /// A small picture of what it made, once it is proven.
+    thumbnail: Option<Thumbnail>,
 }
 
 impl<'a> Attempt<'a> {
@@ -276,6 +283,8 @@ impl<'a> Attempt<'a> {
             Some((path, _, identity)) => unchanged(made, path, identity)?,
             None => made?,
         };
+        let containers = list.iter().map(|output| output.encode.container);
+        self.make_thumbnail(made.outputs.iter().zip(containers), user).await;
         let ready = self.stage_all(&made.outputs, outputs).await?;
         self.reporter.phase(Phase::Commit, Some(NEARLY));
         if let Err(end) = ask(&self.orders, consent).await {

@@ -89,6 +89,7 @@ async fn a_file_goes_out_past_a_dead_sink_and_comes_in_as_a_recording_of_the_len
 
     let mut sending = bench.start(&bench.grant(&out), Ledger::Grants);
     let recorded = bench.run(&bench.grant(&record)).await;
+    assert!(recorded.thumbnail.is_some(), "a recording can be seen");
     let recorded = manifest(&recorded);
     let video = recorded.artifacts[0].probe.video.as_ref().unwrap();
     assert_eq!((video.codec.as_str(), video.width, video.height), ("h264", 320, 180));
@@ -98,6 +99,7 @@ async fn a_file_goes_out_past_a_dead_sink_and_comes_in_as_a_recording_of_the_len
 
     let lines = {
         let ended = (&mut sending.ended).await.unwrap();
+        assert_eq!(ended.thumbnail, None, "it leaves nothing that could be seen");
         let sent = manifest(&ended);
         assert_eq!(sent.artifacts, []);
         let sinks = &sent.live.as_ref().unwrap().sinks;

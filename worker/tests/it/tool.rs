@@ -17,3 +17,4 @@ mod paths;
 mod pictures;
 mod quality;
 mod streaming;
+mod thumbnails;

@@ -394,7 +394,10 @@ impl<'a> Attempt<'a> {
             None
         };
         let ready = match &made {
-            Some(made) => self.stage_all(&made.outputs, outputs).await?,
+            Some(made) => {
+                self.make_thumbnail(made.outputs.iter().map(|output| (output, encode.container)), user).await;
+                self.stage_all(&made.outputs, outputs).await?
+            }
             None => Vec::new(),
         };
         self.reporter.phase(Phase::Commit, Some(NEARLY));

@@ -115,6 +115,7 @@ impl Attempt<'_> {
             group: self.group.as_ref(),
             file_bytes: self.file_bytes(),
             open_files: self.shop.settings.bounds.max_open_files,
+            nice: 0,
             cage: &self.shop.quarters.cage,
             needs: Needs { reads: &self.reads, network: self.reach.as_ref(), devices: self.uses_device },
         }
