@@ -39,6 +39,7 @@ mod submit;
 mod tenants;
 mod throttle;
 mod throughput;
+mod thumbnail;
 mod trace_url;
 mod wire;
 mod workers;

@@ -16,6 +16,7 @@ use ffpool_schema::lifecycle::Input;
 use ffpool_schema::message::{Event, Outcome, fingerprint};
 use ffpool_schema::metrics as names;
 use ffpool_schema::parse::{self, Fault, Received};
+use ffpool_schema::thumbnail::Thumbnail;
 use ffpool_schema::topology::{
     DEAD_QUEUE, EVENTS_QUEUE, LEDGER_QUEUE, RETURNED, TRACEPARENT_HEADER, Topology, UNROUTABLE_QUEUE, WorkQueue,
     exchange,
@@ -291,10 +292,10 @@ fn read_event(message: Incoming) -> Meaning {
         Ok(event) => event,
         Err(error) => return Meaning::Stray(message, format!("no event: {error}")),
     };
-    let attempt = event.attempt;
+    let (job, attempt) = (event.job, event.attempt);
+    let thumbnail = event.thumbnail.as_deref().and_then(|text| thumbnail(text, &event));
     let by = Some(event.from.worker.to_string());
-    let evidence = Evidence { usage: event.usage, by, ..Evidence::default() };
-    let job = event.job;
+    let evidence = Evidence { usage: event.usage, by, thumbnail, ..Evidence::default() };
     let (input, evidence) = match event.outcome {
         Outcome::Finished { manifest } => (Input::Finished { attempt }, Evidence { manifest, ..evidence }),
         Outcome::Failed { failure } => {
@@ -313,6 +314,13 @@ fn read_event(message: Incoming) -> Meaning {
         }
     };
     Meaning::Happened(Box::new(Happening { evidence, ..Happening::new(job, input) }), message)
+}
+
+/// The picture that comes with a report. A worker is believed that it is of its output, and not that it is a picture; the report counts
+/// without it.
+fn thumbnail(text: &str, event: &Event) -> Option<Thumbnail> {
+    let (job, attempt, worker) = (event.job, event.attempt, &event.from.worker);
+    Thumbnail::read(text).inspect_err(|error| warn!(%job, attempt, %worker, %error, "a thumbnail is not kept")).ok()
 }
 
 /// Whether these are chunks of the job, as many as a job may have. A job that waited for none would wait for ever.

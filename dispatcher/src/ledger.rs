@@ -42,6 +42,7 @@ mod sweeps;
 mod tables;
 mod tales;
 pub mod tenants;
+mod thumbnails;
 mod turns;
 pub mod workers;
 mod writer;

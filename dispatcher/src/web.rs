@@ -102,14 +102,13 @@ struct File {
 /// One of the two forms of a file.
 struct Form {
     bytes: &'static [u8],
-    /// Strong: other bytes, another tag.
+    /// See [`etag`].
     etag: HeaderValue,
 }
 
 impl Form {
     fn new(bytes: &'static [u8]) -> Form {
-        let etag = format!("\"{}\"", &hex(&Sha256::digest(bytes))[..32]);
-        Form { bytes, etag: HeaderValue::try_from(etag).expect("hexadecimal is plain text") }
+        Form { bytes, etag: etag(bytes) }
     }
 }
 
@@ -161,6 +160,12 @@ fn sent(file: &File, asked: &HeaderMap) -> Response {
     response
 }
 
+/// The tag of these bytes. Strong: other bytes, another tag.
+pub(crate) fn etag(bytes: &[u8]) -> HeaderValue {
+    let etag = format!("\"{}\"", &hex(&Sha256::digest(bytes))[..32]);
+    HeaderValue::try_from(etag).expect("hexadecimal is plain text")
+}
+
 fn takes_gzip(asked: &HeaderMap) -> bool {
     listed(asked, &header::ACCEPT_ENCODING).any(|encoding| {
         let mut parts = encoding.split(';').map(str::trim);
@@ -169,7 +174,8 @@ fn takes_gzip(asked: &HeaderMap) -> bool {
     })
 }
 
-fn has(asked: &HeaderMap, etag: &HeaderValue) -> bool {
+/// Whether whoever asks has what has this tag.
+pub(crate) fn has(asked: &HeaderMap, etag: &HeaderValue) -> bool {
     listed(asked, &header::IF_NONE_MATCH)
         .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known).as_bytes() == etag.as_bytes())
 }

@@ -149,6 +149,9 @@ pub struct JobDetail {
     /// Where its trace can be looked at, where the dispatcher knows; not told to keys of tenants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_url: Option<String>,
+    /// Whether `GET /v1/jobs/{id}/thumbnail` has a picture of what it made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_thumbnail: bool,
 }
 
 /// What a job's attempts cost together, as far as they were measured, by the prices that were in force when each ended.

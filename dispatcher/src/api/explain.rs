@@ -474,6 +474,7 @@ mod tests {
             manifest: None,
             callbacks: Vec::new(),
             trace_url: None,
+            has_thumbnail: false,
         }
     }
 

@@ -22,7 +22,7 @@ use crate::api::problem::Kind;
 use crate::api::query::{self, Parameter};
 use crate::api::{
     App, audit, catalog, cost, dead_letters, health, jobs, keys, live, queues, scale, schedules, session, stream,
-    submit, tenants, throughput, workers,
+    submit, tenants, throughput, thumbnail, workers,
 };
 use crate::web;
 
@@ -70,6 +70,18 @@ fn events<T: JsonSchema>() -> Content {
 
 fn document(media_types: &'static [&'static str]) -> Content {
     Content { media_types, schema: |_| schemars::json_schema!({"type": "object"}) }
+}
+
+fn picture() -> Content {
+    Content {
+        media_types: &["image/jpeg"],
+        schema: |_| schemars::json_schema!({"type": "string", "contentMediaType": "image/jpeg"}),
+    }
+}
+
+/// No body.
+fn nothing() -> Content {
+    document(&[])
 }
 
 fn text() -> Content {
@@ -197,6 +209,13 @@ fn api() -> Vec<Route> {
                 "Shows how far the job's newest attempts were while they ran, a curve of 120 points at most for each.",
             )
             .answers(OK, "The curves, first attempt to last.", json::<Vec<ProgressCurve>>())
+            .problems(&[Kind::BadRequest, Kind::NotFound]),
+        Route::get("/v1/jobs/{id}/thumbnail", Right::Read, "showThumbnail", get(thumbnail::show))
+            .summary(
+                "Shows a small picture of what a job made: a JPEG of 320 pixels on its longer side and 32 KiB at most.",
+            )
+            .answers(OK, "The picture.", picture())
+            .answers(StatusCode::NOT_MODIFIED, "It is the one whose tag stands in If-None-Match.", nothing())
             .problems(&[Kind::BadRequest, Kind::NotFound]),
         Route::get("/v1/jobs/{id}/events", Right::Read, "followJob", get(stream::follow))
             .summary("Follows a job: at once and whenever it changes, and its progress, until it has ended.")

@@ -30,6 +30,7 @@ use super::record::{
     Writes, decide,
 };
 use super::tales::Tale;
+use super::thumbnails;
 
 /// What a batch decided, before it is written.
 pub(super) struct Decisions {
@@ -66,7 +67,7 @@ impl Decisions {
         let jobs = async { if records.is_empty() { Ok(()) } else { update_jobs(client, &records, policy).await } };
         let history = try_join(
             try_join(self.write_begun(client), self.write_ended(client, prices)),
-            write_events(client, &self.plan.events),
+            try_join(write_events(client, &self.plan.events), thumbnails::write(client, &self.plan.thumbnails)),
         );
         try_join(jobs, history).await?;
         Ok(())
@@ -112,7 +113,7 @@ impl Decisions {
 
 /// Prepares the statements of a batch, so that later they go out in one write and need no round trip.
 pub(super) async fn prepare(client: &ClientWrapper) -> Result<(), Error> {
-    for sql in [LOCK, INSERT_JOBS, UPDATE_JOBS, INSERT_ATTEMPTS, END_ATTEMPTS, INSERT_EVENTS] {
+    for sql in [LOCK, INSERT_JOBS, UPDATE_JOBS, INSERT_ATTEMPTS, END_ATTEMPTS, INSERT_EVENTS, thumbnails::KEEP] {
         client.prepare_cached(sql).await?;
     }
     Ok(())

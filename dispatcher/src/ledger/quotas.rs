@@ -367,7 +367,9 @@ const SUM_UP: &str = "WITH gone AS (DELETE FROM stored_change \
      UPDATE tenant SET stored_bytes = stored_bytes + sums.bytes FROM sums JOIN locked ON locked.name = sums.tenant \
      WHERE tenant.name = sums.tenant";
 
-const FORGET_FILES: &str = "WITH known AS (SELECT id, coalesce(stored_bytes, 0) AS bytes FROM job WHERE id = $1 FOR UPDATE) \
+// What was made is gone, and so goes the picture of it.
+const FORGET_FILES: &str = "WITH known AS (SELECT id, coalesce(stored_bytes, 0) AS bytes FROM job WHERE id = $1 FOR UPDATE), \
+     thumbnails AS (DELETE FROM thumbnail WHERE job IN (SELECT id FROM known)) \
      UPDATE job SET stored_bytes = NULL FROM known WHERE job.id = known.id RETURNING job.state, known.bytes";
 
 const RATES: &str = "SELECT name, requests_per_sec FROM tenant WHERE requests_per_sec IS NOT NULL";

@@ -213,7 +213,11 @@ impl Ledger {
                 .start()
                 .await?;
             let condition = key_condition(&job);
-            let sql = format!("SELECT {JOB_COLUMNS}, spec, manifest FROM job WHERE {} AND {IN_REALM}", condition.0);
+            let sql = format!(
+                "SELECT {JOB_COLUMNS}, spec, manifest, EXISTS (SELECT FROM thumbnail WHERE thumbnail.job = job.id) AS has_thumbnail \
+                 FROM job WHERE {} AND {IN_REALM}",
+                condition.0
+            );
             let statement = snapshot.prepare_cached(&sql).await?;
             let Some(row) = snapshot.query_opt(&statement, &[condition.1, &realm.tenant()]).await? else {
                 return Ok(None);
@@ -235,6 +239,7 @@ impl Ledger {
                 attempts,
                 events: events.iter().rev().map(event_view).collect::<Result<_, _>>()?,
                 trace_url: None,
+                has_thumbnail: row.try_get("has_thumbnail")?,
                 job: view,
             }))
         })

@@ -8,6 +8,7 @@ mod words;
 
 pub(super) use decide::decide;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use ffpool_schema::chunk::Piece;
@@ -18,6 +19,7 @@ use ffpool_schema::lifecycle::{Custody, End, Facts, Input, State, Step, Tell};
 use ffpool_schema::message::{Manifest, Sender, Usage};
 use ffpool_schema::parse::Fault;
 use ffpool_schema::retry::Backoff;
+use ffpool_schema::thumbnail::Thumbnail;
 use serde_json::Value;
 
 use super::families::Relative;
@@ -135,6 +137,8 @@ pub struct Evidence {
     pub busy: bool,
     /// The chunks that are to be made first.
     pub pieces: Vec<Piece>,
+    /// A small picture of the output.
+    pub thumbnail: Option<Thumbnail>,
 }
 
 /// What became of a happening.
@@ -294,6 +298,8 @@ pub(super) struct Plan {
     pub(super) events: Vec<EventRow>,
     pub(super) begun: Vec<BegunRow>,
     pub(super) ended: Vec<EndedRow>,
+    /// Of jobs that have completed, by the attempt that did it. One a job: a statement cannot write a row twice.
+    pub(super) thumbnails: BTreeMap<JobId, (u32, Thumbnail)>,
     /// Jobs that make chunks, to be recorded, longest first.
     pub(super) pieces: Vec<(JobId, NewJob)>,
     pub(super) effects: Effects,

@@ -63,6 +63,7 @@ const REMOVE: &str = "WITH parts AS MATERIALIZED ( \
      events AS (DELETE FROM event WHERE job IN (SELECT id FROM gone)), \
      lines AS (DELETE FROM log_line WHERE job IN (SELECT id FROM gone)), \
      curves AS (DELETE FROM progress_curve WHERE job IN (SELECT id FROM gone)), \
+     thumbnails AS (DELETE FROM thumbnail WHERE job IN (SELECT id FROM gone)), \
      told AS (INSERT INTO purged (id, tenant, state) SELECT id, tenant, state FROM jobs \
               ON CONFLICT (id) DO UPDATE SET at = now(), tenant = excluded.tenant, state = excluded.state) \
      SELECT count(*) FROM whole";

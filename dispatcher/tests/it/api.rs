@@ -17,6 +17,7 @@ mod scale;
 mod sessions;
 mod stream;
 mod tenants;
+mod thumbnails;
 mod tls;
 mod workers;
 

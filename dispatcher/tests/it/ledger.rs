@@ -18,6 +18,7 @@ mod retention;
 mod roles;
 mod schedules;
 mod secured;
+mod thumbnails;
 mod turns;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -139,16 +140,13 @@ impl Scene {
 
     /// The same with what the attempt used.
     async fn report_used(&self, worker: &Worker, grant: &Grant, outcome: Outcome, usage: Option<Usage>) {
-        let event = Event {
-            id: Uuid::now_v7(),
-            from: worker.sender.clone(),
-            job: grant.job,
-            attempt: grant.attempt,
-            at: Timestamp::now(),
-            usage,
-            thumbnail: None,
-            outcome,
-        };
+        let event = Event { usage, ..ended(worker, grant, outcome) };
+        self.publish(EVENTS_EXCHANGE, &event.routing_key(), None, &serde_json::to_vec(&event).unwrap()).await;
+    }
+
+    /// The same with a picture of what it made.
+    async fn report_seen(&self, worker: &Worker, grant: &Grant, outcome: Outcome, thumbnail: Option<String>) {
+        let event = Event { thumbnail, ..ended(worker, grant, outcome) };
         self.publish(EVENTS_EXCHANGE, &event.routing_key(), None, &serde_json::to_vec(&event).unwrap()).await;
     }
 
@@ -218,6 +216,20 @@ impl Scene {
         let message = batch.take_messages().remove(0);
         let _ = batch.ack().await;
         message
+    }
+}
+
+/// The report of how an attempt ended.
+fn ended(worker: &Worker, grant: &Grant, outcome: Outcome) -> Event {
+    Event {
+        id: Uuid::now_v7(),
+        from: worker.sender.clone(),
+        job: grant.job,
+        attempt: grant.attempt,
+        at: Timestamp::now(),
+        usage: None,
+        thumbnail: None,
+        outcome,
     }
 }
 

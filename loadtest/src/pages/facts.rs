@@ -17,6 +17,8 @@ pub(super) struct Facts {
     pub(super) job_in: BTreeMap<String, String>,
     /// Some of its jobs that run.
     pub(super) running: Vec<String>,
+    /// A job of the tenant of which there is a picture.
+    pub(super) pictured: String,
     /// A job of the tenant that is made in chunks.
     pub(super) whole: String,
     pub(super) busy_worker: String,
@@ -47,8 +49,11 @@ fn look_up(client: &mut Client) -> anyhow::Result<Facts> {
         first(client, "SELECT tenant FROM job WHERE chunks IS NOT NULL AND tenant IS NOT NULL LIMIT 1", &[])?.get(0);
     let whole = "SELECT id::text FROM job WHERE chunks IS NOT NULL AND tenant = $1 LIMIT 1";
     let whole: String = first(client, whole, &[&tenant])?.get(0);
+    let pictured = "SELECT id::text FROM job JOIN thumbnail ON thumbnail.job = id WHERE tenant = $1 LIMIT 1";
+    let pictured: String = first(client, pictured, &[&tenant])?.get(0);
     let mut text = |sql: &str| anyhow::Ok::<String>(first(client, sql, &[])?.get(0));
     let mut facts = Facts {
+        pictured,
         whole,
         busy_worker: text("SELECT id FROM worker ORDER BY cardinality(running) DESC LIMIT 1")?,
         fingerprint: text(

@@ -122,6 +122,7 @@ fn filled(route: &str, facts: &Facts) -> Vec<String> {
         return vec![route.to_owned()];
     }
     let known: Vec<(&str, &String)> = match route {
+        "/v1/jobs/{id}/thumbnail" => vec![("{id}", &facts.pictured)],
         _ if route.starts_with("/v1/jobs/{id}") => facts.job_in.values().map(|id| ("{id}", id)).collect(),
         _ if route.starts_with("/v1/workers/{id}") => vec![("{id}", &facts.busy_worker)],
         _ if route.starts_with("/v1/tenants/{name}") => vec![("{name}", &facts.tenant)],

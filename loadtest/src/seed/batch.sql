@@ -127,4 +127,8 @@ INSERT INTO log_line (job, attempt, seq, at, line)
     SELECT m.id, m.attempts, seq, coalesce(m.ended_at, now()), 'frame=' || seq * 250 || ' fps=48 q=28.0 size=' || seq * 512 || 'kB time=00:00:0' || seq || '.00'
     FROM made AS m CROSS JOIN generate_series(1, 8) AS seq WHERE m.state IN ('failed', 'running', 'cancelling');
 
+-- As little as is taken for a JPEG: a real one has some thousand bytes, which lie beside the table and are read when one is shown.
+INSERT INTO thumbnail (job, attempt, at, jpeg)
+    SELECT id, attempts, ended_at, decode('ffd8ffe000044a46ffc000110800b4014003ffd9', 'hex') FROM made WHERE state = 'completed';
+
 INSERT INTO seeded SELECT id FROM made;

@@ -54,6 +54,10 @@ fn a_job_from_any_amqp_client_runs_and_is_listed() {
             assert_eq!(detail.job.state, State::Completed, "{name}: {detail:#?}\n{}", pool.logs());
             assert_eq!(detail.attempts.len(), 1, "{detail:#?}");
             assert_eq!(probe(&pool.media.join(name)), "h264,426,240,15/1");
+            assert!(detail.has_thumbnail, "{name}: a frame of it goes with its end");
+            let shown = format!("{}/v1/jobs/{view}/thumbnail", pool.api_url);
+            let jpeg = reqwest::Client::new().get(shown).bearer_auth(&pool.key).send().await?.bytes().await?;
+            assert!(jpeg.starts_with(b"\xff\xd8\xff"), "{name}: {} bytes", jpeg.len());
             let manifest = detail.manifest.expect("a completed encode has a manifest");
             assert_eq!(manifest.artifacts[0].sha256.len(), 64);
         }

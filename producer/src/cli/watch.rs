@@ -306,6 +306,7 @@ pub(crate) mod tests {
             manifest: None,
             callbacks: Vec::new(),
             trace_url: None,
+            has_thumbnail: false,
         }
     }
 

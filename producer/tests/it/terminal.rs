@@ -61,6 +61,7 @@ pub(crate) fn job(state: State) -> JobDetail {
         manifest: None,
         callbacks: Vec::new(),
         trace_url: None,
+        has_thumbnail: false,
     }
 }
 

@@ -258,6 +258,9 @@ fn apply(
     explain(record, input, evidence, change);
     learn(record, input, change);
     split(record, evidence, change, plan);
+    if let (Input::Finished { attempt }, State::Completed, Some(thumbnail)) = (input, change.to, &evidence.thumbnail) {
+        plan.thumbnails.insert(record.id, (*attempt, thumbnail.clone()));
+    }
     if change.begin {
         begin(record, input, plan);
     }
@@ -507,6 +510,7 @@ mod tests {
     use ffpool_schema::lifecycle::{Custody, Facts, Tell};
     use ffpool_schema::message::Sender;
     use ffpool_schema::retry::Backoff;
+    use ffpool_schema::thumbnail::Thumbnail;
     use uuid::Uuid;
 
     use super::super::Writes;
@@ -587,6 +591,28 @@ mod tests {
         let kinds: Vec<_> = plan.events.iter().map(|event| (event.kind, event.state)).collect();
         assert_eq!(kinds, [("claim", State::Running), ("commit", State::Running), ("finished", State::Completed)]);
         assert_eq!(record.writes.outbox, Some(Outbox::Leave));
+    }
+
+    #[test]
+    fn a_thumbnail_is_kept_with_the_end_that_it_came_with_and_with_no_other() {
+        let jpeg = b"\xff\xd8\xff\xe0\0\x04JF\xff\xc0\0\x11\x08\0\xb4\x01\x40\x03\xff\xd9".to_vec();
+        let thumbnail = Some(Thumbnail::of(jpeg).unwrap());
+        let (mut record, mut plan) = (queued(), Plan::default());
+        let told = |record: &mut Record, plan: &mut Plan, input: Input| {
+            let evidence = Evidence { thumbnail: thumbnail.clone(), ..Evidence::default() };
+            decide(record, &Happening { evidence, ..Happening::new(record.id, input) }, &policy(), 0.5, plan)
+        };
+        take(&mut record, &mut plan, claim("w"));
+        let _ = told(&mut record, &mut plan, Input::Released { attempt: 1 });
+        assert!(plan.thumbnails.is_empty(), "nothing was made");
+        take(&mut record, &mut plan, claim("w"));
+        let _ = told(&mut record, &mut plan, Input::Finished { attempt: 2 });
+        assert!(plan.thumbnails.is_empty(), "without consent nothing was published");
+        take(&mut record, &mut plan, Input::Commit { from: sender("w"), attempt: 2 });
+        let _ = told(&mut record, &mut plan, Input::Finished { attempt: 2 });
+        let _ = told(&mut record, &mut plan, Input::Finished { attempt: 2 });
+        assert_eq!(plan.thumbnails.len(), 1);
+        assert_eq!(plan.thumbnails[&record.id].0, 2);
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Api {
             self.sql.execute(sql, &[&job, &CANARY, &outcome]).await.unwrap();
             let line = "INSERT INTO log_line (job, attempt, seq, line) VALUES ($1, 1, 1, $2)";
             self.sql.execute(line, &[&job, &CANARY]).await.unwrap();
+            self.insert_thumbnail(job, CANARY.as_bytes()).await;
         }
         let operator = self.tenant_key("acme", Role::Operator).await;
         let schedule =
@@ -76,6 +77,7 @@ impl Api {
                 SELECT job::text FROM job WHERE tenant = 'acme' \
                 UNION ALL SELECT e::text FROM event AS e JOIN job ON job.id = e.job WHERE tenant = 'acme' \
                 UNION ALL SELECT a::text FROM attempt AS a JOIN job ON job.id = a.job WHERE tenant = 'acme' \
+                UNION ALL SELECT t::text FROM thumbnail AS t JOIN job ON job.id = t.job WHERE tenant = 'acme' \
                 UNION ALL SELECT s::text FROM schedule AS s WHERE tenant = 'acme' \
                 UNION ALL SELECT k::text FROM api_key AS k WHERE tenant = 'acme' \
                 UNION ALL SELECT t::text FROM tenant AS t WHERE name = 'acme' \
@@ -266,6 +268,8 @@ async fn a_tenant_sees_and_changes_what_is_its_own() {
     assert_eq!(shown("/v1/workers").await[0]["running"], json!([acme.running]));
     assert_eq!(shown("/v1/cost?by=queue").await["rows"][0]["jobs"], 1);
     assert_eq!(shown(&format!("/v1/jobs/{}/log", acme.failed)).await[0]["line"], CANARY);
+    let picture = ask("GET", &format!("/v1/jobs/{}/thumbnail", acme.failed)).send().await.unwrap();
+    assert_eq!(picture.text().await.unwrap(), CANARY);
     let running: i64 =
         shown("/v1/queues").await.as_array().unwrap().iter().map(|queue| queue["running"].as_i64().unwrap()).sum();
     assert_eq!(running, 1);
