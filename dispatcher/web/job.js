@@ -14,6 +14,7 @@ export async function job({place, name, signal, follow, may, title}) {
   let shown = await ask(path`/v1/jobs/${name}`, {signal});
   title(`Job ${shown.number}`);
   const heading = h('div');
+  const picture = h('div', {class: 'picture'});
   const far = h('div');
   const why = h('div');
   const story = h('div');
@@ -44,6 +45,13 @@ export async function job({place, name, signal, follow, may, title}) {
       copy(() => commandOf(shown), 'Copy as command'),
       copy(shown.id, 'Copy id'),
     ];
+  };
+  // Once: what has completed makes no other, and one that cannot be shown is left out.
+  const drawPicture = () => {
+    if (!shown.has_thumbnail || picture.childElementCount) return;
+    put(picture, h('figure', {class: 'thumbnail'},
+      h('img', {src: path`/v1/jobs/${shown.id}/thumbnail`, alt: `A frame of what job ${shown.number} made`, decoding: 'async', onerror: () => put(picture)}),
+      h('figcaption', {class: 'muted'}, 'A frame of its output')));
   };
   const drawFar = () => {
     const progress = shown.progress;
@@ -91,6 +99,7 @@ export async function job({place, name, signal, follow, may, title}) {
     try {
       shown = {...await ask(path`/v1/jobs/${shown.id}`, {signal, idle: true})};
       drawHead();
+      drawPicture();
       drawFar();
       drawRest();
       await readWhy(true);
@@ -100,9 +109,10 @@ export async function job({place, name, signal, follow, may, title}) {
   };
 
   drawHead();
+  drawPicture();
   drawFar();
   drawRest();
-  put(place, heading, section('Progress', far), section('Why', why),
+  put(place, heading, picture, section('Progress', far), section('Why', why),
     section('What happened', story), log.section, section('What it used', used), section('Proof', proof), section('Definition', rest));
   follow({
     jobs: [shown.id],

@@ -46,6 +46,7 @@ async fn furnish(api: &Api) -> Uuid {
         "attempt = 1, owner_worker = 'w-1', started_at = now() - interval '9 minutes', ended_at = now() - interval '5 minutes'",
     )
     .await;
+    api.insert_thumbnail(completed, include_bytes!("thumbnail.jpg")).await;
     let usage = json!({"wall_ms": 240_000, "cpu_ms": 480_000, "peak_memory_bytes": 734_003_200, "energy_joules": 5400.0,
                        "input_bytes": 104_857_600, "output_bytes": 20_971_520});
     for (job, outcome) in [(failed, "failed"), (completed, "finished")] {
@@ -240,6 +241,12 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
         browser.until(&format!("{page} has its heading"), &has_heading).await;
         browser.until_shown(words).await;
         browser.until("nothing is loading", "!document.querySelector('.waiting')").await;
+        if page == "/jobs/2" {
+            let picture = "document.querySelector('img[alt=\"A frame of what job 2 made\"]')";
+            browser.until("what it made is shown", &format!("{picture}?.naturalWidth === 64")).await;
+        } else {
+            assert_eq!(browser.value("document.images.length").await, 0, "{page}");
+        }
         keep_picture(&browser, page, "light", 1280).await;
         let found = barriers(&browser, "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']").await;
         assert!(found.is_empty(), "{page}: {found:#?}");
