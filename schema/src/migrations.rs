@@ -24,6 +24,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("V17__retention", include_str!("../migrations/V17__retention.sql")),
     ("V18__many", include_str!("../migrations/V18__many.sql")),
     ("V19__progress_curves", include_str!("../migrations/V19__progress_curves.sql")),
-    ("V20__sums", include_str!("../migrations/V20__sums.sql")),
+    ("V20__running", include_str!("../migrations/V20__running.sql")),
     ("V21__thumbnails", include_str!("../migrations/V21__thumbnails.sql")),
 ];

@@ -76,6 +76,7 @@ impl Place<'_> {
             group: None,
             file_bytes: u64::MAX,
             open_files: self.quarters.open_files,
+            nice: 0,
             cage: &self.quarters.cage,
             needs: Needs { reads: &[], network: None, devices: on_devices },
         };

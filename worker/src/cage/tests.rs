@@ -183,6 +183,7 @@ fn a_run_as_another_than_the_tools_user_has_its_namespaces_too() {
             group: None,
             file_bytes: u64::MAX,
             open_files: 64,
+            nice: 0,
             cage: &cage,
             needs: NOTHING,
         };

@@ -115,6 +115,7 @@ impl<'t> Trial<'t> {
             group: None,
             file_bytes: u64::MAX,
             open_files: Bounds::OPEN_FILES,
+            nice: 0,
             cage,
             needs,
         };

@@ -84,7 +84,7 @@ impl Attempt<'_> {
         };
         let deadline = self.deadline().min(Instant::now() + BOUND);
         let watch = Watch { deadline, grace: GRACE, disk: None, ..self.watch(None) };
-        let ran = tool::run(&self.shop.launcher, invocation, watch, &mut Answer::default()).await;
+        let ran = tool::run(&self.shop.quarters.launcher, invocation, watch, &mut Answer::default()).await;
         let finished = ran.map_err(|error| format!("ffmpeg cannot be run: {error}"))?;
         self.count(&finished);
         if !finished.is_success() {
