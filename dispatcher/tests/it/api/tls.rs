@@ -49,6 +49,9 @@ fn client(ca: &Path, identity: Option<&str>) -> reqwest::Client {
     builder.build().unwrap()
 }
 
+/// What one question may take, where it is asked again within [`BOUND`].
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// Status and text of an answer, read to its end so that its connection is used again.
 async fn asked(client: &reqwest::Client, url: &str) -> Result<(u16, String), String> {
     let said = |error: reqwest::Error| ffpool_runtime::settings::chain(&error);
@@ -151,9 +154,9 @@ async fn without_a_verified_certificate_nothing_is_answered_and_its_name_decides
     for (method, path, ..) in &routes {
         let url = format!("https://localhost:{}{path}", place.port());
         for (client, alert) in &refused {
-            // The client may lose its connection before it has read why.
+            // The client may lose its connection before it has read why, or not hear of its end.
             until(&format!("{method} {path} is refused with {alert}"), async || {
-                let request = client.request(method.parse().unwrap(), &url).bearer_auth(&api.admin);
+                let request = client.request(method.parse().unwrap(), &url).timeout(ANSWER).bearer_auth(&api.admin);
                 let said = refusal(request.send().await);
                 if said.contains(alert) { Ok(()) } else { Err(said) }
             })
