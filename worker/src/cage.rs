@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::libc;
+use nix::sys::signal::{self, SigHandler, Signal};
 use seccompiler::BpfProgram;
 
 use calls::Calls;
@@ -30,6 +31,10 @@ use spaces::{Maps, Spaces};
 use trial::Trial;
 
 use crate::tool::ToolUser;
+
+/// Signals that ask a program to stop. Whoever started the worker may have had it ignore them (`nohup`, a shell's `&`), and a tool
+/// that inherits that cannot be asked.
+const HEEDED: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 /// Whether tools run behind bars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -326,6 +331,10 @@ impl Bars {
     /// Goes into the tool's own namespaces. Returns in the process that is to become the tool, which may be another than the
     /// one that called. System calls only.
     pub(crate) fn part(&self) -> io::Result<()> {
+        for signal in HEEDED {
+            // SAFETY: no handler is set.
+            unsafe { signal::signal(signal, SigHandler::SigDfl) }?;
+        }
         self.spaces.as_ref().map_or(Ok(()), Spaces::enter)
     }
 
