@@ -34,17 +34,17 @@ const LAST: Duration = Duration::from_secs(1);
 /// How the kernel prefers the thread to the tools, where we may ask for it.
 const NICE: libc::c_int = -10;
 
-/// A worker that is there and takes nothing yet.
-pub struct Newcomer {
+/// What a worker says of itself as long as it lives.
+pub struct Presence {
     /// Who it is.
     pub me: Sender,
     /// Host name.
     pub host: String,
-    /// The pools that it will serve.
+    /// The pools served.
     pub pools: Vec<Pool>,
 }
 
-impl Newcomer {
+impl Presence {
     /// Says every second that the worker starts, until `opening` is over: what came of that, and how many heartbeats it took.
     /// A worker that does not start says at once that it has stopped.
     pub async fn announced_while<T, E>(
@@ -62,6 +62,7 @@ impl Newcomer {
                 if sent {
                     tokio::time::sleep(PERIOD).await;
                 } else {
+                    tokio::time::sleep(LOOK).await;
                     connected(signals).await;
                 }
             }
@@ -77,6 +78,7 @@ impl Newcomer {
         opened.map(|opened| (opened, seq))
     }
 
+    /// One that names neither room nor abilities nor leases.
     fn heartbeat(&self, seq: u64, state: WorkerState) -> Heartbeat {
         Heartbeat {
             from: self.me.clone(),
@@ -98,11 +100,7 @@ impl Newcomer {
 /// What heartbeats are made of.
 pub struct Pulse {
     /// Who speaks.
-    pub me: Sender,
-    /// Host name.
-    pub host: String,
-    /// The pools served.
-    pub pools: Vec<Pool>,
+    pub presence: Presence,
     /// What the worker can run, as last looked at.
     pub ability: watch::Receiver<Ability>,
     /// Room as last read; `used` is filled in here.
@@ -141,7 +139,7 @@ impl Heart {
             .build()
             .expect("a runtime needs an epoll descriptor, and the process has just started");
         let (stop, stopped) = oneshot::channel();
-        let (name, url) = (format!("{} heartbeat", pulse.me.worker), nats_url.to_owned());
+        let (name, url) = (format!("{} heartbeat", pulse.presence.me.worker), nats_url.to_owned());
         let (opened, ready) = std::sync::mpsc::channel();
         let beat = move || {
             prefer_this_thread();
@@ -174,7 +172,7 @@ impl Heart {
 
 impl Pulse {
     async fn beat(&self, signals: &Signals, mut stopped: oneshot::Receiver<()>) {
-        let subject = subjects::heartbeat(&self.me.worker);
+        let subject = subjects::heartbeat(&self.presence.me.worker);
         for seq in self.first_seq.. {
             let began = Instant::now();
             let sent = self.send(signals, &subject, &self.heartbeat(seq, self.state())).await;
@@ -223,18 +221,11 @@ impl Pulse {
         let mut capacity = self.capacity.borrow().clone();
         capacity.used = self.slots.used();
         Heartbeat {
-            from: self.me.clone(),
-            seq,
-            at: Timestamp::now(),
-            host: self.host.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            pools: self.pools.clone(),
-            state,
             capacity,
             ability: self.ability.borrow().clone(),
             running: self.attempts.leases(),
-            revision: revision::CURRENT,
             reserved: self.offers.reserved(),
+            ..self.presence.heartbeat(seq, state)
         }
     }
 }

@@ -36,7 +36,7 @@ use crate::claims::Claims;
 use crate::control::{self, Commanded};
 use crate::drain::{Drain, Stage};
 use crate::events::Events;
-use crate::heartbeat::{Heart, Newcomer, Pulse};
+use crate::heartbeat::{Heart, Presence, Pulse};
 use crate::http;
 use crate::ledger::Ledger;
 use crate::liveness::{Liveness, TURN};
@@ -112,7 +112,7 @@ impl Worker {
     pub async fn start(settings: &Settings, exposition: Exposition) -> Result<Worker, StartError> {
         let me = Sender { worker: settings.worker_id.clone(), incarnation: Incarnation(Uuid::now_v7()) };
         let signals = Signals::open(&settings.nats_url, &format!("{} signals", me.worker)).await?;
-        let newcomer = Newcomer { me: me.clone(), host: host(), pools: settings.pools.clone() };
+        let presence = Presence { me: me.clone(), host: host(), pools: settings.pools.clone() };
         // Whoever announces itself takes the place of the earlier life of its name: only who has the site may.
         let site = Site::take(settings.workshop()).await?;
         let opening = async {
@@ -122,7 +122,7 @@ impl Worker {
             let http_addr = listener.local_addr().map_err(listen)?;
             Ok::<_, StartError>((workshop, listener, http_addr))
         };
-        let ((workshop, listener, http_addr), first_seq) = newcomer.announced_while(&signals, opening).await?;
+        let ((workshop, listener, http_addr), first_seq) = presence.announced_while(&signals, opening).await?;
         warn_of_plain_links(&[
             ("FFPOOL_AMQP_URL", Server::Amqp, &settings.amqp_url),
             ("FFPOOL_NATS_URL", Server::Nats, &settings.nats_url),
@@ -142,9 +142,7 @@ impl Worker {
         let (attempts, drain) = (Attempts::default(), Drain::default());
         let (offers, accepted) = Offers::new();
         let pulse = Pulse {
-            me: me.clone(),
-            host: newcomer.host,
-            pools: newcomer.pools,
+            presence,
             ability: ability.subscribe(),
             capacity: capacity.subscribe(),
             slots: slots.clone(),
