@@ -68,7 +68,7 @@ pub use actor::{Actor, Realm};
 pub use anonymous::{AnonymousClaim, AnonymousVerdict, OwnedAttempt};
 pub use audit::Entry;
 pub use callbacks::{PendingCallback, TryOutcome, TryRecord};
-pub use cost::CostBy;
+pub use cost::{CostBy, Summed};
 pub use families::Relative;
 pub use fresh::{NewJob, Origin};
 pub use leader::Leadership;
@@ -153,6 +153,8 @@ struct Inner {
     amqp_tenants: AmqpTenants,
     publishers: Publishers,
     contests: Contests,
+    /// Held by whoever looks at every attempt.
+    cost_walks: tokio::sync::Mutex<()>,
     /// Taken by the one task that publishes.
     to_publish: Mutex<Option<mpsc::Receiver<JobId>>>,
     /// Taken by the one task that follows families.
@@ -305,6 +307,7 @@ impl Ledger {
                 amqp_tenants: settings.amqp_tenants,
                 publishers: Publishers::default(),
                 contests: Contests::default(),
+                cost_walks: tokio::sync::Mutex::default(),
                 to_publish: Mutex::new(Some(to_publish)),
                 relatives: Mutex::new(Some(relatives)),
             }),

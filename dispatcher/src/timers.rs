@@ -31,6 +31,10 @@ const DEADLINES: Duration = Duration::from_secs(1);
 const LET_GO: Duration = Duration::from_millis(250);
 /// How often it is summed up what the files of tenants take.
 const STORED: Duration = Duration::from_secs(5);
+/// How often what attempts cost is added to the sums.
+const COSTS: Duration = Duration::from_secs(5);
+/// While attempts from before there were sums are booked, each batch is followed by a rest of so many times its length.
+const BOOKING_REST: u32 = 2;
 /// How often turns are dealt to tenants that wait for the same workers.
 const TURNS: Duration = Duration::from_millis(250);
 /// How often missing messages are looked for; a queue must be empty at two looks.
@@ -71,6 +75,7 @@ impl Timers {
             self.let_go_for_ever(&stop),
             self.deal_turns_for_ever(&stop),
             self.sum_up_stored_for_ever(&stop),
+            self.sum_up_costs_for_ever(&stop),
             self.rescue_for_ever(&stop),
             self.unswallow_for_ever(&stop),
             self.make_months_for_ever(&stop),
@@ -113,6 +118,13 @@ impl Timers {
         }
     }
 
+    async fn sum_up_costs_for_ever(&self, stop: &CancellationToken) {
+        let mut turns = Turns::every(COSTS);
+        while turns.next(&self.leadership, stop).await {
+            turns.done(self.sum_up_costs(stop).await);
+        }
+    }
+
     async fn deal_turns_for_ever(&self, stop: &CancellationToken) {
         let mut turns = Turns::every(TURNS);
         while turns.next(&self.leadership, stop).await {
@@ -131,6 +143,19 @@ impl Timers {
         let mut turns = Turns::every(FORGET);
         while turns.next(&self.leadership, stop).await {
             turns.done(self.forget(stop).await);
+        }
+    }
+
+    async fn sum_up_costs(&self, stop: &CancellationToken) -> Result<(), Unavailable> {
+        while self.ledger.sum_up_costs().await? && self.leadership.is_held() {}
+        loop {
+            let began = Instant::now();
+            let has_more = self.ledger.book_costs().await?;
+            let rested = stop.run_until_cancelled(tokio::time::sleep(began.elapsed() * BOOKING_REST)).await;
+            if !has_more || rested.is_none() || !self.leadership.is_held() {
+                return Ok(());
+            }
+            self.ledger.sum_up_costs().await?;
         }
     }
 

@@ -3,10 +3,12 @@
 import {ask} from './api.js';
 import {share} from './charts.js';
 import {h, put} from './dom.js';
-import {amount, count, hoursAgo} from './format.js';
+import {amount, at, count, hoursAgo, secondsSince} from './format.js';
 import {choice, field, figure, head, load, table} from './parts.js';
 
 const SHOWN = 500;
+// Older than that, a report says as of when it is.
+const NEW_SECS = 30;
 const DAYS = [['1', 'last day'], ['7', 'last week'], ['30', 'last month'], ['365', 'last year']];
 
 export async function cost({place, url, signal, go}) {
@@ -43,6 +45,7 @@ export async function cost({place, url, signal, go}) {
         {title: 'kWh', className: 'num', cell: row => amount(row.kwh)},
         {title: 'Cost', className: 'num', cell: row => row.cost === null || row.cost === undefined ? '–' : `${amount(row.cost)} ${report.prices.currency ?? ''}`},
       ], report.rows, {empty: 'No attempt has ended since then.', most: SHOWN}),
+      secondsSince(report.as_of) > NEW_SECS && h('p', {class: 'muted'}, `As of ${at(report.as_of)}: so many attempts are summed up from time to time.`),
     ];
   });
 }

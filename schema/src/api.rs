@@ -685,6 +685,10 @@ pub struct CostReport {
     pub by: String,
     /// Jobs recorded at this instant or later.
     pub since: Timestamp,
+    /// What had ended at this instant is summed up. It lies some minutes back where a sum over very many attempts is given once more;
+    /// absent where a dispatcher of before does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Timestamp>,
     /// The prices in force now. Sums are of what attempts cost by those that were in force when they ended.
     pub prices: Prices,
     /// The sums, the most processor time first.

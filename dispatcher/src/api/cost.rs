@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::{Extension, Json};
-use ffpool_schema::api::{CostReport, CostRow};
+use ffpool_schema::api::CostReport;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::App;
@@ -14,10 +14,11 @@ use crate::api::problem::{Answer, ApiError};
 use crate::api::query::{self, Query};
 use crate::api::throughput::step_begin;
 use crate::kept::{KeptByQuestion, Rules};
-use crate::ledger::CostBy;
 use crate::ledger::keys::Caller;
+use crate::ledger::read::{READ_BOUND, ReadError};
+use crate::ledger::{CostBy, Summed};
 
-/// A report of many attempts is given for so long at least while the next is made.
+/// A report for which many attempts were looked at is given for so long at least while the next is made.
 const STALE: Duration = Duration::from_secs(300);
 /// Attempts that are many.
 const MANY: i64 = 10_000;
@@ -29,13 +30,13 @@ const HOUR_SECS: u32 = 3600;
 type Asked = (Option<String>, String, Timestamp);
 
 /// The reports.
-pub(crate) type Kept = KeptByQuestion<Asked, Vec<CostRow>>;
+pub(crate) type Kept = KeptByQuestion<Asked, Summed>;
 
-/// How long they are kept: not at all, but for those of many attempts.
+/// How long they are kept: not at all, but for those of many attempts. Only those for which every attempt is looked at are asked of it.
 pub(crate) fn kept() -> Arc<Kept> {
     KeptByQuestion::new(|| Rules {
         fresh: Duration::ZERO,
-        is_large: |rows| rows.iter().map(|row| row.attempts).sum::<i64>() > MANY,
+        is_large: |summed| summed.rows.iter().map(|row| row.attempts).sum::<i64>() > MANY,
         stale: STALE,
     })
 }
@@ -52,8 +53,17 @@ pub(crate) async fn report(
         ApiError::bad_parameter("by", "tenant, queue, scenario, worker or label:<name> is expected, such as label:show")
     })?;
     let since = query.since()?.unwrap_or_else(|| step_begin(Timestamp::now(), HOUR_SECS) - BACK);
-    let asked = (caller.tenant().map(str::to_owned), text.to_owned(), since);
     let (ledger, realm) = (app.ledger.clone(), caller.realm().clone());
-    let rows = app.costs.of(asked).get(|| async move { ledger.costs(&realm, &by, since).await }).await?;
-    Ok(Json(CostReport { by: text.to_owned(), since, prices: app.ledger.prices().clone(), rows: (*rows).clone() }))
+    let summed = match by.is_walked() {
+        false => Arc::new(ledger.costs(&realm, &by, since).await?),
+        true => {
+            let asked = (caller.tenant().map(str::to_owned), text.to_owned(), since);
+            let summed = app.costs.of(asked).get(|| async move { ledger.costs(&realm, &by, since).await });
+            // It is summed up all the same: who asks again is answered at once.
+            tokio::time::timeout(READ_BOUND, summed).await.unwrap_or(Err(ReadError::TooSlow))?
+        }
+    };
+    let Summed { rows, as_of } = Summed::clone(&summed);
+    let (by, prices) = (text.to_owned(), app.ledger.prices().clone());
+    Ok(Json(CostReport { by, since, as_of: Some(as_of), prices, rows }))
 }

@@ -1,20 +1,32 @@
 //! What jobs used, summed up.
 //!
 //! Invariant: only what workers have measured is counted; attempts without are told beside it. What an attempt cost was settled
-//! when it ended: no change of prices changes it.
+//! when it ended: no change of prices changes it. Every sum is exact as of the instant that it says.
+
+mod keeping;
+mod sums;
+
+use std::time::Duration;
 
 use ffpool_schema::api::{CostRow, JobCost, JobView};
 use ffpool_schema::cost::{Hours, Prices};
 use ffpool_schema::id::JobId;
 use jiff::Timestamp;
-use tokio_postgres::Row;
+use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
 
 use super::read::{ReadError, bounded};
 use super::{Ledger, Realm};
+use sums::Arms;
 
 /// Sums that are told at most, the largest.
 const ROWS_MAX: i64 = 1_000;
+/// For a look at every attempt: a million of them take five seconds of a machine with nothing else to do, and who asks does not wait for it.
+const WALK: Duration = Duration::from_secs(130);
+/// Starting processes takes longer than adding up some thousand sums.
+const ALONE: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
+/// The same as [`WALK`], by the server.
+const WALK_STATEMENT: &str = "SET LOCAL statement_timeout = '120s'";
 
 /// By what costs are summed up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,60 +56,114 @@ impl CostBy {
         }
     }
 
-    fn expression(&self) -> &'static str {
+    /// How it is summed up.
+    fn way(&self) -> Way<'_> {
         match self {
-            CostBy::Tenant => "j.tenant",
-            CostBy::Queue => "j.queue",
-            CostBy::Scenario => "j.scenario",
-            CostBy::Worker => "a.worker",
-            CostBy::Label(_) => "j.labels ->> $3",
+            CostBy::Tenant => Way::Kept("nullif(tenant, '')"),
+            CostBy::Queue => Way::Kept("queue"),
+            CostBy::Scenario => Way::Kept("scenario"),
+            CostBy::Worker => Way::Walked { key: "a.worker", label: None },
+            CostBy::Label(name) => Way::Walked { key: "j.labels ->> $3", label: Some(name) },
+        }
+    }
+
+    /// Whether every attempt is looked at for it: there is a sum for each tenant, queue and scenario, but workers and labels are too many.
+    #[must_use]
+    pub fn is_walked(&self) -> bool {
+        match self.way() {
+            Way::Kept(_) => false,
+            Way::Walked { .. } => true,
         }
     }
 }
 
+enum Way<'b> {
+    /// From the sums that are kept, by this column of theirs.
+    Kept(&'static str),
+    /// From the attempts themselves, by this of the job `j` and the attempt `a`.
+    Walked { key: &'static str, label: Option<&'b str> },
+}
+
+/// What some jobs used and cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summed {
+    /// The largest sums, the most processor time first.
+    pub rows: Vec<CostRow>,
+    /// What had ended by then is in them, or a little more.
+    pub as_of: Timestamp,
+}
+
 impl Ledger {
-    /// What the jobs of a realm that were recorded since then used and cost.
+    /// What the jobs of a realm that were recorded since then used and cost. By workers and labels it may take minutes.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn costs(&self, realm: &Realm, by: &CostBy, since: Timestamp) -> Result<Vec<CostRow>, ReadError> {
-        let label = match by {
-            CostBy::Label(name) => Some(name.as_str()),
-            CostBy::Tenant | CostBy::Queue | CostBy::Scenario | CostBy::Worker => None,
+    pub async fn costs(&self, realm: &Realm, by: &CostBy, since: Timestamp) -> Result<Summed, ReadError> {
+        let as_of = Timestamp::now();
+        let rows = match by.way() {
+            Way::Kept(key) => bounded(self.kept_costs(realm, key, since)).await?,
+            Way::Walked { key, label } => self.walked_costs(realm, key, label, since).await?,
         };
+        Ok(Summed { rows, as_of })
+    }
+
+    /// From the attempts themselves.
+    async fn walked_costs(
+        &self,
+        realm: &Realm,
+        key: &str,
+        label: Option<&str>,
+        since: Timestamp,
+    ) -> Result<Vec<CostRow>, ReadError> {
         // What makes a chunk is booked to the job whose chunk it is.
         let sql = format!(
-            "SELECT {} AS key, count(DISTINCT j.id) AS jobs, count(*) AS attempts, {USED} \
+            "SELECT {key} AS key, count(DISTINCT j.id) AS jobs, count(*) AS attempts, {USED} \
              FROM ({BOOKED}) AS booked JOIN job AS j ON j.id = booked.whole JOIN attempt AS a ON a.job = booked.maker \
              WHERE a.ended_at IS NOT NULL AND ($3::text IS NULL OR true) \
-             GROUP BY 1 ORDER BY core_hours DESC, key LIMIT $2",
-            by.expression()
+             GROUP BY 1 ORDER BY core_hours DESC, key LIMIT $2"
         );
-        bounded(async {
-            let client = self.pool().get().await?;
-            let rows = client
-                .query(
-                    &client.prepare_cached(&sql).await?,
-                    &[&since, &ROWS_MAX, &label, &self.prices().currency, &realm.tenant()],
-                )
-                .await?;
-            rows.iter()
-                .map(|row| {
-                    Ok(CostRow {
-                        key: row.try_get("key")?,
-                        jobs: row.try_get("jobs")?,
-                        attempts: row.try_get("attempts")?,
-                        unmeasured: row.try_get("unmeasured")?,
-                        used: used(row)?,
-                        unmetered: row.try_get("unmetered")?,
-                        unpriced: row.try_get("unpriced")?,
-                        cost: row.try_get("cost")?,
-                    })
-                })
-                .collect()
-        })
-        .await
+        // One at a time: several would keep all others from the connections, and each other from the disk.
+        let _turn = self.inner.cost_walks.lock().await;
+        let walk = async {
+            let mut client = self.pool().get().await?;
+            let transaction = client.build_transaction().read_only(true).start().await?;
+            transaction.batch_execute(WALK_STATEMENT).await?;
+            let statement = transaction.prepare_cached(&sql).await?;
+            let currency = &self.prices().currency;
+            let rows = transaction.query(&statement, &[&since, &ROWS_MAX, &label, currency, &realm.tenant()]).await?;
+            rows.iter().map(cost_row).collect()
+        };
+        tokio::time::timeout(WALK, walk).await.unwrap_or(Err(ReadError::Silent))
     }
+
+    /// From the sums that are kept, and what is not in them yet.
+    async fn kept_costs(&self, realm: &Realm, key: &str, since: Timestamp) -> Result<Vec<CostRow>, ReadError> {
+        let mut client = self.pool().get().await?;
+        // One snapshot, so that nothing is in two of the arms, or in none.
+        let snapshot =
+            client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
+        snapshot.batch_execute(ALONE).await?;
+        let unbooked: Option<Uuid> = snapshot.query_one(keeping::CURSOR, &[]).await?.try_get(0)?;
+        let arms = Arms::since(since, unbooked.is_some());
+        let statement = snapshot.prepare_cached(&sums::sql(key, &arms)).await?;
+        let (tenant, currency) = (realm.tenant(), &self.prices().currency);
+        let (hours, days) = (&arms.first_hour, &arms.first_day);
+        let rows = snapshot.query(&statement, &[&since, hours, days, &ROWS_MAX, currency, &tenant, &unbooked]).await?;
+        rows.iter().map(cost_row).collect()
+    }
+}
+
+fn cost_row(row: &Row) -> Result<CostRow, ReadError> {
+    Ok(CostRow {
+        key: row.try_get("key")?,
+        jobs: row.try_get("jobs")?,
+        attempts: row.try_get("attempts")?,
+        unmeasured: row.try_get("unmeasured")?,
+        used: used(row)?,
+        unmetered: row.try_get("unmetered")?,
+        unpriced: row.try_get("unpriced")?,
+        cost: row.try_get("cost")?,
+    })
 }
 
 /// What each of these jobs and those that make its chunks cost and took so far.

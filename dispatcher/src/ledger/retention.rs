@@ -123,11 +123,12 @@ impl Ledger {
         Ok(Forgotten { jobs: removed.gone, has_more: is_full && removed.gone > 0 })
     }
 
-    /// Forgets messages that nobody understood, workers that are gone, and the first month in which no event is left.
+    /// Forgets messages that nobody understood, workers that are gone, sums of nothing, and the first month in which no event is left.
     ///
     /// # Errors
     /// When Postgres does not take it; then some may be forgotten.
     pub async fn forget_remains(&self, retention: Retention) -> Result<(), Unavailable> {
+        self.forget_empty_costs().await?;
         self.bounded(async {
             let client = self.inner.writers.get().await?;
             client.execute(FORGET_WORKERS, &[&WORKERS_KEPT_DAYS]).await?;

@@ -3,6 +3,7 @@
 mod callbacks;
 mod chunks;
 mod claims;
+mod costs;
 mod disk;
 mod ends;
 mod families;

@@ -27,3 +27,24 @@ UNION ALL SELECT 'jobs have no history', count(*) FROM job
 UNION ALL SELECT 'tenants store something else than their jobs', count(*) FROM tenant
     WHERE stored_bytes <> coalesce((SELECT sum(stored_bytes) FROM job WHERE job.tenant = tenant.name), 0)
           - coalesce((SELECT sum(bytes) FROM stored_change WHERE stored_change.tenant = tenant.name), 0)
+UNION ALL SELECT 'sums of costs differ from what attempts used', count(*) FROM (
+    SELECT span, at, tenant, queue, scenario, currency, sum(jobs) AS jobs, sum(attempts) AS attempts, sum(measured) AS measured,
+           sum(metered) AS metered, sum(priced) AS priced, sum(cost) AS cost, sum(cpu_ms) AS cpu_ms, sum(byte_ms) AS byte_ms,
+           sum(wall_ms) AS wall_ms, sum(joules) AS joules
+    FROM (SELECT * FROM cost_sum
+          UNION ALL SELECT span, date_trunc(span, at, 'UTC'), tenant, queue, scenario, currency, jobs, attempts, measured, metered,
+                           priced, cost, cpu_ms, byte_ms, wall_ms, joules
+              FROM cost_change CROSS JOIN (VALUES ('hour'), ('day')) AS spans (span)
+          UNION ALL SELECT span, date_trunc(span, whole.created_at, 'UTC'), coalesce(whole.tenant, ''), whole.queue, whole.scenario,
+                           CASE WHEN a.cost IS NULL THEN '' ELSE coalesce(a.currency, '') END,
+                           -(maker.id = whole.id AND row_number() OVER (PARTITION BY a.job, span ORDER BY a.attempt) = 1)::integer, -1,
+                           -(usage IS NOT NULL)::integer, -(usage ->> 'energy_joules' IS NOT NULL)::integer,
+                           -(usage IS NOT NULL AND a.cost IS NOT NULL)::integer, -coalesce(a.cost::numeric, 0),
+                           -coalesce((usage ->> 'cpu_ms')::numeric, 0),
+                           -coalesce((usage ->> 'peak_memory_bytes')::numeric * (usage ->> 'wall_ms')::numeric, 0),
+                           -coalesce((usage ->> 'wall_ms')::numeric, 0), -coalesce((usage ->> 'energy_joules')::numeric, 0)
+              FROM attempt AS a JOIN job AS maker ON maker.id = a.job
+              JOIN job AS whole ON whole.id = coalesce(maker.part_of, maker.id)
+              CROSS JOIN (VALUES ('hour'), ('day')) AS spans (span) WHERE a.ended_at IS NOT NULL) AS told
+    GROUP BY 1, 2, 3, 4, 5, 6) AS difference
+    WHERE (jobs, attempts, measured, metered, priced, cost, cpu_ms, byte_ms, wall_ms, joules) <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)

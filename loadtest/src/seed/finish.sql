@@ -15,7 +15,19 @@ INSERT INTO part SELECT id, (SELECT 4 * count(*) FROM whole) + row_number() OVER
 UPDATE job SET part_of = w.id, tenant = w.tenant FROM part
     JOIN (SELECT id, tenant, row_number() OVER (ORDER BY number) - 1 AS at FROM whole) AS w ON w.at = part.at % (SELECT count(*) FROM whole)
     WHERE job.id = part.id;
-UPDATE job SET chunks = 8 FROM whole WHERE job.id = whole.id;
+-- What a chunk took is booked to the job whose chunk it is.
+UPDATE attempt SET booked_hour = NULL FROM part WHERE attempt.job = part.id AND attempt.ended_at IS NOT NULL;
+-- A worker looked at the source and split the job.
+INSERT INTO attempt (job, attempt, worker, incarnation, started_at, ended_at, outcome)
+    SELECT job.id, 1, worker.id, worker.incarnation, job.created_at, least(job.created_at + interval '2 seconds', now()), 'split'
+    FROM whole JOIN job ON job.id = whole.id JOIN worker ON worker.id = pg_temp.worker_name(1);
+INSERT INTO event (at, job, kind, state, attempt, detail)
+    SELECT at, whole.id, kind, state, 1, jsonb_build_object('worker', attempt.worker)
+    FROM whole JOIN attempt ON attempt.job = whole.id
+    CROSS JOIN LATERAL (VALUES (attempt.started_at, 'claim', 'running'), (attempt.ended_at, 'split', 'blocked')) AS told (at, kind, state);
+UPDATE job SET chunks = 8, splits = 1, attempt = 1, owner_worker = attempt.worker, owner_incarnation = attempt.incarnation,
+               started_at = attempt.started_at
+    FROM whole JOIN attempt ON attempt.job = whole.id WHERE job.id = whole.id;
 INSERT INTO dependency (child, parent) SELECT part_of, id FROM job WHERE part_of IS NOT NULL AND part_of IN (SELECT id FROM whole);
 INSERT INTO dependency (child, parent)
     SELECT child.id, parent.id

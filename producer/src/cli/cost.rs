@@ -1,19 +1,22 @@
 //! `cost`: what jobs used and cost.
 
 use ffpool_schema::api::{CostReport, CostRow};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Context;
 use super::exit::{Exit, Trouble};
 use super::output::table;
 
+/// Older than that, a report says as of when it is.
+const NEW: SignedDuration = SignedDuration::from_secs(30);
+
 pub(crate) async fn cost(context: &Context, by: &str, since: Option<Timestamp>) -> Result<Exit, Trouble> {
     let report = context.client()?.cost(by, since).await?;
-    context.format.print(&report, summed);
+    context.format.print(&report, |report| summed(report, Timestamp::now()));
     Ok(Exit::Success)
 }
 
-fn summed(report: &CostReport) -> String {
+fn summed(report: &CostReport, now: Timestamp) -> String {
     let rows = report.rows.iter().map(|row| {
         [
             row.key.clone().unwrap_or_else(|| "-".to_owned()),
@@ -30,7 +33,12 @@ fn summed(report: &CostReport) -> String {
     });
     let what = report.by.strip_prefix("label:").unwrap_or(&report.by).to_owned();
     let cost = format!("cost in {}", report.prices.currency);
-    table([&what, "jobs", "attempts", "unmeasured", "unpriced", "core h", "GB h", "worker h", "kWh", &cost], rows)
+    let text =
+        table([&what, "jobs", "attempts", "unmeasured", "unpriced", "core h", "GB h", "worker h", "kWh", &cost], rows);
+    match report.as_of.filter(|as_of| now.duration_since(*as_of) > NEW) {
+        Some(as_of) => format!("{text}\nAs of {as_of}: so many attempts are summed up from time to time."),
+        None => text,
+    }
 }
 
 /// Kilowatt hours; with a `+` where some workers could not read what their attempts took.

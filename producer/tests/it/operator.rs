@@ -204,7 +204,7 @@ fn costs_are_shown_with_what_was_not_measured() {
         let row = |key: Option<&str>, cost: f64| json!({"key": key, "jobs": 2, "attempts": 3, "unmeasured": 1, "core_hours": 4.0, "gb_hours": 1.5, "worker_hours": 1.0, "cost": cost});
         Some(match asked.line.split('?').next() {
             Some("GET /v1/cost") if asked.line.contains("by=label%3Ashow") => Answer::json(&json!({
-                "by": "label:show", "since": AT, "prices": {"core_hour": 0.5, "gb_hour": null, "worker_hour": null, "currency": "EUR"},
+                "by": "label:show", "since": AT, "as_of": AT, "prices": {"core_hour": 0.5, "gb_hour": null, "worker_hour": null, "currency": "EUR"},
                 "rows": [row(Some("news"), 2.0), row(None, 0.25)],
             })),
             _ => Answer::problem(400, "/problems/bad-request", "parameter `by`"),
@@ -212,7 +212,7 @@ fn costs_are_shown_with_what_was_not_measured() {
     });
     let ask = |code: i32, arguments: &[&str]| run(code, ffpool(arguments).env("FFPOOL_API_URL", &api.url));
     let shown = stdout(&ask(0, &["cost", "--by", "label:show", "--since", "7d"]));
-    for word in ["SHOW", "COST IN EUR", "news", "2.0000", "0.2500", "UNMEASURED"] {
+    for word in ["SHOW", "COST IN EUR", "news", "2.0000", "0.2500", "UNMEASURED", "As of "] {
         assert!(shown.contains(word), "{word} is missing in:\n{shown}");
     }
     assert_eq!(json(&ask(0, &["cost", "--by", "label:show", "--output", "json"]))["rows"][0]["core_hours"], 4.0);
