@@ -49,8 +49,8 @@ pub(crate) use speed::vpx_pace;
 use streams::{Chosen, Inputs};
 pub use thumbnail::{Frame, thumbnail_arguments};
 pub use trial::{
-    decode_arguments, packet_arguments, presentation_decode_arguments, presentation_packet_arguments,
-    source_decode_arguments, trial_arguments,
+    common_trial_arguments, decode_arguments, packet_arguments, presentation_decode_arguments,
+    presentation_packet_arguments, source_decode_arguments, trial_arguments,
 };
 pub(crate) use video::gop;
 

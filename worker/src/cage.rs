@@ -81,6 +81,16 @@ impl Layer {
         Layer::Ipc,
         Layer::Egress,
     ];
+    /// Those around a tool that reaches no network.
+    const OF_FILE_JOBS: [Layer; 7] = [
+        Layer::Files,
+        Layer::Calls,
+        Layer::Network,
+        Layer::Processes,
+        Layer::Mounts,
+        Layer::Proc,
+        Layer::Ipc,
+    ];
     /// Those that are namespaces.
     const SPACES: [Layer; 5] = [Layer::Network, Layer::Processes, Layer::Mounts, Layer::Proc, Layer::Ipc];
 
@@ -200,12 +210,13 @@ impl Cage {
             tracing::warn!("FFPOOL_SANDBOX=off: tools are kept from nothing that their user may do");
             return Ok(cage);
         }
-        // One trial for all of them, where nothing is missing.
-        let spaces_work = trial.of(&cage, &Layer::SPACES).is_ok();
+        // One trial for all of them, or for the namespaces at least, where nothing is missing.
+        let together = [&Layer::OF_FILE_JOBS[..], &Layer::SPACES];
+        let work = together.into_iter().find(|layers| trial.of(&cage, layers).is_ok()).unwrap_or_default();
         let mut works = Vec::new();
         for layer in Layer::ALL {
             let tried = match layer {
-                layer if spaces_work && Layer::SPACES.contains(&layer) => Ok(()),
+                layer if work.contains(&layer) => Ok(()),
                 Layer::Files | Layer::Calls | Layer::Network | Layer::Processes | Layer::Mounts | Layer::Ipc => {
                     trial.of(&cage, &[layer])
                 }

@@ -369,8 +369,8 @@ impl Drop for Session {
     }
 }
 
-/// The devices that files under `/dev` tell of, for the families that FFmpeg was built with; without any file the first of
-/// each, because not every driver shows one.
+/// The devices that files under `/dev` tell of, for the families that FFmpeg was built with; without any file the first of those
+/// that are not opened by one, because not every driver shows one.
 fn found(built_in: &[Encoder], dev: &Path) -> Vec<DeviceLimit> {
     let numbers = |directory: PathBuf, prefix: &str| -> Vec<u8> {
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
@@ -385,15 +385,18 @@ fn found(built_in: &[Encoder], dev: &Path) -> Vec<DeviceLimit> {
             continue;
         }
         let there = match family {
-            Family::Nvenc => numbers(dev.to_owned(), "nvidia"),
+            Family::Nvenc => or_first(numbers(dev.to_owned(), "nvidia"), family),
             Family::Qsv | Family::Vaapi => numbers(dev.join("dri"), "renderD"),
-            Family::Videotoolbox => Vec::new(),
+            Family::Videotoolbox => or_first(Vec::new(), family),
         };
-        let there = if there.is_empty() { vec![family.first()] } else { there };
         let limit = |number| DeviceLimit { device: Device { family, number }, sessions: family.usual_sessions() };
         limits.extend(there.into_iter().map(limit));
     }
     limits
+}
+
+fn or_first(numbers: Vec<u8>, family: Family) -> Vec<u8> {
+    if numbers.is_empty() { vec![family.first()] } else { numbers }
 }
 
 #[cfg(test)]
@@ -426,13 +429,13 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_found_by_their_files_and_assumed_without_any() {
+    fn devices_are_found_by_their_files_and_assumed_without_any_where_they_are_not_opened_by_one() {
         let dev = tempfile::tempdir().unwrap();
         let built_in = [Encoder::Libx264, Encoder::H264Nvenc, Encoder::H264Vaapi];
         let names = |dev: &Path| -> Vec<String> {
             found(&built_in, dev).into_iter().map(|limit| limit.device.to_string()).collect()
         };
-        assert_eq!(names(dev.path()), ["nvenc:0", "vaapi:128"]);
+        assert_eq!(names(dev.path()), ["nvenc:0"]);
         std::fs::create_dir(dev.path().join("dri")).unwrap();
         for name in ["nvidia1", "nvidia0", "nvidiactl", "nvidia-uvm", "dri/renderD129", "dri/card0"] {
             std::fs::write(dev.path().join(name), "").unwrap();

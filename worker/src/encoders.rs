@@ -3,6 +3,7 @@
 //! Invariant: an encoder that is named has encoded a frame. That FFmpeg was built with one proves nothing about devices
 //! and drivers.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::process::Command;
 
 use crate::classify;
 use crate::quarters::Quarters;
-use crate::tool::EndedBy;
+use crate::tool::{EndedBy, Finished};
 
 /// How long a trial may take: well under a second on an idle machine, and a busy one must not lose its encoders.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -88,12 +89,33 @@ pub struct Listed {
 /// # Errors
 /// When none does.
 pub async fn working(ffmpeg: &Path, quarters: &Quarters, built_in: &[Encoder]) -> Result<Vec<Encoder>, EncodersError> {
-    let software = built_in.iter().copied().filter(|encoder| !encoder.is_hardware());
-    let trials = software.map(|encoder| Trial { encoder, device: None }).collect();
+    let software: Vec<Encoder> = built_in.iter().copied().filter(|encoder| !encoder.is_hardware()).collect();
+    // One run for all of them, where nothing is amiss: most of a run is its start.
+    if !software.is_empty() && work_together(ffmpeg, quarters, &software).await {
+        return Ok(software);
+    }
+    let trials = software.into_iter().map(|encoder| Trial { encoder, device: None }).collect();
     let results = try_all(ffmpeg, quarters, trials).await;
     let working: Vec<Encoder> =
         results.into_iter().filter(|(_, works)| *works).map(|(trial, _)| trial.encoder).collect();
     if working.is_empty() { Err(EncodersError::None { program: ffmpeg.to_owned() }) } else { Ok(working) }
+}
+
+/// Whether each of these software encoders encodes a frame in one run.
+async fn work_together(ffmpeg: &Path, quarters: &Quarters, encoders: &[Encoder]) -> bool {
+    match try_run(ffmpeg, quarters, &plan::common_trial_arguments(encoders), false).await {
+        Ok(finished) => finished.is_success(),
+        Err(_) => false,
+    }
+}
+
+async fn try_run(
+    ffmpeg: &Path,
+    quarters: &Quarters,
+    arguments: &[OsString],
+    on_device: bool,
+) -> std::io::Result<Finished> {
+    quarters.place()?.run(ffmpeg, arguments, on_device, TRIAL_TIMEOUT).await
 }
 
 /// An encoder to try, on a device where it needs one.
@@ -164,12 +186,9 @@ fn built_in(text: &str) -> Vec<Encoder> {
 async fn works(ffmpeg: &Path, quarters: &Quarters, trial: Trial) -> bool {
     let Trial { encoder, device } = trial;
     let arguments = plan::trial_arguments(encoder, device);
-    let tried = async {
-        let place = quarters.place()?;
-        place.run(ffmpeg, &arguments, device.is_some(), TRIAL_TIMEOUT).await
-    };
+    let tried = try_run(ffmpeg, quarters, &arguments, device.is_some()).await;
     let device = device.map(|device| device.to_string());
-    match tried.await {
+    match tried {
         Ok(finished) if finished.is_success() => true,
         Ok(finished) if finished.ended_by == EndedBy::Timeout => {
             tracing::warn!(%encoder, device, timeout = ?TRIAL_TIMEOUT, "encoder hangs");

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ffpool_schema::gstreamer::{self, ELEMENTS, Installation, Speech};
 use ffpool_schema::live::Protocol;
+use futures_util::future::join_all;
 use tokio::process::Command;
 use tracing::{info, warn};
 
@@ -93,16 +94,12 @@ impl Gstreamer {
 /// The features of the protocols of which all elements are there, with what pipelines set of them. What lies behind a network
 /// cannot be tried.
 async fn spoken(inspect: &Path, registry: &Path, missing: &[String]) -> Vec<&'static str> {
-    let mut features = Vec::new();
-    for speech in whole(missing) {
-        match incomplete(inspect, registry, &speech).await {
-            None => features.push(speech.feature),
-            Some(reason) => {
-                info!(feature = speech.feature, reason, "GStreamer's elements do not do here what pipelines ask")
-            }
-        }
-    }
-    features
+    let looks = whole(missing).into_iter().map(|speech| async move {
+        let Some(reason) = incomplete(inspect, registry, &speech).await else { return Some(speech.feature) };
+        info!(feature = speech.feature, reason, "GStreamer's elements do not do here what pipelines ask");
+        None
+    });
+    join_all(looks).await.into_iter().flatten().collect()
 }
 
 /// The protocols of which all elements are there.
@@ -114,7 +111,8 @@ fn whole(missing: &[String]) -> Vec<Speech> {
 
 /// What an element of a protocol lacks that pipelines set.
 async fn incomplete(inspect: &Path, registry: &Path, speech: &Speech) -> Option<String> {
-    for (element, properties) in speech.elements.into_iter().zip(speech.properties) {
+    let asked = speech.elements.into_iter().zip(speech.properties).filter(|(_, properties)| !properties.is_empty());
+    for (element, properties) in asked {
         match ask(inspect, registry, TRIAL, &[element]).await {
             Ok(described) => {
                 if let Some(property) = lacking(&described, properties) {

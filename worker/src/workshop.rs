@@ -390,14 +390,20 @@ impl Site {
         };
         let open_files = settings.bounds.max_open_files;
         let quarters = Quarters { user, cage, launcher, scratch: scratch.clone(), open_files };
-        let listed = encoders::listed(&ffmpeg).await?;
-        let encoders = encoders::working(&ffmpeg, &quarters, &listed.video).await?;
-        let gstreamer = match &settings.gstreamer {
-            Some(program) => Gstreamer::open(program, &scratch, &quarters).await,
-            None => None,
+        let by_ffmpeg = async {
+            let listed = encoders::listed(&ffmpeg).await?;
+            let encoders = encoders::working(&ffmpeg, &quarters, &listed.video).await?;
+            let devices = Devices::open(&ffmpeg, quarters.clone(), &listed.video, settings.devices.clone()).await;
+            Ok::<_, EncodersError>((encoders, devices, encoders::features(&ffmpeg, &listed).await?))
         };
-        let devices = Devices::open(&ffmpeg, quarters.clone(), &listed.video, settings.devices.clone()).await;
-        let mut features = encoders::features(&ffmpeg, &listed).await?;
+        let by_gstreamer = async {
+            match &settings.gstreamer {
+                Some(program) => Gstreamer::open(program, &scratch, &quarters).await,
+                None => None,
+            }
+        };
+        let (by_ffmpeg, gstreamer) = tokio::join!(by_ffmpeg, by_gstreamer);
+        let (encoders, devices, mut features) = by_ffmpeg?;
         let by_gstreamer = gstreamer.iter().flat_map(|gstreamer| &gstreamer.features);
         features.extend(by_gstreamer.map(|feature| (*feature).to_owned()));
         let room = read_room(Path::new("/"), &scratch).map_err(OpenError::Limits)?;

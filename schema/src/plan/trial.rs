@@ -97,6 +97,32 @@ pub fn presentation_packet_arguments(file: &Path, kind: char, number: usize) -> 
 /// Arguments that encode one frame with an encoder, on this device where it needs one, and keep nothing.
 #[must_use]
 pub fn trial_arguments(encoder: Encoder, device: Option<Device>) -> Vec<OsString> {
+    let mut arguments = Arguments::default();
+    arguments.all(TRIAL);
+    video::open_device(encoder, device, &mut arguments);
+    arguments.all(TRIAL_SOURCE);
+    one_frame(encoder, device, &mut arguments);
+    arguments.list
+}
+
+/// Arguments of one run that encodes one frame with each of these encoders, none of which needs a device, and keeps nothing. It fails
+/// where one of them does.
+#[must_use]
+pub fn common_trial_arguments(encoders: &[Encoder]) -> Vec<OsString> {
+    let mut arguments = Arguments::default();
+    arguments.all(TRIAL);
+    arguments.all(TRIAL_SOURCE);
+    for encoder in encoders {
+        one_frame(*encoder, None, &mut arguments);
+    }
+    arguments.list
+}
+
+const TRIAL: [&str; 4] = ["-nostdin", "-hide_banner", "-loglevel", "error"];
+const TRIAL_SOURCE: [&str; 4] = ["-f", "lavfi", "-i", "testsrc2=size=256x256:rate=30"];
+
+/// An output of one frame that is thrown away.
+fn one_frame(encoder: Encoder, device: Option<Device>, arguments: &mut Arguments) {
     let rate = RateControl::Crf { crf: 30, maxrate: None, bufsize: None };
     let trial = VideoEncode {
         codec: encoder.codec(),
@@ -118,13 +144,9 @@ pub fn trial_arguments(encoder: Encoder, device: Option<Device>) -> Vec<OsString
         hw: None,
     };
     let shape = Shape::plain(256, 256, None);
-    let mut arguments = Arguments::default();
-    arguments.all(["-nostdin", "-hide_banner", "-loglevel", "error"]);
-    video::open_device(encoder, device, &mut arguments);
-    arguments.all(["-f", "lavfi", "-i", "testsrc2=size=256x256:rate=30", "-frames:v", "1"]);
+    arguments.all(["-frames:v", "1"]);
     arguments.pair("-vf", filters::pixels(encoder, PixelFormat::Yuv420p));
-    video::video(&trial, encoder, &shape, 1, None, &mut arguments);
-    video::choose_device(encoder, device, &mut arguments);
+    video::video(&trial, encoder, &shape, 1, None, arguments);
+    video::choose_device(encoder, device, arguments);
     arguments.all(["-f", "null", "-"]);
-    arguments.list
 }
