@@ -1,5 +1,5 @@
-//! What the cage costs: starts of a tool and the speed of an encode, each caged and bare in turns, so that whatever else the
-//! machine does meets both.
+//! What the cage costs: starts of a tool, caged and bare in turns, and the speed of an encode, caged and bare at the same
+//! time, so that whatever else the machine and its host do meets both.
 //!
 //! Caged runs go through the worker's own code with every layer that works here, bare ones are started by hand. Wall time and
 //! processor time are told: the second is the better witness on a machine that is busy.
@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -18,6 +18,8 @@ use ffpool_worker::tool::{self, Answer, Invocation, Launcher, ToolUser, Watch};
 use ffpool_worker::workshop::Freeze;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use tokio::sync::watch;
 
 use crate::overhead::make_source;
@@ -28,8 +30,6 @@ const START_MS: f64 = 20.0;
 const ENCODE: f64 = 0.01;
 /// How long one run may take.
 const WITHIN: Duration = Duration::from_secs(1800);
-/// Pairs of runs so long are told as they end: who stops the measurement has those.
-const WORTH_TELLING_SECS: f64 = 1.0;
 /// Chance that the truth lies outside an interval on either side: 2.5 %, of the normal distribution.
 const Z: f64 = 1.959_964;
 
@@ -152,6 +152,7 @@ struct Bench {
     cage: Cage,
     user: ToolUser,
     scratch: tempfile::TempDir,
+    beside: tempfile::TempDir,
     reads: Vec<PathBuf>,
 }
 
@@ -161,12 +162,17 @@ impl Bench {
         if is_caged {
             self.caged(program, arguments).await?;
         } else {
-            let mut command = Command::new(program);
-            command.args(arguments).current_dir(self.scratch.path()).stdin(Stdio::null());
-            let output = tokio::task::spawn_blocking(move || command.output()).await??;
-            ensure!(output.status.success(), "bare: {}", String::from_utf8_lossy(&output.stderr));
+            let bare = self.start_bare(program, arguments)?;
+            tokio::task::spawn_blocking(move || end(bare)).await??;
         }
         Ok(Took { wall: began.elapsed().as_secs_f64(), cpu: cpu_secs()? - before })
+    }
+
+    fn start_bare(&self, program: &Path, arguments: &[OsString]) -> anyhow::Result<Child> {
+        let mut command = Command::new(program);
+        // Whoever is in the directory of a caged run is ended with it.
+        command.args(arguments).current_dir(self.beside.path());
+        Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?)
     }
 
     async fn caged(&self, program: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
@@ -192,20 +198,42 @@ impl Bench {
     }
 
     /// Runs caged and bare in turns; who is first changes with each pair.
-    async fn pairs(&self, count: u32, program: &Path, arguments: &[OsString]) -> anyhow::Result<Vec<[Took; 2]>> {
+    async fn in_turns(&self, count: u32, program: &Path, arguments: &[OsString]) -> anyhow::Result<Vec<[Took; 2]>> {
         let mut pairs = Vec::new();
         for pair in 0..count {
             let is_caged_first = pair % 2 == 0;
             let first = self.run(is_caged_first, program, arguments).await?;
             let second = self.run(!is_caged_first, program, arguments).await?;
-            let [caged, bare] = if is_caged_first { [first, second] } else { [second, first] };
-            if caged.wall.max(bare.wall) > WORTH_TELLING_SECS {
-                eprintln!("caged {caged}, bare {bare}");
-            }
-            pairs.push([caged, bare]);
+            pairs.push(if is_caged_first { [first, second] } else { [second, first] });
         }
         Ok(pairs)
     }
+
+    /// Runs caged and bare at the same time.
+    async fn at_once(&self, program: &Path, arguments: &[OsString]) -> anyhow::Result<[Took; 2]> {
+        let (began, before) = (Instant::now(), cpu_secs()?);
+        let bare = self.start_bare(program, arguments)?;
+        let pid = Pid::from_raw(i32::try_from(bare.id())?);
+        // A child's time counts when its end is taken: the bare one's is left until the caged one's is known.
+        let bare_ended = tokio::task::spawn_blocking(move || {
+            waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).map(|_| began.elapsed())
+        });
+        let caged = async { self.caged(program, arguments).await.map(|()| began.elapsed()) };
+        let (caged, bare_wall) = tokio::join!(caged, bare_ended);
+        let (after_caged, caged_wall) = (cpu_secs()?, caged?.as_secs_f64());
+        tokio::task::spawn_blocking(move || end(bare)).await??;
+        let caged = Took { wall: caged_wall, cpu: after_caged - before };
+        let bare = Took { wall: bare_wall??.as_secs_f64(), cpu: cpu_secs()? - after_caged };
+        eprintln!("caged {caged}, bare {bare}");
+        Ok([caged, bare])
+    }
+}
+
+/// Takes a bare run's end.
+fn end(bare: Child) -> anyhow::Result<()> {
+    let output = bare.wait_with_output()?;
+    ensure!(output.status.success(), "bare: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// Processor time of all children that have ended, theirs among it.
@@ -237,16 +265,19 @@ pub async fn run(args: &CageArgs) -> anyhow::Result<Report> {
     let source = beside.path().join("source.mp4");
     make_source(&ffmpeg, &source, args.seconds)?;
     let layers = cage.around(false).map(Layer::as_str).collect();
-    let bench = Bench { launcher: Launcher::start()?, cage, user, scratch, reads: vec![source.clone()] };
+    let bench = Bench { launcher: Launcher::start()?, cage, user, scratch, beside, reads: vec![source.clone()] };
     let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-    let starts = bench.pairs(args.starts, &ffprobe, &words(&["-version"])).await?;
+    let starts = bench.in_turns(args.starts, &ffprobe, &words(&["-version"])).await?;
     let shown = source.display().to_string();
     // Nothing is written: what the disk does is neither's.
     let encode = words(&["-nostdin", "-v", "error", "-i", &shown, "-c:v", "libx264", "-preset", &args.preset]);
     let encode = [encode, words(&["-crf", "23", "-c:a", "aac", "-f", "null", "-"])].concat();
     // The first of each warms the caches.
-    bench.pairs(1, &ffmpeg, &encode).await?;
-    let encodes = bench.pairs(args.pairs, &ffmpeg, &encode).await?;
+    bench.at_once(&ffmpeg, &encode).await?;
+    let mut encodes = Vec::new();
+    for _ in 0..args.pairs {
+        encodes.push(bench.at_once(&ffmpeg, &encode).await?);
+    }
     let of = |each: &dyn Fn(&[Took; 2]) -> f64, pairs: &[[Took; 2]]| {
         Interval::of(&pairs.iter().map(each).collect::<Vec<_>>())
     };
