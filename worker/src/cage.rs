@@ -32,9 +32,10 @@ use trial::Trial;
 
 use crate::tool::ToolUser;
 
-/// Signals that ask a program to stop. Whoever started the worker may have had it ignore them (`nohup`, a shell's `&`), and a tool
-/// that inherits that cannot be asked.
-const HEEDED: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+/// Signals that ask a program to stop, or end one that writes more than it may or to nobody. Whoever started the worker may have had it
+/// ignore them (`nohup`, a shell's `&`, a supervisor in Python), and a tool that inherits that goes on.
+const HEEDED: [Signal; 6] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGXFSZ, Signal::SIGPIPE];
 
 /// Whether tools run behind bars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,15 +83,8 @@ impl Layer {
         Layer::Egress,
     ];
     /// Those around a tool that reaches no network.
-    const OF_FILE_JOBS: [Layer; 7] = [
-        Layer::Files,
-        Layer::Calls,
-        Layer::Network,
-        Layer::Processes,
-        Layer::Mounts,
-        Layer::Proc,
-        Layer::Ipc,
-    ];
+    const OF_FILE_JOBS: [Layer; 7] =
+        [Layer::Files, Layer::Calls, Layer::Network, Layer::Processes, Layer::Mounts, Layer::Proc, Layer::Ipc];
     /// Those that are namespaces.
     const SPACES: [Layer; 5] = [Layer::Network, Layer::Processes, Layer::Mounts, Layer::Proc, Layer::Ipc];
 

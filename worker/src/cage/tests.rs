@@ -418,6 +418,10 @@ fn a_tool_sees_signals_and_changes_nobody_outside_its_namespaces() {
 fn a_tool_with_processes_of_its_own_ends_as_it_ended_and_nobody_outlives_it() {
     use std::os::unix::process::ExitStatusExt as _;
     let (cage, scratch) = (cage(), tempfile::tempdir().unwrap());
+    // As under a supervisor that has its children ignore it.
+    // SAFETY: no handler is set.
+    unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGXFSZ, nix::sys::signal::SigHandler::SigIgn) }
+        .unwrap();
     for (script, code, signal) in [
         ("exit 0", Some(0), None),
         ("exit 77", Some(77), None),
