@@ -26,4 +26,23 @@ pub const ALL: &[(&str, &str)] = &[
     ("V19__progress_curves", include_str!("../migrations/V19__progress_curves.sql")),
     ("V20__running", include_str!("../migrations/V20__running.sql")),
     ("V21__thumbnails", include_str!("../migrations/V21__thumbnails.sql")),
+    ("V22__sums", include_str!("../migrations/V22__sums.sql")),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_listed_in_order() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+        let version = |name: &str| name[1..].split_once("__").unwrap().0.parse::<u32>().unwrap();
+        let mut files: Vec<String> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap().trim_end_matches(".sql").to_owned())
+            .collect();
+        files.sort_by_key(|name| version(name));
+        let listed: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
+        assert_eq!(listed, files);
+    }
+}
