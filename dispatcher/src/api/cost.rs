@@ -15,11 +15,13 @@ use crate::api::query::{self, Query};
 use crate::api::throughput::step_begin;
 use crate::kept::{KeptByQuestion, Rules};
 use crate::ledger::keys::Caller;
-use crate::ledger::read::{READ_BOUND, ReadError};
+use crate::ledger::read::ReadError;
 use crate::ledger::{CostBy, Summed};
 
 /// A report for which many attempts were looked at is given for so long at least while the next is made.
 const STALE: Duration = Duration::from_secs(300);
+/// How long an answer waits for attempts to be looked at: less than clients wait for one.
+const PATIENCE: Duration = Duration::from_secs(25);
 /// Attempts that are many.
 const MANY: i64 = 10_000;
 /// How far back a report goes that does not say, from the last full hour: so that one who asks again asks the same.
@@ -60,7 +62,7 @@ pub(crate) async fn report(
             let asked = (caller.tenant().map(str::to_owned), text.to_owned(), since);
             let summed = app.costs.of(asked).get(|| async move { ledger.costs(&realm, &by, since).await });
             // It is summed up all the same: who asks again is answered at once.
-            tokio::time::timeout(READ_BOUND, summed).await.unwrap_or(Err(ReadError::TooSlow))?
+            tokio::time::timeout(PATIENCE, summed).await.unwrap_or(Err(ReadError::TooSlow))?
         }
     };
     let Summed { rows, as_of } = Summed::clone(&summed);

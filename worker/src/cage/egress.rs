@@ -50,6 +50,8 @@ pub struct Reach {
     to: Vec<SocketAddr>,
     /// Names that the tool looks up itself: they may move while it runs.
     names: Option<Again>,
+    /// Whether it is tried what happens to a tool that goes elsewhere.
+    is_tried: bool,
 }
 
 impl fmt::Debug for Reach {
@@ -62,7 +64,12 @@ impl Reach {
     /// These addresses, as they were judged.
     #[must_use]
     pub fn to(addresses: impl IntoIterator<Item = SocketAddr>) -> Reach {
-        Reach { to: addresses.into_iter().map(plain).collect(), names: None }
+        Reach { to: addresses.into_iter().map(plain).collect(), ..Reach::default() }
+    }
+
+    /// The same for a trial, in which a tool is meant to go elsewhere: nobody is warned of it.
+    pub(super) fn tried(self) -> Reach {
+        Reach { is_tried: true, ..self }
     }
 
     /// Where the tool connects to another address of the same ports, names are looked up and judged `again`; the connection is
@@ -129,12 +136,13 @@ impl Asking {
             // No process came to be, or it died before it could ask.
             let Ok(listener) = received(&ours) else { return };
             drop(ours);
+            let refused = Refused { is_meant: reach.is_tried, said: BTreeSet::new(), unsaid: 0 };
             let mut desk = Desk {
                 listener: Arc::new(listener),
                 reach,
                 tasks: HashMap::new(),
                 lasting: Arc::default(),
-                refused: Arc::default(),
+                refused: Arc::new(Mutex::new(refused)),
                 moved: Arc::default(),
             };
             while desk.serve().is_ok() {}
@@ -255,6 +263,7 @@ struct Desk {
 /// Addresses that were refused. Dropped, it says how much more there was than it has said.
 #[derive(Default)]
 struct Refused {
+    is_meant: bool,
     said: BTreeSet<Option<SocketAddr>>,
     unsaid: u64,
 }
@@ -262,6 +271,9 @@ struct Refused {
 impl Refused {
     /// Counts one. Answers whether it is to be said.
     fn note(&mut self, to: Option<SocketAddr>) -> bool {
+        if self.is_meant {
+            return false;
+        }
         let is_said = self.said.len() < SAID && self.said.insert(to);
         self.unsaid += u64::from(!is_said);
         is_said

@@ -71,7 +71,7 @@ impl<'t> Trial<'t> {
     pub(super) fn of_egress(&self, cage: &Cage, others: &[Layer]) -> io::Result<()> {
         let [heard, not_heard] = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
         let (heard, not_heard) = (heard?, not_heard?);
-        let reach = Reach::to([heard.local_addr()?]);
+        let reach = Reach::to([heard.local_addr()?]).tried();
         let alone = Cage { layers: vec![Layer::Egress], ..cage.clone() };
         let among = Cage { layers: [others, &[Layer::Egress]].concat(), ..cage.clone() };
         for patience in PATIENCE {
