@@ -29,8 +29,9 @@ const STREAMS_MAX: usize = 512;
 const LOOK: Duration = Duration::from_secs(1);
 /// Somebody new is looked for after so long, together with whoever comes meanwhile.
 const SOON: Duration = Duration::from_millis(25);
-/// But never sooner than this after the look before: a stream tells no more often, so nobody would hear of a look between.
-const APART: Duration = super::TELL;
+/// But never sooner than this after the look before, nor than [`RESTS`] times as long as that took: a slow ledger has a rest.
+const APART: Duration = Duration::from_millis(50);
+const RESTS: u32 = 2;
 /// Between two looks at the workers and the queues. A realm that is new is looked at with the next look.
 const SUMS: Duration = Duration::from_secs(2);
 /// Between two looks at the keys.
@@ -65,18 +66,19 @@ struct Known {
 /// When what was looked at last. Owned by the one task that looks.
 struct Pace {
     all: Instant,
+    took: Duration,
     sums: Option<Instant>,
     keys: Option<Instant>,
 }
 
 impl Pace {
     fn new(now: Instant) -> Pace {
-        Pace { all: now, sums: None, keys: None }
+        Pace { all: now, took: Duration::ZERO, sums: None, keys: None }
     }
 
     /// When it is looked for somebody who came at `now`.
     fn soon(&self, now: Instant) -> Instant {
-        (now + SOON).max(self.all + APART)
+        (now + SOON).max(self.all + APART.max(self.took * RESTS))
     }
 
     /// Whether a look at `now` is one at the workers and the queues too, and whether at the keys.
@@ -134,15 +136,16 @@ impl Hub {
                 () = stop.cancelled() => return,
                 () = self.until_the_next(&pace) => {}
             }
-            let (sums, keys) = pace.due(Instant::now());
+            let began = Instant::now();
+            let (sums, keys) = pace.due(began);
             // First and by itself: a question that fails for others must not keep a stream open that is to end.
             if keys {
                 note(self.look_at_keys(&app).await);
             }
             note(self.look_at_pool(&app, sums).await);
             self.looked.notify_waiters();
-            // From its end on, so that a slow ledger has a rest.
             pace.all = Instant::now();
+            pace.took = pace.all - began;
         }
     }
 
@@ -315,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_come_the_ledger_is_looked_at_no_more_often_than_it_is_told_of() {
+    fn however_many_come_the_ledger_is_looked_at_within_a_bound_and_has_a_rest() {
         let begin = Instant::now();
         let mut pace = Pace::new(begin);
         let later = begin + Duration::from_secs(60);
@@ -331,7 +334,9 @@ mod tests {
             (looks, sums, keys) = (looks + 1, sums + u32::from(with_sums), keys + u32::from(with_keys));
             pace.all = now;
         }
-        assert_eq!((looks, sums, keys), (40, 5, 4), "four a second, and the rest as if nobody came");
+        assert_eq!((looks, sums, keys), (200, 5, 4), "twenty a second, and the rest as if nobody came");
+        pace.took = Duration::from_secs(1);
+        assert_eq!(pace.soon(now), pace.all + Duration::from_secs(2));
     }
 
     #[test]
