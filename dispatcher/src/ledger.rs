@@ -153,8 +153,8 @@ struct Inner {
     amqp_tenants: AmqpTenants,
     publishers: Publishers,
     contests: Contests,
-    /// Held by whoever looks at every attempt.
-    cost_walks: tokio::sync::Mutex<()>,
+    /// Who looks at every attempt, and who waits for that.
+    cost_walks: cost::Walks,
     /// Taken by the one task that publishes.
     to_publish: Mutex<Option<mpsc::Receiver<JobId>>>,
     /// Taken by the one task that follows families.
@@ -307,7 +307,7 @@ impl Ledger {
                 amqp_tenants: settings.amqp_tenants,
                 publishers: Publishers::default(),
                 contests: Contests::default(),
-                cost_walks: tokio::sync::Mutex::default(),
+                cost_walks: cost::Walks::default(),
                 to_publish: Mutex::new(Some(to_publish)),
                 relatives: Mutex::new(Some(relatives)),
             }),

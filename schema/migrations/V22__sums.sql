@@ -66,7 +66,8 @@ CREATE TABLE cost_booking (after uuid);
 INSERT INTO cost_booking
     SELECT CASE WHEN EXISTS (SELECT FROM attempt) THEN '00000000-0000-0000-0000-000000000000'::uuid END;
 
-CREATE FUNCTION book_attempt() RETURNS trigger LANGUAGE plpgsql AS $$
+-- With the rights of the tables' owner: whoever ends attempts meanwhile may not have rights on new tables yet.
+CREATE FUNCTION book_attempt() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     is_own boolean;
 BEGIN
@@ -86,7 +87,7 @@ CREATE TRIGGER attempt_booked BEFORE INSERT OR UPDATE ON attempt
     FOR EACH ROW WHEN (NEW.ended_at IS NOT NULL AND NEW.booked_hour IS NULL) EXECUTE FUNCTION book_attempt();
 
 -- Adds what the attempts `these` used, as often as the argument says.
-CREATE FUNCTION note_cost() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION note_cost() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     times integer := TG_ARGV[0]::integer;
 BEGIN

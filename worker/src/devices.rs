@@ -81,12 +81,16 @@ impl Standing {
 impl Devices {
     /// Tries every hardware encoder that FFmpeg was built with on every device of its family.
     pub async fn open(ffmpeg: &Path, quarters: Quarters, built_in: &[Encoder], settings: DeviceSettings) -> Devices {
-        let limits = settings.devices.clone().unwrap_or_else(|| found(built_in, Path::new("/dev")));
+        let dev = Path::new("/dev");
+        let limits = settings.devices.clone().unwrap_or_else(|| found(built_in, dev));
         let mut devices = Vec::new();
         for DeviceLimit { device, sessions } in limits {
             let family = built_in.iter().copied().filter(|encoder| encoder.family() == Some(device.family));
-            let trials = family.map(|encoder| Trial { encoder, device: Some(device) }).collect();
-            let tried = encoders::try_all(ffmpeg, &quarters, trials).await;
+            let trials: Vec<Trial> = family.map(|encoder| Trial { encoder, device: Some(device) }).collect();
+            let tried = match may_be_there(device, dev) {
+                true => encoders::try_all(ffmpeg, &quarters, trials).await,
+                false => trials.into_iter().map(|trial| (trial, false)).collect(),
+            };
             let standing = |(trial, works): (Trial, bool)| Standing {
                 encoder: trial.encoder,
                 works,
@@ -369,8 +373,8 @@ impl Drop for Session {
     }
 }
 
-/// The devices that files under `/dev` tell of, for the families that FFmpeg was built with; without any file the first of those
-/// that are not opened by one, because not every driver shows one.
+/// The devices that files under `/dev` tell of, for the families that FFmpeg was built with; without any file the first of
+/// each, because not every driver shows one, and some show it later.
 fn found(built_in: &[Encoder], dev: &Path) -> Vec<DeviceLimit> {
     let numbers = |directory: PathBuf, prefix: &str| -> Vec<u8> {
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
@@ -385,18 +389,23 @@ fn found(built_in: &[Encoder], dev: &Path) -> Vec<DeviceLimit> {
             continue;
         }
         let there = match family {
-            Family::Nvenc => or_first(numbers(dev.to_owned(), "nvidia"), family),
+            Family::Nvenc => numbers(dev.to_owned(), "nvidia"),
             Family::Qsv | Family::Vaapi => numbers(dev.join("dri"), "renderD"),
-            Family::Videotoolbox => or_first(Vec::new(), family),
+            Family::Videotoolbox => Vec::new(),
         };
+        let there = if there.is_empty() { vec![family.first()] } else { there };
         let limit = |number| DeviceLimit { device: Device { family, number }, sessions: family.usual_sessions() };
         limits.extend(there.into_iter().map(limit));
     }
     limits
 }
 
-fn or_first(numbers: Vec<u8>, family: Family) -> Vec<u8> {
-    if numbers.is_empty() { vec![family.first()] } else { numbers }
+/// Whether a device may be there. Of those that are opened by a file, it is asked for.
+fn may_be_there(device: Device, dev: &Path) -> bool {
+    match device.family {
+        Family::Qsv | Family::Vaapi => dev.join("dri").join(format!("renderD{}", device.number)).exists(),
+        Family::Nvenc | Family::Videotoolbox => true,
+    }
 }
 
 #[cfg(test)]
@@ -429,17 +438,20 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_found_by_their_files_and_assumed_without_any_where_they_are_not_opened_by_one() {
+    fn devices_are_found_by_their_files_and_assumed_without_any() {
         let dev = tempfile::tempdir().unwrap();
         let built_in = [Encoder::Libx264, Encoder::H264Nvenc, Encoder::H264Vaapi];
         let names = |dev: &Path| -> Vec<String> {
             found(&built_in, dev).into_iter().map(|limit| limit.device.to_string()).collect()
         };
-        assert_eq!(names(dev.path()), ["nvenc:0"]);
+        assert_eq!(names(dev.path()), ["nvenc:0", "vaapi:128"]);
+        let may_be_there = || ["nvenc:0", "vaapi:129"].map(|name| may_be_there(name.parse().unwrap(), dev.path()));
+        assert_eq!(may_be_there(), [true, false]);
         std::fs::create_dir(dev.path().join("dri")).unwrap();
         for name in ["nvidia1", "nvidia0", "nvidiactl", "nvidia-uvm", "dri/renderD129", "dri/card0"] {
             std::fs::write(dev.path().join(name), "").unwrap();
         }
         assert_eq!(names(dev.path()), ["nvenc:0", "nvenc:1", "vaapi:129"]);
+        assert_eq!(may_be_there(), [true, true]);
     }
 }

@@ -10,18 +10,19 @@ use ffpool_schema::api::CostReport;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::App;
-use crate::api::problem::{Answer, ApiError};
+use crate::api::problem::{Answer, ApiError, Kind};
 use crate::api::query::{self, Query};
 use crate::api::throughput::step_begin;
 use crate::kept::{KeptByQuestion, Rules};
 use crate::ledger::keys::Caller;
-use crate::ledger::read::ReadError;
 use crate::ledger::{CostBy, Summed};
 
 /// A report for which many attempts were looked at is given for so long at least while the next is made.
 const STALE: Duration = Duration::from_secs(300);
 /// How long an answer waits for attempts to be looked at: less than clients wait for one.
 const PATIENCE: Duration = Duration::from_secs(25);
+const NOT_YET: &str = "every attempt is looked at for this report, which goes on. Ask the same again: with the same `by` and `since`, word for \
+                       word, it is answered at once when that is done.";
 /// Attempts that are many.
 const MANY: i64 = 10_000;
 /// How far back a report goes that does not say, from the last full hour: so that one who asks again asks the same.
@@ -61,8 +62,9 @@ pub(crate) async fn report(
         true => {
             let asked = (caller.tenant().map(str::to_owned), text.to_owned(), since);
             let summed = app.costs.of(asked).get(|| async move { ledger.costs(&realm, &by, since).await });
-            // It is summed up all the same: who asks again is answered at once.
-            tokio::time::timeout(PATIENCE, summed).await.unwrap_or(Err(ReadError::TooSlow))?
+            // It is summed up all the same.
+            let summed = tokio::time::timeout(PATIENCE, summed).await;
+            summed.map_err(|_| ApiError::new(Kind::Unavailable, NOT_YET))??
         }
     };
     let Summed { rows, as_of } = Summed::clone(&summed);

@@ -12,6 +12,7 @@ use ffpool_schema::api::{CostRow, JobCost, JobView};
 use ffpool_schema::cost::{Hours, Prices};
 use ffpool_schema::id::JobId;
 use jiff::Timestamp;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
 
@@ -23,6 +24,9 @@ use sums::Arms;
 const ROWS_MAX: i64 = 1_000;
 /// For a look at every attempt: a million of them take five seconds of a machine with nothing else to do, and who asks does not wait for it.
 const WALK: Duration = Duration::from_secs(130);
+/// Those who may look at every attempt or wait for their turn. It is one at a time: several would keep all others from the connections, and
+/// each other from the disk.
+const WALKS_MAX: usize = 8;
 /// Starting processes takes longer than adding up some thousand sums.
 const ALONE: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
 /// The same as [`WALK`], by the server.
@@ -93,6 +97,28 @@ pub struct Summed {
     pub as_of: Timestamp,
 }
 
+/// Looks at every attempt, one at a time.
+pub(super) struct Walks {
+    turn: Semaphore,
+    /// Of all who have the turn or wait for it.
+    places: Semaphore,
+}
+
+impl Default for Walks {
+    fn default() -> Walks {
+        Walks { turn: Semaphore::new(1), places: Semaphore::new(WALKS_MAX) }
+    }
+}
+
+impl Walks {
+    /// Waits for the turn, which lasts until the answer is dropped.
+    async fn turn(&self) -> Result<[SemaphorePermit<'_>; 2], ReadError> {
+        let place = self.places.try_acquire().map_err(|_| ReadError::TooSlow)?;
+        let turn = self.turn.acquire().await.map_err(|_| ReadError::TooSlow)?;
+        Ok([place, turn])
+    }
+}
+
 impl Ledger {
     /// What the jobs of a realm that were recorded since then used and cost. By workers and labels it may take minutes.
     ///
@@ -101,7 +127,14 @@ impl Ledger {
     pub async fn costs(&self, realm: &Realm, by: &CostBy, since: Timestamp) -> Result<Summed, ReadError> {
         let as_of = Timestamp::now();
         let rows = match by.way() {
-            Way::Kept(key) => bounded(self.kept_costs(realm, key, since)).await?,
+            Way::Kept(key) => {
+                // Attempts that nobody has booked yet are looked at one by one.
+                let _turn = match bounded(self.are_costs_unbooked()).await? {
+                    true => Some(self.inner.cost_walks.turn().await?),
+                    false => None,
+                };
+                bounded(self.kept_costs(realm, key, since)).await?
+            }
             Way::Walked { key, label } => self.walked_costs(realm, key, label, since).await?,
         };
         Ok(Summed { rows, as_of })
@@ -122,8 +155,7 @@ impl Ledger {
              WHERE a.ended_at IS NOT NULL AND ($3::text IS NULL OR true) \
              GROUP BY 1 ORDER BY core_hours DESC, key LIMIT $2"
         );
-        // One at a time: several would keep all others from the connections, and each other from the disk.
-        let _turn = self.inner.cost_walks.lock().await;
+        let _turn = self.inner.cost_walks.turn().await?;
         let walk = async {
             let mut client = self.pool().get().await?;
             let transaction = client.build_transaction().read_only(true).start().await?;
@@ -133,7 +165,12 @@ impl Ledger {
             let rows = transaction.query(&statement, &[&since, &ROWS_MAX, &label, currency, &realm.tenant()]).await?;
             rows.iter().map(cost_row).collect()
         };
-        tokio::time::timeout(WALK, walk).await.unwrap_or(Err(ReadError::Silent))
+        tokio::time::timeout(WALK, walk).await.unwrap_or(Err(ReadError::TooSlow))
+    }
+
+    async fn are_costs_unbooked(&self) -> Result<bool, ReadError> {
+        let after: Option<Uuid> = self.pool().get().await?.query_one(keeping::CURSOR, &[]).await?.try_get(0)?;
+        Ok(after.is_some())
     }
 
     /// From the sums that are kept, and what is not in them yet.
@@ -142,8 +179,10 @@ impl Ledger {
         // One snapshot, so that nothing is in two of the arms, or in none.
         let snapshot =
             client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
-        snapshot.batch_execute(ALONE).await?;
         let unbooked: Option<Uuid> = snapshot.query_one(keeping::CURSOR, &[]).await?.try_get(0)?;
+        if unbooked.is_none() {
+            snapshot.batch_execute(ALONE).await?;
+        }
         let arms = Arms::since(since, unbooked.is_some());
         let statement = snapshot.prepare_cached(&sums::sql(key, &arms)).await?;
         let (tenant, currency) = (realm.tenant(), &self.prices().currency);

@@ -128,8 +128,8 @@ impl Ledger {
     /// # Errors
     /// When Postgres does not take it; then some may be forgotten.
     pub async fn forget_remains(&self, retention: Retention) -> Result<(), Unavailable> {
-        self.forget_empty_costs().await?;
-        self.bounded(async {
+        let costs = self.forget_empty_costs().await;
+        let others = self.bounded(async {
             let client = self.inner.writers.get().await?;
             client.execute(FORGET_WORKERS, &[&WORKERS_KEPT_DAYS]).await?;
             if let Some(days) = retention.dead.days() {
@@ -139,8 +139,8 @@ impl Ledger {
                 client.execute("SELECT drop_event_months(make_interval(days => $1))", &[&days]).await?;
             }
             Ok(())
-        })
-        .await
+        });
+        others.await.and(costs)
     }
 }
 

@@ -181,7 +181,8 @@ pub(crate) enum Command {
         #[arg(long, default_value = "tenant", value_name = "WHAT")]
         by: String,
         /// Only jobs recorded since: an instant (RFC 3339), or a time span back from now such as `7d`. Default: 30 days.
-        #[arg(long, value_parser = since, value_name = "TIME")]
+        /// A span begins at a full hour, so that the same question is answered from what was summed up.
+        #[arg(long, value_parser = since_hour, value_name = "TIME")]
         since: Option<Timestamp>,
     },
     /// Make jobs again and again, by cron expressions in time zones.
@@ -712,10 +713,29 @@ fn since(text: &str) -> Result<Timestamp, String> {
     Timestamp::now().checked_sub(back.abs()).map_err(|_| expected())
 }
 
+/// As [`since`], but that a span is lengthened to the full hour.
+fn since_hour(text: &str) -> Result<Timestamp, String> {
+    let at = since(text)?;
+    if text.parse::<Timestamp>().is_ok() {
+        return Ok(at);
+    }
+    let hour = at.as_second().div_euclid(3_600) * 3_600;
+    Ok(Timestamp::from_second(hour).unwrap_or(at))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_span_of_costs_begins_at_a_full_hour_and_an_instant_where_it_is() {
+        let at = "2026-11-25T18:20:00Z";
+        assert_eq!(since_hour(at), since(at));
+        assert_eq!(since_hour("7d").unwrap().as_second() % 3_600, 0);
+        assert!(since_hour("7d").unwrap() <= since("7d").unwrap());
+        assert!(since_hour("soon").is_err());
+    }
 
     #[test]
     fn the_definition_is_consistent() {

@@ -78,7 +78,7 @@ impl Pace {
 
     /// When it is looked for somebody who came at `now`.
     fn soon(&self, now: Instant) -> Instant {
-        (now + SOON).max(self.all + APART.max(self.took * RESTS))
+        (now + SOON).max(self.all + APART.max(self.took * RESTS).min(LOOK))
     }
 
     /// Whether a look at `now` is one at the workers and the queues too, and whether at the keys.
@@ -335,8 +335,10 @@ mod tests {
             pace.all = now;
         }
         assert_eq!((looks, sums, keys), (200, 5, 4), "twenty a second, and the rest as if nobody came");
-        pace.took = Duration::from_secs(1);
-        assert_eq!(pace.soon(now), pace.all + Duration::from_secs(2));
+        pace.took = Duration::from_millis(200);
+        assert_eq!(pace.soon(pace.all), pace.all + Duration::from_millis(400));
+        pace.took = Duration::from_secs(5);
+        assert_eq!(pace.soon(pace.all), pace.all + LOOK, "whoever comes delays nobody");
     }
 
     #[test]

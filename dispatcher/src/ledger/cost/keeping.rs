@@ -97,5 +97,9 @@ const BOOK: &str = "UPDATE attempt SET ended_at = ended_at \
 const SET_CURSOR: &str = "UPDATE cost_booking SET after = $1";
 
 // All of it: what is added and what is taken away again may come in any order.
-const FORGET_EMPTY: &str = "DELETE FROM cost_sum WHERE attempts = 0 AND jobs = 0 AND measured = 0 AND metered = 0 AND priced = 0 \
-     AND cost = 0 AND cpu_ms = 0 AND byte_ms = 0 AND wall_ms = 0 AND joules = 0";
+const FORGET_EMPTY: &str = "DELETE FROM cost_sum USING ( \
+        SELECT span, at, tenant, queue, scenario, currency FROM cost_sum \
+        WHERE attempts = 0 AND jobs = 0 AND measured = 0 AND metered = 0 AND priced = 0 \
+          AND cost = 0 AND cpu_ms = 0 AND byte_ms = 0 AND wall_ms = 0 AND joules = 0 FOR UPDATE SKIP LOCKED) AS empty \
+     WHERE (cost_sum.span, cost_sum.at, cost_sum.tenant, cost_sum.queue, cost_sum.scenario, cost_sum.currency) \
+         = (empty.span, empty.at, empty.tenant, empty.queue, empty.scenario, empty.currency)";

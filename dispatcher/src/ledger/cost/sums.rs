@@ -81,8 +81,11 @@ const UNBOOKED: &str = concat!(
         "maker.id = j.id AND row_number() OVER (PARTITION BY a.job ORDER BY a.attempt) = 1 \
          AND NOT EXISTS (SELECT FROM attempt AS other WHERE other.job = a.job AND other.booked_job)"
     ),
-    "FROM attempt AS a JOIN job AS maker ON maker.id = a.job JOIN job AS j ON j.id = coalesce(maker.part_of, maker.id) \
-     WHERE a.job > $7 AND a.ended_at IS NOT NULL AND a.booked_hour IS NULL AND j.created_at >= $2"
+    "FROM (SELECT id AS whole, id FROM job WHERE created_at >= $2 AND part_of IS NULL \
+           UNION ALL SELECT whole.id, part.id FROM job AS whole JOIN job AS part ON part.part_of = whole.id \
+           WHERE whole.created_at >= $2) AS maker \
+          JOIN job AS j ON j.id = maker.whole JOIN attempt AS a ON a.job = maker.id \
+     WHERE a.job > $7 AND a.ended_at IS NOT NULL AND a.booked_hour IS NULL"
 );
 
 /// The question for these arms. `$1` to `$3` are when the report begins, its first hour and its first day, `$4` how many sums are told at

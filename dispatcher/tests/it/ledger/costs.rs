@@ -38,7 +38,7 @@ fn used(part: u64, energy_joules: Option<f64>) -> Option<Usage> {
     })
 }
 
-/// What a report says of each key: how many, and how much in millionths.
+/// What a report says of each key: how many, and how much in thousand-millionths.
 async fn report(ledger: &Ledger, realm: &Realm, by: CostBy, since: Timestamp) -> BTreeMap<Option<String>, String> {
     let rows = ledger.costs(realm, &by, since).await.unwrap().rows;
     let told = rows.into_iter().map(|row| {

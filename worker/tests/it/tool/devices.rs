@@ -15,9 +15,11 @@ use ffpool_worker::encoders::find_program;
 use super::bench::{Bench, Ledger, failure, manifest, until};
 
 /// FFmpeg with a card of NVIDIA's that software plays. `state` says how the card is: `well`, `sick`, `busy`, or `slow`, which
-/// waits for the file `go`. Its encodes are written down in `log`.
+/// waits for the file `go`; `without libx265` has that encoder fail. Its encodes are written down in `log`.
 const CARD: &str = r#"#!/bin/bash
 dir=$(dirname "$0")
+state=$(cat "$dir/state")
+case "$state" in "without "*) case " $* " in *" ${state#without } "*) echo "Error while opening encoder" >&2; exit 1 ;; esac ;; esac
 case "$*" in *h264_nvenc*) ;; *) exec REAL "$@" ;; esac
 arguments=(); gpu=none; skip=
 for word in "$@"; do
@@ -28,7 +30,7 @@ for word in "$@"; do
         *) arguments+=("$word") ;;
     esac
 done
-case "$(cat "$dir/state")" in
+case "$state" in
     sick) echo "[h264_nvenc @ 0x1] [error] OpenEncodeSessionEx failed: unsupported device (2): (no details)" >&2; exit 1 ;;
     busy) echo "[h264_nvenc @ 0x1] [error] OpenEncodeSessionEx failed: out of memory (10): (no details)" >&2; exit 1 ;;
     slow) while [ ! -e "$dir/go" ]; do sleep 0.05; done ;;
@@ -121,6 +123,20 @@ async fn without_a_device_no_hardware_encoder_is_offered_however_ffmpeg_was_buil
     let fallback = manifest(&ended).fallback.as_deref().unwrap();
     assert!(fallback.starts_with("libx264 encodes instead of a device"), "{fallback}");
     assert_eq!(manifest(&ended).device, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_that_fails_takes_no_other_with_it() {
+    let bench = Bench::with(|settings, dir| {
+        let card = Card::new(dir);
+        card.is("without libx265");
+        settings.sandbox_reads.push(dir.to_owned());
+        settings.ffmpeg = card.program();
+    })
+    .await;
+    let encoders = bench.workshop.ability().encoders;
+    let has = |name: &str| encoders.iter().any(|encoder| encoder == name);
+    assert!(has("libx264") && has("libvpx-vp9") && !has("libx265"), "{encoders:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
