@@ -3,6 +3,8 @@
 -- What runs for a tenant, newest first, without a look at what runs for others.
 DROP INDEX job_leased;
 CREATE INDEX job_running ON job (tenant, number) WHERE state IN ('running', 'cancelling');
+-- A tenant's dead letters, newest first.
+CREATE INDEX job_dead ON job (tenant, number) WHERE state = 'failed' AND part_of IS NULL;
 
 ALTER TABLE attempt
     -- To what it is booked since it ended: to the job whose chunk it made, or to its own. The hour in which that was recorded, or
