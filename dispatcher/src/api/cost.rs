@@ -15,6 +15,7 @@ use crate::api::query::{self, Query};
 use crate::api::throughput::step_begin;
 use crate::kept::{KeptByQuestion, Rules};
 use crate::ledger::keys::Caller;
+use crate::ledger::read::ReadError;
 use crate::ledger::{CostBy, Summed};
 
 /// A report for which many attempts were looked at is given for so long at least while the next is made.
@@ -23,6 +24,8 @@ const STALE: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(25);
 const NOT_YET: &str = "every attempt is looked at for this report, which goes on. Ask the same again: with the same `by` and `since`, word for \
                        word, it is answered at once when that is done.";
+const TOO_MANY: &str = "reports for which every attempt is looked at take too long, or too many of them wait. Ask again in a minute, by a later \
+                        `since`, or by `tenant`, `queue` or `scenario`.";
 /// Attempts that are many.
 const MANY: i64 = 10_000;
 /// How far back a report goes that does not say, from the last full hour: so that one who asks again asks the same.
@@ -58,16 +61,24 @@ pub(crate) async fn report(
     let since = query.since()?.unwrap_or_else(|| step_begin(Timestamp::now(), HOUR_SECS) - BACK);
     let (ledger, realm) = (app.ledger.clone(), caller.realm().clone());
     let summed = match by.is_walked() {
-        false => Arc::new(ledger.costs(&realm, &by, since).await?),
+        false => Arc::new(ledger.costs(&realm, &by, since).await.map_err(refusal)?),
         true => {
             let asked = (caller.tenant().map(str::to_owned), text.to_owned(), since);
             let summed = app.costs.of(asked).get(|| async move { ledger.costs(&realm, &by, since).await });
             // It is summed up all the same.
             let summed = tokio::time::timeout(PATIENCE, summed).await;
-            summed.map_err(|_| ApiError::new(Kind::Unavailable, NOT_YET))??
+            summed.map_err(|_| ApiError::new(Kind::Unavailable, NOT_YET))?.map_err(refusal)?
         }
     };
     let Summed { rows, as_of } = Summed::clone(&summed);
     let (by, prices) = (text.to_owned(), app.ledger.prices().clone());
     Ok(Json(CostReport { by, since, as_of: Some(as_of), prices, rows }))
+}
+
+/// What costs can be narrowed by is not what lists can.
+fn refusal(error: ReadError) -> ApiError {
+    match error {
+        ReadError::TooSlow => ApiError::new(Kind::Unavailable, TOO_MANY),
+        error => error.into(),
+    }
 }
