@@ -92,6 +92,7 @@ pub struct App {
     hub: Arc<Hub>,
     throughput: Arc<throughput::Kept>,
     costs: Arc<cost::Kept>,
+    cost_sums: Arc<cost::Kept>,
     queues: Arc<queues::Kept>,
     /// Where a trace can be looked at.
     trace_url: Option<Arc<TraceUrl>>,
@@ -118,6 +119,7 @@ impl App {
             hub: Arc::default(),
             throughput: throughput::kept(),
             costs: cost::kept(),
+            cost_sums: cost::sums_kept(),
             queues: queues::kept(),
             trace_url: None,
             closing: CancellationToken::new(),

@@ -1,8 +1,9 @@
 //! What the cage costs: starts of a tool, caged and bare in turns, and the speed of an encode, caged and bare at the same
-//! time, so that whatever else the machine and its host do meets both.
+//! time on the same processor, so that whatever else the machine and its host do meets both: processors of a guest differ by some
+//! percent from each other and from second to second, and the scheduler changes between the two every few milliseconds.
 //!
 //! Caged runs go through the worker's own code with every layer that works here, bare ones are started by hand. Wall time and
-//! processor time are told. The second is the better witness: of two encodes at the same time the longer one has the machine for
+//! processor time are told. The second is the better witness: of two encodes at the same time the longer one has the processor for
 //! itself at its end, so its wall time tells about half of what it takes more.
 
 #![expect(unsafe_code, reason = "a bare run gets a session of its own between fork and exec, as a caged one does")]
@@ -20,6 +21,7 @@ use ffpool_worker::cage::{Cage, Layer, Needs, SandboxMode};
 use ffpool_worker::encoders;
 use ffpool_worker::tool::{self, Answer, Invocation, Launcher, ToolUser, Watch};
 use ffpool_worker::workshop::Freeze;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -70,7 +72,7 @@ pub struct Report {
     pub encode_cpu: Interval,
     /// The same of its wall time.
     pub encode_wall: Interval,
-    /// Seconds of wall time that a bare encode took.
+    /// Seconds of wall time that a bare encode took, beside a caged one on one processor.
     pub bare_secs: f64,
 }
 
@@ -150,9 +152,37 @@ impl fmt::Display for Took {
     }
 }
 
+/// Some of the processors, and who starts caged runs there.
+struct Place {
+    processors: CpuSet,
+    launcher: Launcher,
+}
+
+impl Place {
+    /// The launcher's thread, and so all that it starts, stays on these processors.
+    fn on(processors: &[usize]) -> anyhow::Result<Place> {
+        let here = Pid::from_raw(0);
+        let mut set = CpuSet::new();
+        processors.iter().try_for_each(|processor| set.set(*processor))?;
+        // Threads begin where the one that started them may run.
+        let everywhere = sched_getaffinity(here)?;
+        sched_setaffinity(here, &set)?;
+        let launcher = Launcher::start();
+        sched_setaffinity(here, &everywhere)?;
+        Ok(Place { processors: set, launcher: launcher? })
+    }
+}
+
+/// The numbers of the processors where this process may run.
+fn processors() -> anyhow::Result<Vec<usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|processor| allowed.is_set(*processor).is_ok_and(|is_set| is_set)).collect())
+}
+
 /// Where runs are made.
 struct Bench {
-    launcher: Launcher,
+    everywhere: Place,
+    one: Place,
     cage: Cage,
     user: ToolUser,
     scratch: tempfile::TempDir,
@@ -164,27 +194,31 @@ impl Bench {
     async fn run(&self, is_caged: bool, program: &Path, arguments: &[OsString]) -> anyhow::Result<Took> {
         let (began, before) = (Instant::now(), cpu_secs()?);
         if is_caged {
-            self.caged(program, arguments).await?;
+            self.caged(&self.everywhere, program, arguments).await?;
         } else {
-            let bare = self.start_bare(program, arguments)?;
+            let bare = self.start_bare(&self.everywhere, program, arguments)?;
             tokio::task::spawn_blocking(move || end(bare)).await??;
         }
         Ok(Took { wall: began.elapsed().as_secs_f64(), cpu: cpu_secs()? - before })
     }
 
-    fn start_bare(&self, program: &Path, arguments: &[OsString]) -> anyhow::Result<Child> {
+    fn start_bare(&self, place: &Place, program: &Path, arguments: &[OsString]) -> anyhow::Result<Child> {
         let mut command = Command::new(program);
         // Whoever is in the directory of a caged run is ended with it.
         command.args(arguments).current_dir(self.beside.path());
+        let processors = place.processors;
         // The scheduler shares processors out among sessions, and a caged run has one of its own.
-        // SAFETY: setsid is async-signal-safe, and nothing else is called between fork and exec.
+        // SAFETY: both are system calls, and nothing else is called between fork and exec.
         unsafe {
-            command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from));
+            command.pre_exec(move || {
+                sched_setaffinity(Pid::from_raw(0), &processors)?;
+                Ok(nix::unistd::setsid().map(drop)?)
+            });
         }
         Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?)
     }
 
-    async fn caged(&self, program: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
+    async fn caged(&self, place: &Place, program: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
         let invocation = Invocation {
             program,
             arguments,
@@ -201,7 +235,7 @@ impl Bench {
         let (_freeze, freeze) = watch::channel(Freeze::default());
         let deadline = tokio::time::Instant::now() + WITHIN;
         let watch = Watch { stop, freeze, deadline, stall_after: None, grace: Duration::ZERO, disk: None };
-        let finished = tool::run(&self.launcher, invocation, watch, &mut Answer::default()).await?;
+        let finished = tool::run(&place.launcher, invocation, watch, &mut Answer::default()).await?;
         ensure!(finished.is_success(), "caged: {}", finished.log.join("\n"));
         Ok(())
     }
@@ -218,16 +252,16 @@ impl Bench {
         Ok(pairs)
     }
 
-    /// Runs caged and bare at the same time.
+    /// Runs caged and bare at the same time on one processor.
     async fn at_once(&self, program: &Path, arguments: &[OsString]) -> anyhow::Result<[Took; 2]> {
         let (began, before) = (Instant::now(), cpu_secs()?);
-        let bare = self.start_bare(program, arguments)?;
+        let bare = self.start_bare(&self.one, program, arguments)?;
         let pid = Pid::from_raw(i32::try_from(bare.id())?);
         // A child's time counts when its end is taken: the bare one's is left until the caged one's is known.
         let bare_ended = tokio::task::spawn_blocking(move || {
             waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).map(|_| began.elapsed())
         });
-        let caged = async { self.caged(program, arguments).await.map(|()| began.elapsed()) };
+        let caged = async { self.caged(&self.one, program, arguments).await.map(|()| began.elapsed()) };
         let (caged, bare_wall) = tokio::join!(caged, bare_ended);
         let (after_caged, caged_wall) = (cpu_secs()?, caged?.as_secs_f64());
         tokio::task::spawn_blocking(move || end(bare)).await??;
@@ -274,13 +308,19 @@ pub async fn run(args: &CageArgs) -> anyhow::Result<Report> {
     let source = beside.path().join("source.mp4");
     make_source(&ffmpeg, &source, args.seconds)?;
     let layers = cage.around(false).map(Layer::as_str).collect();
-    let bench = Bench { launcher: Launcher::start()?, cage, user, scratch, beside, reads: vec![source.clone()] };
+    let processors = processors()?;
+    // The first of them often has most of the interrupts.
+    let one = Place::on(processors.last().map_or(&[], std::slice::from_ref))?;
+    let bench =
+        Bench { everywhere: Place::on(&processors)?, one, cage, user, scratch, beside, reads: vec![source.clone()] };
     let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
     let starts = bench.in_turns(args.starts, &ffprobe, &words(&["-version"])).await?;
     let shown = source.display().to_string();
     // Nothing is written: what the disk does is neither's.
     let encode = words(&["-nostdin", "-v", "error", "-i", &shown, "-c:v", "libx264", "-preset", &args.preset]);
-    let encode = [encode, words(&["-crf", "23", "-c:a", "aac", "-f", "null", "-"])].concat();
+    // As many threads as on the whole machine: they cost system calls, of which the sandbox looks at each.
+    let threads = processors.len().to_string();
+    let encode = [encode, words(&["-crf", "23", "-threads", &threads, "-c:a", "aac", "-f", "null", "-"])].concat();
     // The first of each warms the caches.
     bench.at_once(&ffmpeg, &encode).await?;
     let mut encodes = Vec::new();

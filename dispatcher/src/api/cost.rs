@@ -20,6 +20,8 @@ use crate::ledger::{CostBy, Summed};
 
 /// A report for which many attempts were looked at is given for so long at least while the next is made.
 const STALE: Duration = Duration::from_secs(300);
+/// The same for one that is made of the sums that are kept.
+const SUMS_STALE: Duration = Duration::from_secs(10);
 /// How long an answer waits for attempts to be looked at: less than clients wait for one.
 const PATIENCE: Duration = Duration::from_secs(25);
 const NOT_YET: &str = "every attempt is looked at for this report, which goes on. Ask the same again: with the same `by` and `since`, word for \
@@ -38,13 +40,18 @@ type Asked = (Option<String>, String, Timestamp);
 /// The reports.
 pub(crate) type Kept = KeptByQuestion<Asked, Summed>;
 
-/// How long they are kept: not at all, but for those of many attempts. Only those for which every attempt is looked at are asked of it.
+fn is_large(summed: &Summed) -> bool {
+    summed.rows.iter().map(|row| row.attempts).sum::<i64>() > MANY
+}
+
+/// How long those are kept for which every attempt is looked at: not at all, but for those of many attempts.
 pub(crate) fn kept() -> Arc<Kept> {
-    KeptByQuestion::new(|| Rules {
-        fresh: Duration::ZERO,
-        is_large: |summed| summed.rows.iter().map(|row| row.attempts).sum::<i64>() > MANY,
-        stale: STALE,
-    })
+    KeptByQuestion::new(|| Rules { fresh: Duration::ZERO, is_large, stale: STALE })
+}
+
+/// How long the others are: whoever opens the dashboard asks for the same within an hour.
+pub(crate) fn sums_kept() -> Arc<Kept> {
+    KeptByQuestion::new(|| Rules { fresh: Duration::ZERO, is_large, stale: SUMS_STALE })
 }
 
 /// `GET /v1/cost`
@@ -60,16 +67,12 @@ pub(crate) async fn report(
     })?;
     let since = query.since()?.unwrap_or_else(|| step_begin(Timestamp::now(), HOUR_SECS) - BACK);
     let (ledger, realm) = (app.ledger.clone(), caller.realm().clone());
-    let summed = match by.is_walked() {
-        false => Arc::new(ledger.costs(&realm, &by, since).await.map_err(refusal)?),
-        true => {
-            let asked = (caller.tenant().map(str::to_owned), text.to_owned(), since);
-            let summed = app.costs.of(asked).get(|| async move { ledger.costs(&realm, &by, since).await });
-            // It is summed up all the same.
-            let summed = tokio::time::timeout(PATIENCE, summed).await;
-            summed.map_err(|_| ApiError::new(Kind::Unavailable, NOT_YET))?.map_err(refusal)?
-        }
-    };
+    let kept = if by.is_walked() { &app.costs } else { &app.cost_sums };
+    let asked = (caller.tenant().map(str::to_owned), text.to_owned(), since);
+    let summed = kept.of(asked).get(|| async move { ledger.costs(&realm, &by, since).await });
+    // It is summed up all the same.
+    let summed = tokio::time::timeout(PATIENCE, summed).await;
+    let summed = summed.map_err(|_| ApiError::new(Kind::Unavailable, NOT_YET))?.map_err(refusal)?;
     let Summed { rows, as_of } = Summed::clone(&summed);
     let (by, prices) = (text.to_owned(), app.ledger.prices().clone());
     Ok(Json(CostReport { by, since, as_of: Some(as_of), prices, rows }))

@@ -120,13 +120,18 @@ impl Ledger {
     }
 }
 
-/// What [`worker_view`] reads, with the jobs of the tenant `$2` or of everybody.
+/// What [`worker_view`] reads, with the jobs of the tenant `$2`, which are found as `$theirs` says, or of everybody.
 macro_rules! worker_columns {
+    ($theirs:literal) => {
+        concat!(
+            "SELECT id, host, version, state, pools, capacity, ability, first_seen, last_seen, \
+                    CASE WHEN $2::text IS NULL THEN running ELSE ARRAY(",
+            $theirs,
+            ") END AS running FROM worker"
+        )
+    };
     () => {
-        "SELECT id, host, version, state, pools, capacity, ability, first_seen, last_seen, \
-                CASE WHEN $2::text IS NULL THEN running \
-                     ELSE ARRAY(SELECT job.id FROM job WHERE job.id = ANY (worker.running) AND job.tenant = $2) END AS running \
-         FROM worker"
+        worker_columns!("SELECT job.id FROM job WHERE job.id = ANY (worker.running) AND job.tenant = $2")
     };
 }
 
@@ -141,7 +146,15 @@ macro_rules! listed {
 
 const PAGE: &str = concat!(worker_columns!(), listed!(), " ORDER BY id LIMIT $1");
 
-const AT_ONCE: &str = concat!(worker_columns!(), listed!(), " ORDER BY last_seen DESC LIMIT $1");
+/// The tenant's running jobs are looked up once for all of them.
+const AT_ONCE: &str = concat!(
+    worker_columns!(
+        "SELECT told.id FROM unnest(worker.running) AS told(id) WHERE told.id IN ( \
+             SELECT job.id FROM job WHERE job.tenant = $2 AND job.state IN ('running', 'cancelling'))"
+    ),
+    listed!(),
+    " ORDER BY last_seen DESC LIMIT $1"
+);
 
 const ONE: &str = concat!(worker_columns!(), " WHERE id = $1");
 

@@ -172,11 +172,17 @@ pub(super) fn ago(secs: i64) -> String {
     (jiff::Timestamp::now() - jiff::SignedDuration::from_secs(secs)).to_string()
 }
 
+/// The full hour in which the instant so many seconds ago lies: from there on the dashboard asks, as there are sums of hours.
+fn hour_begun(secs: i64) -> String {
+    let hour = (jiff::Timestamp::now().as_second() - secs).div_euclid(HOUR) * HOUR;
+    jiff::Timestamp::from_second(hour).expect("an hour of this age is an instant").to_string()
+}
+
 /// A text with the names of things in it.
 pub(super) fn replaced(text: &str, facts: &Facts) -> String {
     text.replace("{busy_worker}", &facts.busy_worker)
-        .replace("{day}", &ago(DAY))
-        .replace("{month}", &ago(MONTH))
+        .replace("{day}", &hour_begun(DAY))
+        .replace("{month}", &hour_begun(MONTH))
         .replace("{running}", facts.running.first().map_or("", String::as_str))
         .replace("{jobs}", &facts.running.join(","))
         .replace("{fingerprint}", &facts.fingerprint)

@@ -1,7 +1,7 @@
 //! One look at the ledger for all streams of a dispatcher.
 //!
 //! Invariant: how often the ledger is asked depends on time alone, however many come; how much, on the different jobs, realms
-//! and keys of those who follow. Nobody follows: nothing is asked, nothing is remembered. Of all together there is a bound here; of one key
+//! and keys of those who follow. Nobody follows: nothing is asked, and only what was just seen is remembered, for who comes next. Of all together there is a bound here; of one key
 //! and one tenant, for every kind of stream, in `followers`.
 
 use std::collections::HashMap;
@@ -27,12 +27,12 @@ use crate::ledger::read::ReadError;
 const STREAMS_MAX: usize = 512;
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// Somebody new is looked for after so long, together with whoever comes meanwhile.
-const SOON: Duration = Duration::from_millis(25);
-/// But never sooner than this after the look before, nor than [`RESTS`] times as long as that took: a slow ledger has a rest.
+/// Somebody new is looked for at once, but never sooner than this after the look before, nor than [`RESTS`] times as long as that took: a
+/// slow ledger has a rest, and who comes meanwhile is looked for together.
 const APART: Duration = Duration::from_millis(50);
 const RESTS: u32 = 2;
-/// Between two looks at the workers and the queues. A realm that is new is looked at with the next look.
+/// Between two looks at the workers and the queues, and so how old what is told of them may be. A realm of which nothing so new is known
+/// is looked at with the next look.
 const SUMS: Duration = Duration::from_secs(2);
 /// Between two looks at the keys.
 const KEYS: Duration = Duration::from_secs(3);
@@ -59,8 +59,33 @@ struct Known {
     /// Keys that open nothing any more.
     shut_out: Vec<Uuid>,
     jobs: HashMap<Uuid, Arc<JobView>>,
-    fleet: Option<FleetView>,
-    queues: HashMap<Option<String>, Arc<QueuesSeen>>,
+    fleet: Option<Seen<FleetView>>,
+    queues: HashMap<Option<String>, Seen<Arc<QueuesSeen>>>,
+}
+
+impl Known {
+    /// Forgets what nobody wants and what is too old for whoever comes at `now`.
+    fn forget(&mut self, now: Instant) {
+        let realms = &self.realms;
+        self.queues.retain(|realm, seen| realms.contains_key(realm) || seen.is_new(now));
+        self.fleet.take_if(|seen| realms.is_empty() && !seen.is_new(now));
+    }
+}
+
+/// What was seen at an instant.
+struct Seen<T> {
+    at: Instant,
+    what: T,
+}
+
+impl<T> Seen<T> {
+    fn now(what: T) -> Seen<T> {
+        Seen { at: Instant::now(), what }
+    }
+
+    fn is_new(&self, now: Instant) -> bool {
+        now < self.at + SUMS
+    }
 }
 
 /// When what was looked at last. Owned by the one task that looks.
@@ -78,7 +103,7 @@ impl Pace {
 
     /// When it is looked for somebody who came at `now`.
     fn soon(&self, now: Instant) -> Instant {
-        (now + SOON).max(self.all + APART.max(self.took * RESTS).min(LOOK))
+        now.max(self.all + APART.max(self.took * RESTS).min(LOOK))
     }
 
     /// Whether a look at `now` is one at the workers and the queues too, and whether at the keys.
@@ -100,7 +125,7 @@ pub(crate) struct Hub {
     known: Mutex<Known>,
     /// Somebody came.
     came: Notify,
-    /// Somebody has looked.
+    /// Somebody has looked, or has seen the workers.
     looked: Notify,
 }
 
@@ -119,6 +144,7 @@ impl Hub {
             return Err(ApiError::too_many(detail, TRY_AGAIN));
         }
         let realm = caller.tenant().map(str::to_owned);
+        known.forget(Instant::now());
         known.streams += 1;
         add(&mut known.keys, caller.key);
         add(&mut known.realms, realm.clone());
@@ -188,7 +214,9 @@ impl Hub {
         }
         if !realms.is_empty() {
             let fleet = app.ledger.fleet().await?;
-            self.known().fleet = Some(fleet);
+            self.known().fleet = Some(Seen::now(fleet));
+            // Who has just come hears of the workers while jobs are counted, which may be very many.
+            self.looked.notify_waiters();
         }
         for tenant in realms {
             let realm = Realm::of(tenant.clone());
@@ -196,7 +224,7 @@ impl Hub {
             let queues = queues::of_ledger(app, &realm).await?;
             let mut known = self.known();
             if known.realms.contains_key(&tenant) {
-                known.queues.insert(tenant, Arc::new(QueuesSeen { queues, newest }));
+                known.queues.insert(tenant, Seen::now(Arc::new(QueuesSeen { queues, newest })));
             }
         }
         Ok(())
@@ -245,17 +273,17 @@ impl Guest {
         self.key.is_some_and(|key| self.hub.known().shut_out.contains(&key))
     }
 
-    /// The end of the next look.
+    /// Until more is known: the workers, or all.
     pub(super) async fn looked(&self) {
         self.hub.looked.notified().await;
     }
 
     pub(super) fn fleet(&self) -> Option<FleetView> {
-        self.hub.known().fleet.clone()
+        self.hub.known().fleet.as_ref().map(|seen| seen.what.clone())
     }
 
     pub(super) fn queues(&self) -> Option<Arc<QueuesSeen>> {
-        self.hub.known().queues.get(&self.realm).cloned()
+        self.hub.known().queues.get(&self.realm).map(|seen| seen.what.clone())
     }
 
     pub(super) fn job(&self, id: Uuid) -> Option<Arc<JobView>> {
@@ -271,22 +299,20 @@ impl Drop for Guest {
         if take(&mut known.keys, &self.key) {
             known.shut_out.retain(|key| Some(*key) != self.key);
         }
-        if take(&mut known.realms, &self.realm) {
-            known.queues.remove(&self.realm);
-        }
+        take(&mut known.realms, &self.realm);
         for job in &self.jobs {
             if take(&mut known.wanted, job) {
                 known.jobs.remove(job);
             }
         }
-        if known.streams == 0 {
-            known.fleet = None;
-        }
+        known.forget(Instant::now());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use ffpool_schema::access::{Permit, Role};
 
     use super::*;
@@ -317,17 +343,41 @@ mod tests {
         assert!(known.keys.is_empty() && known.realms.is_empty() && known.wanted.is_empty());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_soon_after_others_hears_what_they_heard_and_later_nothing_old() {
+        let hub = Arc::new(Hub::default());
+        let seen = |newest| Arc::new(QueuesSeen { queues: Vec::new(), newest });
+        let see = |newest| {
+            let mut known = hub.known();
+            known.queues.insert(None, Seen::now(seen(newest)));
+            known.fleet = Some(Seen::now(FleetView { workers: BTreeMap::new(), slots: newest, used: 0 }));
+        };
+        let told = |guest: &Guest| (guest.queues().map(|queues| queues.newest), guest.fleet().map(|fleet| fleet.slots));
+        let first = hub.admit(&caller(1, None), Vec::new()).unwrap();
+        see(7);
+        drop(first);
+        let soon = hub.admit(&caller(1, None), Vec::new()).unwrap();
+        let other = hub.admit(&caller(2, Some("acme")), Vec::new()).unwrap();
+        assert_eq!((told(&soon), told(&other)), ((Some(7), Some(7)), (None, Some(7))), "each its own realm");
+        tokio::time::advance(SUMS).await;
+        assert_eq!(told(&soon), (Some(7), Some(7)), "until the next look");
+        drop((soon, other));
+        let later = hub.admit(&caller(1, None), Vec::new()).unwrap();
+        assert_eq!(told(&later), (None, None));
+        assert!(hub.known().queues.is_empty());
+    }
+
     #[test]
     fn however_many_come_the_ledger_is_looked_at_within_a_bound_and_has_a_rest() {
         let begin = Instant::now();
         let mut pace = Pace::new(begin);
         let later = begin + Duration::from_secs(60);
-        assert_eq!(pace.soon(later), later + SOON, "after a silence nobody waits");
+        assert_eq!(pace.soon(later), later, "after a silence nobody waits");
         // Somebody comes at every moment for ten seconds, and no look takes any time.
         let (mut now, mut looks, mut sums, mut keys) = (later, 0, 0, 0);
         loop {
             now = pace.soon(now);
-            if now > later + Duration::from_secs(10) {
+            if now >= later + Duration::from_secs(10) {
                 break;
             }
             let (with_sums, with_keys) = pace.due(now);
