@@ -24,6 +24,8 @@ const FRESH: Duration = Duration::from_secs(10);
 const STALE: Duration = Duration::from_secs(60);
 /// Jobs that are many.
 const MANY: i64 = 10_000;
+/// Steps so long look the same a minute later, and whoever of few asks for them has to look through the jobs of many.
+const LONG_STEP_SECS: u32 = 600;
 /// Steps in an answer.
 const STEPS: u32 = 60;
 
@@ -40,7 +42,7 @@ pub(crate) fn kept() -> Arc<Kept> {
 
 fn is_large(answer: &Throughput) -> bool {
     let ended = answer.points.iter().map(|point| point.completed + point.failed + point.cancelled + point.rejected);
-    ended.sum::<i64>() > MANY
+    answer.step_secs >= LONG_STEP_SECS || ended.sum::<i64>() > MANY
 }
 
 /// `GET /v1/throughput`

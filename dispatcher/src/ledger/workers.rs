@@ -146,11 +146,11 @@ macro_rules! listed {
 
 const PAGE: &str = concat!(worker_columns!(), listed!(), " ORDER BY id LIMIT $1");
 
-/// The tenant's running jobs are looked up once for all of them.
+/// The tenant's running jobs are looked up once for all of them: without `IS TRUE` each worker's jobs would be joined one by one.
 const AT_ONCE: &str = concat!(
     worker_columns!(
-        "SELECT told.id FROM unnest(worker.running) AS told(id) WHERE told.id IN ( \
-             SELECT job.id FROM job WHERE job.tenant = $2 AND job.state IN ('running', 'cancelling'))"
+        "SELECT told.id FROM unnest(worker.running) AS told(id) WHERE (told.id IN ( \
+             SELECT job.id FROM job WHERE job.tenant = $2 AND job.state IN ('running', 'cancelling'))) IS TRUE"
     ),
     listed!(),
     " ORDER BY last_seen DESC LIMIT $1"
