@@ -208,7 +208,7 @@ async fn is_drained(pool: &mut Pool, prometheus: &Prometheus) -> anyhow::Result<
     ensure!(status.success(), "a drained worker ended with {status}\n{}", pool.workers[worker].log_tail());
     pool.client.cancel(job).await?;
     pool.restart_worker(worker).await?;
-    prometheus.follow(pool)
+    prometheus.follow(pool).await
 }
 
 /// A worker is killed while it encodes, and stays away until its lease has lapsed.
@@ -219,5 +219,5 @@ async fn is_lost(pool: &mut Pool, prometheus: &Prometheus) -> anyhow::Result<()>
     until(pool, job, |view| view.attempt == 2).await?;
     pool.client.cancel(job).await?;
     pool.restart_worker(worker).await?;
-    prometheus.follow(pool)
+    prometheus.follow(pool).await
 }

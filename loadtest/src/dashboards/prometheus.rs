@@ -19,6 +19,9 @@ const TARGETS: &str = "targets.json";
 /// Seconds between two values of a range.
 const STEP_SECS: u32 = 5;
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// It looks for new targets every five seconds, and scrapes each for the first time some seconds later.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A running Prometheus.
 pub(super) struct Prometheus {
@@ -99,9 +102,24 @@ impl Prometheus {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
-    /// Scrapes the parts as they are now: one that was started again has another address.
-    pub(super) fn follow(&self, pool: &Pool) -> anyhow::Result<()> {
-        write_targets(&self.directory, pool)
+    /// Scrapes the parts as they are now, for one that was started again has another address, and waits until it has reached each:
+    /// it takes up new targets some seconds later, and what is asked before shows nobody there.
+    pub(super) async fn follow(&self, pool: &Pool) -> anyhow::Result<()> {
+        write_targets(&self.directory, pool)?;
+        let end = Instant::now() + FOLLOWS_WITHIN;
+        for part in pool.dispatchers.iter().chain(&pool.workers) {
+            let is_up = format!("up{{instance=\"{}\"}} == 1", part.metrics);
+            while self.now(&is_up).await?.is_empty() {
+                ensure!(
+                    Instant::now() < end,
+                    "prometheus has not reached {} within {FOLLOWS_WITHIN:?}\n{}",
+                    part.name(),
+                    self.log()
+                );
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        Ok(())
     }
 
     /// The value of a query now.
