@@ -28,7 +28,8 @@ const WALK: Duration = Duration::from_secs(130);
 /// Those who may look at every attempt or wait for their turn. It is one at a time: several would keep all others from the connections, and
 /// each other from the disk.
 const WALKS_MAX: usize = 8;
-/// Starting processes takes longer than adding up some thousand sums.
+/// By one process: starting others takes longer than adding up some thousand sums, and a look at every attempt, which somebody waits for
+/// once in minutes at most, leaves the other processors to everybody else.
 const ALONE: &str = "SET LOCAL max_parallel_workers_per_gather = 0";
 /// The same as [`WALK`], by the server.
 const WALK_STATEMENT: &str = "SET LOCAL statement_timeout = '120s'";
@@ -161,6 +162,7 @@ impl Ledger {
             let mut client = self.pool().get().await?;
             let transaction = client.build_transaction().read_only(true).start().await?;
             transaction.batch_execute(WALK_STATEMENT).await?;
+            transaction.batch_execute(ALONE).await?;
             let statement = transaction.prepare_cached(&sql).await?;
             let currency = &self.prices().currency;
             let rows = transaction.query(&statement, &[&since, &ROWS_MAX, &label, currency, &realm.tenant()]).await?;

@@ -68,10 +68,10 @@ macro_rules! one_by_one {
 /// The jobs of the rest of the hour in which the report begins.
 const WITHIN: &str = concat!(
     one_by_one!("maker.id = j.id AND row_number() OVER (PARTITION BY a.job ORDER BY a.attempt) = 1"),
-    "FROM (SELECT id AS whole, id FROM job WHERE created_at >= $1 AND created_at < $2 AND part_of IS NULL \
-           UNION ALL SELECT whole.id, part.id FROM job AS whole JOIN job AS part ON part.part_of = whole.id \
-           WHERE whole.created_at >= $1 AND whole.created_at < $2) AS maker \
-          JOIN job AS j ON j.id = maker.whole JOIN attempt AS a ON a.job = maker.id \
+    "FROM (SELECT id, tenant, queue, scenario FROM job \
+           WHERE created_at >= $1 AND created_at < $2 AND part_of IS NULL) AS j \
+          CROSS JOIN LATERAL (SELECT j.id UNION ALL SELECT part.id FROM job AS part WHERE part.part_of = j.id) AS maker \
+          JOIN attempt AS a ON a.job = maker.id \
      WHERE a.ended_at IS NOT NULL"
 );
 
