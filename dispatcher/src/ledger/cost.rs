@@ -22,7 +22,7 @@ use sums::Arms;
 
 /// Sums that are told at most, the largest.
 const ROWS_MAX: i64 = 1_000;
-/// For a look at every attempt: a million of them take 3 to 13 s of a machine with nothing else to do (docs/performance.md), and who asks need
+/// For a look at every attempt: a million of them take 2 to 8 s of a machine with nothing else to do (docs/performance.md), and who asks need
 /// not wait for its end.
 const WALK: Duration = Duration::from_secs(130);
 /// Those who may look at every attempt or wait for their turn. It is one at a time: several would keep all others from the connections, and
