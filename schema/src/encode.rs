@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::Family;
 use crate::job::HardwarePolicy;
 use crate::live::{Live, LiveAddress};
 use crate::location::redact;
@@ -50,6 +51,21 @@ pub enum RateControl {
         /// Buffer size.
         bufsize: Option<Bitrate>,
     },
+}
+
+impl RateControl {
+    /// Whether an encoder keeps to the bounds that this sets. One that would not is not asked.
+    #[must_use]
+    pub fn is_kept_by(self, encoder: Encoder) -> bool {
+        match self {
+            // It keeps to an average by itself, and its older versions know neither a peak nor a buffer.
+            RateControl::Bitrate { maxrate, bufsize, .. } => {
+                encoder != Encoder::Libsvtav1 || (maxrate.is_none() && bufsize.is_none())
+            }
+            RateControl::Crf { maxrate: Some(_), .. } => encoder.family().is_none_or(|family| family == Family::Nvenc),
+            RateControl::Crf { maxrate: None, .. } => true,
+        }
+    }
 }
 
 /// The video half of an encode.
@@ -107,11 +123,13 @@ impl VideoEncode {
             return vec![encoder];
         }
         let (hardware, software) = (self.codec.hardware_encoders(), self.codec.encoders());
-        match self.hw {
+        let mut candidates = match self.hw {
             Some(HardwarePolicy::Require) => hardware.to_vec(),
             Some(HardwarePolicy::Prefer) => [hardware, software].concat(),
             Some(HardwarePolicy::Forbid) | None => software.to_vec(),
-        }
+        };
+        candidates.retain(|encoder| self.rate.is_kept_by(*encoder));
+        candidates
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: a cover picture is no video; what the prober does not say is absent, never zero, and so is what no file can be.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -80,7 +81,13 @@ impl Colors {
     /// Whether the range is high: PQ or HLG.
     #[must_use]
     pub fn is_hdr(&self) -> bool {
-        matches!(self.transfer, Some("smpte2084" | "arib-std-b67"))
+        self.is_pq() || self.transfer == Some("arib-std-b67")
+    }
+
+    /// Whether the numbers stand for light itself, up to 10,000 candela per square metre.
+    #[must_use]
+    pub fn is_pq(&self) -> bool {
+        self.transfer == Some("smpte2084")
     }
 }
 
@@ -91,6 +98,28 @@ pub struct Mastering {
     pub points: [(f64, f64); 4],
     /// Darkest and brightest, in candela per square metre.
     pub luminance: (f64, f64),
+}
+
+impl Mastering {
+    /// Whether it is the same display: codecs count in steps of their own, the coarsest of them AV1's of 1/65,536 and of 1/256 and
+    /// 1/16,384 candela per square metre.
+    #[must_use]
+    pub fn is_same(&self, other: &Mastering) -> bool {
+        let is_near = |a: f64, b: f64, step: f64| (a - b).abs() <= step;
+        let points = self.points.iter().zip(&other.points);
+        points.into_iter().all(|(a, b)| is_near(a.0, b.0, 1e-4) && is_near(a.1, b.1, 1e-4))
+            && is_near(self.luminance.0, other.luminance.0, 2e-4)
+            && is_near(self.luminance.1, other.luminance.1, 0.01)
+    }
+}
+
+impl fmt::Display for Mastering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, (x, y)) in ["red", "green", "blue", "white"].into_iter().zip(self.points) {
+            write!(f, "{name} ({x:.4}, {y:.4}), ")?;
+        }
+        write!(f, "{:.4} to {:.0} cd/m2", self.luminance.0, self.luminance.1)
+    }
 }
 
 const PRIMARIES: &[&str] =

@@ -226,6 +226,9 @@ fn a_device_is_chosen_as_the_policy_says_and_not_asked_for_what_none_can() {
         ("720p-h264", json!({"hw": "require", "target_ssim": 0.9}), "target_ssim", "unsupported"),
         ("720p-libx264", json!({"hw": "require"}), "hw", "contradiction"),
         ("720p-h264_nvenc", json!({"hw": "forbid"}), "hw", "contradiction"),
+        ("720p-libsvtav1", json!({"bitrate": "2M", "maxrate": "4M"}), "maxrate", "unsupported"),
+        ("720p-libsvtav1", json!({"bitrate": "2M", "bufsize": "4M"}), "bufsize", "unsupported"),
+        ("720p-h264_vaapi", json!({"crf": 20, "maxrate": "4M"}), "maxrate", "unsupported"),
     ] {
         let faults = read(&job(scenario, "a.mkv", parameters.clone())).expect_err(&parameters.to_string());
         let found: Vec<String> = faults.iter().map(|fault| format!("{} {}", fault.path, fault.code)).collect();
@@ -242,6 +245,14 @@ fn a_device_is_chosen_as_the_policy_says_and_not_asked_for_what_none_can() {
     assert_eq!(candidates("720p-h264", json!({"hw": "forbid"})), ["libx264"]);
     assert_eq!(candidates("720p-vp9", json!({"hw": "prefer"})), ["libvpx-vp9"]);
     assert_eq!(candidates("720p-h264_qsv", json!({"hw": "prefer"})), ["h264_qsv"]);
+    // Bounds that an encoder would not keep to.
+    let capped = |policy: &str| candidates("720p-h264", json!({"hw": policy, "crf": 20, "maxrate": "4M"}));
+    assert_eq!((capped("require"), capped("prefer")), (vec!["h264_nvenc"], vec!["h264_nvenc", "libx264"]));
+    for bound in ["maxrate", "bufsize"] {
+        assert_eq!(candidates("720p-av1", json!({"bitrate": "2M", bound: "4M"})), ["libaom-av1"]);
+    }
+    assert_eq!(candidates("720p-av1", json!({"bitrate": "2M"})), ["libsvtav1", "libaom-av1"]);
+    assert_eq!(candidates("720p-av1", json!({"crf": 30, "maxrate": "2M"})), ["libsvtav1", "libaom-av1"]);
     let required = read(&job("720p-h264", "a.mkv", json!({"hw": "require"}))).unwrap();
     assert_eq!(required.needs(), [Encode::CHOOSES_DEVICE]);
 }

@@ -2,13 +2,13 @@
 //!
 //! Invariant: pure; every difference is named, with what was expected and what is there.
 
-use ffpool_schema::encode::{Container, PictureFormat};
+use ffpool_schema::encode::{Container, Fps, PictureFormat};
 use ffpool_schema::message::{AudioProbe, Proof, StreamProof};
 use ffpool_schema::plan::{Expected, ExpectedAudio, ExpectedVideo};
 use ffpool_schema::probe::Probed;
 
-/// How far a frame rate may be off.
-const FPS_TOLERANCE: f64 = 0.01;
+/// How far a frame rate may be off: half of what is between 30 and 30000/1001.
+const FPS_TOLERANCE: f64 = 0.0005;
 /// How exact a length is at best, in seconds: sound comes in packets, of which the first and the last are not full.
 const DURATION_TOLERANCE_SECS: f64 = 0.1;
 /// How exact the video's length is at best, in seconds: Matroska counts in milliseconds.
@@ -66,8 +66,10 @@ fn video(wish: &ExpectedVideo, found: &Probed, differences: &mut Differences) {
         let size = |(width, height): (u32, u32)| format!("{width}x{height}");
         differences.differ("the size", size((wish.width, wish.height)), size((video.width, video.height)));
     }
+    // The average of few frames is not exact in every container; the rate that fits all their times is.
+    let rates = [video.fps, found.rate.map(Fps::as_f64)];
     if let Some(fps) = wish.fps
-        && !video.fps.is_some_and(|found| (found - fps).abs() <= fps * FPS_TOLERANCE)
+        && !rates.into_iter().flatten().any(|found| (found - fps).abs() <= fps * FPS_TOLERANCE)
     {
         let found = video.fps.map_or("unknown".to_owned(), |fps| format!("{fps:.3}"));
         differences.differ("the frame rate", format!("{fps:.3}"), found);
@@ -95,6 +97,18 @@ fn video(wish: &ExpectedVideo, found: &Probed, differences: &mut Differences) {
             if wish.is_some() && wish != found {
                 differences.differ(what, wish.unwrap_or("unknown"), found.unwrap_or("unknown"));
             }
+        }
+        if let Some(wish) = colors.mastering
+            && !found.mastering.is_some_and(|found| found.is_same(&wish))
+        {
+            let found = found.mastering.map_or("unknown".to_owned(), |found| found.to_string());
+            differences.differ("the mastering display", wish, found);
+        }
+        if colors.light.is_some() && colors.light != found.light {
+            let levels = |light: Option<(u32, u32)>| {
+                light.map_or("unknown".to_owned(), |(content, average)| format!("{content} and {average} cd/m2"))
+            };
+            differences.differ("the light levels", levels(colors.light), levels(found.light));
         }
     }
     if wish.pixel_format.is_some() && video.rotation.is_some_and(|degrees| degrees.rem_euclid(360) != 0) {
@@ -242,7 +256,7 @@ mod tests {
     use super::*;
     use ffpool_schema::encode::{Loudness, Profile};
     use ffpool_schema::message::{Probe, VideoProbe};
-    use ffpool_schema::probe::Colors;
+    use ffpool_schema::probe::{Colors, Mastering};
 
     fn expected() -> Expected {
         Expected {
@@ -290,7 +304,7 @@ mod tests {
                     profile: Some("Main".to_owned()),
                     width: 640,
                     height: 360,
-                    fps: Some(29.97),
+                    fps: Some(30.005),
                     pixel_format: Some("yuvj420p".to_owned()),
                     ..VideoProbe::default()
                 }),
@@ -356,6 +370,42 @@ mod tests {
             assert!(differences.iter().any(|line| line.contains(what)), "{what}: {differences:?}");
         }
         assert_eq!(differences.len(), 12);
+    }
+
+    #[test]
+    fn a_rate_that_is_nearly_the_right_one_is_wrong() {
+        for (wish, rate, is_right) in
+            [(30.0, 30_000.0 / 1001.0, false), (24.0, 24_000.0 / 1001.0, false), (24_000.0 / 1001.0, 23.976, true)]
+        {
+            let mut expected = expected();
+            let mut found = found();
+            expected.video.as_mut().unwrap().fps = Some(wish);
+            found.probe.video.as_mut().unwrap().fps = Some(rate);
+            assert_eq!(differences(&expected, &found).is_empty(), is_right, "{rate} for {wish}");
+            found.rate = Some(Fps { num: 24_000, den: 1001 });
+            assert_eq!(differences(&expected, &found).is_empty(), wish < 24.0, "{rate} for {wish}");
+        }
+    }
+
+    #[test]
+    fn what_is_lost_of_a_high_range_is_named() {
+        let mastering = Mastering {
+            points: [(0.68, 0.32), (0.265, 0.69), (0.15, 0.06), (0.3127, 0.329)],
+            luminance: (0.0001, 1000.0),
+        };
+        let mut expected = expected();
+        let colors = expected.video.as_mut().unwrap().colors.as_mut().unwrap();
+        (colors.mastering, colors.light) = (Some(mastering), Some((1000, 400)));
+        let mut found = found();
+        let lost = differences(&expected, &found);
+        assert_eq!(lost.len(), 2, "{lost:?}");
+        assert!(lost[0].contains("red (0.6800, 0.3200)") && lost[1].contains("1000 and 400 cd/m2"), "{lost:?}");
+        // As AV1 counts it.
+        let steps = Mastering { luminance: (2.0 / 16_384.0, 1000.0), ..mastering };
+        (found.colors.mastering, found.colors.light) = (Some(steps), Some((1000, 400)));
+        assert_eq!(differences(&expected, &found), Vec::<String>::new());
+        found.colors.mastering = Some(Mastering { luminance: (0.0001, 4000.0), ..mastering });
+        assert_eq!(differences(&expected, &found).len(), 1);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn rate(rate: RateControl, encoder: Encoder, arguments: &mut Argument
     match rate {
         RateControl::Bitrate { bitrate, maxrate, bufsize } => {
             arguments.pair("-b:v", bitrate);
-            // It keeps to the average by itself, and its older versions know no peak.
+            // It is not asked for bounds: `RateControl::is_kept_by`.
             if encoder == Encoder::Libsvtav1 {
                 return;
             }
@@ -54,7 +54,8 @@ fn quality(crf: u8, maxrate: Option<Bitrate>, encoder: Encoder, arguments: &mut 
         Encoder::Libx264 | Encoder::Libx265 | Encoder::Libsvtav1 => arguments.pair("-crf", crf),
         Encoder::LibvpxVp9 | Encoder::LibaomAv1 => {
             arguments.pair("-crf", crf);
-            arguments.pair("-b:v", 0);
+            // They take no peak without an average, and with one stay at this quality as long as it lasts.
+            arguments.pair("-b:v", maxrate.map_or(0, |maxrate| maxrate.0));
         }
         Encoder::Libvpx => {
             // 4 is its best.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: sizes are those of the upright picture, and even where it is encoded.
 
-use super::{Refusal, Request};
+use super::{Refusal, Request, video};
 use crate::encode::{Deinterlace, Fit, Fps, Hdr, PixelFormat, Resolution, Treatment, VideoEncode};
 use crate::message::VideoProbe;
 use crate::probe::Colors;
@@ -136,7 +136,7 @@ fn dynamic_range(
     }
     let is_deep = is_deep(wish.pixel_format) && wish.treatment == Treatment::Encode;
     match wish.hdr {
-        Hdr::Auto | Hdr::Keep if is_deep => Ok((false, Some(colors.clone()))),
+        Hdr::Auto | Hdr::Keep if is_deep => Ok((false, Some(kept(request, wish, colors)?))),
         Hdr::Keep => Err(Refusal::job("hdr", "contradiction", "HDR cannot be kept in 8 bits: ask for yuv420p10le")),
         Hdr::Auto | Hdr::Tonemap => {
             if !request.has("zscale") || !request.has("tonemap") {
@@ -149,6 +149,22 @@ fn dynamic_range(
             }
             Ok((true, None))
         }
+    }
+}
+
+/// What the output can tell of the source's colours.
+fn kept(request: &Request<'_>, wish: &VideoEncode, colors: &Colors) -> Result<Colors, Refusal> {
+    let bare = Colors { mastering: None, light: None, ..colors.clone() };
+    match request.encoder {
+        Some(encoder) if video::tells_mastering(encoder) => Ok(colors.clone()),
+        Some(encoder) if wish.hdr == Hdr::Keep && bare != *colors => {
+            let message = format!(
+                "the source says on which display it was mastered or how bright it gets, and {encoder} does not pass it \
+                 on: take libx265 or libsvtav1, or `auto` to keep the colours alone"
+            );
+            Err(Refusal::job("hdr", "unsupported", message))
+        }
+        Some(_) | None => Ok(bare),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::encode::{Encoder, VideoEncode};
 /// The fastest of libvpx, in real time only.
 const VPX_REALTIME: u8 = 8;
 
-/// `pass`: which of two. `extra`: more of x265's parameters, each behind a colon.
+/// `pass`: which of two. `extra`: more of the parameters of x265 or SVT-AV1, each behind a colon.
 pub(super) fn speed(
     video: &VideoEncode,
     encoder: Encoder,
@@ -43,7 +43,7 @@ pub(super) fn speed(
         }
         Encoder::Libsvtav1 => {
             arguments.pair("-preset", svt_preset(preset));
-            arguments.pair("-svtav1-params", format!("lp={threads}"));
+            arguments.pair("-svtav1-params", format!("lp={threads}{extra}"));
         }
         Encoder::LibaomAv1 => {
             arguments.pair("-cpu-used", aom_speed(preset));

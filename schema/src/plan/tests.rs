@@ -200,6 +200,12 @@ fn each_encoder_is_spoken_to_in_its_own_words() {
     has(&aom, "-cpu-used 5");
     has(&aom, "-b:v 2000000 -minrate 2000000 -maxrate 2000000 -bufsize 4000000");
     has(&planned(&wish, Encoder::Libvpx, Some(&probed())).0, "-deadline good -cpu-used 3");
+    let mut capped = wish.clone();
+    capped.video.rate = RateControl::Crf { crf: 31, maxrate: Some(Bitrate(2_000_000)), bufsize: None };
+    for encoder in [Encoder::LibvpxVp9, Encoder::LibaomAv1] {
+        // They take no peak without an average.
+        has(&planned(&capped, encoder, Some(&probed())).0, "-crf 31 -b:v 2000000 -maxrate 2000000 -bufsize 4000000");
+    }
     has(&planned(&wish, Encoder::H264Nvenc, Some(&probed())).0, "-preset p3");
 }
 
@@ -348,7 +354,27 @@ fn a_high_dynamic_range_is_kept_mapped_or_refused_and_never_lost() {
         ),
         "{arguments}"
     );
-    assert!(expected.video.unwrap().colors.is_some_and(|colors| colors.is_hdr()));
+    assert_eq!(expected.video.unwrap().colors.as_ref(), Some(&source.colors));
+    let (arguments, _) = planned(&wish, Encoder::Libsvtav1, Some(&source));
+    assert!(
+        arguments.contains(
+            "lp=2:mastering-display=G(0.26500,0.69000)B(0.15000,0.06000)R(0.68000,0.32000)WP(0.31270,0.32900)\
+             L(1000.0000,0.0001):content-light=1000,400 "
+        ),
+        "{arguments}"
+    );
+    // HLG has no fixed light.
+    let hlg = Probed { colors: Colors { transfer: Some("arib-std-b67"), ..source.colors.clone() }, ..source.clone() };
+    assert!(!planned(&wish, Encoder::Libx265, Some(&hlg)).0.contains("hdr10"));
+    // The colours alone, unless all of it is asked for.
+    let (_, expected) = planned(&wish, Encoder::LibvpxVp9, Some(&source));
+    let bare = Colors { mastering: None, light: None, ..source.colors.clone() };
+    assert_eq!(expected.video.unwrap().colors, Some(bare.clone()));
+    wish.video.hdr = Hdr::Keep;
+    let all = request(&wish, Encoder::LibvpxVp9, Some(&source), &[]);
+    assert!(matches!(plan(&all), Err(Refusal::Job(fault)) if fault.path == "parameters.hdr"));
+    planned(&wish, Encoder::LibvpxVp9, Some(&Probed { colors: bare, ..source.clone() }));
+    wish.video.hdr = Hdr::Auto;
     wish.video.pixel_format = PixelFormat::Yuv420p;
     let bare = request(&wish, Encoder::Libx264, Some(&source), &[]);
     assert!(matches!(plan(&bare), Err(Refusal::Job(fault)) if fault.path == "parameters.hdr"));

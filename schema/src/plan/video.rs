@@ -7,7 +7,7 @@ use super::shape::Shape;
 use super::{Request, expected, pictures, rate, speed};
 use crate::device::{Device, Family};
 use crate::encode::{Encoder, Pictures, Segments, VideoEncode};
-use crate::probe::Mastering;
+use crate::probe::{Colors, Mastering};
 
 /// Time between key frames where the job does not say.
 const GOP_SECS: f64 = 2.0;
@@ -56,7 +56,7 @@ pub(super) fn video(
     arguments: &mut Arguments,
 ) {
     arguments.pair("-c:v", encoder);
-    let hdr = if encoder == Encoder::Libx265 { x265_hdr(shape) } else { String::new() };
+    let hdr = hdr(encoder, shape);
     speed::speed(video, encoder, threads, pass, &hdr, arguments);
     if let Some(profile) = video.profile {
         arguments.pair("-profile:v", profile);
@@ -96,21 +96,51 @@ fn colors(shape: &Shape, arguments: &mut Arguments) {
     }
 }
 
-/// Mastering display and light levels: FFmpeg 5.1 hands neither to x265 by itself.
-fn x265_hdr(shape: &Shape) -> String {
+/// Whether an encoder writes down on which display a picture was mastered, and how bright it gets.
+pub(super) fn tells_mastering(encoder: Encoder) -> bool {
+    matches!(encoder, Encoder::Libx265 | Encoder::Libsvtav1)
+}
+
+/// Mastering display and light levels, as more of the encoder's parameters: FFmpeg 5.1 hands them to none by itself.
+fn hdr(encoder: Encoder, shape: &Shape) -> String {
     let Some(colors) = shape.colors.as_ref().filter(|colors| colors.is_hdr()) else { return String::new() };
-    let mut parameters = String::from(":hdr10=1:repeat-headers=1");
+    match encoder {
+        Encoder::Libx265 => x265_hdr(colors),
+        Encoder::Libsvtav1 => svt_hdr(colors),
+        _ => String::new(),
+    }
+}
+
+fn x265_hdr(colors: &Colors) -> String {
+    let mut parameters = String::from(if colors.is_pq() { ":hdr10=1:repeat-headers=1" } else { ":repeat-headers=1" });
     if let Some(Mastering { points, luminance }) = colors.mastering {
-        // x265 counts points in 1/50,000 and light in 1/10,000.
+        // Points are counted in 1/50,000 and light in 1/10,000.
         let point = |(x, y): (f64, f64)| format!("({:.0},{:.0})", x * 50_000.0, y * 50_000.0);
-        let [red, green, blue, white] = points.map(point);
-        let (darkest, brightest) = (luminance.0 * 10_000.0, luminance.1 * 10_000.0);
-        parameters += &format!(":master-display=G{green}B{blue}R{red}WP{white}L({brightest:.0},{darkest:.0})");
+        let light = [luminance.1, luminance.0].map(|light| format!("{:.0}", light * 10_000.0));
+        parameters += &format!(":master-display={}", display(points.map(point), &light));
     }
     if let Some((content, average)) = colors.light {
         parameters += &format!(":max-cll={content},{average}");
     }
     parameters
+}
+
+fn svt_hdr(colors: &Colors) -> String {
+    let mut parameters = String::new();
+    if let Some(Mastering { points, luminance }) = colors.mastering {
+        let point = |(x, y): (f64, f64)| format!("({x:.5},{y:.5})");
+        let light = [luminance.1, luminance.0].map(|light| format!("{light:.4}"));
+        parameters += &format!(":mastering-display={}", display(points.map(point), &light));
+    }
+    if let Some((content, average)) = colors.light {
+        parameters += &format!(":content-light={content},{average}");
+    }
+    parameters
+}
+
+/// The notation that both share. `points`: red, green, blue and white; `light`: brightest and darkest.
+fn display([red, green, blue, white]: [String; 4], light: &[String; 2]) -> String {
+    format!("G{green}B{blue}R{red}WP{white}L({})", light.join(","))
 }
 
 /// One picture, or many one after the other.

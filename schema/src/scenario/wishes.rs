@@ -245,6 +245,17 @@ impl Wishes<'_> {
         if p.bufsize.is_some() && p.maxrate.is_none() && p.bitrate.is_none() {
             self.fault("bufsize", "contradiction", "a buffer bounds a rate: give `maxrate` or `bitrate` too");
         }
+        if let CodecChoice::Encoder(encoder) = codec
+            && !super::rate_control(p, encoder.codec()).is_kept_by(encoder)
+        {
+            let field = if p.maxrate.is_some() { "maxrate" } else { "bufsize" };
+            let message = if p.bitrate.is_some() {
+                format!("{encoder} keeps to an average, and to no bounds of it: leave it out, or take the codec `av1`")
+            } else {
+                format!("{encoder} bounds no constant quality: give `bitrate` instead of `crf`")
+            };
+            self.fault(field, "unsupported", message);
+        }
         match p.passes {
             None | Some(1) => {}
             Some(2) => {

@@ -15,9 +15,9 @@ use ffpool_schema::message::{Manifest, Outcome};
 use ffpool_stack::Rtmp;
 use ffpool_worker::live::mpd::{self, Period, Presentation, Told};
 use ffpool_worker::workshop::Stop;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::tool::bench::{Bench, Ledger, Running, failure, manifest, until};
+use crate::tool::bench::{Bench, Ledger, Running, failure, manifest, stand_in, until};
 use sources::{Publisher, clip_secs, packet_times};
 
 /// A worker that may go to this machine.
@@ -227,6 +227,48 @@ async fn an_absent_source_a_refused_sink_a_silent_source_and_a_forbidden_host_ha
     publisher.pause();
     let ended = running.ended.await.unwrap();
     assert_eq!(failure(&ended).cause, Cause::Stall, "{ended:?}");
+    bench.assert_clean();
+}
+
+/// Tells of media at half the pace of the clock for eighteen seconds, as an encoder that is too slow; then its source has enough of it.
+const SLOW: &str = "i=0; while [ $i -lt 45 ]; do i=$((i+1)); sleep 0.4; \
+     printf 'frame=%d\\nout_time_us=%d\\nprogress=continue\\n' $i $((i * 200000)); done; \
+     echo '[error] Connection reset by peer' >&2; exit 1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_that_falls_behind_is_told_of_and_is_the_cause_when_its_source_leaves_it() {
+    let bench = Bench::with(|settings, dir| {
+        settings.stores.fetch_allow = vec!["127.0.0.0/8".parse().unwrap()];
+        settings.ffmpeg = stand_in(dir, SLOW);
+    })
+    .await;
+    let mut spec = spec(&bench);
+    spec.input = Some("rtmp://127.0.0.1:9/live/fast".to_owned());
+    spec.parameters.restarts = Some(0);
+    spec.parameters.source_end = Some(ffpool_schema::live::SourceEnd::Fail);
+    let mut running = bench.start(&bench.grant(&spec), Ledger::Grants);
+    let ended = (&mut running.ended).await.unwrap();
+    assert_eq!(failure(&ended).cause, Cause::EncoderSlow, "{ended:?}");
+    let lines = said(&mut running);
+    assert_eq!(lines.matches("[ffpool] encoder_slow: the encode falls behind").count(), 1, "{lines}");
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_ends_in_time_to_be_published_before_its_deadline() {
+    let (bench, server) = (bench().await, server());
+    let publisher = Publisher::to(&server.url("long"));
+    let mut spec = spec(&bench);
+    spec.input = Some(server.url("long"));
+    spec.output = Some(bench.media("recording.mp4").display().to_string());
+    let deadline = Timestamp::now() + SignedDuration::from_secs(16);
+    spec.deadline = Some(deadline);
+    let ended = bench.run_spec(&spec).await;
+    let (secs, left) =
+        (manifest(&ended).artifacts[0].probe.duration_secs.unwrap(), deadline.duration_since(Timestamp::now()));
+    // Ten seconds and a tenth of the recording are kept back for the proof.
+    assert!((1.0..6.5).contains(&secs) && left.is_positive(), "{secs} s, and {left} before the deadline");
+    drop(publisher);
     bench.assert_clean();
 }
 

@@ -309,6 +309,9 @@ impl Attempt<'_> {
         let arguments = probe::output_arguments(name, expected.container);
         self.run_ffprobe(&arguments, user, &mut answer).await.map_err(as_verify)?;
         let mut probed = read_probe(&answer)?;
+        if expected.video.as_ref().is_some_and(|video| video.colors.is_some()) {
+            self.look_for_mastering(&mut probed, name, user).await.map_err(as_verify)?;
+        }
         let differences = verify::differences(expected, &probed);
         if !differences.is_empty() {
             return Err(unproven(differences.join("; ")));

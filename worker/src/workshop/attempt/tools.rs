@@ -43,13 +43,24 @@ impl Attempt<'_> {
         let arguments = self.shop.settings.bounds.applied(probe::arguments(file));
         self.run_ffprobe(&arguments, user, &mut answer).await?;
         let mut probed = read_probe(&answer)?;
-        if probed.is_hdr_unsaid() {
-            let mut answer = Answer::default();
-            let arguments = self.shop.settings.bounds.applied(probe::frame_arguments(file));
-            self.run_ffprobe(&arguments, user, &mut answer).await?;
-            probe::add_frame(&mut probed, &answer.text).map_err(unreadable)?;
-        }
+        self.look_for_mastering(&mut probed, file, user).await?;
         Ok(probed)
+    }
+
+    /// Looks at the first frame of a picture of high range whose file does not say on which display it was mastered.
+    pub(super) async fn look_for_mastering(
+        &mut self,
+        probed: &mut Probed,
+        file: &Path,
+        user: ToolUser,
+    ) -> Result<(), End> {
+        if !probed.is_hdr_unsaid() {
+            return Ok(());
+        }
+        let mut answer = Answer::default();
+        let arguments = self.shop.settings.bounds.applied(probe::frame_arguments(file));
+        self.run_ffprobe(&arguments, user, &mut answer).await?;
+        probe::add_frame(probed, &answer.text).map_err(unreadable)
     }
 
     pub(super) async fn run_ffprobe(

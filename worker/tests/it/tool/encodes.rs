@@ -2,11 +2,12 @@
 
 use ffpool_schema::encode::{AudioChoice, Bitrate, CodecChoice, Encoder, Fps, Resolution};
 use ffpool_schema::failure::Cause;
+use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::{Phase, hex};
 use ffpool_schema::scenario::path_of;
 use sha2::{Digest, Sha256};
 
-use super::bench::{Bench, Ledger, failure, manifest};
+use super::bench::{Bench, Ledger, failure, ffmpeg, manifest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_becomes_what_its_scenario_says_with_a_proof_beside_it() {
@@ -104,6 +105,55 @@ async fn an_average_bit_rate_is_met_within_ten_percent() {
         let rate = artifact.size_bytes as f64 * 8.0 / artifact.probe.duration_secs.unwrap();
         assert!((540_000.0..=660_000.0).contains(&rate), "{scenario}: {rate} bits per second");
     }
+}
+
+/// Over six seconds, with the usual buffer of two: what any bucket of that size lets through.
+const CAPPED: std::ops::RangeInclusive<f64> = 120_000.0..=270_000.0;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_constant_quality_is_capped_by_every_software_encoder() {
+    let bench = Bench::open().await;
+    let grain = bench.media("grain.mkv").display().to_string();
+    let picture = "testsrc2=size=192x108:rate=15:duration=6,noise=alls=20:allf=t";
+    ffmpeg(&["-f", "lavfi", "-i", picture, "-c:v", "libx264", "-preset", "ultrafast", "-crf", "5", &grain]);
+    for codec in ["libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1", "libaom-av1"] {
+        let mut spec = bench.spec("custom-input");
+        spec.input = Some(grain.clone());
+        spec.output = Some(bench.media(&format!("{codec}.mkv")).display().to_string());
+        spec.parameters.codec = Some(CodecChoice::Encoder(codec.parse::<Encoder>().unwrap()));
+        spec.parameters.preset = Some("superfast".to_owned());
+        spec.parameters.crf = Some(10);
+        let rate = async |spec: &JobSpec| {
+            let ended = bench.run_spec(spec).await;
+            manifest(&ended).artifacts[0].proof.as_ref().unwrap().streams[0].bytes as f64 * 8.0 / 6.0
+        };
+        let free = rate(&spec).await;
+        spec.parameters.maxrate = Some(Bitrate(200_000));
+        let capped = rate(&spec).await;
+        assert!(
+            free > 800_000.0 && CAPPED.contains(&capped),
+            "{codec}: {free} without and {capped} with a cap of 200 kbit/s"
+        );
+    }
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_that_heeds_no_peak_is_not_taken_where_one_is_asked_for() {
+    let bench = Bench::open().await;
+    let mut spec = bench.spec("240p25-av1");
+    spec.parameters.duration = Some(1.0);
+    spec.parameters.preset = Some("ultrafast".to_owned());
+    spec.parameters.bitrate = Some(Bitrate(200_000));
+    let encoder = async |spec: &JobSpec| {
+        let ended = bench.run_spec(spec).await;
+        let arguments = &manifest(&ended).arguments;
+        let at = arguments.iter().position(|word| word == "-c:v").unwrap();
+        arguments[at + 1].clone()
+    };
+    assert_eq!(encoder(&spec).await, "libsvtav1");
+    spec.parameters.maxrate = Some(Bitrate(300_000));
+    assert_eq!(encoder(&spec).await, "libaom-av1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use ffpool_schema::encode::{
 use ffpool_schema::failure::Cause;
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::{Artifact, Manifest};
-use ffpool_schema::probe;
+use ffpool_schema::probe::{self, Mastering};
 use ffpool_worker::workshop::Freeze;
 
 use super::bench::{Bench, Ledger, failure, fault, ffmpeg, manifest};
@@ -189,6 +189,88 @@ async fn loudness_is_measured_corrected_and_measured_again() {
     bench.assert_clean();
 }
 
+/// What ffprobe says of a file, as bare values.
+fn told(bench: &Bench, name: &str, entries: &str) -> String {
+    let file = bench.media(name).display().to_string();
+    let arguments = ["-v", "error", "-of", "default=noprint_wrappers=1:nokey=1", "-show_entries", entries, &file];
+    let said = std::process::Command::new("ffprobe").args(arguments).output().unwrap();
+    assert!(said.status.success(), "{name}: {}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8_lossy(&said.stdout).trim().to_owned()
+}
+
+fn title(bench: &Bench, name: &str) -> String {
+    told(bench, name, "format_tags=title")
+}
+
+/// The text of a file's subtitles.
+fn lines(bench: &Bench, name: &str) -> String {
+    let (file, text) = (bench.media(name).display().to_string(), bench.media("lines.srt").display().to_string());
+    ffmpeg(&["-i", &file, "-map", "0:s:0", &text]);
+    let text = std::fs::read_to_string(&text).unwrap();
+    text.lines().nth(2).unwrap_or_default().to_owned()
+}
+
+/// The colour of the pixel in the middle of a file's first frame, in red, green and blue.
+fn middle(bench: &Bench, name: &str) -> [u8; 3] {
+    let (file, pixel) = (bench.media(name).display().to_string(), bench.media("pixel.rgb").display().to_string());
+    let filter = "crop=2:2:iw/2:ih/2,format=rgb24,crop=1:1:0:0:exact=1";
+    ffmpeg(&["-i", &file, "-vf", filter, "-frames:v", "1", "-f", "rawvideo", &pixel]);
+    std::fs::read(&pixel).unwrap()[..3].try_into().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_part_of_the_picture_that_is_asked_for_is_taken_and_its_index_stands_in_front() {
+    let bench = Bench::open().await;
+    let halves = bench.media("halves.mkv").display().to_string();
+    let picture =
+        "color=red:size=160x90:rate=10:duration=1[l];color=blue:size=160x90:rate=10:duration=1[r];[l][r]hstack";
+    ffmpeg(&["-f", "lavfi", "-i", picture, "-c:v", "libx264", "-pix_fmt", "yuv420p", &halves]);
+    for (crop, name, color) in [("100x60+20+10", "left.mp4", 0), ("100x60+200+10", "right.mp4", 2)] {
+        let mut spec = job(&bench, "custom-input", &halves, name);
+        spec.parameters.crop = Some(crop.parse().unwrap());
+        let manifest = made(&bench, &spec).await;
+        assert_eq!(size(&manifest.artifacts[0]), (100, 60));
+        let pixel = middle(&bench, name);
+        let strongest = (0..3).max_by_key(|part| pixel[*part]);
+        assert_eq!(strongest, Some(color), "{crop}: {pixel:?}");
+        let bytes = std::fs::read(bench.media(name)).unwrap();
+        let at = |atom: &[u8]| bytes.windows(4).position(|window| window == atom).unwrap();
+        assert!(at(b"moov") < at(b"mdat"), "{name} can only be played when all of it is there");
+    }
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_pixel_format_and_tuning_is_made() {
+    use PixelFormat::{Yuv420p10le, Yuv422p, Yuv422p10le, Yuv444p, Yuv444p10le};
+    let bench = Bench::open().await;
+    let input = bench.clip("source.mkv", &["-t", "1"]);
+    let formats = [Yuv422p, Yuv444p, Yuv420p10le, Yuv422p10le, Yuv444p10le];
+    let both = ["libx264", "libx265", "libvpx-vp9"].into_iter().flat_map(|codec| formats.map(|format| (codec, format)));
+    for (codec, format) in both.chain([("libsvtav1", Yuv420p10le), ("libaom-av1", Yuv420p10le)]) {
+        let mut spec = job(&bench, "custom-input", &input, &format!("{codec}-{format}.mkv"));
+        spec.parameters.codec = Some(codec.parse().unwrap());
+        spec.parameters.pixel_format = Some(format);
+        spec.parameters.resolution = Some(Resolution::new(160, 90).unwrap());
+        let manifest = made(&bench, &spec).await;
+        let video = manifest.artifacts[0].probe.video.as_ref().unwrap();
+        assert_eq!(video.pixel_format.as_deref(), Some(format.as_str()), "{codec}");
+    }
+    let tunes = [
+        ("libx264", &["film", "animation", "grain", "stillimage", "fastdecode", "zerolatency", "psnr", "ssim"][..]),
+        ("libx265", &["animation", "grain", "fastdecode", "zerolatency", "psnr", "ssim"]),
+    ];
+    for (codec, tune) in tunes.into_iter().flat_map(|(codec, tunes)| tunes.iter().map(move |tune| (codec, *tune))) {
+        let mut spec = job(&bench, "custom-input", &input, &format!("{codec}-{tune}.mp4"));
+        spec.parameters.codec = Some(codec.parse().unwrap());
+        spec.parameters.tune = Some(tune.to_owned());
+        spec.parameters.resolution = Some(Resolution::new(160, 90).unwrap());
+        let manifest = made(&bench, &spec).await;
+        assert!(manifest.arguments.windows(2).any(|pair| pair == ["-tune", tune]), "{:?}", manifest.arguments);
+    }
+    bench.assert_clean();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_tags_and_chapters_are_kept_or_left_as_asked() {
     let bench = Bench::open().await;
@@ -200,6 +282,8 @@ async fn streams_tags_and_chapters_are_kept_or_left_as_asked() {
     let streams = &manifest.artifacts[0].proof.as_ref().unwrap().streams;
     let kinds: Vec<&str> = streams.iter().map(|stream| stream.codec.as_str()).collect();
     assert!(kinds.starts_with(&["h264", "aac", "aac", "mov_text"]), "{kinds:?}");
+    assert_eq!((title(&bench, "all.mp4").as_str(), title(&bench, "rich.mkv").as_str()), ("A title", "A title"));
+    assert_eq!(lines(&bench, "all.mp4"), "HELLO THERE");
 
     let mut spec = job(&bench, "custom-input", &input, "second.mkv");
     spec.parameters.audio_streams = Some(Streams::Chosen(0b10));
@@ -209,6 +293,12 @@ async fn streams_tags_and_chapters_are_kept_or_left_as_asked() {
     let manifest = made(&bench, &spec).await;
     assert_eq!(manifest.artifacts[0].probe.audio.as_ref().unwrap().channels, Some(2));
     assert_eq!(manifest.artifacts[0].probe.streams, 2);
+    assert_eq!(title(&bench, "second.mkv"), "");
+
+    let mut spec = job(&bench, "custom-input", &input, "copied.mkv");
+    spec.parameters.subtitles = Some(SubtitleMode::Copy);
+    made(&bench, &spec).await;
+    assert_eq!(lines(&bench, "copied.mkv"), "HELLO THERE");
 
     let plain = made(&bench, &job(&bench, "custom-input", &input, "plain.mp4")).await;
     let mut spec = job(&bench, "custom-input", &input, "burnt.mp4");
@@ -262,6 +352,10 @@ async fn copies_audio_alone_and_pictures_are_made() {
     bench.assert_clean();
 }
 
+/// The display that the source of the next test names.
+const MASTERED: Mastering =
+    Mastering { points: [(0.68, 0.32), (0.265, 0.69), (0.15, 0.06), (0.3127, 0.329)], luminance: (0.0001, 1000.0) };
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_high_dynamic_range_is_kept_or_mapped() {
     let bench = Bench::open().await;
@@ -299,17 +393,24 @@ async fn a_high_dynamic_range_is_kept_or_mapped() {
         spec.parameters.codec = Some(codec.parse().unwrap());
         spec.parameters.pixel_format = Some(format);
         spec.parameters.profile = profile;
-        spec.parameters.hdr = Some(Hdr::Keep);
         // That the colours are those of the source is part of the proof.
         made(&bench, &spec).await;
+        spec.output = Some(bench.media(&format!("{codec}.mp4")).display().to_string());
+        spec.parameters.hdr = Some(Hdr::Keep);
+        if codec == "vp9" {
+            assert_eq!(fault(&bench.run_spec(&spec).await), "parameters.hdr unsupported");
+            continue;
+        }
+        // Only the stream of the source says on which display it was mastered; these encoders are told, and say it again.
+        made(&bench, &spec).await;
+        let words = probe::frame_arguments(&bench.media(&format!("{codec}.mp4")));
+        let said = std::process::Command::new("ffprobe").args(words).output().unwrap();
+        let mut again = probe::Probed::default();
+        probe::add_frame(&mut again, &String::from_utf8_lossy(&said.stdout)).unwrap();
+        assert_eq!(again.colors.light, Some((1000, 400)), "{codec}");
+        let display = again.colors.mastering.unwrap_or_else(|| panic!("{codec}: no mastering display"));
+        assert!(display.is_same(&MASTERED), "{codec}: {display}");
     }
-    // Only the stream of the source says on which display it was mastered; x265 is told, and says it again.
-    let words = probe::frame_arguments(&bench.media("h265.mkv"));
-    let said = std::process::Command::new("ffprobe").args(words).output().unwrap();
-    let mut again = probe::Probed::default();
-    probe::add_frame(&mut again, &String::from_utf8_lossy(&said.stdout)).unwrap();
-    assert_eq!(again.colors.light, Some((1000, 400)));
-    assert_eq!(again.colors.mastering.map(|display| display.luminance.1), Some(1000.0));
 
     let mut spec = job(&bench, "custom-input", &hdr, "sdr.mp4");
     spec.parameters.profile = Some(Profile::Main);
