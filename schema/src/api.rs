@@ -262,9 +262,10 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
-/// One worker.
+/// One worker. Whoever only passes on what it said of its room and of what it can run may leave both as they came.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct WorkerView {
+#[schemars(rename = "WorkerView")]
+pub struct WorkerView<C = Capacity, A = Ability> {
     /// Its id.
     pub id: WorkerId,
     /// Its host.
@@ -276,9 +277,9 @@ pub struct WorkerView {
     /// The pools it serves.
     pub pools: Vec<String>,
     /// Room.
-    pub capacity: Capacity,
+    pub capacity: C,
     /// What it can run.
-    pub ability: Ability,
+    pub ability: A,
     /// The jobs it runs.
     pub running: Vec<JobId>,
     /// Its first heartbeat.
@@ -290,11 +291,12 @@ pub struct WorkerView {
 /// Answer to `GET /v1/workers`: a page where one is asked for, else all of them at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum WorkersAnswer {
+#[schemars(rename = "WorkersAnswer")]
+pub enum WorkersAnswer<W = WorkerView> {
     /// Where `limit` or `cursor` was given.
-    Page(Page<WorkerView>),
+    Page(Page<W>),
     /// By name; of very many those that were seen last. For clients that know no pages.
-    All(Vec<WorkerView>),
+    All(Vec<W>),
 }
 
 /// One work queue.

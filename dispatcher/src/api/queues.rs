@@ -12,7 +12,7 @@ use ffpool_schema::job::{Pool, Queue};
 use ffpool_schema::topology::WorkQueue;
 use jiff::Timestamp;
 
-use crate::api::problem::Answer;
+use crate::api::problem::{Answer, ApiError};
 use crate::api::reference::QueuePath;
 use crate::api::{App, body};
 use crate::kept::{KeptByQuestion, Rules};
@@ -47,14 +47,16 @@ async fn counted(app: &App, realm: &Realm) -> Result<Arc<Vec<QueueCount>>, ReadE
 
 /// `GET /v1/queues`
 pub(crate) async fn list(State(app): State<App>, Extension(caller): Extension<Caller>) -> Answer<Json<Vec<QueueView>>> {
-    let counts = counted(&app, caller.realm()).await?;
-    let queues = queues_of(app.ledger.pools_served().await?.into_iter(), &counts);
+    let served = async { Ok::<_, ApiError>(app.ledger.pools_served().await?) };
+    let counting = async { Ok::<_, ApiError>(counted(&app, caller.realm()).await?) };
+    let (counts, served, paused) = tokio::try_join!(counting, served, paused_queues(&app))?;
+    let queues = queues_of(served.into_iter(), &counts);
     // The broker counts everybody's messages: no matter for a tenant.
     let ready = match caller.tenant() {
         None => ready_messages(&app, &queues).await,
         Some(_) => BTreeMap::new(),
     };
-    let paused: Vec<Queue> = paused_queues(&app).await?.into_iter().map(|(queue, _, _)| queue).collect();
+    let paused: Vec<Queue> = paused.into_iter().map(|(queue, _, _)| queue).collect();
     Ok(Json(queues.into_iter().map(|work| view(work, &counts, &ready, &paused)).collect()))
 }
 

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::{Extension, Json};
 use ffpool_broker::RequestError;
-use ffpool_schema::api::{Accepted, Page, WorkerView, WorkersAnswer};
+use ffpool_schema::api::{Accepted, Page, WorkersAnswer};
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::message::{WorkerAnswer, WorkerCommand, WorkerState};
 use ffpool_schema::subjects;
@@ -17,6 +17,7 @@ use crate::api::query::{self, Query};
 use crate::api::reference::WorkerPath;
 use crate::ledger::Entry;
 use crate::ledger::keys::Caller;
+use crate::ledger::workers::StoredWorker;
 
 /// A worker answers a command at once; one that needs longer is as good as absent.
 const ANSWER_BOUND: Duration = Duration::from_secs(3);
@@ -26,7 +27,7 @@ pub(crate) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     uri: Uri,
-) -> Answer<Json<WorkersAnswer>> {
+) -> Answer<Json<WorkersAnswer<StoredWorker>>> {
     let query = Query::read(&uri, query::WORKERS)?;
     let filter = query.worker_filter(caller.realm())?;
     if !query.wants_page() {
@@ -42,11 +43,11 @@ pub(crate) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     WorkerPath(worker): WorkerPath,
-) -> Answer<Json<WorkerView>> {
+) -> Answer<Json<StoredWorker>> {
     Ok(Json(known(&app, &caller, &worker).await?))
 }
 
-async fn known(app: &App, caller: &Caller, worker: &WorkerId) -> Answer<WorkerView> {
+async fn known(app: &App, caller: &Caller, worker: &WorkerId) -> Answer<StoredWorker> {
     app.ledger
         .worker(caller.realm(), worker)
         .await?

@@ -3,9 +3,12 @@
 //! Invariant: how much is answered does not grow with the number of workers, but for [`Ledger::workers`], which is for clients that
 //! know no pages.
 
+use std::collections::HashSet;
+
 use ffpool_schema::api::WorkerView;
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::message::WorkerState;
+use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -14,6 +17,9 @@ use super::{Ledger, Realm};
 
 /// Workers that are shown at once where no page is asked for, the last seen.
 const AT_ONCE_MAX: i64 = 1000;
+
+/// A worker with its room and abilities in JSON as they were stored: a heartbeat, of which they are, was read before it was written.
+pub type StoredWorker = WorkerView<Box<RawValue>, Box<RawValue>>;
 
 /// Which workers are listed. Empty or absent means all.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,7 +52,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn workers_page(&self, filter: &WorkerFilter) -> Result<(Vec<WorkerView>, bool), ReadError> {
+    pub async fn workers_page(&self, filter: &WorkerFilter) -> Result<(Vec<StoredWorker>, bool), ReadError> {
         let limit = usize::from(filter.limit);
         // One more than asked for tells whether there is a next page.
         let mut workers = self.listed(PAGE, filter, i64::from(filter.limit) + 1).await?;
@@ -59,13 +65,20 @@ impl Ledger {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn workers(&self, filter: &WorkerFilter) -> Result<Vec<WorkerView>, ReadError> {
-        let mut workers = self.listed(AT_ONCE, filter, AT_ONCE_MAX).await?;
+    pub async fn workers(&self, filter: &WorkerFilter) -> Result<Vec<StoredWorker>, ReadError> {
+        let whole = WorkerFilter { realm: Realm::Pool, ..filter.clone() };
+        let (mut workers, own) =
+            tokio::try_join!(self.listed(AT_ONCE, &whole, AT_ONCE_MAX), self.running_of(&filter.realm))?;
+        if let Some(own) = own {
+            for worker in &mut workers {
+                worker.running.retain(|job| own.contains(&job.0));
+            }
+        }
         workers.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(workers)
     }
 
-    async fn listed(&self, sql: &str, filter: &WorkerFilter, most: i64) -> Result<Vec<WorkerView>, ReadError> {
+    async fn listed(&self, sql: &str, filter: &WorkerFilter, most: i64) -> Result<Vec<StoredWorker>, ReadError> {
         let WorkerFilter { realm, states, name, after, limit: _ } = filter;
         let states: Option<Vec<&str>> =
             (!states.is_empty()).then(|| states.iter().map(|state| state.as_str()).collect());
@@ -79,11 +92,22 @@ impl Ledger {
         .await
     }
 
+    /// The running jobs of a tenant; `None`: everybody's. To look each worker's jobs up one by one would take longer.
+    async fn running_of(&self, realm: &Realm) -> Result<Option<HashSet<Uuid>>, ReadError> {
+        let Some(tenant) = realm.tenant() else { return Ok(None) };
+        bounded(async {
+            let client = self.pool().get().await?;
+            let rows = client.query(&client.prepare_cached(RUNNING).await?, &[&tenant]).await?;
+            rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<_, ReadError>>().map(Some)
+        })
+        .await
+    }
+
     /// One worker.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn worker(&self, realm: &Realm, worker: &WorkerId) -> Result<Option<WorkerView>, ReadError> {
+    pub async fn worker(&self, realm: &Realm, worker: &WorkerId) -> Result<Option<StoredWorker>, ReadError> {
         bounded(async {
             let client = self.pool().get().await?;
             let statement = client.prepare_cached(ONE).await?;
@@ -120,18 +144,14 @@ impl Ledger {
     }
 }
 
-/// What [`worker_view`] reads, with the jobs of the tenant `$2`, which are found as `$theirs` says, or of everybody.
+/// What [`worker_view`] reads, with the jobs of the tenant `$2` or of everybody.
 macro_rules! worker_columns {
-    ($theirs:literal) => {
-        concat!(
-            "SELECT id, host, version, state, pools, capacity, ability, first_seen, last_seen, \
-                    CASE WHEN $2::text IS NULL THEN running ELSE ARRAY(",
-            $theirs,
-            ") END AS running FROM worker"
-        )
-    };
     () => {
-        worker_columns!("SELECT job.id FROM job WHERE job.id = ANY (worker.running) AND job.tenant = $2")
+        "SELECT id, host, version, state, pools, capacity, ability, first_seen, last_seen, \
+                CASE WHEN $2::text IS NULL THEN running \
+                     ELSE ARRAY(SELECT job.id FROM job WHERE job.id = ANY (worker.running) AND job.tenant = $2) \
+                END AS running \
+         FROM worker"
     };
 }
 
@@ -146,15 +166,16 @@ macro_rules! listed {
 
 const PAGE: &str = concat!(worker_columns!(), listed!(), " ORDER BY id LIMIT $1");
 
-/// The tenant's running jobs are looked up once for all of them: without `IS TRUE` each worker's jobs would be joined one by one.
+/// By their places, so that not all that is told of each is sorted.
 const AT_ONCE: &str = concat!(
-    worker_columns!(
-        "SELECT told.id FROM unnest(worker.running) AS told(id) WHERE (told.id IN ( \
-             SELECT job.id FROM job WHERE job.tenant = $2 AND job.state IN ('running', 'cancelling'))) IS TRUE"
-    ),
+    worker_columns!(),
+    " WHERE ctid = ANY (ARRAY(SELECT ctid FROM worker",
     listed!(),
-    " ORDER BY last_seen DESC LIMIT $1"
+    " ORDER BY last_seen DESC LIMIT $1))"
 );
+
+/// With the predicate of `job_running`.
+const RUNNING: &str = "SELECT id FROM job WHERE tenant = $1 AND state IN ('running', 'cancelling')";
 
 const ONE: &str = concat!(worker_columns!(), " WHERE id = $1");
 
@@ -165,7 +186,7 @@ const ROOM: &str = "SELECT count(*) AS workers, coalesce(sum(slots), 0)::bigint 
      FROM (SELECT (capacity ->> 'slots')::bigint AS slots, (capacity ->> 'used')::bigint AS used \
            FROM worker WHERE state = 'ready' AND $1 = ANY (pools)) AS ready";
 
-fn worker_view(row: &Row) -> Result<WorkerView, ReadError> {
+fn worker_view(row: &Row) -> Result<StoredWorker, ReadError> {
     Ok(WorkerView {
         id: named(row, "id")?,
         host: row.try_get("host")?,

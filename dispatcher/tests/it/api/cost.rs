@@ -1,5 +1,6 @@
 //! What jobs used and cost.
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Api, problem};
@@ -67,5 +68,25 @@ async fn costs_are_summed_up_of_what_was_measured_and_the_rest_is_counted_apart(
     assert_eq!(costs, [0.75, 1.5], "{listed}");
     let other = api.show(&format!("/v1/jobs/{}", jobs[2])).await;
     assert_eq!((other.get("cost"), &other["attempts"][1]["cost"]["currency"]), (None, &json!("USD")));
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_takes_longer_than_clients_wait_is_made_all_the_same_for_who_asks_again() {
+    let api = Api::start().await;
+    let job = api.insert_job("completed").await;
+    let ended = "INSERT INTO attempt (job, attempt, worker, incarnation, ended_at, outcome) \
+                 VALUES ($1, 1, 'w', gen_random_uuid(), now(), 'finished')";
+    api.sql.execute(ended, &[&job]).await.unwrap();
+    // As long as somebody holds the table, nobody can look at every attempt.
+    api.sql.batch_execute("BEGIN; LOCK TABLE attempt IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let asked = "/v1/cost?by=worker&since=2020-01-01T00:00:00Z";
+    assert!(problem(api.get(asked), 503).await.contains("Ask the same again"));
+    let refused = Timestamp::now();
+    api.sql.batch_execute("ROLLBACK").await.unwrap();
+    let report = api.show(asked).await;
+    let as_of: Timestamp = report["as_of"].as_str().unwrap().parse().unwrap();
+    assert!(as_of < refused, "the one that was begun for the first who asked: {report}, refused at {refused}");
+    assert_eq!((&report["rows"][0]["key"], &report["rows"][0]["attempts"]), (&json!("w"), &json!(1)));
     api.stop().await;
 }

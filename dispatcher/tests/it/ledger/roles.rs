@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use ffpool_dispatcher::ledger::{Keep, Ledger, LedgerSettings, Policy, Retention};
+use ffpool_dispatcher::ledger::{CostBy, Keep, Ledger, LedgerSettings, Policy, Realm, Retention};
+use ffpool_schema::migrations;
 use ffpool_schema::retry::Backoff;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -113,6 +114,62 @@ async fn the_account_that_runs_changes_rows_and_neither_tables_nor_what_is_writt
         "SELECT make_event_months(2)",
     ];
     refuses(&look, &may_not).await;
+}
+
+/// The migrations up to that version, by the program that the dispatcher applies them with.
+async fn migrate_to(version: u32, owner: &str) {
+    let all: Vec<refinery::Migration> = migrations::ALL
+        .iter()
+        .map(|(name, sql)| refinery::Migration::unapplied(name, sql).unwrap())
+        .filter(|migration| u32::try_from(migration.version()).unwrap() <= version)
+        .collect();
+    refinery::Runner::new(&all).run_async(&mut connect(owner).await).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_are_booked_that_ended_before_the_upgrade_and_those_that_end_before_the_account_has_its_new_rights() {
+    let superuser = tokio::task::block_in_place(|| Stack::shared().postgres.new_database());
+    tokio::task::block_in_place(|| make_accounts(&superuser));
+    let account = |name: &str| superuser.replace("ffpool@", &format!("{name}:rights-1@"));
+    let (owner, runner) = (account("ffpool_owner"), account("ffpool_dispatcher"));
+    // A ledger of the version before there were sums, in use.
+    migrate_to(21, &owner).await;
+    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ffpool_dispatcher";
+    connect(&owner).await.batch_execute(rights).await.unwrap();
+    let run = connect(&runner).await;
+    let jobs: Vec<Uuid> = (0..3).map(|_| Uuid::now_v7()).collect();
+    let job = "INSERT INTO job (id, state, queue, priority, pool, scenario, body, content_type, tapped, max_retries) \
+               SELECT id, 'running', 'default', 'medium', 'cpu', '720p30-h264', '{}', 'application/json', true, 3 \
+               FROM unnest($1::uuid[]) AS made(id)";
+    run.execute(job, &[&jobs]).await.unwrap();
+    let begin = "INSERT INTO attempt (job, attempt, worker, incarnation) \
+                 SELECT id, 1, 'w', gen_random_uuid() FROM unnest($1::uuid[]) AS made(id)";
+    run.execute(begin, &[&jobs]).await.unwrap();
+    let end = "UPDATE attempt SET ended_at = now(), outcome = 'finished', usage = '{\"wall_ms\": 10, \"cpu_ms\": 3600000}' \
+               WHERE job = $1";
+    run.execute(end, &[&jobs[0]]).await.unwrap();
+    drop(run);
+
+    // The tables are new, and the account has no rights on them.
+    migrate_to(22, &owner).await;
+    let run = connect(&runner).await;
+    refuses(&run, &["SELECT FROM cost_sum", "SELECT FROM cost_change", "SELECT FROM cost_booking"]).await;
+    run.execute(end, &[&jobs[1]]).await.unwrap();
+
+    Ledger::migrate(&settings(&runner, Some(&owner))).await.unwrap();
+    let ledger = Ledger::open(&settings(&runner, None)).await.unwrap();
+    let told = async |by: CostBy| {
+        let rows = ledger.costs(&Realm::Pool, &by, Timestamp::UNIX_EPOCH).await.unwrap().rows;
+        rows.into_iter().map(|row| (row.key, row.jobs, row.attempts, row.used.core_hours)).collect::<Vec<_>>()
+    };
+    let both = |key: &str| vec![(Some(key.to_owned()), 2, 2, 2.0)];
+    let unbooked = "SELECT count(*) FROM attempt WHERE ended_at IS NOT NULL AND booked_hour IS NULL";
+    let count = async || run.query_one(unbooked, &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!((count().await, told(CostBy::Queue).await), (1, both("default")));
+    assert_eq!(told(CostBy::Worker).await, both("w"));
+    while ledger.book_costs().await.unwrap() {}
+    while ledger.sum_up_costs().await.unwrap() {}
+    assert_eq!((count().await, told(CostBy::Queue).await), (0, both("default")));
 }
 
 async fn refuses(client: &Client, statements: &[&str]) {
