@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Publisher, Signals, declare_topology};
 use ffpool_runtime::metrics::Exposition;
-use ffpool_runtime::tls::{Server, warn_of_plain_links};
+use ffpool_runtime::tls::{LinkCertificates, Server, warn_of_plain_links};
 use ffpool_schema::topology::Topology;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -68,10 +68,14 @@ impl Dispatcher {
     /// # Errors
     /// When a setting, an address or what stands on a server cannot be used.
     pub async fn start(settings: &Settings, exposition: Option<Exposition>) -> anyhow::Result<Dispatcher> {
-        warn_of_plain_links(&[
+        let links: [(&str, Server, &str); 3] = [
             ("FFPOOL_AMQP_URL", Server::Amqp, &settings.amqp_url),
             ("FFPOOL_NATS_URL", Server::Nats, &settings.nats_url),
-        ]);
+            ("FFPOOL_DATABASE_URL", Server::Postgres, &settings.database_url),
+        ];
+        // Of the link to Postgres the ledger warns itself.
+        warn_of_plain_links(&links[..2]);
+        let certificates = LinkCertificates::read(&links);
         let api = bind(settings.api.api_addr, "the API").await?;
         let metrics = match &exposition {
             Some(_) => Some(bind(settings.metrics_addr, "the metrics").await?),
@@ -98,6 +102,10 @@ impl Dispatcher {
         let mut workers = JoinSet::new();
 
         workers.spawn(AbortOnDrop(standing).joined());
+        let stop = work.clone();
+        workers.spawn(async move {
+            stop.run_until_cancelled(certificates.watch()).await;
+        });
         // Before the first message is read.
         learn_publishers(&ledger).await.context("read who publishes for which tenant")?;
         workers.spawn(ledger.clone().watch_queues(work.clone()));

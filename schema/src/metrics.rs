@@ -88,7 +88,8 @@ impl Metric {
         if self.name.starts_with("ffpool_worker_") {
             Process::Worker
         } else if self.name.starts_with("ffpool_link_")
-            || [BUILD_INFO, START_SECONDS, TRACE_SPANS_EXPORTED, TRACE_SPANS_DROPPED].contains(&self.name)
+            || [BUILD_INFO, START_SECONDS, TRACE_SPANS_EXPORTED, TRACE_SPANS_DROPPED, CERTIFICATE_EXPIRES_SECONDS]
+                .contains(&self.name)
         {
             Process::Both
         } else {
@@ -181,6 +182,7 @@ metrics! {
     JOBS_ENDED = "ffpool_jobs_ended_total", Counter, ["state" of ends, "queue" of queues], "Jobs that ended, by end state and queue.", Always;
     ATTEMPTS_ENDED = "ffpool_attempts_ended_total", Counter, ["outcome" of attempt_ends], "Attempts that ended, by outcome.", Always;
     FAILURES = "ffpool_failures_total", Counter, ["cause" of causes], "Failed attempts, by cause.", Always;
+    RETRIES = "ffpool_retries_total", Counter, ["cause" of causes], "Attempts that failed or whose lease lapsed (worker_lost) and after which the job is tried again, by cause.", Always;
     STALE_INPUTS = "ffpool_stale_inputs_total", Counter, ["input" of stale_inputs], "Late or repeated messages that changed nothing, by what they said.", Always;
     LEASES_LAPSED = "ffpool_leases_lapsed_total", Counter, [], "Leases that ended by silence.", Always;
     JOBS_HELD_BACK = "ffpool_jobs_held_back_total", Counter, ["by" of held], "Jobs held back by the quota of their tenant, by what was used up: running (or cores), queued, rate, storage.", Always;
@@ -218,7 +220,7 @@ metrics! {
     WORKERS = "ffpool_workers", Gauge, ["state"], "Workers known to the ledger, by state.", Leader;
     SCALE_DESIRED_WORKERS = "ffpool_scale_desired_workers", Gauge, ["pool"], "Workers that a pool of the operator's should have, so that what waits starts in time: docs/scaling.md.", Leader;
     SCALE_READY_WORKERS = "ffpool_scale_ready_workers", Gauge, ["pool"], "Workers that take work of a pool of the operator's, counted by the same reading as those that it should have.", Leader;
-    CERTIFICATE_EXPIRES_SECONDS = "ffpool_certificate_expires_seconds", Gauge, ["certificate"], "Seconds until a certificate of the API ends, negative when it has: api, api-ca, api-client-ca.";
+    CERTIFICATE_EXPIRES_SECONDS = "ffpool_certificate_expires_seconds", Gauge, ["certificate"], "Seconds until a certificate ends, negative when it has: of the API api, api-ca, api-client-ca; of the links to servers those that are shown there (amqp, nats, postgres) and those by which the servers are judged (amqp-ca, nats-ca, postgres-ca), where files of them are named.";
     CERTIFICATE_RELOADS = "ffpool_certificate_reloads_total", Counter, ["outcome" of reloads], "Certificates that changed while the API served: taken, or refused because they cannot be used.", Always;
     API_CONNECTIONS = "ffpool_api_connections", Gauge, [], "Connections to the API that are open.";
     API_CONNECTIONS_CUT = "ffpool_api_connections_cut_total", Counter, ["reason" of cuts], "Connections to the API that the server ended or did not take, by reason: full, share, handshake, handshake_rate, handshakes (too many under way), plain, slow, idle.", Always;
@@ -230,6 +232,8 @@ metrics! {
     WORKER_SLOTS_USED = "ffpool_worker_slots_used", Gauge, [], "Slots in use on this worker.", Always;
     WORKER_CPU_PERCENT = "ffpool_worker_cpu_limit_percent", Gauge, [], "Processor time this worker may use, in percent of one core.", Always;
     WORKER_MEMORY_BYTES = "ffpool_worker_memory_limit_bytes", Gauge, [], "Memory this worker may use.", Always;
+    WORKER_IN_USE_CPU_SECONDS = "ffpool_worker_cpu_seconds_total", Counter, [], "Processor time that this worker and the tools of its attempts have taken since its start; absent where no cgroup tells.";
+    WORKER_IN_USE_MEMORY_BYTES = "ffpool_worker_memory_bytes", Gauge, [], "Memory that this worker and the tools of its attempts use, without page cache that the kernel would give away at once; absent where no cgroup tells.";
     WORKER_ATTEMPTS = "ffpool_worker_attempts_total", Counter, ["outcome" of worker_ends], "Attempts this worker ended, by outcome.", Always;
     WORKER_ATTEMPT_SECONDS = "ffpool_worker_attempt_seconds", Histogram, ["outcome"], "Wall time of attempts on this worker.";
     WORKER_CPU_SECONDS = "ffpool_worker_attempt_cpu_seconds_total", Counter, [], "Processor time of ended attempts on this worker.", Always;

@@ -8,6 +8,7 @@ pub mod hierarchy;
 #[cfg(test)]
 mod kernel;
 pub mod room;
+pub mod usage;
 
 /// Ticks of the kernel's clocks of processor time in a second.
 pub(crate) fn ticks_per_sec() -> Option<u64> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use ffpool_broker::{AmqpConfig, AmqpLink, BrokerError, Delivery, Intake, Publisher, Signals, declare_topology};
 use ffpool_runtime::metrics::Exposition;
 use ffpool_runtime::settings::chain;
-use ffpool_runtime::tls::{Server, warn_of_plain_links};
+use ffpool_runtime::tls::{LinkCertificates, Server, warn_of_plain_links};
 use ffpool_schema::encode::Encoder;
 use ffpool_schema::id::Incarnation;
 use ffpool_schema::job::{Pool, Queue};
@@ -40,6 +40,7 @@ use crate::heartbeat::{Heart, Presence, Pulse};
 use crate::http;
 use crate::ledger::Ledger;
 use crate::liveness::{Liveness, TURN};
+use crate::machine::usage::InUse;
 use crate::notice::leave::Leaving;
 use crate::offers::{Offer, Offers, Reservation};
 use crate::preempt::Preemption;
@@ -123,10 +124,12 @@ impl Worker {
             Ok::<_, StartError>((workshop, listener, http_addr))
         };
         let ((workshop, listener, http_addr), first_seq) = presence.announced_while(&signals, opening).await?;
-        warn_of_plain_links(&[
+        let links: [(&str, Server, &str); 2] = [
             ("FFPOOL_AMQP_URL", Server::Amqp, &settings.amqp_url),
             ("FFPOOL_NATS_URL", Server::Nats, &settings.nats_url),
-        ]);
+        ];
+        warn_of_plain_links(&links);
+        let certificates = LinkCertificates::read(&links);
         let amqp = |part| AmqpConfig::new(&settings.amqp_url, format!("{} {part}", me.worker));
         let link = AmqpLink::open(amqp("intake"));
         let events = Events::new(Publisher::open(amqp("events")));
@@ -194,7 +197,7 @@ impl Worker {
             in_time: settings.drain(),
             release: stop_grace + RELEASE,
         };
-        let serving = tokio::spawn(service.run(heart, leaving, listener, exposition, accepted));
+        let serving = tokio::spawn(service.run(heart, leaving, listener, exposition, accepted, certificates));
         Ok(Worker { drain, me, http_addr, serving })
     }
 
@@ -274,6 +277,7 @@ impl Service {
         listener: tokio::net::TcpListener,
         exposition: Exposition,
         accepted: mpsc::Receiver<Reservation>,
+        certificates: LinkCertificates,
     ) -> Finish {
         let service = Arc::new(self);
         let readiness = http::Health {
@@ -293,6 +297,7 @@ impl Service {
         helpers.spawn(service.clone().keep_swept());
         helpers.spawn(service.clone().keep_energy());
         helpers.spawn(service.clone().keep_devices());
+        helpers.spawn(certificates.watch());
         helpers.spawn(service.clone().obey());
 
         let mut carried = service.pull_until_drained(accepted).await;
@@ -555,13 +560,16 @@ impl Service {
         loop {
             let room = self.room.clone();
             // Reads files, among them a file system's free space, which can hang on a network disk.
-            if let Ok(capacity) = tokio::task::spawn_blocking(move || room.read()).await {
+            if let Ok((capacity, in_use)) =
+                tokio::task::spawn_blocking(move || (room.read(), room.workshop.in_use())).await
+            {
                 let before = self.slots.total();
                 if capacity.slots != before {
                     info!(before, slots = capacity.slots, "the room of this worker changed");
                     self.slots.resize(capacity.slots);
                 }
                 self.show(&capacity);
+                show_in_use(&in_use);
                 self.capacity.send_replace(capacity);
             }
             // After the room, of which it is made: this reads no files.
@@ -621,6 +629,17 @@ impl Service {
         for (server, connections) in [("amqp", generation), ("nats", self.links.nats.connections())] {
             metrics::counter!(names::LINK_CONNECTIONS, "server" => server).absolute(connections);
         }
+    }
+}
+
+/// A counter counts in whole seconds.
+fn show_in_use(in_use: &InUse) {
+    if let Some(cpu_us) = in_use.cpu_us {
+        metrics::counter!(names::WORKER_IN_USE_CPU_SECONDS).absolute(cpu_us / 1_000_000);
+    }
+    if let Some(bytes) = in_use.memory_bytes {
+        // Bytes of any real machine are far below 2^52.
+        metrics::gauge!(names::WORKER_IN_USE_MEMORY_BYTES).set(bytes as f64);
     }
 }
 

@@ -34,6 +34,7 @@ use crate::gstreamer::Gstreamer;
 use crate::machine::energy::{self, Meter};
 use crate::machine::group::{GroupLimits, Groups};
 use crate::machine::room::read_room;
+use crate::machine::usage::{InUse, InUseMeter};
 use crate::publish::Notes;
 use crate::quarters::Quarters;
 use crate::roots::Roots;
@@ -302,6 +303,8 @@ struct Shop {
     features: Vec<String>,
     /// What this machine's processors take; `None`: it cannot be read.
     meter: Option<Meter>,
+    /// What this worker uses.
+    in_use: InUseMeter,
     /// What lies beside outputs.
     notes: Notes,
     /// The last reading of the machine's limits. Never held across an await.
@@ -411,6 +414,7 @@ impl Site {
         if let Err(why) = &meter {
             tracing::info!(why, "the energy of attempts is not told");
         }
+        let in_use = InUseMeter::open(Path::new("/"), groups.as_ref().ok());
         Ok(Workshop {
             shop: Arc::new(Shop {
                 roots,
@@ -427,6 +431,7 @@ impl Site {
                 gstreamer,
                 features,
                 meter: meter.ok(),
+                in_use,
                 notes,
                 room: Mutex::new((Instant::now(), room)),
                 _lock: lock,
@@ -462,6 +467,12 @@ impl Workshop {
             memory_mb: room.memory_mb,
             disk_mb: room.disk_mb,
         }
+    }
+
+    /// What this worker uses now. Blocks for a few small files.
+    #[must_use]
+    pub fn in_use(&self) -> InUse {
+        self.shop.in_use.read()
     }
 
     /// The layers of the sandbox that stand around its tools.

@@ -67,6 +67,7 @@ fn add(count: Count, prices: &Prices) {
         }
         Count::AttemptEnded(end) => counter!(names::ATTEMPTS_ENDED, "outcome" => end.as_str()).increment(1),
         Count::Failed(cause) => counter!(names::FAILURES, "cause" => cause.as_str()).increment(1),
+        Count::Retried(cause) => counter!(names::RETRIES, "cause" => cause.as_str()).increment(1),
         Count::Stale(input) => counter!(names::STALE_INPUTS, "input" => input).increment(1),
         Count::Lapsed => counter!(names::LEASES_LAPSED).increment(1),
         Count::Held(held) => counter!(names::JOBS_HELD_BACK, "by" => held.as_str()).increment(1),

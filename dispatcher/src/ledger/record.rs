@@ -365,6 +365,7 @@ pub(super) enum Count {
     Ended { state: State, queue: String },
     AttemptEnded(End),
     Failed(Cause),
+    Retried(Cause),
     Stale(&'static str),
     Lapsed,
     Absorbed,

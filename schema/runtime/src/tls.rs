@@ -11,7 +11,9 @@ mod automatic;
 mod certificate;
 mod client;
 mod current;
+mod ends;
 mod files;
+mod links;
 mod revoked;
 mod server;
 
@@ -24,6 +26,7 @@ pub use certificate::{Facts, Name, NameKind, facts, facts_in, is_key_alone, name
 pub use client::{DatabaseWay, Server, client_config, database_way, stays_here, warn_of_plain_links};
 pub use current::{Clients, RevocationLists};
 pub use files::{write_new, write_over};
+pub use links::LinkCertificates;
 pub use revoked::{REVOKED, Revocation, Revoked, RevokedList, lists_in};
 pub use server::{ServerTls, Source};
 

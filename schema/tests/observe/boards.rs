@@ -120,6 +120,22 @@ const WORKERS: Board = Board {
         ),
         graph("Slots in use", "short", &[("ffpool_worker_slots_used", "{{instance}}")]),
         graph(
+            "Processors in use",
+            "short",
+            &[
+                ("rate(ffpool_worker_cpu_seconds_total[$__rate_interval])", "{{instance}}"),
+                ("ffpool_worker_cpu_limit_percent / 100", "{{instance}} may use"),
+            ],
+        ),
+        graph(
+            "Memory in use",
+            "bytes",
+            &[
+                ("ffpool_worker_memory_bytes", "{{instance}}"),
+                ("ffpool_worker_memory_limit_bytes", "{{instance}} may use"),
+            ],
+        ),
+        graph(
             "Attempts that ended",
             "ops",
             &[("sum by (outcome) (rate(ffpool_worker_attempts_total[$__rate_interval]))", "{{outcome}}")],
@@ -243,6 +259,11 @@ const JOBS: Board = Board {
             "Failed attempts by cause",
             "short",
             &[("sum by (cause) (increase(ffpool_failures_total[$__rate_interval]))", "{{cause}}")],
+        ),
+        graph(
+            "Tried again, by cause",
+            "short",
+            &[("sum by (cause) (increase(ffpool_retries_total[$__rate_interval]))", "{{cause}}")],
         ),
         graph(
             "Attempts by outcome",
@@ -383,6 +404,17 @@ const CAPACITY: Board = Board {
             &[
                 ("sum(rate(ffpool_attempt_cpu_seconds_sum[1h]))", "used"),
                 ("sum(ffpool_worker_cpu_limit_percent) / 100", "there"),
+            ],
+        ),
+        graph(
+            "Processors and memory in use, of what there is",
+            "percentunit",
+            &[
+                (
+                    "sum(rate(ffpool_worker_cpu_seconds_total[$__rate_interval])) / (sum(ffpool_worker_cpu_limit_percent) / 100)",
+                    "processors",
+                ),
+                ("sum(ffpool_worker_memory_bytes) / sum(ffpool_worker_memory_limit_bytes)", "memory"),
             ],
         ),
         graph(
@@ -580,7 +612,7 @@ const HEALTH: Board = Board {
         graph(
             "Certificates end in",
             "s",
-            &[("min by (certificate) (ffpool_certificate_expires_seconds)", "{{certificate}}")],
+            &[("min by (job, certificate) (ffpool_certificate_expires_seconds)", "{{certificate}} of a {{job}}")],
         ),
         graph("Up since", "s", &[("time() - ffpool_start_seconds", "{{instance}}")]),
         graph("State of workers", "short", &[("sum by (state) (ffpool_worker_state)", "{{state}}")]),

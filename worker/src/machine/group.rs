@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::hierarchy::{Hierarchy, Place};
+use super::usage::Counters;
 
 /// Processes and threads of one attempt at most: encoders start a few dozen threads.
 pub const PIDS_MAX: u64 = 512;
@@ -178,6 +179,16 @@ impl Dirs {
         }
     }
 
+    /// Where its use is counted.
+    fn counters(&self) -> Counters {
+        match self {
+            Dirs::V2(dir) => Counters { is_v2: true, cpu: Some(dir.clone()), memory: Some(dir.clone()) },
+            Dirs::V1 { memory, cpuacct, .. } => {
+                Counters { is_v2: false, cpu: cpuacct.clone(), memory: Some(memory.clone()) }
+            }
+        }
+    }
+
     /// Stops every process where it is, or lets them go on. May be repeated: on version 1 a freeze that met a process in
     /// the kernel's hands is completed by the next one.
     fn set_frozen(&self, frozen: bool) -> io::Result<()> {
@@ -294,6 +305,11 @@ impl Groups {
                 tracing::warn!(group = name, %error, "cannot end a cgroup that an earlier life left");
             }
         }
+    }
+
+    /// Where the use of all its groups together is counted, those that are gone included.
+    pub(super) fn counters(&self) -> Counters {
+        self.base.counters()
     }
 
     /// A group for one attempt.
@@ -504,7 +520,7 @@ fn hand_down(dir: &Path) -> Result<(), String> {
 }
 
 /// Whether a process is this one, one of its ancestors, or one of its descendants.
-fn is_family(root: &Path, pid: Pid) -> bool {
+pub(super) fn is_family(root: &Path, pid: Pid) -> bool {
     let own = nix::unistd::getpid();
     let line = |from: Pid| std::iter::successors(Some(from), |pid| parent_of(root, *pid));
     line(own).any(|ancestor| ancestor == pid) || line(pid).any(|ancestor| ancestor == own)
@@ -516,7 +532,7 @@ fn parent_of(root: &Path, pid: Pid) -> Option<Pid> {
     (parent > 0).then(|| Pid::from_raw(parent))
 }
 
-fn processes(dir: &Path) -> Vec<Pid> {
+pub(super) fn processes(dir: &Path) -> Vec<Pid> {
     let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     // 0 stands for a process outside our pid namespace: not ours to touch, and as a target of kill it would be ourselves.
     text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).map(Pid::from_raw).collect()
@@ -530,12 +546,13 @@ fn write_if_there(path: &Path, text: &str) -> io::Result<bool> {
     fs::write(path, text).map(|()| true)
 }
 
-fn number(path: &Path) -> Option<u64> {
+/// A file that holds one number.
+pub(super) fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// The number behind `key` in a file of `key value` lines.
-fn keyed(path: &Path, key: &str) -> Option<u64> {
+pub(super) fn keyed(path: &Path, key: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }

@@ -392,6 +392,7 @@ fn count(record: &mut Record, input: &Input, change: &Change, plan: &mut Plan) {
             facts.last_cause = Some(*cause);
         }
     }
+    plan.effects.counts.extend(tried_again(input, change).map(Count::Retried));
     if let Some(paused) = change.pause {
         facts.paused = paused;
     }
@@ -402,6 +403,21 @@ fn count(record: &mut Record, input: &Input, change: &Change, plan: &mut Plan) {
         // A replica of an older version ends a job without it.
         facts.finishing = false;
     }
+}
+
+/// Why another attempt follows on one that failed or fell silent; `None` where none does.
+fn tried_again(input: &Input, change: &Change) -> Option<Cause> {
+    let goes_on = match change.to {
+        State::Blocked | State::Delayed | State::Queued | State::Running => true,
+        State::Cancelling | State::Completed | State::Failed | State::Cancelled | State::Rejected => false,
+    };
+    let cause = match (input, change.end) {
+        (Input::Failed { cause, .. }, _) => Some(*cause),
+        // Its lease ended, or another worker took it from one that is dead.
+        (_, Some(End::Lapsed)) => Some(Cause::WorkerLost),
+        (_, _) => None,
+    };
+    cause.filter(|_| goes_on)
 }
 
 /// Notes what follows from how the job failed: for its next attempt, and for those who look through dead letters.
@@ -678,6 +694,37 @@ mod tests {
         let ends: Vec<_> = plan.ended.iter().map(|row| (row.attempt, row.end)).collect();
         assert_eq!(ends, [(1, End::Lapsed), (2, End::Lapsed), (1, End::Finished)]);
         assert_eq!(plan.effects.tell, [TellOwner { job: record.id, attempt: 2, tell: Tell::Abandon }]);
+    }
+
+    #[test]
+    fn a_retry_is_counted_by_its_cause_and_an_attempt_that_ends_its_job_is_none() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        let mut attempt = |record: &mut Record, ends: &dyn Fn(u32) -> Input| {
+            record.facts.state = State::Queued;
+            take(record, &mut plan, claim("w"));
+            let number = record.facts.attempt;
+            take(record, &mut plan, ends(number));
+            let counts = std::mem::take(&mut plan.effects.counts).into_iter();
+            let retried = counts.filter_map(|count| if let Count::Retried(cause) = count { Some(cause) } else { None });
+            (record.facts.state, retried.collect::<Vec<_>>())
+        };
+        let failed = |cause| move |attempt| Input::Failed { attempt, cause };
+        assert_eq!(attempt(&mut record, &failed(Cause::Crash)), (State::Delayed, vec![Cause::Crash]));
+        // A cause that is tried once more, and not twice.
+        assert_eq!(attempt(&mut record, &failed(Cause::InputMissing)), (State::Delayed, vec![Cause::InputMissing]));
+        assert_eq!(attempt(&mut record, &failed(Cause::InputMissing)), (State::Failed, vec![]));
+        // The policy of these tests allows one loss.
+        let lapse = |attempt| Input::Lapse { attempt };
+        assert_eq!(attempt(&mut record, &lapse), (State::Queued, vec![Cause::WorkerLost]));
+        assert_eq!(attempt(&mut record, &lapse), (State::Failed, vec![]));
+        let mut other = queued();
+        let released = |attempt| Input::Released { attempt };
+        assert_eq!(attempt(&mut other, &released), (State::Queued, vec![]), "handed back is no retry");
+        let heir = |_| Input::Claim { from: sender("heir"), owner_dead: true, running_unanswered: None };
+        assert_eq!(attempt(&mut other, &heir), (State::Running, vec![Cause::WorkerLost]), "taken from the dead");
+        // While it is cancelled every end is the end of the job.
+        let cancelled = attempt(&mut other, &|_| Input::Cancel);
+        assert_eq!(cancelled, (State::Cancelling, vec![]));
     }
 
     #[test]

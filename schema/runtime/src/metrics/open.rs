@@ -156,6 +156,9 @@ mod tests {
         let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
                           text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         assert!(is_accepted(Some(prometheus)));
+        // With native histograms switched on it would rather have protobuf, which is not served (docs/metrics.md says why).
+        let protobuf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,";
+        assert!(is_accepted(Some(&format!("{protobuf}{prometheus}"))));
         for other in [None, Some("*/*"), Some("text/plain"), Some("application/openmetrics-text;q=0"), Some("")] {
             assert!(!is_accepted(other), "{other:?}");
         }

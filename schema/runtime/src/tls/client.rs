@@ -206,6 +206,40 @@ pub enum Server {
     Postgres,
 }
 
+/// The files with certificates that an address names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct CertificateFiles {
+    /// What the server is shown.
+    pub(super) shown: Option<PathBuf>,
+    /// By what it is judged.
+    pub(super) trusted: Option<PathBuf>,
+}
+
+/// The files that the link to an address reads.
+pub(super) fn certificate_files(server: Server, url: &str) -> CertificateFiles {
+    let in_query = |name: &str| {
+        // Of several NATS servers one names the files for all.
+        let pairs = url.split(',').filter_map(|server| server.split_once('?')).flat_map(|(_, query)| query.split('&'));
+        let mut named = pairs.filter_map(|pair| pair.split_once('=')).filter(|(key, _)| *key == name);
+        named.next().map(|(_, path)| PathBuf::from(percent::decoded(path)))
+    };
+    match server {
+        Server::Amqp if !url.trim().to_ascii_lowercase().starts_with("amqps://") => CertificateFiles::default(),
+        Server::Amqp | Server::Nats => {
+            CertificateFiles { shown: in_query("certfile"), trusted: in_query("cacertfile") }
+        }
+        Server::Postgres => {
+            // What cannot be split is refused elsewhere.
+            let Ok(address) = DatabaseAddress::split(url) else { return CertificateFiles::default() };
+            let file = |name| address.option(name).map(PathBuf::from);
+            CertificateFiles {
+                shown: file("sslcert"),
+                trusted: file("sslrootcert").filter(|root| root.as_os_str() != "system"),
+            }
+        }
+    }
+}
+
 /// Says at the start which of a process's links to servers are not secured and leave this machine. Each has the setting that its
 /// address stands in.
 pub fn warn_of_plain_links(links: &[(&str, Server, &str)]) {

@@ -7,18 +7,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use ffpool_schema::metrics::{CERTIFICATE_EXPIRES_SECONDS, CERTIFICATE_RELOADS};
+use ffpool_schema::metrics::CERTIFICATE_RELOADS;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ServerConfig;
 use tracing::{error, info, warn};
 
 use super::automatic::Automatic;
 use super::current::{Clients, Current, digest, load};
+use super::ends::Ends;
 use super::{TlsError, now};
-
-/// A certificate that ends sooner than this is worth a warning every day.
-const WARN_SECS: i64 = 14 * DAY_SECS;
-const DAY_SECS: i64 = 24 * 3600;
 
 /// Where a server's certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +44,8 @@ struct Shared {
 struct Said {
     /// Of the last files that were not taken.
     refused: Option<[u8; 32]>,
-    /// When certificates that end soon were last warned of.
-    warned: i64,
+    /// When certificates end.
+    ends: Ends,
 }
 
 /// A server's certificate and rules. Clones share it.
@@ -179,22 +176,8 @@ impl ServerTls {
     }
 
     fn tell(&self) {
-        let now = now();
-        let mut said = self.locked_said();
-        let is_new_day = now - said.warned >= DAY_SECS;
-        for (certificate, facts) in &self.shared.current.read().unwrap_or_else(PoisonError::into_inner).certificates {
-            let left = facts.left_secs(now);
-            #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]
-            metrics::gauge!(CERTIFICATE_EXPIRES_SECONDS, "certificate" => *certificate).set(left as f64);
-            if is_new_day && left <= 0 {
-                error!(certificate, subject = %facts.subject, "expired: nobody should trust it any more, replace its file");
-            } else if is_new_day && left < WARN_SECS {
-                warn!(certificate, subject = %facts.subject, days_left = left / DAY_SECS, "the certificate ends soon");
-            }
-        }
-        if is_new_day {
-            said.warned = now;
-        }
+        let current = self.shared.current.read().unwrap_or_else(PoisonError::into_inner);
+        self.locked_said().ends.tell(current.certificates.iter().map(|(name, facts)| (*name, facts)));
     }
 }
 
