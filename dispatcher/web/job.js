@@ -42,7 +42,8 @@ export async function job({place, name, signal, follow, may, title}) {
       may('control') && shown.queue === 'live' && shown.state === 'running' && sure('finish', 'Finish', 'The live recording ends now, and what there is is kept.'),
       may('control') && !ended && shown.state !== 'cancelling' && sure('cancel', 'Cancel', 'It ends, and what it has made so far is thrown away.'),
       may('control') && ['failed', 'cancelled'].includes(shown.state) && order('retry', 'Retry', {className: 'main'}),
-      copy(() => commandOf(shown), 'Copy as command'),
+      // What could not be read cannot be handed in again.
+      shown.spec && copy(() => commandOf(shown.spec), 'Copy as command'),
       copy(shown.id, 'Copy id'),
     ];
   };
@@ -118,7 +119,7 @@ export async function job({place, name, signal, follow, may, title}) {
     jobs: [shown.id],
     logOf: shown.id,
     job: event => {
-      const changed = ['state', 'attempt', 'paused', 'ended_at', 'reason'].some(key => event[key] !== shown[key]);
+      const changed = ['state', 'attempt', 'paused', 'frozen_since', 'ended_at', 'reason'].some(key => event[key] !== shown[key]);
       shown = {...shown, ...event, progress: event.progress ?? shown.progress};
       drawHead();
       drawFar();
@@ -317,7 +318,6 @@ export function code(value) {
 }
 
 // The job as a command that hands it in again. Secrets in addresses are left out of what the API shows, and so here.
-function commandOf(shown) {
-  const {id, ...spec} = shown.spec ?? {};
+function commandOf({id, ...spec}) {
   return `ffpool submit - <<'JOB'\n${JSON.stringify(spec, null, 2)}\nJOB\n`;
 }

@@ -41,7 +41,7 @@ export async function jobs({place, url, signal, follow, go, session}) {
 
   const list = h('div');
   const newer = h('p', {class: 'newer', role: 'status'});
-  put(place, head('Jobs'), search(go), filters(url, go, session), newer, list);
+  put(place, head('Jobs'), search(go), filters(url, go, session), wholeOf(url), newer, list);
   await load(list, async () => {
     const page = await ask(`/v1/jobs?${query}`, {signal});
     const shown = new Map(page.items.map(job => [job.id, job]));
@@ -109,10 +109,22 @@ function filters(url, go, session) {
     FILTERS.some(name => url.searchParams.has(name)) && link('/jobs', 'All jobs', {class: 'button quiet'})));
   const apply = () => {
     const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()).map(([name, value]) => [name, value.trim()]));
+    // Has no field: it stays until its link takes it away.
+    if (given('part_of')) query.set('part_of', given('part_of'));
     go(`/jobs${query.size ? `?${query}` : ''}`);
   };
   form.addEventListener('change', event => { if (event.target.matches('select')) apply(); });
   return form;
+}
+
+// Whose chunks are shown, where it is one job's, and the way out of that.
+function wholeOf(url) {
+  const whole = url.searchParams.get('part_of');
+  if (!whole) return null;
+  const others = new URL(url);
+  ['part_of', 'cursor'].forEach(name => others.searchParams.delete(name));
+  return h('p', {class: 'row', id: 'whole'}, h('span', {}, 'Only what makes the chunks of ', link(`/jobs/${encodeURIComponent(whole)}`, 'one job')),
+    link(`${others.pathname}${others.search}`, 'Not only these', {class: 'button quiet small'}));
 }
 
 // `7d` as the instant so long ago; anything else as it is.

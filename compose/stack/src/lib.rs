@@ -1,5 +1,5 @@
-//! RabbitMQ, NATS and Postgres as private child processes, for tests and for `compose/dev`; and [`Rtmp`], a server of live
-//! media, for whoever tests with one.
+//! RabbitMQ, NATS and Postgres as private child processes, for tests and for `compose/dev`; [`Rtmp`], a server of live
+//! media, and [`Browser`], a Chromium, for whoever tests with one.
 //!
 //! ```no_run
 //! let stack = ffpool_stack::Stack::shared();
@@ -10,11 +10,13 @@
 //!
 //! A test takes a vhost and a database of its own from the shared stack; a test that kills or restarts a server takes a
 //! private stack (`Stack::builder()`), or the whole binary shares the outage. Everything blocks, so from async code
-//! call what takes time (`start`, `restart`, `ctl`, `new_vhost`, `new_database`) where blocking is allowed.
+//! call what takes time (`start`, `restart`, `ctl`, `new_vhost`, `new_database`) where blocking is allowed. The browser alone is
+//! async.
 //!
 //! Invariant: when the process that started a stack is gone, exited, crashed or killed with SIGKILL, its servers and its
 //! temporary directory are gone soon after. See `home.rs`.
 
+mod browser;
 mod disk;
 mod error;
 mod home;
@@ -37,6 +39,7 @@ use std::{
     time::Duration,
 };
 
+pub use browser::Browser;
 pub use disk::SmallDisk;
 pub use error::StackError;
 pub use manual::manual_page;

@@ -44,7 +44,7 @@ impl Ledger {
         .await
     }
 
-    /// Number of the newest job of a realm; 0 where there is none.
+    /// Number of the newest job of a realm that lists show, which is none that makes a chunk; 0 where there is none.
     ///
     /// # Errors
     /// When the ledger cannot be read.
@@ -96,8 +96,10 @@ const FLEET: &str = "SELECT state, count(*) AS workers, \
             coalesce(sum((capacity ->> 'used')::bigint) FILTER (WHERE state IN ('ready', 'draining')), 0)::bigint AS used \
      FROM worker WHERE last_seen > now() - interval '1 day' GROUP BY state";
 
-const NEWEST: &str = "SELECT coalesce(max(number), 0) FROM job";
-const NEWEST_OF_TENANT: &str = "SELECT coalesce(max(number), 0) FROM job WHERE tenant = $1";
+// By the index down to the first that is no chunk: past those of the last jobs that were split at most.
+const NEWEST: &str = "SELECT coalesce((SELECT number FROM job WHERE part_of IS NULL ORDER BY number DESC LIMIT 1), 0)";
+const NEWEST_OF_TENANT: &str =
+    "SELECT coalesce((SELECT number FROM job WHERE tenant = $1 AND part_of IS NULL ORDER BY number DESC LIMIT 1), 0)";
 
 // Two arms with the predicates of two partial indexes, word for word, and no column that is not in them. Counted first and joined to
 // the steps afterwards: a step in which nothing ended is there too.

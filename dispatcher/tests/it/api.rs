@@ -6,6 +6,7 @@ mod cost;
 mod dashboard;
 mod dead_letters;
 mod explain;
+mod job_pages;
 mod jobs;
 mod keys;
 mod limits;

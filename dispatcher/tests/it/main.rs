@@ -1,7 +1,6 @@
 //! The dispatcher over real servers, which all tests of this binary share.
 
 mod api;
-mod browser;
 mod ledger;
 mod manual;
 

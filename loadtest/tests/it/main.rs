@@ -4,6 +4,7 @@ mod chaos;
 mod chunks;
 mod clients;
 mod collector;
+mod dashboard;
 mod doors;
 mod failure_model;
 mod faults;

@@ -4,11 +4,11 @@ use ffpool_runtime::tls::{Automatic, ServerTls, Source};
 use ffpool_schema::id::JobId;
 use ffpool_schema::message::{LogLine, Phase, Progress};
 use ffpool_schema::subjects;
+use ffpool_stack::Browser;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Api, Door, answer};
-use crate::browser::Browser;
 
 const AXE: &str = include_str!("../../axe/axe.min.js");
 
@@ -193,6 +193,13 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
         )
         .await;
     keep_picture(&browser, "jobs/running", "light", 1280).await;
+    // A pause is told when it is asked for, and again when the tool stands still.
+    api.update_job(job, "paused = true").await;
+    browser.until_shown("its worker is told to freeze it and has not reported that yet").await;
+    api.update_job(job, "frozen_since = now()").await;
+    browser.until_shown("It is frozen for").await;
+    api.update_job(job, "paused = false, frozen_since = NULL").await;
+    browser.until("the page shows that it goes on", "!document.querySelector('.page-head .badge + .badge')").await;
     browser.press("Cancel").await;
     browser.until("it is asked whether", "document.querySelector('dialog[open]')").await;
     browser.press("Cancel").await;

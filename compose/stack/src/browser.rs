@@ -19,14 +19,18 @@ use tokio::task::JoinHandle;
 
 /// Longest wait for anything in the browser; the machine may be busy.
 const BOUND: Duration = Duration::from_secs(60);
+/// Between two looks at the page.
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// Gives the browser its pipe as descriptors 3 (it reads) and 4 (it writes); nothing else of it is heard.
 const PIPED: &str = "exec \"$@\" 3<&0 4>&1 0</dev/null 1>/dev/null 2>/dev/null";
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
-/// One browser with one page.
-pub(crate) struct Browser {
+/// One browser with one page. What it is asked for needs a runtime of tokio; where it cannot be done it panics with what the page
+/// says, as tests do.
+#[derive(Debug)]
+pub struct Browser {
     /// Closing its pipe ends it; kept so that it is killed too.
     child: Child,
     pipe: tokio::sync::Mutex<ChildStdin>,
@@ -41,7 +45,10 @@ pub(crate) struct Browser {
 
 impl Browser {
     /// Starts one. It takes any certificate: whether the API's is good is another test's affair.
-    pub(crate) async fn start() -> Browser {
+    ///
+    /// # Panics
+    /// When there is no Chromium, with the package that brings it.
+    pub async fn start() -> Browser {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new("sh")
             .args(["-c", PIPED, "sh", "chromium", "--headless=new", "--remote-debugging-pipe", "--no-first-run"])
@@ -80,7 +87,10 @@ impl Browser {
     }
 
     /// Calls a method of the protocol and gives its result.
-    pub(crate) async fn call(&self, method: &str, params: Value) -> Value {
+    ///
+    /// # Panics
+    /// When the browser refuses it or does not answer within a minute.
+    pub async fn call(&self, method: &str, params: Value) -> Value {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut message = json!({"id": id, "method": method, "params": params});
         if !self.session.is_empty() {
@@ -103,13 +113,19 @@ impl Browser {
     }
 
     /// Opens an address, as somebody who writes it.
-    pub(crate) async fn open(&self, url: &str) {
+    ///
+    /// # Panics
+    /// When nothing comes from there.
+    pub async fn open(&self, url: &str) {
         let opened = self.call("Page.navigate", json!({"url": url})).await;
         assert!(opened.get("errorText").is_none(), "{url}: {opened}");
     }
 
     /// The value of an expression on the page, waited for where it is a promise.
-    pub(crate) async fn value(&self, expression: &str) -> Value {
+    ///
+    /// # Panics
+    /// When it throws.
+    pub async fn value(&self, expression: &str) -> Value {
         let params =
             json!({"expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true});
         let result = self.call("Runtime.evaluate", params).await;
@@ -118,25 +134,51 @@ impl Browser {
     }
 
     /// Waits until an expression is true on the page; fails with what the page says then.
-    pub(crate) async fn until(&self, fact: &str, expression: &str) {
+    ///
+    /// # Panics
+    /// When it is not within a minute.
+    pub async fn until(&self, fact: &str, expression: &str) {
+        self.until_within(BOUND, fact, expression).await;
+    }
+
+    /// The same, where it may take longer or shall not.
+    ///
+    /// # Panics
+    /// When it is not within `bound`.
+    pub async fn until_within(&self, bound: Duration, fact: &str, expression: &str) {
+        self.found_within(bound, fact, &format!("Boolean({expression}) || null")).await;
+    }
+
+    /// The value of an expression, as soon as it is one and not null; what throws is none.
+    async fn found_within(&self, bound: Duration, fact: &str, expression: &str) -> Value {
         let began = Instant::now();
-        let guarded = format!("(() => {{ try {{ return Boolean({expression}); }} catch {{ return false; }} }})()");
-        while self.value(&guarded).await != true {
-            if began.elapsed() > BOUND {
-                let shown = self.value("location.href + '\\n' + document.body?.innerText").await;
-                panic!("not within {BOUND:?}: {fact}; the page says: {shown}; it complains: {:?}", self.complaints());
+        let guarded = format!("(() => {{ try {{ return {expression}; }} catch {{ return null; }} }})()");
+        loop {
+            let found = self.value(&guarded).await;
+            if !found.is_null() {
+                return found;
             }
-            tokio::time::sleep(Duration::from_millis(25)).await;
+            if began.elapsed() > bound {
+                let shown = self.value("location.href + '\\n' + document.body?.innerText").await;
+                panic!("not within {bound:?}: {fact}; the page says: {shown}; it complains: {:?}", self.complaints());
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
     /// Waits until a text can be read on the page.
-    pub(crate) async fn until_shown(&self, text: &str) {
+    ///
+    /// # Panics
+    /// As [`Browser::until`].
+    pub async fn until_shown(&self, text: &str) {
         self.until(&format!("`{text}` is shown"), &format!("document.body.innerText.includes({})", json!(text))).await;
     }
 
     /// Presses the button of these words, once it is there.
-    pub(crate) async fn press(&self, words: &str) {
+    ///
+    /// # Panics
+    /// As [`Browser::until`].
+    pub async fn press(&self, words: &str) {
         let find = format!(
             "[...document.querySelectorAll('button')].findLast(button => button.textContent.trim() === {} && !button.disabled)",
             json!(words)
@@ -145,20 +187,75 @@ impl Browser {
         self.value(&format!("{find}.click()")).await;
     }
 
+    /// Points at what an expression finds and presses the mouse, once that is there, can be used, is covered by nothing and does not
+    /// move.
+    ///
+    /// # Panics
+    /// As [`Browser::until`].
+    pub async fn click(&self, find: &str) {
+        let place = format!(
+            "(found => {{ if (!found || found.disabled) return null; \
+             found.scrollIntoView({{block: 'center', inline: 'center', behavior: 'instant'}}); \
+             const box = found.getBoundingClientRect(); const [x, y] = [box.x + box.width / 2, box.y + box.height / 2]; \
+             return found.contains(document.elementFromPoint(x, y)) ? [x, y] : null; }})({find})"
+        );
+        let fact = format!("there is something to press that stays in its place: {find}");
+        let began = Instant::now();
+        let mut last = Value::Null;
+        let place = loop {
+            let place = self.found_within(BOUND, &fact, &place).await;
+            if place == last {
+                break place;
+            }
+            assert!(began.elapsed() < BOUND, "not within {BOUND:?}: {fact}");
+            last = place;
+            tokio::time::sleep(PAUSE).await;
+        };
+        let event = |kind: &str, buttons: u8| {
+            let (x, y) = (&place[0], &place[1]);
+            json!({"type": kind, "x": x, "y": y, "button": "left", "buttons": buttons, "clickCount": 1})
+        };
+        // Sent at once: what is drawn anew between the two would not be pressed.
+        tokio::join!(
+            self.call("Input.dispatchMouseEvent", event("mousePressed", 1)),
+            self.call("Input.dispatchMouseEvent", event("mouseReleased", 0)),
+        );
+    }
+
+    /// Presses what an expression finds, a field, and writes there.
+    ///
+    /// # Panics
+    /// As [`Browser::until`].
+    pub async fn write(&self, find: &str, text: &str) {
+        self.click(find).await;
+        self.until("the field has the focus", &format!("document.activeElement === {find}")).await;
+        self.call("Input.insertText", json!({"text": text})).await;
+    }
+
     /// What the page looks like, as WebP.
-    pub(crate) async fn picture(&self) -> Vec<u8> {
+    ///
+    /// # Panics
+    /// When the browser makes none.
+    pub async fn picture(&self) -> Vec<u8> {
         let params = json!({"format": "webp", "quality": 80, "captureBeyondViewport": false});
         let taken = self.call("Page.captureScreenshot", params).await;
         STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()
     }
 
     /// What the pages complained about so far.
-    pub(crate) fn complaints(&self) -> Vec<String> {
+    ///
+    /// # Panics
+    /// When whoever reads what the browser says has panicked.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
         self.complaints.lock().unwrap().clone()
     }
 
     /// Ends it and waits until it has ended.
-    pub(crate) async fn close(mut self) {
+    ///
+    /// # Panics
+    /// When it cannot be ended.
+    pub async fn close(mut self) {
         drop(self.pipe);
         if tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await.is_err() {
             self.child.kill().await.unwrap();
