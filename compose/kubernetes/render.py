@@ -28,6 +28,7 @@ CASES = {
     "as it comes": {},
     "scaled and watched": SCALED,
     "by Prometheus": {"worker": {"autoscaling": {"enabled": True, "prometheus": "http://prometheus.monitoring:9090"}}},
+    "to the worker": {"worker": {"autoscaling": {"enabled": True, "tolerance": 0}}},
     "cgroups and notices": {"worker": {"cgroups": True, "eviction": "aws"}},
     "pools": {
         "pools": {
@@ -58,6 +59,7 @@ REFUSED = (
     ({"worker": {"drainSec": 5}}, "drainSec"),
     ({"worker": {"drainSecs": "long"}}, "drainSecs"),
     ({"worker": {"eviction": "alibaba"}}, "eviction"),
+    ({"worker": {"autoscaling": {"tolerance": "none"}}}, "tolerance"),
     ({"pools": {"cpu": None}}, "pools"),
     ({"pools": {"returned": {}}}, "returned"),
     ({"pools": {"cpu": {"replica": 1}}}, "replica"),
@@ -141,6 +143,18 @@ def loose(custom):
             yield f"ScaledObject {resource['metadata']['name']}: does not ask for desired workers, safely"
         if resource["spec"]["fallback"]["behavior"] != "currentReplicasIfHigher":
             yield f"ScaledObject {resource['metadata']['name']}: takes workers away while nobody can say how many are needed"
+        try:
+            kubernetes_validate.validate(autoscaler(resource["spec"]), VERSIONS[-1], strict=True)
+        except kubernetes_validate.ValidationError as error:
+            yield f"ScaledObject {resource['metadata']['name']}: its autoscaler: {error.message} at {list(error.path)}"
+
+
+def autoscaler(scaled):
+    """What KEDA makes of a ScaledObject, as far as it hands it on as it is."""
+    behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": scaled["scaleTargetRef"]["name"]}
+    spec = {"scaleTargetRef": target, "maxReplicas": scaled["maxReplicaCount"], "behavior": behavior}
+    return {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"}, "spec": spec}
 
 
 def plain(texts_by_case):

@@ -162,25 +162,7 @@ struct CapacityReport {
 }
 
 fn capacity(context: &Context, args: &CapacityArgs) -> Result<Exit, Trouble> {
-    let room = room(&args.machine)?;
-    let rate = args.bitrate.zip(args.duration);
-    let job_disk = rate.map(|(rate, secs)| scratch_of(rate, secs)).or(args.job_disk);
-    let limits = ResourceLimits {
-        max_cpu_percent: args.job_cpu,
-        max_memory_mb: args.job_memory,
-        max_disk_mb: job_disk,
-        ..ResourceLimits::default()
-    };
-    let slots = capacity::slots(&room, args.machine.workload, args.oversubscription);
-    let jobs = capacity::at_a_time(&limits, slots);
-    let report = CapacityReport {
-        slots,
-        scarcest: room.scarcest().to_string(),
-        slots_per_job: limits.units(),
-        jobs,
-        job_disk_mb: limits.disk_mb(),
-        disk_mb: u64::from(jobs) * limits.disk_mb(),
-    };
+    let report = capacity_report(&room(&args.machine)?, args);
     context.format.print(&report, |report| {
         let mut text = fields(&[
             ("jobs at a time", report.jobs.to_string()),
@@ -196,6 +178,28 @@ fn capacity(context: &Context, args: &CapacityArgs) -> Result<Exit, Trouble> {
         text
     });
     Ok(Exit::Success)
+}
+
+/// How many such jobs fit into this room. Pure.
+fn capacity_report(room: &Room, args: &CapacityArgs) -> CapacityReport {
+    let rate = args.bitrate.zip(args.duration);
+    let job_disk = rate.map(|(rate, secs)| scratch_of(rate, secs)).or(args.job_disk);
+    let limits = ResourceLimits {
+        max_cpu_percent: args.job_cpu,
+        max_memory_mb: args.job_memory,
+        max_disk_mb: job_disk,
+        ..ResourceLimits::default()
+    };
+    let slots = capacity::slots(room, args.machine.workload, args.oversubscription);
+    let jobs = capacity::at_a_time(&limits, slots);
+    CapacityReport {
+        slots,
+        scarcest: room.scarcest().to_string(),
+        slots_per_job: limits.units(),
+        jobs,
+        job_disk_mb: limits.disk_mb(),
+        disk_mb: u64::from(jobs) * limits.disk_mb(),
+    }
 }
 
 /// MiB of scratch for an output of this rate in Mbit/s and length.
@@ -235,6 +239,9 @@ fn free_scratch(scratch: &Path) -> Result<u64, Trouble> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
+    use super::super::args::{Cli, Command};
     use super::*;
 
     fn machine() -> Room {
@@ -255,10 +262,43 @@ mod tests {
         assert_eq!(value(&made, "FFPOOL_DRAIN_SECS"), Some("25"));
     }
 
+    /// What `ffpool config capacity` says with these options.
+    fn capacity_of(options: &str) -> CapacityReport {
+        let line = format!("ffpool config capacity {options}");
+        match Cli::try_parse_from(line.split_whitespace()).unwrap().command {
+            Some(Command::Config(Config::Capacity(args))) => capacity_report(&room(&args.machine).unwrap(), &args),
+            other => panic!("{line} is {other:?}"),
+        }
+    }
+
+    const MANUAL: &str = include_str!("../../../docs/operations.md");
+
+    /// Each row of the manual's table: what the original says, the options, what comes out.
+    #[test]
+    fn the_originals_examples_come_out_as_the_manual_shows_them() {
+        let rows: Vec<&str> = MANUAL.lines().filter(|line| line.contains("| `--cores ")).collect();
+        assert_eq!(rows.len(), 9, "{rows:#?}");
+        for row in rows {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let [_, original, options, shown] = cells[..] else { panic!("not four cells: {row}") };
+            let jobs = capacity_of(&format!("--disk 500G {}", options.trim_matches('`'))).jobs;
+            assert_eq!(jobs.to_string(), shown, "{row}");
+            if !original.is_empty() {
+                let (least, most) = original.split_once(" to ").unwrap_or((original, original));
+                let bounds: [u32; 2] = [least, most].map(|bound| bound.parse().unwrap());
+                assert!((bounds[0]..=bounds[1]).contains(&jobs), "{row}");
+            }
+        }
+    }
+
     /// 4 Mbit/s for 300 s, twice: the original says 2400 MB, because it takes a bit for a byte.
     #[test]
     fn scratch_is_counted_in_bytes() {
         assert_eq!(scratch_of(4.0, 300), 287);
+        let machine = "--cores 16 --memory 32G --disk 500G --job-cpu 200 --workload io";
+        let eight = capacity_of(&format!("{machine} --bitrate 4M --duration 300"));
+        assert_eq!((eight.jobs, eight.job_disk_mb, eight.disk_mb), (8, 287, 2296));
+        assert!(MANUAL.contains("287 MiB") && MANUAL.contains("2296 MiB"), "the manual says otherwise");
     }
 
     #[test]

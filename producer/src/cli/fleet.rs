@@ -23,15 +23,17 @@ pub(crate) async fn workers(context: &Context, all: bool) -> Result<Exit, Troubl
         workers.retain(|worker| worker.state != WorkerState::Stopped);
     }
     let hidden = known - workers.len();
-    context.format.print(&workers, |workers| {
-        let text = if workers.is_empty() {
-            "No worker is there. Start one: `ffpool-worker`.".to_owned()
-        } else {
-            worker_table(workers, Timestamp::now())
-        };
-        if hidden > 0 { format!("{text}\n{hidden} stopped, see --all.") } else { text }
-    });
+    context.format.print(&workers, |workers| workers_text(workers, hidden, Timestamp::now()));
     Ok(Exit::Success)
+}
+
+fn workers_text(workers: &[WorkerView], hidden: usize, now: Timestamp) -> String {
+    let text = if workers.is_empty() {
+        "No worker is there. Start one: `ffpool-worker`.".to_owned()
+    } else {
+        worker_table(workers, now)
+    };
+    if hidden > 0 { format!("{text}\n{hidden} stopped, see --all.") } else { text }
 }
 
 fn worker_table(workers: &[WorkerView], now: Timestamp) -> String {
@@ -274,6 +276,37 @@ pub(crate) mod tests {
     fn a_worker_is_one_line() {
         let text = worker_table(&[worker("w1", WorkerState::Ready, 1)], Timestamp::from_second(1000).unwrap());
         assert!(text.ends_with("w1      ready  host  cpu    1/2    2.0 cores  4.0 GiB  1s ago  0.1.0"), "{text}");
+    }
+
+    /// The chart's `deletion-cost` reads this table; its test (`compose/kubernetes/test_deletion_cost.py`) plays what stands in the file.
+    /// `FFPOOL_BLESS=1` writes it anew.
+    #[test]
+    fn the_table_of_workers_is_the_one_that_the_chart_reads() {
+        let shown = |workers: &[(&str, u32, u32)], hidden| {
+            let workers: Vec<WorkerView> = workers
+                .iter()
+                .map(|(id, used, slots)| {
+                    let mut worker = worker(id, WorkerState::Ready, *used);
+                    worker.capacity.slots = *slots;
+                    worker
+                })
+                .collect();
+            workers_text(&workers, hidden, Timestamp::from_second(1000).unwrap())
+        };
+        let tables = [
+            shown(&[], 0),
+            shown(&[("cpu-a", 0, 1), ("cpu-b", 1, 1), ("cpu-c", 3, 4)], 0),
+            shown(&[("cpu-a", 1, 1), ("cpu-b", 1, 1), ("cpu-c", 3, 4)], 2),
+            shown(&[("cpu-a", 1, 1), ("cpu-b", 0, 1)], 0),
+        ];
+        let written = tables.join("\n\n") + "\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../compose/kubernetes/workers.txt");
+        if std::env::var_os("FFPOOL_BLESS").is_some() {
+            std::fs::write(path, &written).unwrap();
+        }
+        let frozen =
+            std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}; FFPOOL_BLESS=1 makes it"));
+        assert_eq!(written, frozen, "{path} shows another table");
     }
 
     #[test]
