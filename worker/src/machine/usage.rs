@@ -236,13 +236,13 @@ mod tests {
         let idle = meter.read();
         assert!(idle.cpu_us.is_some() && idle.memory_bytes.is_some_and(|bytes| bytes > MIB), "{idle:?}");
 
-        // Waits until it is let in, then holds 64 MiB and works for ever.
-        let holds = "read -r go; held=$(head -c 67108864 /dev/zero | tr '\\0' x); while :; do :; done";
-        let mut child = std::process::Command::new("bash")
+        // Waits until it is let in, then holds 32 MiB and works for ever.
+        let holds = "read -r go; held=$(head -c 33554432 /dev/zero | tr '\\0' x); while :; do :; done";
+        let mut child = std::process::Command::new("sh")
             .args(["-c", holds])
             .stdin(std::process::Stdio::piped())
             .spawn()
-            .expect("bash can be run");
+            .expect("a shell can be run");
         for mut entrance in group.entrances().unwrap() {
             std::io::Write::write_all(&mut entrance, child.id().to_string().as_bytes()).unwrap();
         }
@@ -251,7 +251,7 @@ mod tests {
         let busy = loop {
             let now = meter.read();
             let (cpu_us, memory) = (now.cpu_us.unwrap() - idle.cpu_us.unwrap(), now.memory_bytes.unwrap());
-            if cpu_us > 500_000 && memory > idle.memory_bytes.unwrap() + 60 * MIB {
+            if cpu_us > 500_000 && memory > idle.memory_bytes.unwrap() + 30 * MIB {
                 break now;
             }
             assert!(Instant::now() < until, "{now:?} after {idle:?}");
