@@ -262,7 +262,8 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
-/// One worker. Whoever only passes on what it said of its room and of what it can run may leave both as they came.
+// Generic, so that whoever only passes on what it said of its room and of what it can run may leave both as they came.
+/// One worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "WorkerView")]
 pub struct WorkerView<C = Capacity, A = Ability> {
