@@ -15,6 +15,7 @@ mod cost;
 mod dead_letters;
 mod door;
 mod explain;
+mod failures;
 mod followers;
 mod guests;
 mod handshake;
@@ -93,6 +94,7 @@ pub struct App {
     throughput: Arc<throughput::Kept>,
     costs: Arc<cost::Kept>,
     cost_sums: Arc<cost::Kept>,
+    failures: Arc<failures::Kept>,
     queues: Arc<queues::Kept>,
     /// Where a trace can be looked at.
     trace_url: Option<Arc<TraceUrl>>,
@@ -120,6 +122,7 @@ impl App {
             throughput: throughput::kept(),
             costs: cost::kept(),
             cost_sums: cost::sums_kept(),
+            failures: failures::kept(),
             queues: queues::kept(),
             trace_url: None,
             closing: CancellationToken::new(),

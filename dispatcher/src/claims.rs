@@ -236,7 +236,7 @@ impl Desk {
         self.misplaced(claim, spec, encode.as_ref(), lacks, rests)
     }
 
-    /// A job that does not fit its claimer; `rests`: it would, if a device of the claimer's did not rest.
+    /// A job that does not fit its claimer; `rests`: it would, if none of the claimer's encoders rested or were lost.
     fn misplaced(
         &self,
         claim: &ClaimRequest,
@@ -250,7 +250,7 @@ impl Desk {
         let rests = rests || self.fleet.fits_rested(spec, encode);
         match (self.fleet.fits_another(worker, spec, encode), self.unfit) {
             (Some(false), _) if rests => {
-                let reason = Some(format!("waits for a device that failed and rests: {needs}"));
+                let reason = Some(format!("waits for an encoder that failed and is tried again: {needs}"));
                 (Input::Unfit, Evidence { reason, ..Evidence::default() })
             }
             // A worker that knew how to make it has split the job: it comes back, or the job is split anew.

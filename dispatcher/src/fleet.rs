@@ -110,7 +110,7 @@ impl Fleet {
         if fits || self.began.elapsed() > SETTLED { Some(fits) } else { None }
     }
 
-    /// Whether some worker that is there could run it, if it were not for a device of its that rests now.
+    /// Whether some worker that is there could run it, if it were not for encoders that rest or are lost now.
     pub(crate) fn fits_rested(&self, spec: &JobSpec, encode: Option<&Encode>) -> bool {
         let heard = self.heard.lock().expect("no holder panics");
         heard.values().any(|(beat, at)| {

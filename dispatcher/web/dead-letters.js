@@ -43,6 +43,7 @@ export async function deadLetters({place, url, signal, may, go, every}) {
   const readLetters = () => load(letters, async () => {
     const query = new URLSearchParams({limit: 50});
     if (kind) query.set('fingerprint', kind);
+    if (cause) query.set('cause', cause);
     if (url.searchParams.has('cursor')) query.set('cursor', url.searchParams.get('cursor'));
     const page = await ask(`/v1/dead-letters?${query}`, {signal});
     return [table('Failed jobs, newest first', [
@@ -56,7 +57,7 @@ export async function deadLetters({place, url, signal, may, go, every}) {
   });
   put(place, head('Dead letters'),
     (kind || cause) && h('p', {class: 'row'}, h('span', {class: 'muted'}, kind ? `The kind ${kind}` : `The cause ${words(cause)}`), link('/dead-letters', 'Show all', {class: 'button quiet'})),
-    section('Kinds', groups), !cause && section('Jobs', letters));
+    section('Kinds', groups), section('Jobs', letters));
   every(30, () => { if (!groups.contains(document.activeElement)) readGroups(true); });
-  await Promise.all([readGroups(false), cause ? null : readLetters()]);
+  await Promise.all([readGroups(false), readLetters()]);
 }

@@ -38,6 +38,29 @@ export function put(element, ...children) {
   return element;
 }
 
+// Replaces what is in an element and leaves the rest to who reads it as it was: what is unfolded stays so, what is scrolled stays where it
+// is, and the focus goes to what is there again.
+export function renew(element, ...children) {
+  const open = new Set([...element.querySelectorAll('details[open] > summary')].map(keyOf));
+  const scrolled = [...element.querySelectorAll('[tabindex="0"]')].filter(one => one.scrollTop || one.scrollLeft)
+    .map(one => ({key: keyOf(one), top: one.scrollTop, left: one.scrollLeft}));
+  const held = element.contains(document.activeElement) && element !== document.activeElement ? keyOf(document.activeElement) : null;
+  put(element, ...children);
+  for (const summary of element.querySelectorAll('details > summary')) if (open.has(keyOf(summary))) summary.parentElement.open = true;
+  for (const {key, top, left} of scrolled) placeOf(element, key)?.scrollTo({top, left, behavior: 'instant'});
+  if (held) placeOf(element, held)?.focus({preventScroll: true});
+  return element;
+}
+
+function placeOf(element, key) {
+  return [...element.querySelectorAll('a[href], button, summary, [tabindex]')].find(one => keyOf(one) === key);
+}
+
+// What tells apart whatever can be pointed at.
+function keyOf(one) {
+  return `${one.tagName} ${one.getAttribute('href') ?? one.getAttribute('aria-label') ?? one.textContent}`;
+}
+
 // Says something to who listens instead of looking.
 export function say(text) {
   const said = document.getElementById('said');

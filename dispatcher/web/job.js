@@ -2,7 +2,7 @@
 
 import {ask, path, post} from './api.js';
 import {curve, share, timeline} from './charts.js';
-import {h, put} from './dom.js';
+import {h, put, renew} from './dom.js';
 import {at, amount, bytes, count, NONE, number, percent, quoted, secondsBetween, span, words} from './format.js';
 import {action, ago, badge, confirm, copy, facts, head, link, load, section, table} from './parts.js';
 
@@ -86,10 +86,10 @@ export async function job({place, name, signal, follow, may, title}) {
     shown.faults.length > 0 && faultsOf(shown.faults));
   };
   const drawRest = () => {
-    put(story, shown.attempts.length > 0 && attemptsOf(shown), eventsOf(shown.events));
-    put(used, usageOf(shown.attempts));
-    put(proof, shown.manifest ? manifestOf(shown.manifest) : h('p', {class: 'muted'}, shown.state === 'completed' ? 'It has no manifest: the engine makes no files.' : 'A job that has completed has a manifest with the proof of what it made.'));
-    put(rest, shown.callbacks?.length > 0 && callbacksOf(shown.callbacks),
+    renew(story, shown.attempts.length > 0 && attemptsOf(shown), eventsOf(shown.events));
+    renew(used, usageOf(shown.attempts));
+    renew(proof, shown.manifest ? manifestOf(shown.manifest) : h('p', {class: 'muted'}, shown.state === 'completed' ? 'It has no manifest: the engine makes no files.' : 'A job that has completed has a manifest with the proof of what it made.'));
+    renew(rest, shown.callbacks?.length > 0 && callbacksOf(shown.callbacks),
       h('details', {}, h('summary', {}, 'The job as it was asked for'), code(shown.spec ?? 'It could not be read.')));
   };
   const readWhy = idle => load(why, async () => {

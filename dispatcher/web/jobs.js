@@ -4,12 +4,17 @@
 import {ask} from './api.js';
 import {share} from './charts.js';
 import {h, put, say} from './dom.js';
-import {age, count, percent, plural, secondsBetween, span} from './format.js';
+import {age, at, count, percent, plural, secondsBetween, span, words} from './format.js';
 import {ago, badge, choice, field, head, jobLink, link, load, pager, table, tr} from './parts.js';
 
 const STATES = ['blocked', 'delayed', 'queued', 'running', 'cancelling', 'completed', 'failed', 'cancelled', 'rejected'];
-const FILTERS = ['status', 'queue', 'priority', 'worker', 'tenant', 'label', 'since', 'part_of'];
+const FILTERS = ['status', 'queue', 'priority', 'worker', 'tenant', 'label', 'since', 'part_of', 'cause', 'search'];
+// These have no field among the filters, and stay until somebody takes them away.
+const KEPT = ['part_of', 'cause', 'search'];
 const LIMIT = 50;
+// Pages of a search without a row that are gone through by themselves: two million jobs.
+const EMPTY_PAGES = 80;
+const ID = /^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i;
 
 export const COLUMNS = [
   {title: 'Job', cell: jobLink},
@@ -41,9 +46,10 @@ export async function jobs({place, url, signal, follow, go, session}) {
 
   const list = h('div');
   const newer = h('p', {class: 'newer', role: 'status'});
-  put(place, head('Jobs'), search(go), filters(url, go, session), wholeOf(url), newer, list);
+  const looked = h('p', {class: 'newer muted', role: 'status'});
+  put(place, head('Jobs'), search(url, go), filters(url, go, session), narrowed(url), looked, newer, list);
   await load(list, async () => {
-    const page = await ask(`/v1/jobs?${query}`, {signal});
+    const page = await found(query, looked, signal);
     const shown = new Map(page.items.map(job => [job.id, job]));
     const rows = table(`Jobs, newest first; ${plural(page.items.length, 'job', 'jobs')} on this page`, COLUMNS, page.items, {empty: 'No job is like this.', rowKey: job => job.id});
     const first = page.items[0]?.number ?? 0;
@@ -68,6 +74,20 @@ export async function jobs({place, url, signal, follow, go, session}) {
   });
 }
 
+// One page; of a search that finds nothing in it, one further back.
+async function found(query, looked, signal) {
+  let page = await ask(`/v1/jobs?${query}`, {signal});
+  for (let pages = 1; pages < EMPTY_PAGES && page.searched && !page.items.length && page.next; pages += 1) {
+    put(looked, `Nothing yet, back to ${at(page.searched.back_to)} …`);
+    query.set('cursor', page.next);
+    page = await ask(`/v1/jobs?${query}`, {signal});
+  }
+  if (page.searched) {
+    put(looked, page.searched.is_all ? 'All jobs were searched.' : `Searched back to ${at(page.searched.back_to)}. “Older” goes on from there.`);
+  }
+  return page;
+}
+
 function redraw(rows, shown, job) {
   if (!shown.has(job.id)) return;
   shown.set(job.id, job);
@@ -80,13 +100,18 @@ function redraw(rows, shown, job) {
   }
 }
 
-function search(go) {
-  const input = h('input', {type: 'search', autocomplete: 'off', spellcheck: 'false', placeholder: '17, or an id'});
+function search(url, go) {
+  const input = h('input', {type: 'search', autocomplete: 'off', spellcheck: 'false', maxlength: 200, value: url.searchParams.get('search') ?? '', placeholder: '17, an id or its beginning, a part of an address or label'});
   return h('form', {class: 'search', role: 'search', onsubmit: event => {
     event.preventDefault();
-    const name = input.value.trim().replace(/^#/, '');
-    if (name) go(`/jobs/${encodeURIComponent(name)}`);
-  }}, field('find', 'Find a job', input), h('button', {type: 'submit'}, 'Show'));
+    const text = input.value.trim();
+    if (/^#?\d{1,18}$/.test(text) || ID.test(text)) return go(`/jobs/${encodeURIComponent(text.replace(/^#/, ''))}`);
+    const others = new URL(url);
+    // What makes chunks is found by its whole.
+    ['cursor', 'search', ...text ? ['part_of'] : []].forEach(name => others.searchParams.delete(name));
+    if (text) others.searchParams.set('search', text);
+    go(`${others.pathname}${others.search}`);
+  }}, field('find', 'Find jobs', input), h('button', {type: 'submit'}, 'Find'));
 }
 
 function filters(url, go, session) {
@@ -109,22 +134,26 @@ function filters(url, go, session) {
     FILTERS.some(name => url.searchParams.has(name)) && link('/jobs', 'All jobs', {class: 'button quiet'})));
   const apply = () => {
     const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()).map(([name, value]) => [name, value.trim()]));
-    // Has no field: it stays until its link takes it away.
-    if (given('part_of')) query.set('part_of', given('part_of'));
+    for (const name of KEPT) if (given(name)) query.set(name, given(name));
     go(`/jobs${query.size ? `?${query}` : ''}`);
   };
   form.addEventListener('change', event => { if (event.target.matches('select')) apply(); });
   return form;
 }
 
-// Whose chunks are shown, where it is one job's, and the way out of that.
-function wholeOf(url) {
-  const whole = url.searchParams.get('part_of');
-  if (!whole) return null;
-  const others = new URL(url);
-  ['part_of', 'cursor'].forEach(name => others.searchParams.delete(name));
-  return h('p', {class: 'row', id: 'whole'}, h('span', {}, 'Only what makes the chunks of ', link(`/jobs/${encodeURIComponent(whole)}`, 'one job')),
-    link(`${others.pathname}${others.search}`, 'Not only these', {class: 'button quiet small'}));
+// Whose chunks are shown, by what all of them failed and what is searched for, each with the way out of it.
+function narrowed(url) {
+  const told = {
+    part_of: whole => ['Only what makes the chunks of ', link(`/jobs/${encodeURIComponent(whole)}`, 'one job')],
+    cause: cause => ['Only what failed by ', words(cause), ', be it in one attempt'],
+    search: text => ['Only what has “', text, '” in an address or label, or at the beginning of its id'],
+  };
+  return KEPT.filter(name => url.searchParams.get(name)).map(name => {
+    const others = new URL(url);
+    [name, 'cursor'].forEach(one => others.searchParams.delete(one));
+    return h('p', {class: 'row', id: name === 'part_of' ? 'whole' : `only-${name}`}, h('span', {}, told[name](url.searchParams.get(name))),
+      link(`${others.pathname}${others.search}`, 'Not only these', {class: 'button quiet small'}));
+  });
 }
 
 // `7d` as the instant so long ago; anything else as it is.

@@ -4,10 +4,11 @@ import {ask, post, path} from './api.js';
 import {columns, share} from './charts.js';
 import {h, put} from './dom.js';
 import {age, amount, clock, count, hoursAgo, number, plural, words} from './format.js';
-import {action, badge, confirm, figure, head, link, load, section, table} from './parts.js';
+import {action, badge, choice, confirm, field, figure, head, link, load, section, table} from './parts.js';
 
 const QUEUES = ['live', 'default', 'batch'];
 const PRIORITIES = ['high', 'medium', 'low'];
+const SPANS = [['1', 'last hour'], ['24', 'last day'], ['168', 'last week'], ['720', 'last 30 days']];
 const ENDS = [['completed', 'Completed'], ['failed', 'Failed'], ['cancelled', 'Cancelled'], ['rejected', 'Rejected']];
 
 export async function overview({place, signal, follow, every, may, session}) {
@@ -70,18 +71,24 @@ export async function overview({place, signal, follow, every, may, session}) {
     drawRate();
     return [...rate.childNodes];
   });
+  const hours = choice(SPANS, '24');
+  const spanField = field('failures', 'Span of time', hours);
+  spanField.classList.add('narrow');
   const readCauses = idle => load(causes, async () => {
-    const groups = await ask('/v1/dead-letters/groups', {signal, idle});
-    const causesOf = Map.groupBy(groups, group => group.cause);
-    const rows = [...causesOf].map(([cause, kinds]) => ({cause, kinds: kinds.length, count: kinds.reduce((all, kind) => all + kind.count, 0)}))
-      .sort((one, other) => other.count - one.count).slice(0, 8);
-    const most = Math.max(1, ...rows.map(row => row.count));
-    return table('Dead letters by cause', [
-      {title: 'Cause', cell: row => link(`/dead-letters?cause=${encodeURIComponent(row.cause)}`, words(row.cause))},
-      {title: 'Jobs', className: 'num', cell: row => share(row.count, most, count(row.count), 'bad')},
-      {title: 'Kinds', className: 'num', cell: row => count(row.kinds)},
-    ], rows, {empty: 'No job waits for somebody to decide.'});
+    const asked = hours.value;
+    const report = await ask(`/v1/failures?hours=${asked}`, {signal, idle});
+    // Another span was chosen meanwhile.
+    if (asked !== hours.value) return [...causes.childNodes];
+    const most = Math.max(1, ...report.causes.map(row => Math.max(row.attempts, row.dead)));
+    const named = row => `cause=${encodeURIComponent(row.cause)}`;
+    return table('Failures by cause', [
+      {title: 'Cause', cell: row => link(`/jobs?${named(row)}`, words(row.cause), {title: row.cure})},
+      {title: 'Failed attempts', className: 'num', cell: row => share(row.attempts, most, count(row.attempts), 'bad')},
+      {title: 'Retried', className: 'num', cell: row => count(row.retried)},
+      {title: 'Dead', className: 'num', cell: row => row.dead ? link(`/dead-letters?${named(row)}`, count(row.dead), {'aria-label': `${plural(row.dead, 'dead letter', 'dead letters')} by ${words(row.cause)}`}) : '0'},
+    ], report.causes, {empty: `Nothing failed in the ${SPANS.find(([key]) => key === asked)[1]}.`, most: 10});
   });
+  hours.addEventListener('change', () => readCauses(false));
   const readCosts = idle => load(costs, async () => {
     const since = hoursAgo(24);
     const report = await ask(`/v1/cost?by=queue&since=${since}`, {signal, idle});
@@ -100,7 +107,7 @@ export async function overview({place, signal, follow, every, may, session}) {
       section('Queues', queues),
       h('div', {class: 'stack'},
         section('Ended, by minute', rate),
-        section('Failures by cause', causes),
+        section('Failures by cause', spanField, causes, h('p', {}, link('/dead-letters', 'All dead letters'))),
         section('Last 24 hours', costs))));
   drawFigures();
   drawQueues();

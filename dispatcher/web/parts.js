@@ -1,6 +1,6 @@
 // What several pages are made of. Invariant: a colour never says anything that no word or shape says too.
 
-import {h, s, put, say} from './dom.js';
+import {h, s, put, renew, say} from './dom.js';
 import {at, age, count, NONE, words} from './format.js';
 
 const SHAPES = {
@@ -183,7 +183,7 @@ export function pager(url, next, {first: back = 'Newest', order = 'Newest first'
 // Loads what a place shows, and shows what went wrong where it does not come.
 export async function load(place, work) {
   try {
-    put(place, await work());
+    renew(place, await work());
   } catch (error) {
     if (error.name !== 'AbortError') put(place, trouble(error));
   }

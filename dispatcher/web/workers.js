@@ -4,7 +4,7 @@ import {ask, path, post} from './api.js';
 import {share} from './charts.js';
 import {h, put} from './dom.js';
 import {bytes, count, number, plural} from './format.js';
-import {action, ago, badge, choice, confirm, facts, field, head, jobLink, link, load, pager, section, table} from './parts.js';
+import {action, ago, badge, choice, confirm, facts, field, head, jobLink, link, load, pager, section, table, tr} from './parts.js';
 
 const SHOWN = 100;
 const MIB = 1024 * 1024;
@@ -58,7 +58,14 @@ export async function workers({place, url, signal, follow, every, go}) {
   await read(false);
 }
 
-export async function worker({place, name, signal, may, session, follow, title}) {
+const RUNS = [
+  {title: 'Job', cell: jobLink},
+  {title: 'Scenario', className: 'text', cell: job => job.scenario},
+  {title: 'Progress', className: 'progress', cell: job => share(job.progress?.percent ?? 0, 100, `${number(job.progress?.percent ?? 0)} %`)},
+  {title: 'Since', className: 'num', cell: job => ago(job.started_at)},
+];
+
+export async function worker({place, name, signal, may, session, follow, every, title}) {
   title(name);
   const find = async idle => {
     try {
@@ -90,33 +97,54 @@ export async function worker({place, name, signal, may, session, follow, title})
       ['Sandbox', sandboxOf(found.ability)],
       ['Limits', found.ability.cgroups ? 'a control group for each attempt' : 'none that hold'],
       ['Encoders', found.ability.encoders.join(', ') || 'none'],
+      ['Lost encoders', found.ability.lost?.map(lost => `${lost.encoder}: ${lost.why}`).join('; ')],
       ['Devices', found.ability.devices?.map(device => device.name ?? device.id ?? device.device).filter(Boolean).join(', ')],
       ['GStreamer', found.ability.gstreamer?.version],
       ['Stores', found.ability.stores?.join(', ') || 'files alone'],
       ['Features', found.ability.features?.join(', ')],
     ]));
   };
+  let shown = new Map();
   const readRuns = idle => load(runs, async () => {
     const page = await ask(`/v1/jobs?status=running&worker=${encodeURIComponent(name)}&limit=100`, {signal, idle});
-    return table('Jobs that it runs', [
-      {title: 'Job', cell: jobLink},
-      {title: 'Scenario', className: 'text', cell: job => job.scenario},
-      {title: 'Progress', className: 'progress', cell: job => share(job.progress?.percent ?? 0, 100, `${number(job.progress?.percent ?? 0)} %`)},
-      {title: 'Since', className: 'num', cell: job => ago(job.started_at)},
-    ], page.items, {empty: 'It runs nothing.'});
+    shown = new Map(page.items.map(job => [job.id, job]));
+    listen();
+    return table('Jobs that it runs', RUNS, page.items, {empty: 'It runs nothing.', rowKey: job => job.id});
   });
+  const drawProgress = progress => {
+    const job = shown.get(progress.job);
+    const row = job && runs.querySelector(`tr[data-key="${CSS.escape(job.id)}"]`);
+    if (!row) return;
+    job.progress = progress;
+    row.cells[2].replaceWith(tr(RUNS, job).cells[2]);
+  };
   draw(await find(false));
   put(place, heading, section('Room', room), section('Runs', runs), section('Abilities', able),
     h('p', {}, link(`/jobs?worker=${encodeURIComponent(name)}`, 'All jobs that it runs or ran last')));
+  const readAgain = () => {
+    find(true).then(draw, () => {});
+    readRuns(true);
+  };
   let last = '';
-  follow({fleet: event => {
-    const now = JSON.stringify(event);
-    if (last && now !== last) {
-      find(true).then(draw, () => {});
-      readRuns(true);
-    }
-    last = now;
-  }});
+  let heard = null;
+  // What ends is told at once, for the jobs that are shown are followed. What begins is found by looking again: all workers together
+  // may have as much in use as before.
+  const listen = () => {
+    const jobs = [...shown.keys()];
+    if (heard === jobs.join()) return;
+    heard = jobs.join();
+    follow({
+      jobs,
+      job: event => { if (shown.has(event.id) && (event.state !== 'running' || event.worker !== name)) readAgain(); },
+      progress: drawProgress,
+      fleet: event => {
+        const now = JSON.stringify(event);
+        if (last && now !== last) readAgain();
+        last = now;
+      },
+    });
+  };
+  every(5, readAgain);
   await readRuns(false);
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use ffpool_schema::advice::ScaleAnswer;
 use ffpool_schema::api::{
-    Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView, NewKeyView,
-    Page, PauseRequest, Problem, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport, RedriveRequest,
-    RotateRequest, ScenarioView, ScheduleRequest, ScheduleView, Submitted, TemplateView, TenantChange, TenantRequest,
-    TenantView, WorkerView, WorkersAnswer,
+    Accepted, AuditView, CostReport, DeadLetterGroup, Explanation, FailureReport, JobDetail, JobView, KeyRequest,
+    KeyView, NewKeyView, Page, PauseRequest, Problem, PurgeReport, PurgeRequest, QueueView, Readiness, RedriveReport,
+    RedriveRequest, RotateRequest, ScenarioView, ScheduleRequest, ScheduleView, Submitted, TemplateView, TenantChange,
+    TenantRequest, TenantView, WorkerView, WorkersAnswer,
 };
+use ffpool_schema::failure::Cause;
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
@@ -236,6 +237,10 @@ pub struct JobFilter {
     pub tenant: Option<String>,
     /// Recorded since.
     pub since: Option<Timestamp>,
+    /// That failed by this cause, be it in one attempt only; of dead letters those that ended by it.
+    pub cause: Option<Cause>,
+    /// With this text in an address or a label, or at the beginning of their id: [`Page::searched`] says how far was looked.
+    pub search: Option<String>,
     /// That make chunks of this job; none that makes a chunk is listed otherwise.
     pub part_of: Option<JobId>,
     /// Dead letters of this kind; only for [`Client::dead_letters`].
@@ -490,7 +495,7 @@ impl Client {
             WorkersAnswer::Page(page) => page,
             WorkersAnswer::All(mut items) => {
                 items.retain(|worker| filter.fits(worker));
-                Page { items, next: None }
+                Page { items, next: None, searched: None }
             }
         })
     }
@@ -523,6 +528,15 @@ impl Client {
     /// `POST /v1/queues/{queue}/resume`.
     pub async fn resume_queue(&self, queue: Queue) -> Result<Accepted, ApiError> {
         self.post_empty(&format!("/v1/queues/{queue}/resume")).await
+    }
+
+    /// `GET /v1/failures`: what failed in the last so many hours, by cause.
+    pub async fn failures(&self, hours: Option<u32>) -> Result<FailureReport, ApiError> {
+        #[derive(Serialize)]
+        struct Query {
+            hours: Option<u32>,
+        }
+        self.get_query("/v1/failures", &Query { hours }).await
     }
 
     /// `GET /v1/dead-letters`: one page of the jobs parked after their last failure. Leave `status` out.

@@ -260,6 +260,18 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Give it as `cursor` to get the next page; absent on the last.
     pub next: Option<String>,
+    /// How far was looked, where a text was searched for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searched: Option<Searched>,
+}
+
+/// How far a search has looked, this page and those before it together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Searched {
+    /// Jobs that were recorded at this instant or later; absent where all were looked at.
+    pub back_to: Option<Timestamp>,
+    /// Whether no job is left that was not looked at. Where some are, `next` goes on with them, also on a page without rows.
+    pub is_all: bool,
 }
 
 // Generic, so that whoever only passes on what it said of its room and of what it can run may leave both as they came.
@@ -351,6 +363,34 @@ pub struct DeadLetterGroup {
     pub first: Timestamp,
     /// The last.
     pub last: Timestamp,
+}
+
+/// What failed lately: answer to `GET /v1/failures`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailureReport {
+    /// Over so many hours.
+    pub hours: u32,
+    /// Since when, therefore.
+    pub since: Timestamp,
+    /// By cause, the most frequent first.
+    pub causes: Vec<CauseCount>,
+}
+
+/// What failed by one cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CauseCount {
+    /// The cause.
+    pub cause: String,
+    /// Attempts that failed by it, those of chunks among them; of `worker_lost` those that ended with their worker's silence.
+    pub attempts: i64,
+    /// Attempts of these that another attempt followed on.
+    pub retried: i64,
+    /// Jobs that became dead letters by it, by a last attempt or, as by their deadline, without one.
+    pub dead: i64,
+    /// The last of all these.
+    pub last: Timestamp,
+    /// What to do about it, in one sentence.
+    pub cure: String,
 }
 
 /// Body of `POST /v1/dead-letters/purge`.

@@ -70,8 +70,10 @@ impl Encoder {
             | Encoder::Libsvtav1
             | Encoder::LibaomAv1 => None,
             Encoder::H264Nvenc | Encoder::HevcNvenc | Encoder::Av1Nvenc => Some(Family::Nvenc),
-            Encoder::H264Qsv | Encoder::HevcQsv | Encoder::Av1Qsv => Some(Family::Qsv),
-            Encoder::H264Vaapi | Encoder::HevcVaapi | Encoder::Av1Vaapi => Some(Family::Vaapi),
+            Encoder::H264Qsv | Encoder::HevcQsv | Encoder::Vp9Qsv | Encoder::Av1Qsv => Some(Family::Qsv),
+            Encoder::H264Vaapi | Encoder::HevcVaapi | Encoder::Vp8Vaapi | Encoder::Vp9Vaapi | Encoder::Av1Vaapi => {
+                Some(Family::Vaapi)
+            }
             Encoder::H264Videotoolbox | Encoder::HevcVideotoolbox => Some(Family::Videotoolbox),
         }
     }
@@ -176,9 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_device_has_a_family() {
+    fn what_needs_a_device_has_a_family_and_is_named_after_its_codec_and_it() {
         for encoder in Encoder::ALL {
             assert_eq!(encoder.family().is_some(), encoder.is_hardware(), "{encoder}");
+            let of_codec = encoder.codec().hardware_encoders();
+            assert_eq!(of_codec.contains(encoder), encoder.is_hardware(), "{encoder}");
+            if let Some(family) = encoder.family() {
+                assert_eq!(encoder.as_str(), format!("{}_{}", encoder.codec().probe_name(), family.as_str()));
+            }
         }
     }
 }

@@ -66,6 +66,15 @@ impl RateControl {
             RateControl::Crf { maxrate: None, .. } => true,
         }
     }
+
+    /// How a rung of a ladder that is asked for in this way spends bits: an average of this, or at constant quality no more.
+    #[must_use]
+    pub fn of_rung(self, bitrate: Bitrate) -> RateControl {
+        match self {
+            RateControl::Crf { crf, .. } => RateControl::Crf { crf, maxrate: Some(bitrate), bufsize: None },
+            RateControl::Bitrate { .. } => RateControl::Bitrate { bitrate, maxrate: None, bufsize: None },
+        }
+    }
 }
 
 /// The video half of an encode.
@@ -306,6 +315,18 @@ impl Encode {
         }
         needs.extend(self.live_needs());
         needs
+    }
+
+    /// The encoders that may make its video, the preferred one first. What a rung of a ladder takes at most is known later; that it
+    /// is bounded is known now.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<Encoder> {
+        let mut candidates = self.video.candidates();
+        if self.ladder.is_some() {
+            let spends = self.video.rate.of_rung(Bitrate(0));
+            candidates.retain(|encoder| spends.is_kept_by(*encoder));
+        }
+        candidates
     }
 
     /// The same with the secrets of its addresses taken out, to be shown.

@@ -34,6 +34,8 @@ pub enum Cause {
     InputTooLong,
     /// The playlists of the source are too many, nested too deep or too large.
     InputPlaylists,
+    /// The input has another size or another checksum than the job says.
+    InputMismatch,
     /// The encode cannot be done as configured.
     ConfigBad,
     /// A rule of the pool forbids it.
@@ -131,7 +133,7 @@ pub enum RetryPolicy {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 42] = [
+    pub const ALL: [Cause; 43] = [
         Cause::InputMissing,
         Cause::InputAuth,
         Cause::InputBad,
@@ -144,6 +146,7 @@ impl Cause {
         Cause::InputStreams,
         Cause::InputTooLong,
         Cause::InputPlaylists,
+        Cause::InputMismatch,
         Cause::ConfigBad,
         Cause::Policy,
         Cause::OutputAuth,
@@ -192,6 +195,7 @@ impl Cause {
             Cause::InputStreams => 1010,
             Cause::InputTooLong => 1011,
             Cause::InputPlaylists => 1012,
+            Cause::InputMismatch => 1013,
             Cause::ConfigBad => 2001,
             Cause::Policy => 2002,
             Cause::OutputAuth => 2003,
@@ -241,6 +245,7 @@ impl Cause {
             Cause::InputStreams => "input_streams",
             Cause::InputTooLong => "input_too_long",
             Cause::InputPlaylists => "input_playlists",
+            Cause::InputMismatch => "input_mismatch",
             Cause::ConfigBad => "config_bad",
             Cause::Policy => "policy",
             Cause::OutputAuth => "output_auth",
@@ -288,6 +293,7 @@ impl Cause {
             | Cause::InputStreams
             | Cause::InputTooLong
             | Cause::InputPlaylists
+            | Cause::InputMismatch
             | Cause::SourceGone => Blame::Input,
             Cause::InputTooLarge
             | Cause::OutputMissing
@@ -347,6 +353,7 @@ impl Cause {
             | Cause::Unknown
             | Cause::VerifyFailed
             | Cause::InputChecksum
+            | Cause::InputMismatch
             | Cause::OutputAuth
             | Cause::OpenFiles
             | Cause::Processes
@@ -387,6 +394,9 @@ impl Cause {
             Cause::InputTooLong => "Cut the input, or have the operator raise FFPOOL_MAX_DURATION_SECS.",
             Cause::InputPlaylists => {
                 "Look at what the playlists lead to, or have the operator raise FFPOOL_MAX_PLAYLISTS."
+            }
+            Cause::InputMismatch => {
+                "Put the input in place that the job means, or correct its input_sha256 and input_size_bytes."
             }
             Cause::ConfigBad => "Change the parameters: the tool cannot encode what they ask for.",
             Cause::Policy => "Use only what the pool allows, or ask its operator to allow more.",

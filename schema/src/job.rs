@@ -300,6 +300,74 @@ pub enum PoolError {
     Reserved,
 }
 
+/// A SHA-256 in lower-case hexadecimal. It is read in either case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = "^[0-9A-Fa-f]{64}$"))]
+pub struct Sha256Sum(String);
+
+impl Sha256Sum {
+    /// Hexadecimal digits of one.
+    const DIGITS: usize = 64;
+
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Sha256Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Sha256Sum> for String {
+    fn from(sum: Sha256Sum) -> String {
+        sum.0
+    }
+}
+
+impl TryFrom<String> for Sha256Sum {
+    type Error = Sha256SumError;
+
+    fn try_from(text: String) -> Result<Sha256Sum, Sha256SumError> {
+        if let Some(other) = text.chars().find(|digit| !digit.is_ascii_hexdigit()) {
+            return Err(Sha256SumError::NoDigit { other });
+        }
+        if text.len() != Sha256Sum::DIGITS {
+            return Err(Sha256SumError::Length { digits: text.len() });
+        }
+        Ok(Sha256Sum(text.to_ascii_lowercase()))
+    }
+}
+
+impl FromStr for Sha256Sum {
+    type Err = Sha256SumError;
+
+    fn from_str(text: &str) -> Result<Sha256Sum, Sha256SumError> {
+        Sha256Sum::try_from(text.to_owned())
+    }
+}
+
+/// A text that is no SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Sha256SumError {
+    /// Another character than a digit.
+    #[error("{other:?} is no hexadecimal digit: a SHA-256 is written as 64 of them, as `sha256sum` prints it")]
+    NoDigit {
+        /// The first of them.
+        other: char,
+    },
+    /// More or fewer digits.
+    #[error("{digits} hexadecimal digits are no SHA-256: it has 64, as `sha256sum` prints it")]
+    Length {
+        /// How many there are.
+        digits: usize,
+    },
+}
+
 /// What one attempt may use. Absent fields take the defaults below.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -564,6 +632,12 @@ pub struct JobSpec {
     /// source by `rtmp(s)`, `srt`. Absent: a test source is generated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
+    /// The SHA-256 that the input must have, in hexadecimal. With any other the job fails, and nothing is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_sha256: Option<Sha256Sum>,
+    /// The size that the input must have, in bytes. With any other the job fails, before the input is fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_size_bytes: Option<u64>,
     /// The destination: an absolute path under a worker's media roots, or an address by `file`, `s3`, `gs`, `az`, or of a live sink
     /// by `rtmp(s)`, `srt`. Absent: `<first media root>/ffpool/<job id>.<container>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -619,6 +693,10 @@ impl JobSpec {
     pub const MAX_OUTPUTS: usize = 16;
     /// Retries of a job that does not say.
     pub const MAX_RETRIES: u32 = 3;
+    /// The largest size of an input that a job may state, in bytes: what the largest `max_disk_mb` has room for.
+    pub const MAX_INPUT_BYTES: u64 = 1 << 50;
+    /// The feature of a worker that holds an input against what the job says of it. One without it would take any.
+    pub const CHECKS_INPUT: &'static str = "checks-input";
 
     /// A job of `scenario` with every other field at its default.
     #[must_use]
@@ -631,6 +709,8 @@ impl JobSpec {
             priority: Priority::Medium,
             pool: Pool::cpu(),
             input: None,
+            input_sha256: None,
+            input_size_bytes: None,
             output: None,
             outputs: Vec::new(),
             parameters: Parameters::default(),

@@ -95,6 +95,9 @@ pub struct Ability {
     pub disk_mb: u64,
     /// Encoders that passed a real one-frame encode, by FFmpeg's names.
     pub encoders: Vec<String>,
+    /// Software encoders that did so since the worker started, and failed the last time. They are tried again and again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostEncoder>,
     /// Whether the worker runs the `noop` engine.
     pub noop: bool,
     /// Whether each attempt gets a cgroup of its own with limits that hold.
@@ -125,13 +128,23 @@ impl Ability {
         self.features.iter().any(|known| known == feature)
     }
 
-    /// The same with the encoders that rest now and will be tried again.
+    /// The same with the encoders that rest or are lost now, and will be tried again.
     #[must_use]
     pub fn rested(&self) -> Ability {
         let mut rested = self.clone();
+        rested.encoders.extend(self.lost.iter().map(|lost| lost.encoder.clone()));
         rested.encoders.extend(self.devices.iter().flat_map(|device| device.resting.iter().cloned()));
         rested
     }
+}
+
+/// An encoder that a worker had and does not have now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LostEncoder {
+    /// FFmpeg's name.
+    pub encoder: String,
+    /// What the last trial said.
+    pub why: String,
 }
 
 /// Worker to dispatcher ([`crate::subjects::CLAIM`]): may I run this delivery?

@@ -27,6 +27,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("V20__running", include_str!("../migrations/V20__running.sql")),
     ("V21__thumbnails", include_str!("../migrations/V21__thumbnails.sql")),
     ("V22__sums", include_str!("../migrations/V22__sums.sql")),
+    ("V23__failures", include_str!("../migrations/V23__failures.sql")),
 ];
 
 #[cfg(test)]

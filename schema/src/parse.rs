@@ -389,6 +389,8 @@ fn read_job(object: Map<String, Value>, received: &Received<'_>, faults: &mut Ve
     spec.scenario = scenario.unwrap_or_default();
     read_route(&mut spec, &mut fields, received.work);
     spec.input = fields.take("input");
+    spec.input_sha256 = fields.take("input_sha256");
+    spec.input_size_bytes = fields.take("input_size_bytes");
     spec.output = fields.take("output");
     let outputs = fields.take::<Vec<Value>>("outputs").unwrap_or_default();
     spec.max_retries = fields.take("max_retries").unwrap_or(JobSpec::MAX_RETRIES);

@@ -38,9 +38,9 @@ use crate::probe::Probed;
 use arguments::{Arguments, COMMON};
 pub use arguments::{READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
 pub use chunk::{Row, Sound, chunk, chunk_key, chunk_list, sound, sound_alone, sound_key, stitch, taken};
-pub use expected::{Expected, ExpectedAudio, ExpectedVideo};
+pub use expected::{Expected, ExpectedAudio, ExpectedVideo, SourceFrames, sound_packet_secs};
 pub use filters::planar;
-pub use loudness::Measured;
+pub use loudness::{Heard, Measured};
 pub use pictures::Schedule;
 pub(crate) use rate::{VP8_QUALITY_RATE, usual_buffer, usual_peak};
 use shape::Shape;
@@ -50,7 +50,8 @@ use streams::{Chosen, Inputs};
 pub use thumbnail::{Frame, thumbnail_arguments};
 pub use trial::{
     common_trial_arguments, decode_arguments, packet_arguments, presentation_decode_arguments,
-    presentation_packet_arguments, source_decode_arguments, trial_arguments,
+    presentation_packet_arguments, source_decode_arguments, source_packet_arguments, taken_decode_arguments,
+    trial_arguments,
 };
 pub(crate) use video::gop;
 

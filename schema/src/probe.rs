@@ -24,6 +24,8 @@ pub struct Probed {
     pub probe: Probe,
     /// The rate by which FFmpeg counts the frames of its video.
     pub rate: Option<Fps>,
+    /// Frames that its container counts in the video, where it does.
+    pub frames: Option<u64>,
     /// Shape of a pixel: width and height.
     pub sample_aspect: (u32, u32),
     /// Bits per second of the video stream alone, where the container tells.
@@ -156,6 +158,24 @@ pub fn output_arguments(file: &Path, container: Container) -> Vec<OsString> {
     arguments
 }
 
+/// ffprobe's arguments for a source on a web server, by its whole address. `silence_us`: after so many microseconds without a
+/// byte it gives up.
+#[must_use]
+pub fn web_arguments(url: &str, silence_us: u64) -> Vec<OsString> {
+    let mut arguments = questions();
+    arguments.extend(of_the_web(url, silence_us));
+    arguments
+}
+
+/// What is read of the web: media alone, which lead nowhere else.
+fn of_the_web(url: &str, silence_us: u64) -> Vec<OsString> {
+    let [_, _, formats, kinds] = READ_ONLY_FILES;
+    let silence = silence_us.to_string();
+    ["-protocol_whitelist", "http,https,httpproxy,tcp,tls", formats, kinds, "-rw_timeout", &silence, "-i", url]
+        .map(OsString::from)
+        .into()
+}
+
 fn questions() -> Vec<OsString> {
     ["-hide_banner", "-loglevel", "level+error", "-of", "json", "-show_format", "-show_streams", "-show_chapters"]
         .map(Into::into)
@@ -166,12 +186,24 @@ fn questions() -> Vec<OsString> {
 /// display in the stream alone.
 #[must_use]
 pub fn frame_arguments(file: &Path) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> =
-        ["-hide_banner", "-loglevel", "level+error", "-of", "json", "-show_frames"].map(Into::into).into();
-    arguments.extend(["-select_streams", "V:0", "-read_intervals", "%+#1"].map(OsString::from));
+    let mut arguments = first_frame();
     arguments.extend(READ_ONLY_FILES.map(OsString::from));
     arguments.extend(["-i".into(), file_argument(file)]);
     arguments
+}
+
+/// The same for a source on a web server.
+#[must_use]
+pub fn web_frame_arguments(url: &str, silence_us: u64) -> Vec<OsString> {
+    let mut arguments = first_frame();
+    arguments.extend(of_the_web(url, silence_us));
+    arguments
+}
+
+fn first_frame() -> Vec<OsString> {
+    let questions = ["-hide_banner", "-loglevel", "level+error", "-of", "json", "-show_frames"];
+    let frame = ["-select_streams", "V:0", "-read_intervals", "%+#1"];
+    questions.into_iter().chain(frame).map(Into::into).collect()
 }
 
 /// Adds what the first frame says to what the file says.
@@ -206,6 +238,7 @@ pub fn parse(json: &str) -> Result<Probed, serde_json::Error> {
             streams: u32::try_from(raw.streams.len()).unwrap_or(u32::MAX),
         },
         rate: video.and_then(frame_rate),
+        frames: video.and_then(|video| video.nb_frames.as_deref()?.parse().ok()).filter(|frames| *frames > 0),
         sample_aspect: video.and_then(|video| ratio(video.sample_aspect_ratio.as_deref()?, ':')).unwrap_or((1, 1)),
         video_bitrate: video.and_then(|video| video.bit_rate.as_deref()?.parse().ok()),
         audio_bitrate: of_kind("audio").next().and_then(|audio| audio.bit_rate.as_deref()?.parse().ok()),
@@ -322,6 +355,7 @@ struct RawStream {
     sample_aspect_ratio: Option<String>,
     avg_frame_rate: Option<String>,
     r_frame_rate: Option<String>,
+    nb_frames: Option<String>,
     start_time: Option<String>,
     duration: Option<String>,
     bit_rate: Option<String>,
@@ -444,7 +478,7 @@ mod tests {
                 {"codec_type": "video", "codec_name": "mjpeg", "width": 1, "height": 1, "disposition": {"attached_pic": 1}},
                 {"codec_type": "video", "codec_name": "h264", "profile": "High", "width": 1920, "height": 1080,
                  "pix_fmt": "yuv420p", "sample_aspect_ratio": "4:3", "avg_frame_rate": "30000/1001", "r_frame_rate": "30/1",
-                 "duration": "1.60", "bit_rate": "14000000", "side_data_list": [{"rotation": -90}]},
+                 "duration": "1.60", "nb_frames": "48", "bit_rate": "14000000", "side_data_list": [{"rotation": -90}]},
                 {"codec_type": "audio", "codec_name": "aac", "channels": 2, "sample_rate": "48000",
                  "tags": {"DURATION": "00:01:01.500000000"}}],
                "format": {"format_name": "mov,mp4", "duration": "1.62", "size": "2940000", "bit_rate": "14500000"}}"#,
@@ -453,7 +487,7 @@ mod tests {
         let video = probed.probe.video.unwrap();
         assert_eq!((video.codec.as_str(), video.width, video.rotation), ("h264", 1920, Some(-90)));
         assert!((video.fps.unwrap() - 29.97).abs() < 0.01);
-        assert_eq!(probed.rate, Some(Fps::whole(30)), "which fits every time");
+        assert_eq!((probed.rate, probed.frames), (Some(Fps::whole(30)), Some(48)), "the rate fits every time");
         assert_eq!(probed.probe.audio.unwrap().duration_secs, Some(61.5));
         assert_eq!((probed.sample_aspect, probed.video_bitrate, probed.probe.streams), ((4, 3), Some(14_000_000), 3));
     }

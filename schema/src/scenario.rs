@@ -16,8 +16,8 @@ mod quality;
 mod wishes;
 
 use crate::encode::{
-    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Encoder, Fit, Fps, Grid, Ladder, Loudness,
-    PixelFormat, RateControl, Resolution, SegmentType, Segments, Source, Treatment, VideoCodec, VideoEncode,
+    AudioChoice, AudioEncode, Bitrate, CodecChoice, Container, Encode, Fit, Fps, Grid, Ladder, Loudness, PixelFormat,
+    RateControl, Resolution, SegmentType, Segments, Source, Treatment, VideoCodec, VideoEncode,
 };
 use crate::job::{Engine, JobSpec, Parameters};
 use crate::location::{Location, Use};
@@ -109,9 +109,7 @@ fn encode_of(spec: &JobSpec) -> Option<Encode> {
     if let Some(ladder) = &ladder {
         // What is chosen from the source keeps its shape.
         video.fit = p.fit.unwrap_or(if *ladder == Ladder::Auto { Fit::Inside } else { Fit::Pad });
-        if p.crf.is_none() {
-            video.rate = RateControl::Bitrate { bitrate: Bitrate(RUNG_BITS), maxrate: None, bufsize: None };
-        }
+        video.rate = rung_rate(p, video.codec);
     }
     Some(Encode {
         source,
@@ -208,13 +206,17 @@ fn container(spec: &JobSpec, scenario: &Scenario) -> Container {
             Some(AudioChoice::Copy) => Container::Mkv,
             Some(AudioChoice::Aac | AudioChoice::None) | None => Container::M4a,
         },
-        CodecChoice::Codec(VideoCodec::Vp8 | VideoCodec::Vp9)
-        | CodecChoice::Encoder(Encoder::Libvpx | Encoder::LibvpxVp9) => Container::Webm,
-        CodecChoice::Codec(VideoCodec::H264 | VideoCodec::H265 | VideoCodec::Av1) | CodecChoice::Encoder(_) => {
-            Container::Mp4
-        }
+        CodecChoice::Codec(codec) => usual_container(codec),
+        CodecChoice::Encoder(encoder) => usual_container(encoder.codec()),
     };
     spec.parameters.container.or(named).unwrap_or_else(usual)
+}
+
+fn usual_container(codec: VideoCodec) -> Container {
+    match codec {
+        VideoCodec::Vp8 | VideoCodec::Vp9 => Container::Webm,
+        VideoCodec::H264 | VideoCodec::H265 | VideoCodec::Av1 => Container::Mp4,
+    }
 }
 
 /// What a job does with the audio.
@@ -222,6 +224,14 @@ fn audio(spec: &JobSpec, scenario: &Scenario, container: Container) -> AudioChoi
     let is_copy = spec.parameters.codec == Some(CodecChoice::Copy);
     let by_scenario = scenario.audio.or(is_copy.then_some(AudioChoice::Copy));
     spec.parameters.audio_codec.or(by_scenario).unwrap_or_else(|| containers::default_audio(container))
+}
+
+/// How each rung of a ladder spends bits, but for how many: that is known when its size is.
+fn rung_rate(p: &Parameters, codec: VideoCodec) -> RateControl {
+    match p.crf {
+        None => RateControl::Bitrate { bitrate: Bitrate(RUNG_BITS), maxrate: None, bufsize: None },
+        Some(_) => rate_control(p, codec),
+    }
 }
 
 fn rate_control(p: &Parameters, codec: VideoCodec) -> RateControl {

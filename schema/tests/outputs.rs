@@ -130,6 +130,7 @@ fn a_worker_must_serve_every_output_and_know_of_several() {
         devices: Vec::new(),
         sandbox: Vec::new(),
         gstreamer: None,
+        lost: Vec::new(),
     };
     let lacks = fits(&spec, Some(&encode), &ability).unwrap_err();
     let paths: Vec<&str> = lacks.iter().map(|fault| fault.path.as_str()).collect();
@@ -140,6 +141,7 @@ fn a_worker_must_serve_every_output_and_know_of_several() {
         features: vec!["outputs".into()],
         devices: Vec::new(),
         gstreamer: None,
+        lost: Vec::new(),
         ..ability
     };
     assert_eq!(fits(&spec, Some(&encode), &able), Ok(()));

@@ -246,6 +246,7 @@ fn ability() -> Ability {
         devices: Vec::new(),
         sandbox: Vec::new(),
         gstreamer: None,
+        lost: Vec::new(),
     }
 }
 
@@ -276,6 +277,64 @@ fn what_does_not_go_together_is_refused_before_it_runs() {
     assert_eq!(refuse(both), [fault("output", "same_as_input")]);
     let web = json!({"scenario":"720p-h264","output":"https://host/a.mp4"});
     assert_eq!(refuse(web), [fault("output", "unsupported")]);
+}
+
+#[test]
+fn what_the_input_must_be_is_read_alike_in_both_encodings() {
+    let sum = "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855";
+    let job =
+        json!({"scenario":"720p-h264","input":"/m/a.mov","input_sha256":sum,"input_size_bytes":7_000_000_000_u64});
+    let spec = read(&job).unwrap();
+    assert_eq!(spec.input_sha256.as_ref().map(|sum| sum.as_str().to_owned()), Some(sum.to_ascii_lowercase()));
+    assert_eq!(spec.input_size_bytes, Some(7_000_000_000), "a file in place takes no room");
+    let message_pack = rmp_serde::to_vec_named(&spec).unwrap();
+    assert_eq!(parse(&Received { body: &message_pack, ..Received::default() }).unwrap(), spec);
+
+    let schema = job_schema();
+    assert_eq!(schema["$defs"]["Sha256Sum"]["pattern"], "^[0-9A-Fa-f]{64}$", "{schema}");
+    assert_eq!(schema["properties"]["input_size_bytes"]["type"], json!(["integer", "null"]));
+    // A worker of before would take any input.
+    let encode = resolve(&spec).unwrap();
+    let lacks = |ability: &Ability| {
+        let faults = fits(&spec, encode.as_ref(), ability).err().unwrap_or_default();
+        faults.into_iter().map(|fault| (fault.path, fault.code)).collect::<Vec<_>>()
+    };
+    let expected = [fault("input_sha256", "no_worker_fits"), fault("input_size_bytes", "no_worker_fits")];
+    assert_eq!(lacks(&ability()), expected);
+    assert_eq!(lacks(&Ability { features: vec![JobSpec::CHECKS_INPUT.into()], ..ability() }), []);
+}
+
+#[test]
+fn every_fault_of_what_the_input_must_be_is_told() {
+    let with = |input: Value, sum: Value, bytes: Value| json!({"scenario":"720p-h264","input":input,"input_sha256":sum,"input_size_bytes":bytes});
+    let (sum, none) = (json!("ab".repeat(32)), Value::Null);
+    let (of_sum, of_size) = (|code| fault("input_sha256", code), |code| fault("input_size_bytes", code));
+    for (job, expected) in [
+        (with(json!("/m/a.mov"), json!("ab".repeat(31)), none.clone()), vec![of_sum("bad_value")]),
+        (with(json!("/m/a.mov"), json!("xy".repeat(32)), none.clone()), vec![of_sum("bad_value")]),
+        (with(json!("/m/a.mov"), json!(7), json!("7")), vec![of_sum("bad_value"), of_size("bad_value")]),
+        (with(json!("/m/a.mov"), sum.clone(), json!(-1)), vec![of_size("bad_value")]),
+        (with(json!("/m/a.mov"), sum.clone(), json!(0)), vec![of_size("out_of_range")]),
+        (with(json!("/m/a.mov"), sum.clone(), json!((1_u64 << 50) + 1)), vec![of_size("out_of_range")]),
+        // What is fetched goes into the scratch.
+        (with(json!("s3://media/a.mov"), sum.clone(), json!(5001_u64 << 20)), vec![of_size("out_of_range")]),
+        (with(none.clone(), sum.clone(), json!(7)), vec![of_sum("contradiction"), of_size("contradiction")]),
+        (
+            with(json!("srt://in.example:9000"), sum.clone(), json!(7)),
+            vec![of_sum("contradiction"), of_size("contradiction")],
+        ),
+        (with(json!("ftp://host/a"), sum.clone(), none), vec![fault("input", "bad_value")]),
+    ] {
+        assert_eq!(codes(&job), expected, "{job}");
+    }
+    assert!(read(&with(json!("https://host/a.mov"), sum.clone(), json!(5000_u64 << 20))).is_ok());
+    let said = |job: Value| read(&job).unwrap_err().remove(0).message;
+    assert!(said(with(json!("/m/a.mov"), json!("abc"), json!(7))).contains("3 hexadecimal digits are no SHA-256"));
+    assert!(said(with(json!("/m/a.mov"), json!("sha256:ab"), json!(7))).contains("'s' is no hexadecimal digit"));
+    assert_eq!(
+        codes(&json!({"scenario":"720p-h264","input":"/m/a","input_sha25":sum})),
+        [fault("input_sha25", "unknown_field")]
+    );
 }
 
 #[test]

@@ -13,9 +13,10 @@ use ffpool_schema::job::{Engine, JobSpec, Pool, Priority, Queue};
 use ffpool_schema::message::{
     Ability, Artifact, ArtifactFile, AudioProbe, Capacity, ClaimReply, ClaimRequest, CommitReply, CommitRequest,
     CrfSearch, CrfTrial, DeliveredJob, DropReason, EngineChoice, Event, Grant, Heartbeat, HoldScope, JobAnswer,
-    JobCommand, LiveGap, LiveProgress, LiveReport, LiveSink, LogLine, Manifest, Outcome, Phase, PicturesProof, Probe,
-    Progress, Proof, PsnrScores, Quality, RenditionProof, RunningAttempt, Sender, SourceIdentity, StreamProof,
-    TakeOver, TakeRequest, Usage, VideoProbe, VmafScores, WorkerAnswer, WorkerCommand, WorkerState, fingerprint,
+    JobCommand, LiveGap, LiveProgress, LiveReport, LiveSink, LogLine, LostEncoder, Manifest, Outcome, Phase,
+    PicturesProof, Probe, Progress, Proof, PsnrScores, Quality, RenditionProof, RunningAttempt, Sender, SourceIdentity,
+    StreamProof, TakeOver, TakeRequest, Usage, VideoProbe, VmafScores, WorkerAnswer, WorkerCommand, WorkerState,
+    fingerprint,
 };
 use ffpool_schema::parse::{Fault, Received, parse};
 use ffpool_schema::scenario::resolve;
@@ -102,6 +103,7 @@ fn ability() -> Ability {
         devices: Vec::new(),
         sandbox: Vec::new(),
         gstreamer: None,
+        lost: Vec::new(),
     }
 }
 
@@ -264,7 +266,11 @@ fn a_whole_encode() {
         first_secs: Some(0.0),
         end_secs: Some(10.0),
     };
-    golden("proof", &Proof { streams: vec![stream], frames: Some(240), lufs: Some(-23.1) });
+    let proof = Proof { streams: vec![stream], frames: Some(240), lufs: Some(-23.1), ..Proof::default() };
+    golden("proof", &proof);
+    let taken =
+        Proof { peak_dbtp: Some(-1.4), source_frames: Some(239), repeated: Some(1), left_out: Some(0), ..proof };
+    golden("proof_with_source", &taken);
 }
 
 #[test]
@@ -449,6 +455,17 @@ fn what_a_worker_serves_and_what_was_fetched_are_said_only_where_there_is_someth
 }
 
 #[test]
+fn a_job_says_what_its_input_is() {
+    let spec = JobSpec {
+        input: Some("https://media.example/in.mov".into()),
+        input_sha256: Some("ab".repeat(32).parse().unwrap()),
+        input_size_bytes: Some(10),
+        ..JobSpec::new("720p30-h264")
+    };
+    golden("job_stated_input", &spec);
+}
+
+#[test]
 fn causes_keep_their_numbers_and_names() {
     let table: Vec<String> = Cause::ALL.iter().map(|cause| format!("{} {cause}", cause.code())).collect();
     golden("causes", &table);
@@ -492,6 +509,10 @@ fn devices() {
         resting: vec!["hevc_nvenc".into()],
     };
     golden("ability_with_devices", &Ability { devices: vec![state], ..ability() });
+    let lost = LostEncoder { encoder: "libx265".into(), why: "Unknown encoder 'libx265'".into() };
+    let lacking = Ability { lost: vec![lost], ..ability() };
+    golden("ability_with_lost", &lacking);
+    assert_eq!(lacking.rested().encoders, ["libx264", "libx265"]);
     let body =
         serde_json::json!({"scenario": "720p-h264", "input": "/m/in.mkv", "parameters": {"hw": "require"}}).to_string();
     let spec = parse(&Received { body: body.as_bytes(), ..Received::default() }).unwrap();

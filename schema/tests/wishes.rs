@@ -171,6 +171,7 @@ fn an_encode_survives_the_wire_and_an_old_worker_is_not_given_what_it_would_leav
         devices: Vec::new(),
         sandbox: Vec::new(),
         gstreamer: None,
+        lost: Vec::new(),
     };
     let new = Ability { features: vec![Encode::FEATURE.into(), "loudnorm".into()], ..old.clone() };
     for (parameters, old_fits, new_fits) in [
@@ -220,7 +221,9 @@ fn quality_is_refused_where_it_cannot_be_measured_and_scores_imply_their_measure
 #[test]
 fn a_device_is_chosen_as_the_policy_says_and_not_asked_for_what_none_can() {
     for (scenario, parameters, path, code) in [
-        ("720p-vp9", json!({"hw": "require"}), "hw", "unsupported"),
+        ("720p-vp9", json!({"hw": "require", "crf": 30, "maxrate": "4M"}), "maxrate", "unsupported"),
+        ("720p-h264", json!({"hw": "require", "pixel_format": "yuv420p10le"}), "pixel_format", "unsupported"),
+        ("720p-vp8_vaapi", json!({"pixel_format": "p010le"}), "pixel_format", "unsupported"),
         ("720p-h264", json!({"hw": "require", "tune": "film"}), "tune", "unsupported"),
         ("720p-h264", json!({"hw": "require", "pixel_format": "yuv444p"}), "pixel_format", "unsupported"),
         ("720p-h264", json!({"hw": "require", "target_ssim": 0.9}), "target_ssim", "unsupported"),
@@ -243,7 +246,10 @@ fn a_device_is_chosen_as_the_policy_says_and_not_asked_for_what_none_can() {
     assert_eq!(candidates("720p-h264", json!({"hw": "prefer"})), [&hardware[..], &["libx264"]].concat());
     assert_eq!(candidates("720p-h264", json!({"hw": "prefer", "tune": "film"})), ["libx264"]);
     assert_eq!(candidates("720p-h264", json!({"hw": "forbid"})), ["libx264"]);
-    assert_eq!(candidates("720p-vp9", json!({"hw": "prefer"})), ["libvpx-vp9"]);
+    assert_eq!(candidates("720p-vp9", json!({"hw": "prefer"})), ["vp9_qsv", "vp9_vaapi", "libvpx-vp9"]);
+    assert_eq!(candidates("720p-vp8", json!({"hw": "require"})), ["vp8_vaapi"]);
+    assert_eq!(candidates("720p-vp9", json!({"hw": "prefer", "crf": 30, "maxrate": "4M"})), ["libvpx-vp9"]);
+    assert_eq!(candidates("720p-h264", json!({"hw": "prefer", "pixel_format": "yuv420p10le"})), ["libx264"]);
     assert_eq!(candidates("720p-h264_qsv", json!({"hw": "prefer"})), ["h264_qsv"]);
     // Bounds that an encoder would not keep to.
     let capped = |policy: &str| candidates("720p-h264", json!({"hw": policy, "crf": 20, "maxrate": "4M"}));
@@ -255,6 +261,52 @@ fn a_device_is_chosen_as_the_policy_says_and_not_asked_for_what_none_can() {
     assert_eq!(candidates("720p-av1", json!({"crf": 30, "maxrate": "2M"})), ["libsvtav1", "libaom-av1"]);
     let required = read(&job("720p-h264", "a.mkv", json!({"hw": "require"}))).unwrap();
     assert_eq!(required.needs(), [Encode::CHOOSES_DEVICE]);
+}
+
+/// What bounds a rung is set when its source is known, after the encoder was chosen.
+#[test]
+fn a_device_that_bounds_no_constant_quality_makes_no_rungs_at_constant_quality() {
+    let ladder = |scenario: &str, parameters: Value| read(&job(scenario, "{name}.mkv", parameters));
+    let faults = |scenario: &str, parameters: Value| -> Vec<String> {
+        let faults = ladder(scenario, parameters).expect_err(scenario);
+        faults.iter().map(|fault| format!("{}: {}", fault.path, fault.message)).collect()
+    };
+    for encoder in ["h264_vaapi", "h264_qsv", "h264_videotoolbox"] {
+        let found = faults("ladder-h264", json!({"crf": 20, "codec": encoder}));
+        let cure = "leave `crf` out for rungs with an average rate, or name another encoder";
+        assert!(found.len() == 1 && found[0].starts_with("parameters.crf: ") && found[0].contains(cure), "{found:?}");
+        ladder("ladder-h264", json!({"codec": encoder})).expect("rungs with an average rate");
+    }
+    ladder("ladder-h264", json!({"crf": 20, "codec": "h264_nvenc"})).expect("NVENC bounds it");
+    let found = faults("ladder-vp9", json!({"crf": 30, "hw": "require"}));
+    assert!(found.len() == 1 && found[0].starts_with("parameters.crf: no device bounds"), "{found:?}");
+
+    let candidates = |parameters: Value| -> Vec<&'static str> {
+        let encode = ladder("ladder-h264", parameters).unwrap();
+        encode.candidates().iter().map(|encoder| encoder.as_str()).collect()
+    };
+    assert_eq!(candidates(json!({"crf": 20, "hw": "prefer"})), ["h264_nvenc", "libx264"]);
+    assert_eq!(candidates(json!({"crf": 20, "hw": "require"})), ["h264_nvenc"]);
+    assert_eq!(candidates(json!({"crf": 20})), ["libx264"]);
+    assert_eq!(candidates(json!({"hw": "require"})).len(), 4, "an average is kept by all");
+
+    // A worker whose devices do not bound it is not given the job, and the fault says what would do.
+    let body = serde_json::to_vec(&job("ladder-h264", "{name}.mkv", json!({"crf": 20, "hw": "require"}))).unwrap();
+    let spec = parse(&Received { body: &body, ..Received::default() }).unwrap();
+    let encode = resolve(&spec).unwrap();
+    let with = |encoders: &[&str]| Ability {
+        cpu_percent: 100,
+        memory_mb: 4096,
+        disk_mb: 9000,
+        encoders: encoders.iter().map(|name| (*name).to_owned()).collect(),
+        features: encode.as_ref().unwrap().needs().iter().map(|name| (*name).to_owned()).collect(),
+        ..Ability::default()
+    };
+    let lacks = fits(&spec, encode.as_ref(), &with(&["libx264", "h264_vaapi"])).unwrap_err();
+    assert!(lacks[0].message.contains("bounds the constant quality of h264: leave `crf` out"), "{lacks:?}");
+    let lacks = fits(&spec, encode.as_ref(), &with(&["libx264"])).unwrap_err();
+    assert!(lacks[0].message.contains("has a device that encodes h264"), "{lacks:?}");
+    assert!(fits(&spec, encode.as_ref(), &with(&["h264_nvenc"])).is_ok());
 }
 
 #[test]
@@ -310,6 +362,7 @@ fn a_client_cannot_pose_as_the_ledger_that_makes_chunks() {
         devices: Vec::new(),
         sandbox: Vec::new(),
         gstreamer: None,
+        lost: Vec::new(),
     };
     assert!(fits(&spec, resolve(&spec).unwrap().as_ref(), &ability).is_err());
     let ability = Ability { features: vec![Piece::FEATURE.to_owned()], ..ability };

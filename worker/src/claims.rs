@@ -192,6 +192,7 @@ mod tests {
             devices: Vec::new(),
             sandbox: Vec::new(),
             gstreamer: None,
+            lost: Vec::new(),
         }
     }
 

@@ -26,7 +26,8 @@ const STREAMS: Patterns = (Cause::InputStreams, &["exceeds max_streams parameter
 /// The same of pixels.
 const PIXELS: Patterns = (Cause::InputPixels, &["exceeds specified max pixel count"]);
 
-/// Patterns by cause, checked in this order; `*` stands for anything. Lower case.
+/// Patterns by cause, checked in this order; `*` stands for anything. Lower case. Of the lines that speak for a cause the evidence is
+/// the one that the earliest of its patterns fits: what says most stands first.
 const TABLE: &[Patterns] = &[
     // Before all else, for what follows from it is said too.
     STREAMS,
@@ -94,7 +95,6 @@ const TABLE: &[Patterns] = &[
         Cause::InputBad,
         &[
             "moov atom not found",
-            "invalid data found when processing input",
             "ebml header parsing failed",
             "could not find codec parameters",
             "does not contain any stream",
@@ -105,6 +105,8 @@ const TABLE: &[Patterns] = &[
             "error while decoding",
             "error splitting the input into nal units",
             "format not on whitelist",
+            // Said of the file after what was wrong with it.
+            "invalid data found when processing input",
         ],
     ),
     (
@@ -204,11 +206,13 @@ fn by_log(log: &[String]) -> Option<Verdict<'_>> {
     // A warning decides only when no error is known: tools warn of much that does not matter.
     [errors, warnings].iter().find_map(|lines| {
         TABLE.iter().find_map(|(cause, patterns)| {
-            let hit = lines.iter().rev().find(|line| {
+            let fits = |line: &str, pattern: &str| {
                 let lower = line.to_ascii_lowercase();
                 let is_remote = ["http://", "https://", "rtmp://"].iter().any(|scheme| lower.contains(scheme));
-                !(*cause == Cause::IoTransient && is_remote) && patterns.iter().any(|pattern| contains(&lower, pattern))
-            })?;
+                !(*cause == Cause::IoTransient && is_remote) && contains(&lower, pattern)
+            };
+            let said = |pattern: &&str| lines.iter().rev().find(|line| fits(line, pattern));
+            let hit = patterns.iter().find_map(said)?;
             Some((*cause, Some(*hit)))
         })
     })
@@ -317,6 +321,22 @@ mod tests {
         ] {
             assert_eq!(cause(FAILED, &[line]), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn the_evidence_is_the_line_that_says_most() {
+        let log = [
+            "[mov,mp4,m4a,3gp,3g2,mj2 @ 0x55] [error] moov atom not found",
+            "[error] file:input: Invalid data found when processing input",
+        ];
+        let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
+        let failure = classify("ffprobe", FAILED, &log);
+        assert_eq!(failure.cause, Cause::InputBad);
+        assert_eq!(failure.evidence.as_deref(), Some("[mov,mp4,m4a,3gp,3g2,mj2] [error] moov atom not found"));
+        assert_eq!(
+            classify("ffprobe", FAILED, &log[1..]).evidence.as_deref(),
+            Some("[error] file:input: Invalid data found when processing input")
+        );
     }
 
     #[test]

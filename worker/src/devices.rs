@@ -16,13 +16,16 @@ use metrics::{counter, gauge};
 use tokio::sync::Notify;
 use tracing::{error, info};
 
-use crate::encoders::{self, Trial};
+use crate::encoders::{self, Trial, Verdict};
 use crate::quarters::Quarters;
 use breaker::Breaker;
 pub use breaker::Policy;
 
 /// How often it is looked whether a device is to be tried again.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Why nothing is tried on a device.
+const NO_FILE: &str = "no file shows it";
 
 /// How devices are used.
 #[derive(Debug, Clone)]
@@ -89,11 +92,11 @@ impl Devices {
             let trials: Vec<Trial> = family.map(|encoder| Trial { encoder, device: Some(device) }).collect();
             let tried = match may_be_there(device, dev) {
                 true => encoders::try_all(ffmpeg, &quarters, trials).await,
-                false => trials.into_iter().map(|trial| (trial, false)).collect(),
+                false => Vec::from_iter(trials.into_iter().map(|trial| (trial, Verdict::Fails(NO_FILE.to_owned())))),
             };
-            let standing = |(trial, works): (Trial, bool)| Standing {
+            let standing = |(trial, verdict): (Trial, Verdict)| Standing {
                 encoder: trial.encoder,
-                works,
+                works: verdict == Verdict::Works,
                 tried: Instant::now(),
                 breaker: Breaker::default(),
             };
@@ -159,8 +162,8 @@ impl Devices {
             tokio::time::sleep(LOOK).await;
             for trial in self.due(Instant::now()) {
                 let tried = encoders::try_all(&self.shared.ffmpeg, &self.shared.quarters, vec![trial]).await;
-                for (trial, works) in tried {
-                    self.tried(trial, works);
+                for (trial, verdict) in tried {
+                    self.tried(trial, verdict == Verdict::Works);
                 }
             }
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ffpool_schema::chunk::Piece;
 use ffpool_schema::device::Device;
 use ffpool_schema::encode::{Encode, Encoder, PictureFormat};
+use ffpool_schema::job::JobSpec;
 use ffpool_schema::live::{Live, Protocol};
 use ffpool_schema::plan;
 use futures_util::{StreamExt, stream};
@@ -76,7 +77,7 @@ async fn list(ffmpeg: &Path, what: &str) -> Result<String, EncodersError> {
 }
 
 /// The encoders that FFmpeg was built with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     /// Those of video.
     pub video: Vec<Encoder>,
@@ -89,16 +90,22 @@ pub struct Listed {
 /// # Errors
 /// When none does.
 pub async fn working(ffmpeg: &Path, quarters: &Quarters, built_in: &[Encoder]) -> Result<Vec<Encoder>, EncodersError> {
+    let tried = software(ffmpeg, quarters, built_in).await;
+    let works = tried.into_iter().filter(|(_, verdict)| *verdict == Verdict::Works);
+    let working: Vec<Encoder> = works.map(|(encoder, _)| encoder).collect();
+    if working.is_empty() { Err(EncodersError::None { program: ffmpeg.to_owned() }) } else { Ok(working) }
+}
+
+/// Tries the software encoders of these, and answers in the same order.
+pub async fn software(ffmpeg: &Path, quarters: &Quarters, built_in: &[Encoder]) -> Vec<(Encoder, Verdict)> {
     let software: Vec<Encoder> = built_in.iter().copied().filter(|encoder| !encoder.is_hardware()).collect();
     // One run for all of them, where nothing is amiss: most of a run is its start.
     if !software.is_empty() && work_together(ffmpeg, quarters, &software).await {
-        return Ok(software);
+        return software.into_iter().map(|encoder| (encoder, Verdict::Works)).collect();
     }
     let trials = software.into_iter().map(|encoder| Trial { encoder, device: None }).collect();
-    let results = try_all(ffmpeg, quarters, trials).await;
-    let working: Vec<Encoder> =
-        results.into_iter().filter(|(_, works)| *works).map(|(trial, _)| trial.encoder).collect();
-    if working.is_empty() { Err(EncodersError::None { program: ffmpeg.to_owned() }) } else { Ok(working) }
+    let tried = try_all(ffmpeg, quarters, trials).await;
+    tried.into_iter().map(|(trial, verdict)| (trial.encoder, verdict)).collect()
 }
 
 /// Whether each of these software encoders encodes a frame in one run.
@@ -127,14 +134,25 @@ pub struct Trial {
     pub device: Option<Device>,
 }
 
-/// Has each encode a frame. Answers in the same order which did.
-pub async fn try_all(ffmpeg: &Path, quarters: &Quarters, trials: Vec<Trial>) -> Vec<(Trial, bool)> {
-    let each = trials.into_iter().map(|trial| async move { (trial, works(ffmpeg, quarters, trial).await) });
+/// What came of a trial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It encoded a frame.
+    Works,
+    /// It did not, for this reason.
+    Fails(String),
+    /// It did not get so far in time, or could not be started.
+    Undecided(String),
+}
+
+/// Has each encode a frame. Answers in the same order.
+pub async fn try_all(ffmpeg: &Path, quarters: &Quarters, trials: Vec<Trial>) -> Vec<(Trial, Verdict)> {
+    let each = trials.into_iter().map(|trial| async move { (trial, attempted(ffmpeg, quarters, trial).await) });
     stream::iter(each).buffered(TRIALS).collect().await
 }
 
-/// What this worker can do besides its encoders: [`Encode::FEATURE`], [`Piece::FEATURE`], the filters that FFmpeg has, and
-/// whether it makes WebP.
+/// What this worker can do besides its encoders: [`Encode::FEATURE`], [`Piece::FEATURE`], [`JobSpec::CHECKS_INPUT`], the
+/// filters that FFmpeg has, and whether it makes WebP.
 ///
 /// # Errors
 /// When FFmpeg cannot be asked.
@@ -147,7 +165,7 @@ pub async fn features(ffmpeg: &Path, listed: &Listed) -> Result<Vec<String>, Enc
     let segments = Encode::SEGMENTS_FEATURE;
     let pictures = Encode::PICTURES_FEATURE;
     let chunks = [Piece::FEATURE, Piece::SOUND_FEATURE].into_iter().chain(Piece::FEATURES);
-    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, segments, pictures, Encode::CHOOSES_DEVICE]
+    Ok([Encode::FEATURE, Encode::OUTPUTS_FEATURE, segments, pictures, Encode::CHOOSES_DEVICE, JobSpec::CHECKS_INPUT]
         .into_iter()
         .chain(chunks)
         .chain(filters)
@@ -183,25 +201,25 @@ fn built_in(text: &str) -> Vec<Encoder> {
     Encoder::ALL.iter().copied().filter(|encoder| names.contains(&encoder.as_str())).collect()
 }
 
-async fn works(ffmpeg: &Path, quarters: &Quarters, trial: Trial) -> bool {
+async fn attempted(ffmpeg: &Path, quarters: &Quarters, trial: Trial) -> Verdict {
     let Trial { encoder, device } = trial;
     let arguments = plan::trial_arguments(encoder, device);
     let tried = try_run(ffmpeg, quarters, &arguments, device.is_some()).await;
     let device = device.map(|device| device.to_string());
     match tried {
-        Ok(finished) if finished.is_success() => true,
+        Ok(finished) if finished.is_success() => Verdict::Works,
         Ok(finished) if finished.ended_by == EndedBy::Timeout => {
             tracing::warn!(%encoder, device, timeout = ?TRIAL_TIMEOUT, "encoder hangs");
-            false
+            Verdict::Undecided(format!("it encodes no frame within {TRIAL_TIMEOUT:?}"))
         }
         Ok(finished) => {
             let reason = classify::clean(finished.log.first().map_or("it failed", String::as_str));
             tracing::info!(%encoder, device, reason, "encoder does not work here");
-            false
+            Verdict::Fails(reason)
         }
         Err(error) => {
             tracing::warn!(%encoder, device, %error, "encoder could not be tried");
-            false
+            Verdict::Undecided(format!("it could not be tried: {error}"))
         }
     }
 }
@@ -210,10 +228,11 @@ async fn ask(program: &Path, arguments: &[&str]) -> std::io::Result<String> {
     let answer = Command::new(program).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(ASK_TIMEOUT, answer).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
     if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(std::io::Error::other(format!("it ended with {}", output.status)))
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rfind(|line| !line.trim().is_empty()).map(|line| format!(": {}", classify::clean(line)));
+    Err(std::io::Error::other(format!("it ended with {}{}", output.status, last.unwrap_or_default())))
 }
 
 #[cfg(test)]

@@ -18,10 +18,10 @@ use tracing::error;
 
 use crate::attempts::Attempts;
 use crate::drain::{Drain, Stage};
+use crate::fitness::Fitness;
 use crate::liveness::Liveness;
 use crate::service::Links;
 use crate::slots::Slots;
-use crate::space::Space;
 
 /// A free slot has proved within this time that it can get work.
 const PROOF: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ pub(crate) struct Health {
     pub(crate) links: Arc<Links>,
     pub(crate) slots: Slots,
     pub(crate) drain: Drain,
-    pub(crate) space: Space,
+    pub(crate) fitness: Fitness,
     pub(crate) liveness: Liveness,
     pub(crate) attempts: Attempts,
     pub(crate) exposition: Exposition,
@@ -93,9 +93,16 @@ impl Health {
         };
         let nats = (!self.links.nats.is_up()).then(|| "no connection".to_owned());
         let draining = (self.drain.stage() != Stage::Serving).then(|| "the worker drains".to_owned());
-        let scratch = self.space.trouble();
-        let intake = if scratch.is_some() { None } else { self.intake_trouble() };
-        let found = [("amqp", amqp), ("nats", nats), ("intake", intake), ("scratch", scratch), ("state", draining)];
+        let (scratch, tools) = (self.fitness.space.trouble(), self.fitness.software.trouble());
+        let intake = if self.fitness.trouble().is_some() { None } else { self.intake_trouble() };
+        let found = [
+            ("amqp", amqp),
+            ("nats", nats),
+            ("intake", intake),
+            ("scratch", scratch),
+            ("tools", tools),
+            ("state", draining),
+        ];
         let ready = found.iter().all(|(_, trouble)| trouble.is_none());
         let say = |(part, trouble): (&str, Option<String>)| (part.to_owned(), trouble.unwrap_or_else(|| "ok".into()));
         Readiness { ready, parts: found.into_iter().map(say).collect::<BTreeMap<_, _>>() }
@@ -112,7 +119,7 @@ impl Health {
     fn stuck(&self) -> Option<String> {
         let looks = self.drain.stage() == Stage::Serving
             && !self.slots.full()
-            && self.space.trouble().is_none()
+            && self.fitness.trouble().is_none()
             && self.links.amqp.is_up();
         let intake = self.links.intake.get().filter(|_| looks);
         let seen = intake.map(|intake| intake.last_proof().map(Into::into));

@@ -31,7 +31,7 @@ struct Seen {
 }
 
 /// A field of a line of the prober.
-fn field<'l>(line: &'l str, name: &str) -> Option<&'l str> {
+pub(crate) fn field<'l>(line: &'l str, name: &str) -> Option<&'l str> {
     let mut fields = line.split('|').filter_map(|part| part.split_once('='));
     fields.find(|(key, _)| *key == name).map(|(_, value)| value)
 }

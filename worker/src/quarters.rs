@@ -32,9 +32,20 @@ pub struct Quarters {
     pub scratch: PathBuf,
     /// Files that one may have open.
     pub open_files: u64,
+    /// How much trials give way to others, as `nice` counts.
+    pub trial_nice: i32,
 }
 
+/// A third of an equal's share: enough for a trial to be over in time on a machine that is busy.
+const GIVES_WAY: i32 = 5;
+
 impl Quarters {
+    /// The same where trials give way to whatever else runs.
+    #[must_use]
+    pub fn in_the_background(&self) -> Quarters {
+        Quarters { trial_nice: GIVES_WAY, ..self.clone() }
+    }
+
     /// A place for one trial.
     ///
     /// # Errors
@@ -76,7 +87,7 @@ impl Place<'_> {
             group: None,
             file_bytes: u64::MAX,
             open_files: self.quarters.open_files,
-            nice: 0,
+            nice: self.quarters.trial_nice,
             cage: &self.quarters.cage,
             needs: Needs { reads: &[], network: None, devices: on_devices },
         };
@@ -105,7 +116,8 @@ mod tests {
         script +=
             if has(Layer::Network) { " && mapfile -t net < /proc/self/net/dev && test ${#net[@]} -eq 3" } else { "" };
         let launcher = Arc::new(Launcher::start().unwrap());
-        let quarters = Quarters { user, cage, launcher, scratch: scratch.path().to_owned(), open_files: 64 };
+        let quarters =
+            Quarters { user, cage, launcher, scratch: scratch.path().to_owned(), open_files: 64, trial_nice: 0 };
         let place = quarters.place().unwrap();
         place.furnish("listed", Path::new("/etc/passwd")).unwrap();
         let run = async |script: &str| {

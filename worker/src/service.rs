@@ -36,6 +36,7 @@ use crate::claims::Claims;
 use crate::control::{self, Commanded};
 use crate::drain::{Drain, Stage};
 use crate::events::Events;
+use crate::fitness::Fitness;
 use crate::heartbeat::{Heart, Presence, Pulse};
 use crate::http;
 use crate::ledger::Ledger;
@@ -181,8 +182,9 @@ impl Worker {
             one_at_a_time: one_at_a_time.is_some(),
             cpu_ms: AtomicU64::new(0),
         });
+        let space = Space::new(capacity.subscribe(), settings.min_disk_mb);
         let service = Service {
-            space: Space::new(capacity.subscribe(), settings.min_disk_mb),
+            fitness: Fitness { space, software: carrier.workshop.software().clone() },
             liveness: Liveness::new(),
             carrier,
             links,
@@ -259,8 +261,8 @@ struct Service {
     capacity: watch::Sender<Capacity>,
     /// What can be run, as last looked at.
     ability: watch::Sender<Ability>,
-    /// Whether the scratch has room for more.
-    space: Space,
+    /// Whether work can be taken.
+    fitness: Fitness,
     /// Whether the loop that takes work goes round.
     liveness: Liveness,
     /// Time for what runs after a stop signal.
@@ -284,7 +286,7 @@ impl Service {
             links: service.links.clone(),
             slots: service.slots.clone(),
             drain: service.carrier.drain.clone(),
-            space: service.space.clone(),
+            fitness: service.fitness.clone(),
             liveness: service.liveness.clone(),
             attempts: service.carrier.attempts.clone(),
             exposition,
@@ -297,6 +299,7 @@ impl Service {
         helpers.spawn(service.clone().keep_swept());
         helpers.spawn(service.clone().keep_energy());
         helpers.spawn(service.clone().keep_devices());
+        helpers.spawn(service.clone().keep_software());
         helpers.spawn(certificates.watch());
         helpers.spawn(service.clone().obey());
 
@@ -314,6 +317,12 @@ impl Service {
         self.carrier.workshop.tend_devices().await;
     }
 
+    async fn keep_software(self: Arc<Self>) {
+        // Nobody waits for work while there is trouble: that is not to be taken for a full worker, or it would never be over.
+        let load = || (self.slots.used() >= self.slots.total(), self.slots.used() == 0);
+        self.fitness.software.tend(load).await;
+    }
+
     async fn obey(self: Arc<Self>) {
         let Carrier { signals, attempts, me, drain, .. } = &*self.carrier;
         let commanded = Commanded { me, attempts, drain, offers: &self.offers };
@@ -325,7 +334,7 @@ impl Service {
         if self.carrier.drain.stage() != Stage::Serving {
             return Err("it drains".to_owned());
         }
-        if let Some(trouble) = self.space.trouble() {
+        if let Some(trouble) = self.fitness.trouble() {
             return Err(trouble);
         }
         if self.carrier.attempts.some_paused() {
@@ -353,7 +362,7 @@ impl Service {
             biased;
             () = self.carrier.drain.reached(Stage::Finishing) => "the worker drains",
             () = reservation.withdrawn() => "the offer was withdrawn",
-            () = self.space.becomes(true) => "the scratch is short of room",
+            () = self.fitness.fails() => "the scratch is short of room, or the tools do not work",
             () = slot.hold(reservation.slots) => return self.carrier.carry_offered(reservation, slot).await,
             () = some_paused => "a job that runs here was paused",
         };
@@ -418,13 +427,13 @@ impl Service {
     fn is_crowded(&self) -> bool {
         self.slots.full()
             && !self.slots.contended()
-            && self.space.trouble().is_none()
+            && self.fitness.trouble().is_none()
             && self.carrier.preemption.prepare()
     }
 
-    /// A slot to pull a delivery with, once the scratch has room for what it may write. Cancel-safe.
+    /// A slot to pull a delivery with, once the scratch has room for what it may write and the tools work. Cancel-safe.
     async fn room_for_one(&self) -> Slot {
-        self.space.becomes(false).await;
+        self.fitness.holds().await;
         self.slots.take().await
     }
 
@@ -437,7 +446,7 @@ impl Service {
             delivery = intake.next() => delivery,
             () = drain.reached(Stage::Finishing) => return,
             () = self.slots.recalled() => return,
-            () = self.space.becomes(true) => return,
+            () = self.fitness.fails() => return,
         };
         slot.occupy();
         if drain.stage() == Stage::Serving {
@@ -573,8 +582,12 @@ impl Service {
                 self.capacity.send_replace(capacity);
             }
             // After the room, of which it is made: this reads no files.
+            let standing = self.fitness.software.standing();
             self.ability.send_replace(self.carrier.workshop.ability());
-            sleep(READ_CAPACITY).await;
+            tokio::select! {
+                () = sleep(READ_CAPACITY) => {}
+                () = self.fitness.software.differs_from(&standing) => {}
+            }
         }
     }
 
@@ -602,7 +615,7 @@ impl Service {
         let bytes = |mb: u64| mb as f64 * 1024.0 * 1024.0;
         metrics::gauge!(names::WORKER_MEMORY_BYTES).set(bytes(capacity.memory_mb));
         metrics::gauge!(names::WORKER_SCRATCH_BYTES).set(bytes(capacity.disk_mb));
-        metrics::gauge!(names::WORKER_SCRATCH_FLOOR_BYTES).set(bytes(self.space.floor_mb()));
+        metrics::gauge!(names::WORKER_SCRATCH_FLOOR_BYTES).set(bytes(self.fitness.space.floor_mb()));
         let layers = self.carrier.workshop.sandbox();
         for layer in Layer::ALL {
             metrics::gauge!(names::WORKER_SANDBOX, "layer" => layer.as_str())

@@ -99,6 +99,9 @@ pub struct Settings {
     /// The gst-launch-1.0 program, by path or by a name on PATH. `off`: jobs of the GStreamer engine are not taken.
     #[arg(long, env = "FFPOOL_GSTREAMER", value_name = "PROGRAM", default_value = "gst-launch-1.0")]
     pub gstreamer: PathBuf,
+    /// Seconds between two trials of FFmpeg and its software encoders.
+    #[arg(long, env = "FFPOOL_ENCODER_CHECK_SECS", value_name = "SECONDS", default_value_t = WorkshopSettings::ENCODER_CHECK_SECS, value_parser = clap::value_parser!(u64).range(1..))]
+    pub encoder_check_secs: u64,
     /// Devices that encode and how many encodes each may run at a time, with commas: `nvenc:0=3,vaapi:128=2`. Default: those that
     /// this machine has, with 8 each (VideoToolbox: 4).
     #[arg(long, env = "FFPOOL_DEVICES", value_name = "DEVICES", value_delimiter = ',')]
@@ -266,6 +269,7 @@ impl Settings {
             cgroup_parent: self.cgroup_parent.clone(),
             powercap: self.powercap.clone(),
             stores: self.remote.clone(),
+            encoder_check: Duration::from_secs(self.encoder_check_secs),
             devices: DeviceSettings {
                 devices: self.devices.clone(),
                 check_every: Duration::from_secs(self.device_check_secs),

@@ -11,10 +11,12 @@ pub mod bucket;
 pub mod fetch;
 pub mod profiles;
 pub mod settings;
+pub mod stated;
 pub mod tree;
 pub mod trouble;
 pub mod upload;
 pub mod web;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::Path;

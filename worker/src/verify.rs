@@ -4,19 +4,28 @@
 
 use ffpool_schema::encode::{Container, Fps, PictureFormat};
 use ffpool_schema::message::{AudioProbe, Proof, StreamProof};
-use ffpool_schema::plan::{Expected, ExpectedAudio, ExpectedVideo};
+use ffpool_schema::plan::{Expected, ExpectedAudio, ExpectedVideo, SourceFrames, sound_packet_secs};
 use ffpool_schema::probe::Probed;
 
 /// How far a frame rate may be off: half of what is between 30 and 30000/1001.
 const FPS_TOLERANCE: f64 = 0.0005;
-/// How exact a length is at best, in seconds: sound comes in packets, of which the first and the last are not full.
-const DURATION_TOLERANCE_SECS: f64 = 0.1;
+/// How exact the time between two ends is at best, in seconds: sound comes in packets, of which the first and the last are not full.
+const LAG_TOLERANCE_SECS: f64 = 0.1;
+/// The step in which containers count their length, in seconds, at worst.
+const STEP_SECS: f64 = 0.002;
 /// How exact the video's length is at best, in seconds: Matroska counts in milliseconds.
 const VIDEO_TOLERANCE_SECS: f64 = 0.02;
 /// How far an average bit rate may be over what was asked for.
 const BITRATE_TOLERANCE: f64 = 0.1;
 /// Shorter outputs do not settle to their average.
 const BITRATE_MIN_SECS: f64 = 5.0;
+/// Frames by which a number that follows from a length and a rate may be off: one that is begun at the end.
+const FRAMES_TOLERANCE: f64 = 1.0;
+/// What makes a whole number of one that follows from a length and a rate.
+const ROUNDING: f64 = 0.5;
+/// How far a true peak may be over what was asked for, in dB: what a filter has limited a lossy codec lets overshoot. Measured at
+/// 128 kbit/s: 0.2 dB where sound goes on, 2 dB where it clicks. At 32 kbit/s it is up to 8 dB, which is no more what was asked for.
+const PEAK_TOLERANCE_DB: f64 = 2.0;
 /// How far a loudness may be off, in LU.
 const LOUDNESS_TOLERANCE: f64 = 1.0;
 /// Shorter sound has no loudness that could be relied on: it is measured in blocks of 400 ms above a gate.
@@ -137,17 +146,67 @@ fn container(wish: Container, found: &Probed, differences: &mut Differences) {
     }
 }
 
-fn length(expected: &Expected, found: &Probed, differences: &mut Differences) {
-    // Subtitles may outlast both picture and sound.
-    let Some(wish) = expected.duration_secs.filter(|_| expected.subtitles.is_empty()) else { return };
-    let tolerance = expected.frame_secs.max(DURATION_TOLERANCE_SECS);
+/// Packets of sound by which a container's length may be more than that of what was put into it, besides one frame of the video or
+/// one packet of the sound, whichever is longer. Measured with FFmpeg 5.1, AAC, MP3 and Opus from 8 to 48 kHz, with and without video.
+fn priming_packets(container: Container) -> f64 {
+    match container {
+        // An edit list takes out what an encoder puts in front; the last packet says how much of it counts. Seen: 0.
+        Container::Mp4 | Container::Mov | Container::M4a => 0.0,
+        // All is moved back by what the encoder puts in front. Seen: 1.0 of AAC, 1.9 of MP3 below 32 kHz, 0.4 of Opus.
+        Container::Mkv | Container::Webm => 2.0,
+        // It stays in front of the picture, and the last packet is full. Its packets are counted, for it tells of no end: what it
+        // tells of was 0.25 s less, because up to a third of a second of sound stands under one time. Seen: 2.0.
+        Container::Ts => 2.0,
+        // It is counted as sound at both ends. Seen: 1.6, and 2.9 below 32 kHz.
+        Container::Mp3 => 3.0,
+        // Their renditions are held in their own containers, and segments against these; pictures have no length.
+        Container::Hls | Container::Dash | Container::Jpg | Container::Png | Container::Webp | Container::Vtt => 0.0,
+    }
+}
+
+/// How far a length may be under and over what was taken of the source, in seconds. `packet`: the longest of the sound, in seconds.
+fn slack(expected: &Expected, packet: f64) -> (f64, f64) {
+    let one = expected.frame_secs.max(packet) + STEP_SECS;
+    (one + expected.sound_slack_secs, one + priming_packets(expected.container) * packet)
+}
+
+/// The longest packet of an output's sound, as its packets tell.
+fn longest_packet(proof: &Proof) -> f64 {
+    let sounds = proof.streams.iter().filter(|stream| stream.kind == "audio" && stream.packets > 0);
+    sounds.filter_map(|stream| Some(span(stream)? / stream.packets as f64)).fold(0.0, f64::max)
+}
+
+fn is_length(expected: &Expected, packet: f64, secs: f64) -> bool {
+    let Some(wish) = expected.duration_secs else { return true };
     let (least, most) = match expected.video_secs {
         Some([least, most]) if expected.audio.is_empty() => (least.min(wish), most.max(wish)),
         Some(_) | None => (wish, wish),
     };
-    let is_right = |secs: f64| secs >= least - tolerance && secs <= most + tolerance;
-    if !found.probe.duration_secs.is_some_and(is_right) {
+    let (under, over) = slack(expected, packet);
+    secs >= least - under && secs <= most + over
+}
+
+fn length(expected: &Expected, found: &Probed, differences: &mut Differences) {
+    // Subtitles may outlast both picture and sound; a transport stream tells of no end.
+    let is_told = expected.subtitles.is_empty() && expected.container != Container::Ts;
+    let Some(wish) = expected.duration_secs.filter(|_| is_told) else { return };
+    let packets = found.audio.iter().map(|audio| sound_packet_secs(&audio.codec, audio.sample_rate));
+    let packet = packets.fold(0.0, f64::max);
+    if !found.probe.duration_secs.is_some_and(|secs| is_length(expected, packet, secs)) {
         let found = found.probe.duration_secs.map_or("unknown".to_owned(), |secs| format!("{secs:.3} s"));
+        differences.differ("the length", format!("{wish:.3} s"), found);
+    }
+}
+
+/// The same of a container that does not tell, by its packets.
+fn length_of_packets(expected: &Expected, proof: &Proof, differences: &mut Differences) {
+    let is_untold = expected.subtitles.is_empty() && expected.container == Container::Ts;
+    let Some(wish) = expected.duration_secs.filter(|_| is_untold) else { return };
+    let first = proof.streams.iter().filter_map(|stream| stream.first_secs).reduce(f64::min);
+    let end = proof.streams.iter().filter_map(|stream| stream.end_secs).reduce(f64::max);
+    let secs = first.zip(end).map(|(first, end)| end - first);
+    if !secs.is_some_and(|secs| is_length(expected, longest_packet(proof), secs)) {
+        let found = secs.map_or("unknown".to_owned(), |secs| format!("{secs:.3} s"));
         differences.differ("the length", format!("{wish:.3} s"), found);
     }
 }
@@ -172,13 +231,22 @@ fn audio(wishes: &[ExpectedAudio], found: &[AudioProbe], differences: &mut Diffe
     }
 }
 
-/// Every way in which an output's packets and frames differ from what was planned. `lufs`: its loudness, where measured.
+/// Every way in which an output's packets, frames and loudness differ from what was planned.
 #[must_use]
 pub fn proof_differences(expected: &Expected, proof: &Proof) -> Vec<String> {
     let mut differences = Differences::default();
     let of_kind = |kind: &str| proof.streams.iter().find(|stream| stream.kind == kind);
+    length_of_packets(expected, proof, &mut differences);
     if let (Some(wish), Some(video)) = (&expected.video, of_kind("video")) {
         frames(wish, video, proof.frames, &mut differences);
+        if let (Some(fps), Some([least, most]), Some(frames)) = (wish.fps, expected.video_secs, proof.frames) {
+            let tolerance = FRAMES_TOLERANCE + STEP_SECS * fps;
+            let (least, most) = (least * fps, most * fps);
+            if (frames as f64) < least - tolerance || frames as f64 > most + tolerance {
+                let nearest = if (frames as f64) < least { least } else { most };
+                differences.differ("the number of frames by the source's length", format!("{nearest:.1}"), frames);
+            }
+        }
         if let (Some([least, most]), Some(found)) = (expected.video_secs, span(video)) {
             // A frame at either end: the first may come before the sound, the last may be cut or doubled by the rate.
             let tolerance = 2.0 * expected.frame_secs + VIDEO_TOLERANCE_SECS;
@@ -198,7 +266,8 @@ pub fn proof_differences(expected: &Expected, proof: &Proof) -> Vec<String> {
             && let (Some(video_end), Some(audio_end)) = (video.end_secs, audio.end_secs)
         {
             let found = audio_end - video_end;
-            if (found - lag).abs() > DURATION_TOLERANCE_SECS + 2.0 * expected.frame_secs {
+            let (under, over) = slack(expected, longest_packet(proof));
+            if (found - lag).abs() > LAG_TOLERANCE_SECS.max(under).max(over) + 2.0 * expected.frame_secs {
                 differences.differ(
                     "the time from the video's end to the audio's",
                     format!("{lag:.3} s"),
@@ -215,7 +284,91 @@ pub fn proof_differences(expected: &Expected, proof: &Proof) -> Vec<String> {
         let found = proof.lufs.map_or("unknown".to_owned(), |lufs| format!("{lufs:.1} LUFS"));
         differences.differ("the loudness", format!("{:.1} LUFS", wish.lufs), found);
     }
+    if let Some(wish) = wish
+        && !proof.peak_dbtp.is_some_and(|peak| peak <= wish.peak_dbtp + PEAK_TOLERANCE_DB)
+    {
+        let found = proof.peak_dbtp.map_or("unknown".to_owned(), |peak| format!("{peak:.1} dBTP"));
+        differences.differ("the true peak", format!("{:.1} dBTP or less", wish.peak_dbtp), found);
+    }
     differences.list
+}
+
+/// What the run that made an output says of its frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Run {
+    /// Frames that it wrote, where it tells of this output.
+    pub written: Option<u64>,
+    /// Frames that it repeated to keep a rate, in all of its outputs.
+    pub repeated: u64,
+    /// Frames that it left out to keep a rate, in all of its outputs.
+    pub left_out: u64,
+    /// Outputs that it made.
+    pub outputs: u64,
+}
+
+impl Run {
+    /// The least and the most that it took of the source for an output of so many frames. Of one output alone it is one number.
+    fn taken(&self, frames: u64) -> [u64; 2] {
+        let (least, most) = (frames.saturating_sub(self.repeated), frames.saturating_add(self.left_out));
+        if self.outputs > 1 { [least, most] } else { [most.saturating_sub(self.repeated); 2] }
+    }
+
+    /// What goes into the proof of an output of so many frames; `is_kept`: the rate is the source's.
+    pub fn note(&self, proof: &mut Proof, is_kept: bool) {
+        let [least, most] = self.taken(proof.frames.unwrap_or(0));
+        proof.source_frames = (is_kept && least == most).then_some(most);
+        let is_told = self.outputs == 1;
+        (proof.repeated, proof.left_out) = (is_told.then_some(self.repeated), is_told.then_some(self.left_out));
+    }
+
+    /// Whether an output has other frames than its run says that it wrote.
+    #[must_use]
+    pub fn difference(&self, wish: &ExpectedVideo, frames: u64) -> Option<String> {
+        // VP8 has packets that are not shown.
+        let written = self.written.filter(|written| *written != frames && wish.codec != "vp8")?;
+        Some(format!("the number of frames is {frames}, and the tool wrote {written}"))
+    }
+
+    /// Whether so many frames are as many as the source says that it has.
+    #[must_use]
+    pub fn fits(&self, source: &SourceFrames, frames: u64) -> bool {
+        let [least, most] = self.taken(frames).map(|frames| frames as f64);
+        let tolerance = match (source.is_counted, source.is_all) {
+            (true, _) => 0.0,
+            (false, true) => ROUNDING,
+            // It may begin and end within a frame.
+            (false, false) => FRAMES_TOLERANCE,
+        };
+        source.said.is_some_and(|said| said >= least - tolerance && said <= most + tolerance)
+    }
+
+    /// Whether an output of so many frames has others than a decode of what is taken of the source counted.
+    #[must_use]
+    pub fn loss(&self, source: &SourceFrames, frames: u64, counted: u64) -> Option<String> {
+        let [least, most] = self.taken(frames);
+        // A part may begin and end within a frame.
+        let tolerance = if source.is_all { 0 } else { 1 };
+        let is_right = counted >= least.saturating_sub(tolerance) && counted <= most.saturating_add(tolerance);
+        (!is_right).then(|| {
+            let (repeated, left_out) = (self.repeated, self.left_out);
+            let taken = if least == most { most.to_string() } else { format!("{least} to {most}") };
+            format!(
+                "the number of frames of the source is {taken} instead of {counted}: of {frames} frames {repeated} are \
+                 repeated, and {left_out} were left out, to keep the rate"
+            )
+        })
+    }
+
+    /// Whether more frames were left out than are too near to others for the rate.
+    #[must_use]
+    pub fn excess(&self, crowded: u64) -> Option<String> {
+        let left_out = self.left_out;
+        (left_out > crowded.saturating_mul(self.outputs.max(1))).then(|| {
+            format!(
+                "{left_out} frames were left out to keep the rate, and the source has {crowded} that it has no room for"
+            )
+        })
+    }
 }
 
 fn frames(wish: &ExpectedVideo, video: &StreamProof, frames: Option<u64>, differences: &mut Differences) {
@@ -284,7 +437,9 @@ mod tests {
             duration_secs: Some(10.0),
             video_secs: Some([10.0, 10.0]),
             audio_lag_secs: Some(0.0),
+            source_frames: None,
             frame_secs: 1.0 / 30.0,
+            sound_slack_secs: 0.0,
         }
     }
 
@@ -298,7 +453,7 @@ mod tests {
         Probed {
             probe: Probe {
                 format: "mov,mp4,m4a,3gp,3g2,mj2".to_owned(),
-                duration_secs: Some(10.05),
+                duration_secs: Some(10.03),
                 video: Some(VideoProbe {
                     codec: "hevc".to_owned(),
                     profile: Some("Main".to_owned()),
@@ -327,7 +482,7 @@ mod tests {
             end_secs: Some(10.0),
         };
         let streams = vec![stream("video", "hevc", 300, 1_300_000), stream("audio", "aac", 469, 160_000)];
-        Proof { streams, frames: Some(300), lufs: Some(-23.4) }
+        Proof { streams, frames: Some(300), lufs: Some(-23.4), peak_dbtp: Some(0.9), ..Proof::default() }
     }
 
     #[test]
@@ -435,17 +590,105 @@ mod tests {
         wrong.streams[0].end_secs = Some(9.0);
         wrong.streams[0].bytes = 1_500_000;
         wrong.lufs = Some(-30.0);
+        wrong.peak_dbtp = Some(1.1);
         let differences = proof_differences(&expected(), &wrong);
         for what in [
             "frames that decode",
             "the number of frames is",
             "the video's length",
             "bit rate",
+            "the number of frames by the source's length",
             "the loudness is -30.0 LUFS",
+            "the true peak is 1.1 dBTP instead of -1.0 dBTP or less",
             "from the video's end to the audio's",
         ] {
             assert!(differences.iter().any(|line| line.contains(what)), "{what}: {differences:?}");
         }
+    }
+
+    #[test]
+    fn a_length_is_exact_to_a_frame_and_what_its_container_adds() {
+        // (container, with picture, rate of the sound, length, whether it is right)
+        for (container, codec, rate, secs, is_right) in [
+            (Container::Mp4, "aac", 48_000, 10.034, true),
+            (Container::Mp4, "aac", 48_000, 10.037, false),
+            (Container::Mp4, "aac", 48_000, 9.96, false),
+            (Container::Mkv, "aac", 48_000, 10.076, true),
+            (Container::Mkv, "aac", 48_000, 10.08, false),
+            (Container::Mkv, "aac", 48_000, 9.96, false),
+            (Container::Webm, "opus", 48_000, 10.07, true),
+            (Container::Mp3, "mp3", 44_100, 10.1, true),
+            (Container::Mp3, "mp3", 8000, 10.24, true),
+            (Container::Mp3, "mp3", 44_100, 10.12, false),
+        ] {
+            let wish = Expected { container, ..expected() };
+            let told = Probe { duration_secs: Some(secs), ..found().probe };
+            let audio = AudioProbe { codec: codec.to_owned(), sample_rate: Some(rate), ..AudioProbe::default() };
+            let found = Probed { probe: told, audio: vec![audio], ..found() };
+            let mut differences = Differences::default();
+            length(&wish, &found, &mut differences);
+            assert_eq!(
+                differences.list.is_empty(),
+                is_right,
+                "{container} {codec} {rate} {secs}: {:?}",
+                differences.list
+            );
+        }
+        // What a decoder leaves out of the source's sound.
+        let wish = Expected { sound_slack_secs: 0.05, ..expected() };
+        let told = Probe { duration_secs: Some(9.92), ..found().probe };
+        assert_eq!(differences(&wish, &Probed { probe: told, ..found() }), Vec::<String>::new());
+        // A transport stream is measured by its packets, whatever it says.
+        let wish = Expected { container: Container::Ts, audio_lag_secs: None, ..expected() };
+        for (end, is_right) in [(10.07, true), (10.09, false), (9.9, true), (9.96, true)] {
+            let mut found = proof();
+            found.streams[1].end_secs = Some(end);
+            found.streams[1].first_secs = Some(-0.001);
+            let differences = proof_differences(&wish, &found);
+            assert_eq!(differences.is_empty(), is_right, "{end}: {differences:?}");
+        }
+    }
+
+    #[test]
+    fn frames_are_held_against_those_of_the_source() {
+        let counted = SourceFrames { said: Some(300.0), is_counted: true, is_all: true };
+        let reckoned = SourceFrames { said: Some(300.4), is_counted: false, is_all: true };
+        let alone = Run { written: Some(300), outputs: 1, ..Run::default() };
+        for (run, frames, is_counted_right, is_reckoned_right) in [
+            (alone, 300, true, true),
+            (alone, 299, false, false),
+            (alone, 301, false, false),
+            // One frame more at the beginning, because the sound begins before the picture.
+            (Run { repeated: 1, ..alone }, 301, true, true),
+            // One lost, and another repeated.
+            (Run { repeated: 1, ..alone }, 300, false, false),
+            (Run { left_out: 2, ..alone }, 298, true, true),
+            // What a run says of several outputs may be true of any of them.
+            (Run { repeated: 3, outputs: 3, ..alone }, 300, true, true),
+            (Run { repeated: 3, outputs: 3, ..alone }, 299, false, false),
+            (Run { left_out: 3, outputs: 3, ..alone }, 298, true, true),
+        ] {
+            let name = format!("{run:?} {frames}");
+            assert_eq!(run.fits(&counted, frames), is_counted_right, "{name}");
+            assert_eq!(run.fits(&reckoned, frames), is_reckoned_right, "{name}");
+            assert_eq!(run.loss(&counted, frames, 300).is_none(), is_counted_right, "{name}");
+        }
+        assert!(!alone.fits(&SourceFrames { said: None, ..counted }, 300), "nothing is known: it is counted");
+        let part = SourceFrames { is_all: false, ..reckoned };
+        assert_eq!([299, 300, 301, 302].map(|frames| alone.fits(&part, frames)), [false, true, true, false]);
+        assert_eq!([299, 301, 302].map(|frames| alone.loss(&part, frames, 300).is_none()), [true, true, false]);
+        let evidence = Run { repeated: 1, ..alone }.loss(&counted, 300, 300).unwrap();
+        let lost = "the number of frames of the source is 299 instead of 300: of 300 frames 1 are repeated, and 0";
+        assert!(evidence.starts_with(lost), "{evidence}");
+        let wish = expected().video.unwrap();
+        assert_eq!([300, 299].map(|frames| alone.difference(&wish, frames).is_none()), [true, false]);
+        let left_out = Run { left_out: 4, ..alone };
+        assert_eq!([3, 4].map(|crowded| left_out.excess(crowded).is_none()), [false, true]);
+        let mut proof = proof();
+        Run { repeated: 1, ..alone }.note(&mut proof, true);
+        assert_eq!((proof.source_frames, proof.repeated, proof.left_out), (Some(299), Some(1), Some(0)));
+        Run { repeated: 1, outputs: 2, ..alone }.note(&mut proof, true);
+        assert_eq!((proof.source_frames, proof.repeated, proof.left_out), (None, None, None));
     }
 
     #[test]

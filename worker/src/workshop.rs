@@ -38,6 +38,7 @@ use crate::machine::usage::{InUse, InUseMeter};
 use crate::publish::Notes;
 use crate::quarters::Quarters;
 use crate::roots::Roots;
+use crate::software::{Software, Tools, Trials};
 use crate::store::Stores;
 use crate::store::settings::StoreArgs;
 use crate::tool::{Launcher, ToolUser};
@@ -94,6 +95,8 @@ pub struct WorkshopSettings {
     pub powercap: PathBuf,
     /// Remote inputs and outputs.
     pub stores: StoreArgs,
+    /// Time between two trials of FFmpeg and its software encoders.
+    pub encoder_check: Duration,
     /// Devices that encode.
     pub devices: DeviceSettings,
     /// Every so many-th frame of an output is measured, where a job asks for its quality.
@@ -109,6 +112,8 @@ pub struct WorkshopSettings {
 impl WorkshopSettings {
     /// Which frames of an output are measured where nothing is set.
     pub const QUALITY_EVERY: u32 = 5;
+    /// Seconds between two trials of the software encoders, where nothing is set.
+    pub const ENCODER_CHECK_SECS: u64 = 3600;
     /// Seconds of a live recording that may be lost with a worker, where nothing is set.
     pub const LIVE_PIECE_SECS: u64 = 5;
 
@@ -137,6 +142,7 @@ impl WorkshopSettings {
             cgroup_parent: None,
             powercap: energy::POWERCAP.into(),
             stores: StoreArgs::default(),
+            encoder_check: Duration::from_secs(WorkshopSettings::ENCODER_CHECK_SECS),
             devices: DeviceSettings::default(),
             quality_every: WorkshopSettings::QUALITY_EVERY,
             thumbnails: true,
@@ -286,21 +292,15 @@ struct Shop {
     scratch: PathBuf,
     ffmpeg: PathBuf,
     ffprobe: PathBuf,
-    /// The first line that the tool says of its version.
-    tool_version: String,
-    /// The first line that the prober says of its version.
-    prober_version: String,
+    /// What FFmpeg is and can do, but on devices.
+    software: Software,
     /// As whom the tools run, behind what, and who starts them.
     quarters: Quarters,
     groups: Result<Groups, String>,
-    /// Software encoders that passed a real encode, in the schema's order.
-    encoders: Vec<Encoder>,
     /// Hardware encoders, and the devices that they run on.
     devices: Devices,
     /// GStreamer, where it works.
     gstreamer: Option<Gstreamer>,
-    /// What else can be done here.
-    features: Vec<String>,
     /// What this machine's processors take; `None`: it cannot be read.
     meter: Option<Meter>,
     /// What this worker uses.
@@ -392,12 +392,12 @@ impl Site {
             opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?
         };
         let open_files = settings.bounds.max_open_files;
-        let quarters = Quarters { user, cage, launcher, scratch: scratch.clone(), open_files };
+        let quarters = Quarters { user, cage, launcher, scratch: scratch.clone(), open_files, trial_nice: 0 };
         let by_ffmpeg = async {
             let listed = encoders::listed(&ffmpeg).await?;
             let encoders = encoders::working(&ffmpeg, &quarters, &listed.video).await?;
             let devices = Devices::open(&ffmpeg, quarters.clone(), &listed.video, settings.devices.clone()).await;
-            Ok::<_, EncodersError>((encoders, devices, encoders::features(&ffmpeg, &listed).await?))
+            Ok::<_, EncodersError>((listed.clone(), encoders, devices, encoders::features(&ffmpeg, &listed).await?))
         };
         let by_gstreamer = async {
             match &settings.gstreamer {
@@ -406,9 +406,17 @@ impl Site {
             }
         };
         let (by_ffmpeg, gstreamer) = tokio::join!(by_ffmpeg, by_gstreamer);
-        let (encoders, devices, mut features) = by_ffmpeg?;
+        let (listed, encoders, devices, features) = by_ffmpeg?;
         let by_gstreamer = gstreamer.iter().flat_map(|gstreamer| &gstreamer.features);
-        features.extend(by_gstreamer.map(|feature| (*feature).to_owned()));
+        let by_gstreamer = by_gstreamer.map(|feature| (*feature).to_owned()).collect();
+        let trials = Trials {
+            ffmpeg: ffmpeg.clone(),
+            ffprobe: ffprobe.clone(),
+            quarters: quarters.clone(),
+            every: settings.encoder_check,
+        };
+        let found = Tools { version: tool_version, prober: prober_version, encoders, features, listed };
+        let software = Software::open(trials, found, by_gstreamer);
         let room = read_room(Path::new("/"), &scratch).map_err(OpenError::Limits)?;
         let meter = Meter::open(&settings.powercap, Path::new(energy::STAT));
         if let Err(why) = &meter {
@@ -422,14 +430,11 @@ impl Site {
                 scratch,
                 ffmpeg,
                 ffprobe,
-                tool_version,
-                prober_version,
+                software,
                 quarters,
                 groups,
-                encoders,
                 devices,
                 gstreamer,
-                features,
                 meter: meter.ok(),
                 in_use,
                 notes,
@@ -504,6 +509,12 @@ impl Workshop {
         }
     }
 
+    /// FFmpeg and its software encoders.
+    #[must_use]
+    pub fn software(&self) -> &Software {
+        &self.shop.software
+    }
+
     /// Tries devices again that rest or do nothing, until it is dropped.
     pub async fn tend_devices(&self) {
         self.shop.devices.tend().await;
@@ -517,7 +528,15 @@ impl Workshop {
 
     /// Carries out one attempt: from its paths to its published and proven output.
     pub async fn run(&self, grant: &Grant, reports: Reports, orders: Orders, consent: Arc<dyn Consent>) -> Ended {
-        attempt::run(&self.shop, grant, reports, orders, consent).await
+        let tools = self.shop.software.standing();
+        let ended = attempt::run(&self.shop, grant, reports, orders, consent).await;
+        match ended.outcome {
+            Some(Outcome::Failed { failure }) => {
+                let failure = self.shop.software.judge(failure, &tools).await;
+                Ended { outcome: Some(Outcome::Failed { failure }), ..ended }
+            }
+            other => Ended { outcome: other, ..ended },
+        }
     }
 }
 
@@ -540,14 +559,16 @@ impl Shop {
     /// What this worker can run with nothing else running.
     fn ability(&self) -> Ability {
         let room = self.room();
+        let software = self.software.standing();
         Ability {
             cpu_percent: room.cpu_percent,
             memory_mb: room.memory_mb,
             disk_mb: room.disk_mb,
             encoders: self.encoders().iter().map(|encoder| encoder.as_str().to_owned()).collect(),
+            lost: software.lost,
             noop: self.settings.allow_noop,
             cgroups: self.groups.is_ok(),
-            features: self.features.clone(),
+            features: software.tools.features.clone(),
             stores: self.stores.served(),
             devices: self.devices.states(),
             gstreamer: self.gstreamer.as_ref().map(|gstreamer| gstreamer.installation.clone()),
@@ -557,7 +578,7 @@ impl Shop {
 
     /// Every encoder that works now, in the schema's order.
     fn encoders(&self) -> Vec<Encoder> {
-        let mut encoders = [self.encoders.clone(), self.devices.encoders()].concat();
+        let mut encoders = [self.software.tools().encoders.clone(), self.devices.encoders()].concat();
         encoders.sort_unstable();
         encoders
     }

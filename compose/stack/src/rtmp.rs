@@ -70,9 +70,13 @@ impl Rtmp {
 
     /// Whether somebody has begun to publish under a key since the server was first started.
     pub fn has_published(&self, key: &str) -> bool {
+        self.log().contains(&format!("publish: name='{key}'"))
+    }
+
+    /// What the server has said since it was first started: each connection has a number there.
+    pub fn log(&self) -> String {
         let log = self.server.home().path("rtmp/log/nginx.log");
-        let log = std::fs::read(log).unwrap_or_default();
-        String::from_utf8_lossy(&log).contains(&format!("publish: name='{key}'"))
+        String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
     }
 
     /// Kills the server with SIGKILL and returns when it is gone.

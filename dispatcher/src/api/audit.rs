@@ -19,5 +19,5 @@ pub(crate) async fn list(
     let query = Query::read(&uri, query::AUDIT)?;
     let (entries, more) = app.ledger.audit_entries(caller.realm(), query.before()?, query.limit()?).await?;
     let next = entries.last().filter(|_| more).map(|(number, _)| query::cursor(*number));
-    Ok(Json(Page { items: entries.into_iter().map(|(_, entry)| entry).collect(), next }))
+    Ok(Json(Page { items: entries.into_iter().map(|(_, entry)| entry).collect(), next, searched: None }))
 }

@@ -9,6 +9,7 @@ use axum::http::Uri;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ffpool_schema::api::{JobView, Page};
+use ffpool_schema::failure::Cause;
 use ffpool_schema::id::WorkerId;
 use ffpool_schema::job::{Priority, Queue};
 use ffpool_schema::lifecycle::State;
@@ -17,13 +18,16 @@ use serde_json::{Value, json};
 
 use crate::api::problem::{Answer, ApiError};
 use crate::ledger::Realm;
-use crate::ledger::read::JobFilter;
+use crate::ledger::read::{JobFilter, Listed};
 use crate::ledger::workers::WorkerFilter;
 
 /// Rows of a page that does not say.
 const LIMIT_DEFAULT: u16 = 50;
 /// Labels that one query may ask for: a job has no more.
 const LABELS_MAX: usize = 32;
+
+/// Characters of a text that is searched for.
+const SEARCH_MAX: usize = 200;
 
 /// One parameter that a route takes.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(crate) enum Shape {
         high: u32,
     },
     Instant,
+    /// A part of a text.
+    Search,
     /// `name:value`; may be given several times.
     Label,
     Cursor,
@@ -57,6 +63,7 @@ impl Shape {
             Shape::OneOf(names) | Shape::AnyOf(names) => format!("one of {} is expected", names().join(", ")),
             Shape::Integer { low, high } => format!("a whole number from {low} to {high} is expected"),
             Shape::Instant => "an instant of RFC 3339 is expected, such as 2026-12-01T00:00:00Z".to_owned(),
+            Shape::Search => format!("text of 1 to {SEARCH_MAX} characters is expected"),
             Shape::Label => "name:value is expected, such as show:x".to_owned(),
             Shape::Cursor => "the value of `next` of the page before is expected".to_owned(),
         }
@@ -70,6 +77,7 @@ impl Shape {
             Shape::AnyOf(names) => json!({"type": "array", "items": {"type": "string", "enum": names()}}),
             Shape::Integer { low, high } => json!({"type": "integer", "minimum": low, "maximum": high}),
             Shape::Instant => json!({"type": "string", "format": "date-time"}),
+            Shape::Search => json!({"type": "string", "minLength": 1, "maxLength": SEARCH_MAX}),
             Shape::Label => json!({"type": "array", "items": {"type": "string", "pattern": "^[^:]+:.*$"}}),
         }
     }
@@ -88,6 +96,8 @@ pub(crate) const JOBS: &[Parameter] = &[
     LABEL,
     TENANT,
     SINCE,
+    CAUSE,
+    SEARCH,
     parameter(
         "part_of",
         Shape::Text,
@@ -99,7 +109,7 @@ pub(crate) const JOBS: &[Parameter] = &[
 
 /// Parameters of the list of dead letters: those of jobs, whose state is given.
 pub(crate) const DEAD_LETTERS: &[Parameter] =
-    &[QUEUE, PRIORITY, WORKER, LABEL, TENANT, SINCE, FINGERPRINT, LIMIT, CURSOR];
+    &[QUEUE, PRIORITY, WORKER, LABEL, TENANT, SINCE, CAUSE_OF_DEATH, SEARCH, FINGERPRINT, LIMIT, CURSOR];
 
 /// Parameters of the list of workers.
 pub(crate) const WORKERS: &[Parameter] = &[
@@ -156,6 +166,10 @@ pub(crate) const EVENTS: &[Parameter] = &[
 pub(crate) const THROUGHPUT: &[Parameter] =
     &[parameter("hours", Shape::Integer { low: 1, high: 48 }, "The last so many hours, in 60 steps. Default 1.")];
 
+/// Parameters of the failures.
+pub(crate) const FAILURES: &[Parameter] =
+    &[parameter("hours", Shape::Integer { low: 1, high: 720 }, "What failed in the last so many hours. Default 24.")];
+
 /// Parameters of a job's log.
 pub(crate) const LOG: &[Parameter] = &[
     parameter("attempt", Shape::Integer { low: 1, high: i32::MAX as u32 }, "Only lines of this attempt."),
@@ -171,6 +185,16 @@ const LABEL: Parameter =
     parameter("label", Shape::Label, "Only jobs with this label; given several times, with all of them.");
 const TENANT: Parameter = parameter("tenant", Shape::Text, "Only jobs of this tenant.");
 const SINCE: Parameter = parameter("since", Shape::Instant, "Only jobs recorded at this instant or later.");
+const CAUSES: Shape = Shape::OneOf(|| Cause::ALL.map(Cause::as_str).to_vec());
+const CAUSE: Parameter =
+    parameter("cause", CAUSES, "Only jobs that failed by this cause, be it in one attempt only. See /v1/failures.");
+const CAUSE_OF_DEATH: Parameter = parameter("cause", CAUSES, "Only dead letters by this cause.");
+const SEARCH: Parameter = parameter(
+    "search",
+    Shape::Search,
+    "Only jobs with this text in an address of their input or outputs or in a label, in small or large letters, or with an id that begins \
+     with it (8 digits and more). A page looks through 25,000 jobs at most, newest first: `searched` says how far, `next` goes on.",
+);
 const FINGERPRINT: Parameter =
     parameter("fingerprint", Shape::Text, "Only dead letters of this kind, see /v1/dead-letters/groups.");
 const LIMIT: Parameter = parameter("limit", Shape::Integer { low: 1, high: 500 }, "Rows of one page. Default 50.");
@@ -262,11 +286,31 @@ impl Query {
             labels,
             tenant: self.value("tenant", |text| (!text.is_empty()).then(|| text.to_owned()))?,
             since: self.parsed("since")?,
+            cause: self.value("cause", cause)?,
+            parked_by: None,
+            search: self.search()?,
             part_of: self.value("part_of", |text| text.parse().ok())?,
             fingerprint: self.value("fingerprint", |text| (!text.is_empty()).then(|| text.to_owned()))?,
             before: self.before()?,
             limit: self.limit()?,
         })
+    }
+
+    /// What is searched for. Jobs of chunks have no text to be found by.
+    fn search(&self) -> Answer<Option<String>> {
+        let read = |text: &str| {
+            let text = text.trim();
+            let is_fine = (1..=SEARCH_MAX).contains(&text.chars().count()) && !text.contains('\0');
+            is_fine.then(|| text.to_owned())
+        };
+        let search = self.value("search", read)?;
+        if search.is_some() && self.text("part_of").is_some() {
+            return Err(ApiError::bad_parameter(
+                "search",
+                "cannot be given with `part_of`: chunks are found by their whole alone",
+            ));
+        }
+        Ok(search)
     }
 
     /// What the list of workers is asked for.
@@ -301,15 +345,19 @@ impl Query {
     }
 }
 
+fn cause(text: &str) -> Option<Cause> {
+    Cause::ALL.into_iter().find(|cause| cause.as_str() == text)
+}
+
 fn label(text: &str) -> Option<(String, String)> {
     let (name, value) = text.split_once(':')?;
     (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
 }
 
-/// A page of jobs, with the cursor to the next one where `more` follow.
-pub(crate) fn page((items, more): (Vec<JobView>, bool)) -> Page<JobView> {
-    let next = items.last().filter(|_| more).map(|last| cursor(last.number));
-    Page { items, next }
+/// A page of jobs, with the cursor to the next one.
+pub(crate) fn page(listed: Listed) -> Page<JobView> {
+    let Listed { jobs, next, searched } = listed;
+    Page { items: jobs, next: next.map(cursor), searched }
 }
 
 /// What a client gives to have the rows below `number`.

@@ -7,10 +7,10 @@ use axum::routing::{MethodRouter, get, post};
 use ffpool_schema::access::Right;
 use ffpool_schema::advice::ScaleAnswer;
 use ffpool_schema::api::{
-    Accepted, AuditView, Checked, CostReport, DeadLetterGroup, Explanation, JobDetail, JobView, KeyRequest, KeyView,
-    LiveEvent, NewKeyView, Page, PauseRequest, ProgressCurve, PurgeReport, PurgeRequest, QueueView, Readiness,
-    RedriveReport, RedriveRequest, RotateRequest, ScenarioView, ScheduleRequest, ScheduleView, SessionView,
-    StreamEvent, Submitted, TemplateView, TenantChange, TenantRequest, TenantView, Throughput, WorkerView,
+    Accepted, AuditView, Checked, CostReport, DeadLetterGroup, Explanation, FailureReport, JobDetail, JobView,
+    KeyRequest, KeyView, LiveEvent, NewKeyView, Page, PauseRequest, ProgressCurve, PurgeReport, PurgeRequest,
+    QueueView, Readiness, RedriveReport, RedriveRequest, RotateRequest, ScenarioView, ScheduleRequest, ScheduleView,
+    SessionView, StreamEvent, Submitted, TemplateView, TenantChange, TenantRequest, TenantView, Throughput, WorkerView,
     WorkersAnswer,
 };
 use ffpool_schema::job::JobSpec;
@@ -21,8 +21,8 @@ use crate::api::access::Reach;
 use crate::api::problem::Kind;
 use crate::api::query::{self, Parameter};
 use crate::api::{
-    App, audit, catalog, cost, dead_letters, health, jobs, keys, live, queues, scale, schedules, session, stream,
-    submit, tenants, throughput, thumbnail, workers,
+    App, audit, catalog, cost, dead_letters, failures, health, jobs, keys, live, queues, scale, schedules, session,
+    stream, submit, tenants, throughput, thumbnail, workers,
 };
 use crate::web;
 
@@ -307,6 +307,11 @@ fn api() -> Vec<Route> {
             .of_pool()
             .query(query::SCALE)
             .answers(OK, "The advice for the pool that was named, or for all pools.", json::<ScaleAnswer>())
+            .problems(&[Kind::BadRequest]),
+        Route::get("/v1/failures", Right::Read, "countFailures", get(failures::report))
+            .summary("Counts what failed lately by cause: attempts, how many of them were followed by another, and dead letters.")
+            .query(query::FAILURES)
+            .answers(OK, "The causes, the most frequent first.", json::<FailureReport>())
             .problems(&[Kind::BadRequest]),
         Route::get("/v1/dead-letters", Right::Read, "listDeadLetters", get(dead_letters::list))
             .summary("Lists the jobs parked after their last failure, newest first.")

@@ -35,7 +35,7 @@ pub(crate) async fn list(
     }
     let (items, more) = app.ledger.workers_page(&filter).await?;
     let next = items.last().filter(|_| more).map(|last| query::worker_cursor(&last.id));
-    Ok(Json(WorkersAnswer::Page(Page { items, next })))
+    Ok(Json(WorkersAnswer::Page(Page { items, next, searched: None })))
 }
 
 /// `GET /v1/workers/{id}`

@@ -15,7 +15,7 @@ use ffpool_schema::id::{Incarnation, JobId, WorkerId};
 use ffpool_schema::job::ResourceLimits;
 use ffpool_schema::lifecycle::{Custody, Facts, Input, Placing, State};
 use ffpool_schema::message::{Sender, Usage};
-use futures_util::future::try_join;
+use futures_util::future::{try_join, try_join3};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::types::ToSql;
@@ -30,7 +30,7 @@ use super::record::{
     Writes, decide,
 };
 use super::tales::Tale;
-use super::thumbnails;
+use super::{search, thumbnails};
 
 /// What a batch decided, before it is written.
 pub(super) struct Decisions {
@@ -66,7 +66,7 @@ impl Decisions {
         let records: Vec<&Record> = self.records.values().filter(|record| record.writes.touched).collect();
         let jobs = async { if records.is_empty() { Ok(()) } else { update_jobs(client, &records, policy).await } };
         let history = try_join(
-            try_join(self.write_begun(client), self.write_ended(client, prices)),
+            try_join3(self.write_begun(client), self.write_ended(client, prices), self.write_failures(client)),
             try_join(write_events(client, &self.plan.events), thumbnails::write(client, &self.plan.thumbnails)),
         );
         try_join(jobs, history).await?;
@@ -109,11 +109,37 @@ impl Decisions {
         client.execute(&statement, &values).await?;
         Ok(())
     }
+
+    async fn write_failures(&self, client: &ClientWrapper) -> Result<(), Error> {
+        let rows = &self.plan.failures;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let statement = client.prepare_cached(INSERT_FAILURES).await?;
+        let jobs: Vec<Uuid> = rows.iter().map(|row| row.job.0).collect();
+        let numbers: Vec<i64> = rows.iter().map(|row| row.number).collect();
+        let tenants: Vec<Option<&str>> = rows.iter().map(|row| row.tenant.as_deref()).collect();
+        let attempts: Vec<Option<i32>> = rows.iter().map(|row| row.attempt.map(integer)).collect();
+        let causes: Vec<&str> = rows.iter().map(|row| row.cause.as_str()).collect();
+        let retried: Vec<bool> = rows.iter().map(|row| row.retried).collect();
+        let parked: Vec<bool> = rows.iter().map(|row| row.parked).collect();
+        client.execute(&statement, &[&jobs, &numbers, &tenants, &attempts, &causes, &retried, &parked]).await?;
+        Ok(())
+    }
 }
 
 /// Prepares the statements of a batch, so that later they go out in one write and need no round trip.
 pub(super) async fn prepare(client: &ClientWrapper) -> Result<(), Error> {
-    for sql in [LOCK, INSERT_JOBS, UPDATE_JOBS, INSERT_ATTEMPTS, END_ATTEMPTS, INSERT_EVENTS, thumbnails::KEEP] {
+    for sql in [
+        LOCK,
+        INSERT_JOBS,
+        UPDATE_JOBS,
+        INSERT_ATTEMPTS,
+        END_ATTEMPTS,
+        INSERT_FAILURES,
+        INSERT_EVENTS,
+        thumbnails::KEEP,
+    ] {
         client.prepare_cached(sql).await?;
     }
     Ok(())
@@ -331,6 +357,7 @@ struct JobColumns<'a> {
     parts_of: Vec<Option<Uuid>>,
     held_by: Vec<Option<&'static str>>,
     units: Vec<Option<i32>>,
+    texts: Vec<String>,
 }
 
 impl<'a> JobColumns<'a> {
@@ -370,6 +397,8 @@ impl<'a> JobColumns<'a> {
         self.callback_urls.push(new.callback_url.as_deref());
         self.parts_of.push(new.part_of().map(|whole| whole.0));
         self.units.push(spec.map(|spec| integer(spec.units())));
+        let text = spec.filter(|_| new.part_of().is_none()).map(search::text_of);
+        self.texts.push(clean(&text.unwrap_or_default()));
     }
 
     async fn insert(&self, client: &ClientWrapper) -> Result<Vec<Row>, Error> {
@@ -403,6 +432,7 @@ impl<'a> JobColumns<'a> {
                     &self.parts_of,
                     &self.held_by,
                     &self.units,
+                    &self.texts,
                 ],
             )
             .await
@@ -668,8 +698,9 @@ const LOCK_AT_ONCE: &str = lock!(" NOWAIT");
 // Dead letters that were purged before it was kept how jobs had ended have no state.
 const FORGOTTEN: &str = "SELECT id, state IS NOT NULL AS had_ended FROM purged WHERE id = ANY ($1::uuid[])";
 
+// What jobs are found by goes in with them; what makes a chunk has no text.
 const INSERT_JOBS: &str = concat!(
-    "INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
+    "WITH made AS (INSERT INTO job (id, state, queue, priority, pool, scenario, tenant, labels, spec, body, content_type, traceparent, \
                       fingerprint, tapped, max_retries, custody, publish_due, faults, reason, deadline, callback_url, ended_at, part_of, held_by, units) \
      SELECT u.id, u.state, u.queue, u.priority, u.pool, u.scenario, u.tenant, u.labels::jsonb, u.spec::jsonb, u.body, \
             u.content_type, u.traceparent, u.fingerprint, u.tapped, u.max_retries, u.custody, \
@@ -682,7 +713,11 @@ const INSERT_JOBS: &str = concat!(
                fingerprint, tapped, max_retries, custody, publish_ms, publish_at, faults, reason, deadline, callback_url, part_of, held_by, units) \
      ON CONFLICT (id) DO NOTHING \
      RETURNING ",
-    record_columns!("NULL::text", "NULL::float8")
+    record_columns!("NULL::text", "NULL::float8"),
+    "), texts AS (INSERT INTO job_text (number, tenant, text) \
+        SELECT number, tenant, text \
+        FROM (SELECT number, tenant, ($26::text[])[array_position($1::uuid[], id)] AS text FROM made) AS found WHERE text <> '') \
+     SELECT * FROM made"
 );
 
 const UPDATE_JOBS: &str = "UPDATE job AS j SET \
@@ -743,6 +778,13 @@ const END_ATTEMPTS: &str = "UPDATE attempt AS a SET ended_at = coalesce(a.ended_
      FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::double precision[]) \
           AS u(job, attempt, outcome, failure, usage, cost) \
      WHERE a.job = u.job AND a.attempt = u.attempt";
+
+// What makes a chunk is no dead letter: its whole is.
+const INSERT_FAILURES: &str = "INSERT INTO failure (job, number, tenant, attempt, cause, retried, dead) \
+     SELECT u.job, u.number, u.tenant, u.attempt, u.cause, u.retried, \
+            u.parked AND NOT EXISTS (SELECT FROM job WHERE id = u.job AND part_of IS NOT NULL) \
+     FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::boolean[], $7::boolean[]) \
+          AS u(job, number, tenant, attempt, cause, retried, parked)";
 
 const INSERT_EVENTS: &str = "INSERT INTO event (job, kind, state, attempt, detail) \
      SELECT u.job, u.kind, u.state, u.attempt, u.detail::jsonb \

@@ -6,11 +6,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::PoolError;
+use deadpool_postgres::{PoolError, Transaction};
 use ffpool_runtime::traces::{self, JobTrace};
 use ffpool_schema::api::{
-    Amount, AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobDetail, JobView, Submitted,
+    Amount, AttemptView, AuditView, ChunksView, DeadLetterGroup, EventView, JobDetail, JobView, Searched, Submitted,
 };
+use ffpool_schema::failure::Cause;
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{JobSpec, Priority, Queue};
 use ffpool_schema::lifecycle::State;
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 use super::batch::in_chunks;
 use super::record::is_alone;
+use super::search::{LOOKED_MAX, ids_from, small};
 use super::{Ledger, Realm};
 
 /// Longest that one read takes. The pool's wait (3 s) and the statement timeout (5 s) normally end it before; this one
@@ -118,6 +120,12 @@ pub struct JobFilter {
     pub tenant: Option<String>,
     /// Recorded at or after.
     pub since: Option<Timestamp>,
+    /// That failed by this cause at some time.
+    pub cause: Option<Cause>,
+    /// Dead letters by this cause.
+    pub parked_by: Option<Cause>,
+    /// With this in their addresses or labels, or at the beginning of their id.
+    pub search: Option<String>,
     /// That make chunks of this job. Absent: none that makes a chunk.
     pub part_of: Option<JobId>,
     /// Dead letters of this kind.
@@ -126,6 +134,17 @@ pub struct JobFilter {
     pub before: Option<i64>,
     /// So many at most.
     pub limit: u16,
+}
+
+/// One page of jobs.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    /// The rows, newest first.
+    pub jobs: Vec<JobView>,
+    /// More follow below this number.
+    pub next: Option<i64>,
+    /// How far was looked, where a text was searched for.
+    pub searched: Option<Searched>,
 }
 
 /// What a job's next attempt depends on besides its row as the API shows it.
@@ -311,31 +330,34 @@ impl Ledger {
         .await
     }
 
-    /// One page of jobs, newest first, and whether more follow.
+    /// One page of jobs, newest first.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn jobs(&self, filter: &JobFilter) -> Result<(Vec<JobView>, bool), ReadError> {
+    pub async fn jobs(&self, filter: &JobFilter) -> Result<Listed, ReadError> {
         bounded(async {
-            let limit = usize::from(filter.limit);
-            let query = list_query(filter);
-            let values: Vec<&(dyn ToSql + Sync)> =
-                query.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
-            let client = self.pool().get().await?;
-            let rows = client.query(&query.sql, &values).await?;
-            let mut jobs = rows.iter().take(limit).map(job_view).collect::<Result<Vec<_>, _>>()?;
-            super::cost::fill_in(&client, &mut jobs, self.prices()).await?;
-            Ok((jobs, rows.len() > limit))
+            let mut client = self.pool().get().await?;
+            // One snapshot, so that how far was looked is said of the same jobs.
+            let snapshot = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start()
+                .await?;
+            let mut listed = list(&snapshot, filter).await?;
+            super::cost::fill_in(&snapshot, &mut listed.jobs, self.prices()).await?;
+            Ok(listed)
         })
         .await
     }
 
-    /// One page of failed jobs, newest first, and whether more follow.
+    /// One page of failed jobs, newest first.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn dead_letters(&self, filter: &JobFilter) -> Result<(Vec<JobView>, bool), ReadError> {
-        self.jobs(&JobFilter { state: Some(State::Failed), ..filter.clone() }).await
+    pub async fn dead_letters(&self, filter: &JobFilter) -> Result<Listed, ReadError> {
+        let (state, parked_by) = (Some(State::Failed), filter.cause);
+        self.jobs(&JobFilter { state, parked_by, cause: None, ..filter.clone() }).await
     }
 
     /// The kinds of a realm's dead letters, the most frequent first.
@@ -527,6 +549,11 @@ struct Query {
 }
 
 impl Query {
+    /// As the client takes them.
+    fn values(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect()
+    }
+
     /// Adds `AND <left> $n`.
     fn and(&mut self, left: &str, value: impl ToSql + Sync + Send + 'static) {
         self.values.push(Box::new(value));
@@ -534,12 +561,109 @@ impl Query {
     }
 }
 
-fn list_query(filter: &JobFilter) -> Query {
-    let JobFilter { realm, state, queue, priority, worker, labels, tenant, since, part_of, fingerprint, before, limit } =
-        filter;
-    let mut query = Query { sql: format!("SELECT {JOB_COLUMNS} FROM job WHERE true"), values: Vec::new() };
-    if let Some(own) = realm.tenant() {
+/// One page of a list.
+async fn list(snapshot: &Transaction<'_>, filter: &JobFilter) -> Result<Listed, ReadError> {
+    let Some(text) = &filter.search else { return ask(snapshot, list_query(filter, None), filter.limit).await };
+    if let Some((low, high)) = ids_from(text) {
+        let found = ask(snapshot, list_query(filter, Some(&Sought::Ids(low, high))), filter.limit).await?;
+        if !found.jobs.is_empty() {
+            return Ok(Listed { searched: Some(Searched { back_to: None, is_all: true }), ..found });
+        }
+    }
+    let found = ask(snapshot, list_query(filter, Some(&Sought::Text(text.clone()))), filter.limit).await?;
+    if found.next.is_some() {
+        let back_to = found.jobs.last().map(|last| last.created_at);
+        return Ok(Listed { searched: Some(Searched { back_to, is_all: false }), ..found });
+    }
+    let mut end = Query { sql: "SELECT number FROM job_text WHERE true".to_owned(), values: Vec::new() };
+    within(&mut end, filter);
+    end.sql.push_str(&format!(" ORDER BY number DESC OFFSET {} LIMIT 1", LOOKED_MAX - 1));
+    let sql =
+        format!("SELECT last.number, job.created_at FROM ({}) AS last JOIN job ON job.number = last.number", end.sql);
+    let last = snapshot.query_opt(&sql, &end.values()).await?;
+    let last: Option<(i64, Timestamp)> =
+        last.map(|row| Ok::<_, ReadError>((row.try_get(0)?, row.try_get(1)?))).transpose()?;
+    // Who asks for what was recorded since some instant need not look behind it.
+    let last = last.filter(|(_, at)| filter.since.is_none_or(|since| since <= *at));
+    let searched = Searched { back_to: last.map(|(_, at)| at), is_all: last.is_none() };
+    Ok(Listed { next: last.map(|(number, _)| number), searched: Some(searched), ..found })
+}
+
+async fn ask(snapshot: &Transaction<'_>, query: Query, limit: u16) -> Result<Listed, ReadError> {
+    let limit = usize::from(limit);
+    let rows = snapshot.query(&query.sql, &query.values()).await?;
+    let jobs = rows.iter().take(limit).map(job_view).collect::<Result<Vec<_>, _>>()?;
+    let next = jobs.last().map(|last| last.number).filter(|_| rows.len() > limit);
+    Ok(Listed { jobs, next, searched: None })
+}
+
+/// What is searched for in one query.
+enum Sought {
+    /// Ids from the first to the last.
+    Ids(Uuid, Uuid),
+    /// A text, in the newest [`LOOKED_MAX`] jobs of the page.
+    Text(String),
+}
+
+/// Narrows rows of `job_text` to those that a page may have.
+fn within(query: &mut Query, filter: &JobFilter) {
+    if let Some(own) = filter.realm.tenant() {
         query.and("tenant =", own.to_owned());
+    }
+    if let Some(before) = filter.before {
+        query.and("number <", before);
+    }
+}
+
+/// The jobs that are looked at: all of them, or those that a text or a cause leads to, newest first.
+fn sources(filter: &JobFilter, sought: Option<&Sought>) -> Query {
+    let mut query = Query { sql: "job".to_owned(), values: Vec::new() };
+    if let Some(cause) = filter.cause {
+        query.sql.push_str(" JOIN (SELECT DISTINCT number AS failed FROM failure WHERE true");
+        query.and("cause =", cause.as_str());
+        if let Some(before) = filter.before {
+            query.and("number <", before);
+        }
+        query.sql.push_str(" ORDER BY number DESC) AS failures ON job.number = failures.failed");
+    }
+    if let Some(Sought::Text(text)) = sought {
+        query.sql.push_str(" JOIN (SELECT number AS found FROM (SELECT number, text FROM job_text WHERE true");
+        within(&mut query, filter);
+        query.values.push(Box::new(small(text)));
+        // Without a pattern: nothing of what is searched for has a meaning of its own.
+        query.sql.push_str(&format!(
+            " ORDER BY number DESC LIMIT {LOOKED_MAX}) AS looked WHERE strpos(text, ${}::text) > 0) AS texts \
+             ON job.number = texts.found",
+            query.values.len()
+        ));
+    }
+    query
+}
+
+fn list_query(filter: &JobFilter, sought: Option<&Sought>) -> Query {
+    let JobFilter {
+        realm,
+        state,
+        queue,
+        priority,
+        worker,
+        labels,
+        tenant,
+        since,
+        part_of,
+        fingerprint,
+        before,
+        limit,
+        ..
+    } = filter;
+    let mut query = sources(filter, sought);
+    query.sql = format!("SELECT {JOB_COLUMNS} FROM {} WHERE true", query.sql);
+    if let Some(Sought::Ids(low, high)) = sought {
+        query.and("job.id >=", *low);
+        query.and("job.id <=", *high);
+    }
+    if let Some(own) = realm.tenant() {
+        query.and("job.tenant =", own.to_owned());
     }
     if let Some(state) = state {
         // As a literal, so that the planner sees which partial index applies. The names are a closed set of plain words.
@@ -573,6 +697,9 @@ fn list_query(filter: &JobFilter) -> Query {
     }
     if let Some(fingerprint) = fingerprint {
         query.and("dead_fingerprint =", fingerprint.clone());
+    }
+    if let Some(parked_by) = filter.parked_by {
+        query.and("last_cause =", parked_by.as_str());
     }
     if let Some(before) = before {
         query.and("number <", *before);

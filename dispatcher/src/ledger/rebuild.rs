@@ -8,6 +8,7 @@ use std::fmt;
 use ffpool_schema::id::JobId;
 use ffpool_schema::lifecycle::Input;
 use tokio_postgres::Client;
+use tracing::info;
 
 use super::batch::natural;
 use super::{Evidence, Happening, Ledger, Unavailable, connect};
@@ -16,6 +17,8 @@ use super::{Evidence, Happening, Ledger, Unavailable, connect};
 pub const AHEAD: u32 = 1_000;
 /// Attempts given back in one round.
 const GIVEN_BACK_AT_ONCE: i64 = 1_000;
+/// Statements of a rebuild that go through all jobs or all of the history; each is told when it begins.
+const REBUILD_STEPS: u32 = 5;
 /// Jobs that are named where row and history differ.
 const NAMED_MAX: i64 = 20;
 
@@ -91,18 +94,22 @@ impl Ledger {
         let transaction = client.transaction().await?;
         // Claims, which any dispatcher answers, wait until this is done.
         transaction.batch_execute("LOCK TABLE job, attempt IN EXCLUSIVE MODE").await?;
+        let step = |number: u32, doing: &str| info!("step {number} of {REBUILD_STEPS}: {doing}");
+        step(1, "comparing the states of jobs with their last events");
         let rows = transaction.query(DIFFERING, &[&NAMED_MAX]).await?;
         let named = rows
             .iter()
             .map(|row| Ok(Differing { job: JobId(row.try_get(0)?), row: row.try_get(1)?, history: row.try_get(2)? }));
         let named = named.collect::<Result<Vec<_>, tokio_postgres::Error>>()?;
-        let rebuilt = Rebuilt {
-            attempts_made: transaction.execute(MAKE_ATTEMPTS, &[]).await?,
-            attempts_ended: transaction.execute(END_ATTEMPTS, &[]).await?,
-            jobs_set: transaction.execute(SET_JOBS, &[]).await?,
-            named,
-            jobs_without_row: transaction.query_one(WITHOUT_ROW, &[]).await?.try_get(0)?,
-        };
+        step(2, "looking for attempts that have no row");
+        let attempts_made = transaction.execute(MAKE_ATTEMPTS, &[]).await?;
+        step(3, "looking for attempts that have ended by their events alone");
+        let attempts_ended = transaction.execute(END_ATTEMPTS, &[]).await?;
+        step(4, "setting jobs to the state of their last events");
+        let jobs_set = transaction.execute(SET_JOBS, &[]).await?;
+        step(5, "looking for events of jobs that have no row");
+        let jobs_without_row = transaction.query_one(WITHOUT_ROW, &[]).await?.try_get(0)?;
+        let rebuilt = Rebuilt { attempts_made, attempts_ended, jobs_set, named, jobs_without_row };
         if dry_run {
             transaction.rollback().await?;
         } else {
@@ -139,7 +146,9 @@ impl Ledger {
                 verdict?;
                 given_back += 1;
             }
+            info!("{given_back} attempts are given back");
         }
+        info!("numbering the attempts of jobs ahead, and marking what waits to be published");
         let mut client = self.connect_for_long().await?;
         let transaction = client.transaction().await?;
         let lifted = transaction.execute(LIFT, &[&i32::try_from(AHEAD).unwrap_or(i32::MAX)]).await?;

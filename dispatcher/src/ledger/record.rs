@@ -298,6 +298,7 @@ pub(super) struct Plan {
     pub(super) events: Vec<EventRow>,
     pub(super) begun: Vec<BegunRow>,
     pub(super) ended: Vec<EndedRow>,
+    pub(super) failures: Vec<FailureRow>,
     /// Of jobs that have completed, by the attempt that did it. One a job: a statement cannot write a row twice.
     pub(super) thumbnails: BTreeMap<JobId, (u32, Thumbnail)>,
     /// Jobs that make chunks, to be recorded, longest first.
@@ -330,6 +331,22 @@ pub(super) struct EndedRow {
     pub(super) end: End,
     pub(super) failure: Option<Failure>,
     pub(super) usage: Option<Usage>,
+}
+
+/// An attempt that failed or whose worker was lost, or a job that became a dead letter by something else.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FailureRow {
+    pub(super) job: JobId,
+    /// The job's.
+    pub(super) number: i64,
+    pub(super) tenant: Option<String>,
+    /// `None` where no attempt failed.
+    pub(super) attempt: Option<u32>,
+    pub(super) cause: Cause,
+    /// Whether another attempt follows.
+    pub(super) retried: bool,
+    /// Whether the job has failed by it.
+    pub(super) parked: bool,
 }
 
 /// What follows from a batch once it is committed.

@@ -58,7 +58,9 @@ const REMOVE: &str = "WITH parts AS MATERIALIZED ( \
                     LEFT JOIN have ON have.part_of = held.id LEFT JOIN taken ON taken.part_of = held.id \
                WHERE have.parts IS NOT DISTINCT FROM taken.parts), \
      gone AS (SELECT id FROM whole UNION SELECT id FROM parts WHERE part_of IN (SELECT id FROM whole)), \
-     jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM gone) RETURNING id, tenant, state), \
+     jobs AS (DELETE FROM job WHERE id IN (SELECT id FROM gone) RETURNING id, number, tenant, state), \
+     texts AS (DELETE FROM job_text WHERE number IN (SELECT number FROM jobs)), \
+     failures AS (DELETE FROM failure WHERE job IN (SELECT id FROM gone)), \
      attempts AS (DELETE FROM attempt WHERE job IN (SELECT id FROM gone)), \
      events AS (DELETE FROM event WHERE job IN (SELECT id FROM gone)), \
      lines AS (DELETE FROM log_line WHERE job IN (SELECT id FROM gone)), \

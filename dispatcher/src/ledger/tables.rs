@@ -3,6 +3,9 @@
 //! Invariant: with an owner of its own the account that runs can change rows and no table; it can add to the audit log and
 //! to a job's events, and never rewrite them.
 
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
 use anyhow::Context as _;
 use ffpool_schema::migrations;
 use tokio_postgres::Client;
@@ -12,6 +15,8 @@ use super::connect::{self, Place};
 
 /// Serialises the migrations of several dispatchers. The number is arbitrary.
 const MIGRATION_LOCK: i64 = 0x6666_706f_6f6c_6d31;
+/// Who waits for migrations is told so often how far they are.
+const TELL_EVERY: Duration = Duration::from_secs(3);
 /// May read which migrations are applied, where the cluster has such a role: for `ffpool doctor`.
 const DOCTOR: &str = "ffpool_doctor";
 
@@ -27,16 +32,21 @@ pub(super) async fn prepare(runner: &Place, owner: Option<&Place>) -> anyhow::Re
     }
     // Another dispatcher may be at it, and a migration may take longer than any other statement.
     client.batch_execute("SET statement_timeout = 0").await.context("prepare for the migrations")?;
-    client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await.context("wait for another's migrations")?;
     let migrations = migrations::ALL
         .iter()
         .map(|(name, sql)| refinery::Migration::unapplied(name, sql))
         .collect::<Result<Vec<_>, _>>()
         .context("read the migrations")?;
-    let report = refinery::Runner::new(&migrations)
-        .run_async(&mut client)
-        .await
-        .context("bring the ledger's tables up to date; they may be of a later version than this program")?;
+    let migrating = async {
+        let lock = client.execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]);
+        lock.await.context("wait for another's migrations")?;
+        let report = refinery::Runner::new(&migrations).run_async(&mut client).await;
+        report.context("bring the ledger's tables up to date; they may be of a later version than this program")
+    };
+    let report = tokio::select! {
+        report = migrating => report?,
+        never = tell_meanwhile(owner.unwrap_or(runner)) => match never {},
+    };
     for applied in report.applied_migrations() {
         info!(migration = %applied, "applied a migration");
     }
@@ -50,6 +60,25 @@ pub(super) async fn prepare(runner: &Place, owner: Option<&Place>) -> anyhow::Re
         info!(account, "gave the dispatcher's account its rights on the ledger's tables");
     }
     Ok(())
+}
+
+/// Tells from time to time how many migrations are applied, for as long as somebody waits for the others: each is committed by itself.
+async fn tell_meanwhile(place: &Place) -> Infallible {
+    let of = migrations::ALL.len();
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(TELL_EVERY).await;
+        let secs = began.elapsed().as_secs();
+        match applied(place).await {
+            Ok(applied) => info!("{applied} of {of} migrations are applied after {secs} s"),
+            Err(why) => info!("migrations have been running for {secs} s, how many are applied is not known: {why:#}"),
+        }
+    }
+}
+
+async fn applied(place: &Place) -> anyhow::Result<i64> {
+    let client = connect::connect(place).await?;
+    Ok(client.query_one("SELECT count(*) FROM refinery_schema_history", &[]).await?.try_get(0)?)
 }
 
 async fn may_make_tables(client: &Client) -> anyhow::Result<bool> {

@@ -424,6 +424,7 @@ fn ability() -> Ability {
         devices: Vec::new(),
         sandbox: Vec::new(),
         gstreamer: None,
+        lost: Vec::new(),
     }
 }
 

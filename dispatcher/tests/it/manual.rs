@@ -1,6 +1,10 @@
 //! The manual pages, made from the table of settings.
 
+use std::path::Path;
 use std::process::Command;
+
+use clap::CommandFactory as _;
+use ffpool_runtime::settings_page::{hold, rows};
 
 #[test]
 fn every_setting_is_in_the_manual_and_groff_sets_it_without_a_warning() {
@@ -19,4 +23,10 @@ fn every_setting_is_in_the_manual_and_groff_sets_it_without_a_warning() {
     for said in ["FFPOOL_AMQP_URL", "FFPOOL_NATS_URL", "--man-pages", "Exit codes: 0 stopped as asked"] {
         assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(said), "{said} is missing in:\n{text}");
     }
+}
+
+#[test]
+fn every_setting_stands_on_the_page_of_settings_as_the_help_tells_it() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+    hold(&page, "ffpool-dispatcher", &rows(ffpool_dispatcher::settings::Settings::command())).unwrap();
 }

@@ -18,7 +18,7 @@ const fn row(path: &'static str, opened: &'static str, asks: &'static [&'static 
 const ALWAYS: [&str; 2] = ["/v1/session", "/v1/events"];
 
 const PAGES: &[Page] = &[
-    row("/", "/", &["/v1/throughput", "/v1/dead-letters/groups", "/v1/cost?by=queue&since={day}"]),
+    row("/", "/", &["/v1/throughput", "/v1/failures?hours=24", "/v1/cost?by=queue&since={day}"]),
     row("/login", "/login", &[]),
     row("/jobs", "/jobs", &["/v1/jobs?limit=50"]),
     row(

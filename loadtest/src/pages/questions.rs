@@ -57,11 +57,14 @@ impl Question {
 }
 
 /// Filters that the dashboard's own links put together.
-const TOGETHER: [(&str, &str); 4] = [
+const TOGETHER: [(&str, &str); 7] = [
     ("/v1/jobs", "status=queued&queue=live&priority=high"),
     ("/v1/jobs", "status=queued&queue=batch&priority=low"),
     ("/v1/jobs", "status=running&worker={busy_worker}&limit=100"),
     ("/v1/jobs", "status=failed&queue=live&since={day}"),
+    ("/v1/jobs", "cause=worker_lost&since={day}"),
+    ("/v1/jobs", "search=show%3As-1&status=failed"),
+    ("/v1/jobs", "search=nothing-has-this&queue=live"),
 ];
 
 /// Every question about what the description describes, the files of the dashboard apart; or what there is no sample for.
@@ -134,6 +137,10 @@ fn filled(route: &str, facts: &Facts) -> Vec<String> {
 
 /// Values of a parameter that find something.
 fn values(route: &str, name: &str, schema: &Value, facts: &Facts) -> Vec<String> {
+    // A frequent cause, one of a twelfth as many, and one that there is not: all forty would tell no more.
+    if name == "cause" {
+        return ["worker_lost", "oom", "dns"].map(str::to_owned).to_vec();
+    }
     if let Some(allowed) = schema["enum"].as_array().or(schema["items"]["enum"].as_array()) {
         return allowed.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     }
@@ -149,6 +156,12 @@ fn values(route: &str, name: &str, schema: &Value, facts: &Facts) -> Vec<String>
         "fingerprint" => one(&facts.fingerprint),
         "limit" => one("500"),
         "by" => ["tenant", "queue", "scenario", "worker", "label:show"].map(str::to_owned).to_vec(),
+        "hours" if route == "/v1/failures" => ["1", "24", "168", "720"].map(str::to_owned).to_vec(),
+        // In all of them, in one of them far back, in none, and by the beginning of an id.
+        "search" => {
+            let id = facts.job_in.values().next().map(|id| id.chars().take(13).collect());
+            ["MEDIA/in", "/in/17.mov", "nothing-has-this"].map(str::to_owned).into_iter().chain(id).collect()
+        }
         "hours" => ["1", "48"].map(str::to_owned).to_vec(),
         "pool" => ["cpu", "gpu"].map(str::to_owned).to_vec(),
         "min" | "attempt" => one("1"),

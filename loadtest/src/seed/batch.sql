@@ -109,6 +109,19 @@ INSERT INTO attempt (job, attempt, worker, incarnation, started_at, ended_at, ou
         CASE WHEN a < m.attempts THEN m.started_at - (m.attempts - a) * interval '2 minutes' + interval '1 minute' ELSE m.ended_at END AS ended) AS times
     CROSS JOIN LATERAL (SELECT ended IS NOT NULL AND (a = m.attempts OR m.state = 'failed') AS is_measured) AS u;
 
+-- What they are found by.
+INSERT INTO job_text (number, tenant, text)
+    SELECT job.number, job.tenant, lower(concat_ws(E'\n', job.spec ->> 'input', job.spec ->> 'output',
+        'env:' || (m.labels ->> 'env'), 'show:' || (m.labels ->> 'show')))
+    FROM made AS m JOIN job ON job.id = m.id WHERE job.spec IS NOT NULL ORDER BY job.number;
+
+-- Failures as they were noted.
+INSERT INTO failure (at, job, number, attempt, tenant, cause, retried, dead)
+    SELECT a.ended_at, m.id, job.number, a.attempt, m.tenant,
+           CASE a.outcome WHEN 'lapsed' THEN 'worker_lost' ELSE job.last_cause END, a.attempt < m.attempts, a.attempt = m.attempts
+    FROM made AS m JOIN attempt AS a ON a.job = m.id JOIN job ON job.id = m.id WHERE a.outcome IN ('failed', 'lapsed')
+    ORDER BY a.ended_at;
+
 INSERT INTO event (at, job, kind, state, attempt, detail)
     SELECT at, id, kind, state, attempt, detail FROM (
         SELECT created_at AS at, id, 'recorded' AS kind,

@@ -21,6 +21,10 @@ UNION ALL SELECT 'blocked jobs wait for nothing', count(*) FROM job
           AND NOT EXISTS (SELECT FROM dependency JOIN job AS parent ON parent.id = dependency.parent
                           WHERE dependency.child = job.id AND parent.state <> 'completed')
 UNION ALL SELECT 'dead letters have no kind', count(*) FROM job WHERE state = 'failed' AND (dead_fingerprint IS NULL OR failure IS NULL)
+UNION ALL SELECT 'attempts failed and are no failures, or the reverse', abs(
+        (SELECT count(*) FROM attempt WHERE outcome IN ('failed', 'lapsed')) - (SELECT count(*) FROM failure WHERE attempt IS NOT NULL))
+UNION ALL SELECT 'jobs are found by no text', count(*) FROM job
+    WHERE spec IS NOT NULL AND part_of IS NULL AND NOT EXISTS (SELECT FROM job_text WHERE job_text.number = job.number)
 UNION ALL SELECT 'completed jobs have no manifest', count(*) FROM job WHERE state = 'completed' AND manifest IS NULL
 UNION ALL SELECT 'jobs have no history', count(*) FROM job
     WHERE NOT EXISTS (SELECT FROM event WHERE event.job = job.id AND event.kind = 'recorded')

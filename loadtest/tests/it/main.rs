@@ -11,6 +11,7 @@ mod faults;
 mod inputs;
 mod matrix;
 mod metrics;
+mod notices;
 mod pages;
 mod recordings;
 mod rights;

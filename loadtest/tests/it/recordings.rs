@@ -21,10 +21,10 @@ const RECORDERS: &[(&str, &str)] =
     &[("FFPOOL_SLOTS", "1"), ("FFPOOL_FETCH_ALLOW", "127.0.0.0/8"), ("FFPOOL_LIVE_PIECE_SECS", "1")];
 
 /// Publishes a test picture and a tone for as long as it lives.
-struct Publisher(Child);
+pub struct Publisher(Child);
 
 impl Publisher {
-    fn to(url: &str) -> anyhow::Result<Publisher> {
+    pub fn to(url: &str) -> anyhow::Result<Publisher> {
         let child = Command::new("ffmpeg")
             .args(["-nostdin", "-v", "error", "-re", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25"])
             .args(["-re", "-f", "lavfi", "-i", "sine=frequency=300", "-c:v", "libx264", "-preset", "ultrafast"])
@@ -45,7 +45,7 @@ impl Drop for Publisher {
 }
 
 /// When each frame is shown, in order.
-fn times(file: &str) -> Vec<f64> {
+pub fn times(file: &str) -> Vec<f64> {
     let arguments =
         ["-v", "error", "-select_streams", "v:0", "-show_entries", "packet=pts_time", "-of", "csv=p=0", file];
     let output = program("ffprobe", "ffmpeg", &arguments);

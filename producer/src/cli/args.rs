@@ -11,6 +11,7 @@ use ffpool_runtime::logs::LogFormat;
 use ffpool_runtime::settings::FileArgs;
 use ffpool_runtime::telemetry::TelemetryArgs;
 use ffpool_runtime::traces::TraceArgs;
+use ffpool_schema::failure::Cause;
 use ffpool_schema::id::{JobId, WorkerId};
 use ffpool_schema::job::{Pool, Priority, Queue};
 use ffpool_schema::lifecycle::State;
@@ -188,6 +189,15 @@ pub(crate) enum Command {
     /// Make jobs again and again, by cron expressions in time zones.
     #[command(subcommand, visible_alias = "schedules", after_help = schedule::EXAMPLES)]
     Schedule(Schedule),
+    /// Count what failed lately by cause, how often another attempt followed, and what became a dead letter.
+    #[command(
+        after_help = "Examples:\n  ffpool failures\n  ffpool failures --hours 168\n  ffpool failures --hours 1 --output json"
+    )]
+    Failures {
+        /// In the last so many hours.
+        #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=720))]
+        hours: u32,
+    },
     /// List, show, redrive and purge dead letters: jobs parked after their last failure.
     #[command(subcommand, after_help = DEAD)]
     Dead(Dead),
@@ -278,8 +288,10 @@ const PLAN: &str = "\
 Examples:
   ffpool plan job.json --explain
   ffpool plan job.json --output json | jq '.outputs[].expected'
+  ffpool plan job.json --worker encode-3
+  ffprobe -of json -show_format -show_streams -show_chapters in.mov > in.json; ffpool plan job.json --probe in.json
 
-The input is looked at where it is on this machine. Exit code 4 when the job would be refused.";
+The input is looked at where it is on this machine or on a web server. Exit code 4 when the job would be refused.";
 
 const JOBS: &str = "\
 Examples:
@@ -380,7 +392,7 @@ pub(crate) enum Jobs {
     /// List jobs, newest first.
     #[command(
         visible_alias = "ls",
-        after_help = "Examples:\n  ffpool jobs list --status running --queue live\n  ffpool jobs list --since 2h --label show=news\n  ffpool jobs list --all --output json | jq '.items[].id'"
+        after_help = "Examples:\n  ffpool jobs list --status running --queue live\n  ffpool jobs list --since 2h --label show=news\n  ffpool jobs list --search clip-17.mov\n  ffpool jobs list --all --output json | jq '.items[].id'"
     )]
     List(Box<List>),
     /// Show a job with its attempts, history and result.
@@ -507,6 +519,13 @@ pub(crate) struct Filter {
     /// Recorded since: an instant (RFC 3339), or so long ago (`2h`, `30m`, `1d`).
     #[arg(long, value_parser = since)]
     pub(crate) since: Option<Timestamp>,
+    /// With this text in an address of their input or outputs or in a label, in small or large letters, or with an id that begins with it
+    /// (8 digits and more). A page looks through 25,000 jobs at most; --all goes on to the oldest.
+    #[arg(long, short = 's', value_name = "TEXT")]
+    pub(crate) search: Option<String>,
+    /// That failed by this cause, be it in one attempt only; of dead letters those that ended by it. `ffpool failures` counts them.
+    #[arg(long, value_parser = cause)]
+    pub(crate) cause: Option<Cause>,
     /// Rows on a page.
     #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub(crate) limit: u32,
@@ -688,6 +707,13 @@ pub(crate) struct Plan {
     /// Say on what each figure stands, and what was assumed.
     #[arg(long)]
     pub(crate) explain: bool,
+    /// Plan for this worker of the pool, by what it can run, instead of for this machine.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) worker: Option<WorkerId>,
+    /// A file with what `ffprobe -of json -show_format -show_streams -show_chapters` printed of the input, which is then not
+    /// looked at: for inputs that only the worker reaches.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) probe: Option<String>,
     /// The FFmpeg whose encoders and filters are asked for.
     #[arg(long, env = "FFPOOL_FFMPEG", value_name = "PROGRAM", default_value = "ffmpeg")]
     pub(crate) ffmpeg: String,
@@ -701,6 +727,13 @@ fn pair(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         Some(_) | None => Err("KEY=VALUE is expected, such as bitrate=6M".to_owned()),
     }
+}
+
+fn cause(text: &str) -> Result<Cause, String> {
+    Cause::ALL.into_iter().find(|cause| cause.as_str() == text).ok_or_else(|| {
+        let names: Vec<&str> = Cause::ALL.map(Cause::as_str).to_vec();
+        format!("one of {} is expected", names.join(", "))
+    })
 }
 
 fn since(text: &str) -> Result<Timestamp, String> {
@@ -735,6 +768,13 @@ mod tests {
         assert_eq!(since_hour("7d").unwrap().as_second() % 3_600, 0);
         assert!(since_hour("7d").unwrap() <= since("7d").unwrap());
         assert!(since_hour("soon").is_err());
+    }
+
+    #[test]
+    fn every_setting_stands_on_the_page_of_settings_as_the_help_tells_it() {
+        use ffpool_runtime::settings_page::{hold, rows};
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+        hold(&page, "ffpool", &rows(Cli::command())).unwrap();
     }
 
     #[test]

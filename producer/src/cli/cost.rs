@@ -6,12 +6,16 @@ use jiff::{SignedDuration, Timestamp};
 use super::Context;
 use super::exit::{Exit, Trouble};
 use super::output::table;
+use super::progress::Progress;
 
 /// Older than that, a report says as of when it is.
 const NEW: SignedDuration = SignedDuration::from_secs(30);
 
 pub(crate) async fn cost(context: &Context, by: &str, since: Option<Timestamp>) -> Result<Exit, Trouble> {
-    let report = context.client()?.cost(by, since).await?;
+    let client = context.client()?;
+    let busy = Progress::busy("adding up what jobs used");
+    let report = client.cost(by, since).await?;
+    drop(busy);
     context.format.print(&report, |report| summed(report, Timestamp::now()));
     Ok(Exit::Success)
 }

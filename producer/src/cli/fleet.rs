@@ -5,7 +5,7 @@ use ffpool_schema::api::{Accepted, PauseRequest, QueueView, WorkerView};
 use ffpool_schema::device::DeviceState;
 use ffpool_schema::gstreamer::Installation;
 use ffpool_schema::id::WorkerId;
-use ffpool_schema::message::WorkerState;
+use ffpool_schema::message::{LostEncoder, WorkerState};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -54,6 +54,13 @@ fn worker_table(workers: &[WorkerView], now: Timestamp) -> String {
 }
 
 pub(crate) async fn worker(context: &Context, id: &WorkerId) -> Result<Exit, Trouble> {
+    let worker = find(context, id).await?;
+    context.format.print(&worker, |worker| worker_fields(worker, Timestamp::now()));
+    Ok(Exit::Success)
+}
+
+/// The worker of this name.
+pub(super) async fn find(context: &Context, id: &WorkerId) -> Result<WorkerView, Trouble> {
     let client = context.client()?;
     let found = match client.worker(id).await {
         Ok(worker) => Some(worker),
@@ -63,12 +70,10 @@ pub(crate) async fn worker(context: &Context, id: &WorkerId) -> Result<Exit, Tro
         }
         Err(error) => return Err(error.into()),
     };
-    let Some(worker) = found else {
-        return Err(Trouble::new(Exit::NotPossible, format!("there is no worker {id}"))
-            .next("`ffpool workers list --all` shows those there are."));
-    };
-    context.format.print(&worker, |worker| worker_fields(worker, Timestamp::now()));
-    Ok(Exit::Success)
+    found.ok_or_else(|| {
+        Trouble::new(Exit::NotPossible, format!("there is no worker {id}"))
+            .next("`ffpool workers list --all` shows those there are.")
+    })
 }
 
 fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
@@ -102,6 +107,7 @@ fn worker_fields(worker: &WorkerView, now: Timestamp) -> String {
             ),
         ),
         ("encoders", ability.encoders.join(" ")),
+        ("lost encoders", ability.lost.iter().map(lost).collect::<Vec<_>>().join("; ")),
         ("gstreamer", ability.gstreamer.as_ref().map(|there| gstreamer(there, &ability.features)).unwrap_or_default()),
         ("devices", ability.devices.iter().map(device).collect::<Vec<_>>().join("; ")),
         ("stores", ability.stores.join(" ")),
@@ -126,6 +132,11 @@ fn gstreamer(there: &Installation, features: &[String]) -> String {
     let encodes: Vec<&str> = features.iter().filter_map(|feature| feature.strip_prefix("gstreamer-")).collect();
     let lacks = if there.missing.is_empty() { String::new() } else { format!("; lacks {}", there.missing.join(" ")) };
     format!("{}: {}{lacks}", there.version, encodes.join(" "))
+}
+
+/// An encoder that does not work any more, and why.
+fn lost(LostEncoder { encoder, why }: &LostEncoder) -> String {
+    format!("{encoder} ({why})")
 }
 
 /// A device, what it runs, and what rests on it.
@@ -265,6 +276,7 @@ pub(crate) mod tests {
                 devices: Vec::new(),
                 sandbox: Vec::new(),
                 gstreamer: None,
+                lost: Vec::new(),
             },
             running: Vec::new(),
             first_seen: Timestamp::from_second(900).unwrap(),

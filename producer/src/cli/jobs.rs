@@ -6,6 +6,7 @@ use ffpool::{Client, Heard, JobFilter, JobName};
 use ffpool_broker::Signals;
 use ffpool_runtime::settings::chain;
 use ffpool_schema::api::{AttemptView, CallbackView, EventView, JobDetail, JobView, Page, StreamEvent};
+use ffpool_schema::job::JobSpec;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::message::{CrfSearch, LogLine, Quality, VmafScores};
 use ffpool_schema::subjects;
@@ -53,6 +54,8 @@ pub(crate) fn filter(given: Filter) -> JobFilter {
         label: given.label.map(|(key, value)| format!("{key}:{value}")),
         tenant: given.tenant,
         since: given.since,
+        cause: given.cause,
+        search: given.search,
         part_of: None,
         fingerprint: None,
         limit: Some(given.limit),
@@ -64,6 +67,7 @@ pub(crate) fn filter(given: Filter) -> JobFilter {
 pub(crate) fn append(page: &mut Page<JobView>, more: Page<JobView>) {
     page.items.extend(more.items);
     page.next = more.next;
+    page.searched = more.searched;
 }
 
 fn listed(page: &Page<JobView>, now: Timestamp) -> String {
@@ -100,10 +104,16 @@ fn state(job: &JobView) -> String {
 
 /// A list with how to see more of it, or what to say when it is empty.
 pub(crate) fn with_rest<T>(text: String, page: &Page<T>, none: &str) -> String {
-    match &page.next {
-        _ if page.items.is_empty() => none.to_owned(),
-        None => text,
-        Some(cursor) => format!("{text}\nThere are more: --cursor {cursor}, or --all."),
+    let back_to = page.searched.and_then(|searched| searched.back_to);
+    match (&page.next, back_to) {
+        (None, _) if page.items.is_empty() => none.to_owned(),
+        (None, _) => text,
+        (Some(cursor), None) => format!("{text}\nThere are more: --cursor {cursor}, or --all."),
+        (Some(cursor), Some(at)) => {
+            let found = if page.items.is_empty() { none.to_owned() } else { text };
+            let at = format::clock(at);
+            format!("{found}\nSearched back to {at}. To search further: --cursor {cursor}, or --all.")
+        }
     }
 }
 
@@ -141,6 +151,7 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
     let labels: Vec<String> = job.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let spec = detail.spec.as_ref();
     let address = |text: Option<&String>| text.cloned().unwrap_or_default();
+    let stated = |of: fn(&JobSpec) -> Option<String>| spec.and_then(of).unwrap_or_default();
     let mut list = vec![
         ("job", format!("#{}", job.number)),
         ("id", job.id.to_string()),
@@ -148,6 +159,8 @@ fn shown(detail: &JobDetail, now: Timestamp) -> String {
         ("reason", job.reason.clone().unwrap_or_default()),
         ("scenario", job.scenario.clone()),
         ("input", address(spec.and_then(|spec| spec.input.as_ref()))),
+        ("input sha256", stated(|spec| spec.input_sha256.as_ref().map(ToString::to_string))),
+        ("input size", stated(|spec| spec.input_size_bytes.map(|bytes| format!("{bytes} bytes")))),
         ("output", address(spec.and_then(|spec| spec.output.as_ref()))),
         ("queue", format!("{}/{}, pool {}", job.queue, job.priority, job.pool)),
         ("tenant", job.tenant.clone().unwrap_or_default()),
@@ -408,6 +421,7 @@ pub(crate) async fn change(context: &Context, change: Change, jobs: &[JobName]) 
 
 #[cfg(test)]
 mod tests {
+    use ffpool_schema::api::Searched;
     use ffpool_schema::failure::{Cause, Failure};
 
     use super::*;
@@ -415,13 +429,17 @@ mod tests {
 
     #[test]
     fn a_list_shows_one_line_a_job_and_how_to_see_more() {
-        let page = Page { items: vec![job(State::Running).job], next: Some("abc".into()) };
+        let page = Page { items: vec![job(State::Running).job], next: Some("abc".into()), searched: None };
         let text = listed(&page, Timestamp::from_second(1060).unwrap());
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("NO "), "{text}");
         assert!(lines[1].contains("running") && lines[1].ends_with("1m 00s ago"), "{text}");
         assert!(lines[2].contains("--cursor abc"), "{text}");
-        assert_eq!(listed(&Page { items: Vec::new(), next: None }, Timestamp::now()), "No job fits.");
+        let none = Page { items: Vec::new(), next: None, searched: None };
+        assert_eq!(listed(&none, Timestamp::now()), "No job fits.");
+        let searched = Some(Searched { back_to: Some(Timestamp::from_second(1000).unwrap()), is_all: false });
+        let text = listed(&Page { next: Some("abc".into()), searched, ..none }, Timestamp::now());
+        assert!(text.starts_with("No job fits.\nSearched back to ") && text.contains("--cursor abc"), "{text}");
     }
 
     #[test]

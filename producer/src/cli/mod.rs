@@ -13,6 +13,7 @@ mod cost;
 mod dead;
 mod doctor;
 mod exit;
+mod failures;
 mod fleet;
 mod folder;
 mod format;
@@ -163,6 +164,7 @@ async fn run(context: &Context, command: Command) -> Result<Exit, Trouble> {
         Command::ScaleAdvice(args) => scale::advise(context, args).await,
         Command::Cost { by, since } => cost::cost(context, &by, since).await,
         Command::Schedule(command) => schedule::schedule(context, command).await,
+        Command::Failures { hours } => failures::failures(context, hours).await,
         Command::Dead(dead) => match dead {
             Dead::List(list) if list.groups => dead::groups(context).await,
             Dead::List(list) => dead::list(context, list).await,

@@ -4,44 +4,46 @@
 
 mod gstreamer;
 mod live;
+mod place;
+mod source;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
-use ffpool_schema::encode::{Encode, Encoder, Metric, PictureFormat, Source, Treatment};
+use ffpool_schema::encode::{Encode, Encoder, Source};
 use ffpool_schema::failure::Cause;
-use ffpool_schema::gstreamer::twin;
-use ffpool_schema::job::{Engine, JobSpec};
+use ffpool_schema::job::{JobSpec, Sha256Sum};
 use ffpool_schema::live::Live;
 use ffpool_schema::message::EngineChoice;
-use ffpool_schema::plan::estimate::{self, Estimate};
+use ffpool_schema::plan::estimate::{self, Estimate, LiveEstimate};
 use ffpool_schema::plan::ladder::{self, Output, Outputs};
 use ffpool_schema::plan::package::{Layout, Rendition, package_arguments};
 use ffpool_schema::plan::quality::{self, Comparison};
 use ffpool_schema::plan::together::{Refused, Shared, Together, together};
-use ffpool_schema::plan::{self, Expected, Refusal, Request, Schedule, pictures, search};
-use ffpool_schema::probe::{self, Probed};
+use ffpool_schema::plan::{Expected, Refusal, Request, Schedule, pictures, search};
+use ffpool_schema::probe::Probed;
 use ffpool_schema::scenario;
+use jiff::Timestamp;
 use serde::Serialize;
-use tokio::process::Command;
 
 use live::By;
+use place::Place;
+use source::Found;
 
 use super::args;
 use super::exit::{Exit, Trouble};
 use super::progress::Progress;
 use super::{Context, format, output, submit};
 
-/// Looking at one file, or at a list of encoders.
-const TOOL: Duration = Duration::from_secs(60);
-
 /// A plan as it is printed.
 #[derive(Serialize)]
 struct View {
     /// The typed encode.
     encode: Encode,
+    /// The worker that it is planned for, where one is named.
+    worker: Option<String>,
+    /// What the job says that its input is.
+    input: Stated,
     /// The engine that a worker with all that the job needs would take, and why.
     engine: EngineChoice,
     /// What is made, in the order of the job.
@@ -50,10 +52,41 @@ struct View {
     runs: Vec<Run>,
     /// What it will cost.
     estimate: Option<Estimate>,
+    /// What it will take while it runs, of a live job.
+    live: Option<LiveEstimate>,
     /// What may go wrong.
     warnings: Vec<String>,
     /// What was assumed.
     notes: Vec<String>,
+}
+
+/// What the job says that its input is.
+#[derive(Serialize)]
+struct Stated {
+    sha256: Option<Sha256Sum>,
+    size_bytes: Option<u64>,
+}
+
+impl Stated {
+    fn of(spec: &JobSpec) -> Stated {
+        Stated { sha256: spec.input_sha256.clone(), size_bytes: spec.input_size_bytes }
+    }
+
+    /// In words.
+    fn told(&self) -> String {
+        let size = self.size_bytes.map(|bytes| format!("{bytes} bytes"));
+        let sum = self.sha256.as_ref().map(|sum| format!("the sha256 {sum}"));
+        let all: Vec<String> = size.into_iter().chain(sum).collect();
+        if all.is_empty() { String::new() } else { format!("must have {}", all.join(" and ")) }
+    }
+
+    /// What is wrong with the size of a source that was looked at.
+    fn warning(&self, probed: Option<&Probed>) -> Option<String> {
+        let (stated, is) = (self.size_bytes?, probed?.size_bytes?);
+        let cause = Cause::InputMismatch;
+        (stated != is)
+            .then(|| format!("the input has {is} bytes, and the job says {stated}: an attempt fails with `{cause}`"))
+    }
 }
 
 #[derive(Serialize)]
@@ -82,103 +115,146 @@ impl Run {
     }
 }
 
-/// What FFmpeg on this machine can do.
-struct Tools {
-    encoders: Vec<Encoder>,
-    features: Vec<String>,
-}
-
 pub(crate) async fn plan(context: &Context, args: args::Plan) -> Result<Exit, Trouble> {
     let spec = submit::one_job(context, &args.source).await?;
     let encode = scenario::resolve(&spec).map_err(|faults| Trouble::rejected("the job", &faults))?;
     let Some(encode) = encode else {
         return Err(Trouble::usage("a `noop` job runs nothing: there is nothing to plan"));
     };
-    let mut notes = Vec::new();
-    let engine = engine(&spec, &encode, &mut notes);
+    let (mut notes, mut warnings) = (Vec::new(), Vec::new());
     let busy = Progress::busy("looking at the tools and the source");
-    let tools = tools(&args, &encode, &mut notes).await;
-    if let Some(wish) = &encode.live {
-        notes.extend(live::notes(&encode, wish));
-        let runs = live_runs(&args, &spec, &encode, wish, engine.engine, &tools, &mut notes).await?;
-        drop(busy);
-        let (outputs, warnings) = (Vec::new(), Vec::new());
-        let view = View { encode: encode.shown(), engine, outputs, runs, estimate: None, warnings, notes };
-        context.format.print(&view, |view| people(view, args.explain));
-        return Ok(Exit::Success);
-    }
-    let source = source(&args, &encode, &mut notes).await?;
+    let place = Place::find(context, &args, (&spec, &encode), (&mut notes, &mut warnings)).await?;
+    let found = source::find(&args, &encode, &mut notes).await?;
     drop(busy);
-    let probed = match &source {
-        Found::Here(_, probed) => Some(&**probed),
-        Found::Generated | Found::Unseen => None,
+    let input = Stated::of(&spec);
+    warnings.extend(input.warning(found.probed()));
+    if let Found::Unseen(why) = &found {
+        warnings.extend(why.clone());
+    }
+    let view = View {
+        encode: encode.shown(),
+        worker: place.worker_id(),
+        input,
+        engine: place.engine.clone(),
+        outputs: Vec::new(),
+        runs: Vec::new(),
+        estimate: None,
+        live: None,
+        warnings,
+        notes,
     };
-    let list: Vec<Output> = match source {
+    let view = match &encode.live {
+        Some(wish) => of_live(view, &spec, (&encode, wish), &place, &found)?,
+        None => of_files(view, &spec, &encode, &place, &found)?,
+    };
+    context.format.print(&view, |view| people(view, args.explain));
+    Ok(Exit::Success)
+}
+
+/// The plan of a job whose outputs are files.
+fn of_files(mut view: View, spec: &JobSpec, encode: &Encode, place: &Place, found: &Found) -> Result<View, Trouble> {
+    let list: Vec<Output> = match found {
         // The rungs of a ladder follow from what is in the source.
-        Found::Unseen => {
-            let sure = ladder::possible(&encode).into_iter().filter(|possible| possible.is_sure);
+        Found::Unseen(_) => {
+            let sure = ladder::possible(encode).into_iter().filter(|possible| possible.is_sure);
             sure.map(|possible| possible.output).collect()
         }
-        Found::Generated | Found::Here(..) => {
+        Found::Generated | Found::Seen(..) => {
             let Outputs { list, reasons } =
-                ladder::outputs(&encode, probed).map_err(|refusal| refused(&spec, 0, refusal))?;
-            notes.extend(reasons);
+                ladder::outputs(encode, found.probed()).map_err(|refusal| refused(spec, 0, refusal))?;
+            view.notes.extend(reasons);
             list
         }
     };
     let presentations: Vec<Output> = list;
     let list = ladder::files(&presentations);
-    let is_gstreamer = engine.engine == Engine::Gstreamer;
-    let encoder = |output: &Output| {
-        if is_gstreamer { Ok(twin(output.encode.video.codec)) } else { chosen(&output.encode, &tools, &args) }
-    };
-    let encoders = list.iter().map(encoder).collect::<Result<Vec<_>, _>>()?;
+    let encoders = list.iter().map(|output| place.chosen(&output.encode)).collect::<Result<Vec<_>, _>>()?;
     let made = |(output, encoder): (&Output, &Option<Encoder>)| Made {
         name: output.name.clone(),
         address: output.encode.output.clone(),
-        encoder: if is_gstreamer { gstreamer::encoder(&output.encode) } else { encoder.map(Encoder::as_str) },
+        encoder: if place.is_gstreamer() { gstreamer::encoder(&output.encode) } else { encoder.map(Encoder::as_str) },
         expected: None,
     };
-    let outputs = list.iter().zip(&encoders).map(made).collect();
-    let (runs, warnings) = (Vec::new(), Vec::new());
-    let view = View { encode: encode.shown(), engine, outputs, runs, estimate: None, warnings, notes };
-    let view = match &source {
-        Found::Unseen => view,
-        Found::Generated => planned(view, &spec, &list, &encoders, None, &tools)?,
-        Found::Here(path, probed) => planned(view, &spec, &list, &encoders, Some((path, probed)), &tools)?,
+    view.outputs = list.iter().zip(&encoders).map(made).collect();
+    let mut view = match found {
+        Found::Unseen(_) => view,
+        Found::Generated => planned(view, spec, &list, &encoders, None, place)?,
+        Found::Seen(path, probed) => planned(view, spec, &list, &encoders, Some((path, probed)), place)?,
     };
-    let cuts = cuts(&presentations, &list, &view, threads(&spec));
-    let view = View { runs: view.runs.into_iter().chain(cuts).collect(), ..view };
-    context.format.print(&view, |view| people(view, args.explain));
-    Ok(Exit::Success)
+    if let (Source::Remote { .. }, Some(probed), Some(estimate)) = (&encode.source, found.probed(), &mut view.estimate)
+    {
+        with_input(estimate, probed);
+    }
+    if let Some(estimate) = &view.estimate {
+        view.warnings.extend(too_large("memory", "max_memory_mb", estimate.memory_mb, place.memory_mb(spec)));
+        let disk_mb = estimate.disk_mb.unwrap_or(0);
+        view.warnings.extend(too_large("scratch", "max_disk_mb", disk_mb, place.disk_mb(spec)));
+    }
+    let cuts = cuts(&presentations, &list, &view, place.threads(spec));
+    view.runs.extend(cuts);
+    Ok(view)
 }
 
-/// The run of a live job.
-async fn live_runs(
-    args: &args::Plan,
+/// What is fetched lies in the scratch too.
+fn with_input(estimate: &mut Estimate, probed: &Probed) {
+    let Some(bytes) = probed.size_bytes else {
+        estimate.disk_mb = None;
+        estimate
+            .basis
+            .push("scratch: the server does not say how large the input is, which is fetched into it".to_owned());
+        return;
+    };
+    estimate.disk_mb = estimate.disk_mb.map(|mib| mib + bytes.div_ceil(1 << 20));
+    estimate.basis.push(format!("scratch: the {} of the input, which is fetched into it", format::bytes(bytes)));
+    estimate.basis.push("time: without that of the fetch, which is the network's".to_owned());
+}
+
+fn too_large(what: &str, limit: &str, mib: u64, most: u64) -> Option<String> {
+    (mib > most).then(|| {
+        format!(
+            "about {mib} MiB of {what} is more than the {most} MiB that the job may use: raise resource_limits.{limit}"
+        )
+    })
+}
+
+/// The plan of a live job.
+fn of_live(
+    mut view: View,
     spec: &JobSpec,
-    encode: &Encode,
-    wish: &Live,
-    engine: Engine,
-    tools: &Tools,
-    notes: &mut Vec<String>,
-) -> Result<Vec<Run>, Trouble> {
-    let arguments = |by: By<'_>| {
-        live::arguments(spec, encode, wish, &by, threads(spec)).map_err(|refusal| refused(spec, 0, refusal))
-    };
-    if engine != Engine::Gstreamer {
-        let arguments = arguments(By::Ffmpeg(chosen(encode, tools, args)?))?;
-        return Ok(vec![Run { purpose: "live", tool: "ffmpeg", arguments }]);
-    }
-    let found = source(args, encode, notes).await?;
-    let arguments = match (&found, &encode.source) {
-        (Found::Here(_, probed), _) => arguments(By::Gstreamer(Some(probed)))?,
-        (Found::Generated, _) | (Found::Unseen, Source::Live { .. }) => arguments(By::Gstreamer(None))?,
-        (Found::Unseen, Source::File { .. } | Source::Remote { .. } | Source::Generated { .. }) => {
-            return Ok(Vec::new());
+    (encode, wish): (&Encode, &Live),
+    place: &Place,
+    found: &Found,
+) -> Result<View, Trouble> {
+    view.notes.extend(live::notes(encode, wish));
+    let encoder = place.chosen(encode)?;
+    let by = if place.is_gstreamer() {
+        match (&encode.source, found) {
+            (Source::Live { .. } | Source::Generated { .. }, _) => Some(By::Gstreamer(None)),
+            (Source::File { .. } | Source::Remote { .. }, found) => {
+                found.probed().map(|seen| By::Gstreamer(Some(seen)))
+            }
         }
+    } else {
+        Some(By::Ffmpeg(encoder))
     };
-    Ok(vec![Run { purpose: "live", tool: "gst-launch-1.0", arguments }])
+    if let Some(by) = by {
+        let tool = if place.is_gstreamer() { "gst-launch-1.0" } else { "ffmpeg" };
+        let arguments = live::arguments(spec, encode, wish, &by, place.threads(spec));
+        let arguments = arguments.map_err(|refusal| refused(spec, 0, refusal))?;
+        view.runs.push(Run { purpose: "live", tool, arguments });
+    }
+    let now = Timestamp::now();
+    let estimate = estimate::live(&estimate::Situation {
+        encode,
+        encoder,
+        source: found.probed(),
+        threads: place.threads(spec),
+        disk_mb: place.disk_mb(spec),
+        secs: live::secs_to_end(spec, encode, found.probed(), now),
+    });
+    view.warnings.extend(live::warnings(spec, place, &estimate));
+    view.live = Some(estimate);
+    Ok(view)
 }
 
 /// The runs that cut presentations into segments and lay pictures out, where it is known of what.
@@ -221,20 +297,6 @@ fn cuts(outputs: &[Output], files: &[Output], view: &View, threads: u32) -> Vec<
     runs
 }
 
-/// The engine that encodes where a worker has what the job needs.
-fn engine(spec: &JobSpec, encode: &Encode, notes: &mut Vec<String>) -> EngineChoice {
-    let engine = match spec.engine {
-        Engine::Gstreamer => Engine::Gstreamer,
-        Engine::Auto | Engine::Ffmpeg | Engine::Noop => Engine::Ffmpeg,
-    };
-    let reason = scenario::why_engine(spec.engine).to_owned();
-    notes.push(format!("{} encodes: {reason}", engine.as_str()));
-    if engine == Engine::Gstreamer {
-        notes.push(gstreamer::needs(encode));
-    }
-    EngineChoice { engine, reason }
-}
-
 /// `number`: which of the job's outputs asks for it.
 fn refused(spec: &JobSpec, number: usize, refusal: Refusal) -> Trouble {
     match refusal {
@@ -243,73 +305,15 @@ fn refused(spec: &JobSpec, number: usize, refusal: Refusal) -> Trouble {
     }
 }
 
-/// Where a job's source is.
-enum Found {
-    Generated,
-    Here(PathBuf, Box<Probed>),
-    Unseen,
-}
-
-async fn source(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> Result<Found, Trouble> {
-    let path = match &encode.source {
-        Source::Generated { .. } => return Ok(Found::Generated),
-        Source::File { path } => PathBuf::from(path),
-        Source::Live { .. } => return Ok(Found::Unseen),
-        Source::Remote { .. } => {
-            notes.push("the input is fetched by a worker: its arguments follow from what is in it".to_owned());
-            return Ok(Found::Unseen);
-        }
-    };
-    if !path.is_file() {
-        notes
-            .push(format!("{} is not on this machine: a worker's arguments follow from what is in it", path.display()));
-        return Ok(Found::Unseen);
-    }
-    let look = async |arguments: Vec<OsString>| {
-        let mut command = Command::new(&args.ffprobe);
-        command.args(arguments);
-        ask(command, &args.ffprobe).await.map_err(|error| {
-            Trouble::new(Exit::Trouble, format!("{} cannot be looked at: {error}", path.display()))
-                .next("Install FFmpeg (Debian's package: ffmpeg), or name its prober with --ffprobe.")
-        })
-    };
-    let unreadable = |error: serde_json::Error| {
-        Trouble::new(Exit::Trouble, format!("{}'s answer cannot be read: {error}", args.ffprobe))
-    };
-    let mut probed = probe::parse(&look(probe::arguments(&path)).await?).map_err(unreadable)?;
-    if probed.is_hdr_unsaid() {
-        probe::add_frame(&mut probed, &look(probe::frame_arguments(&path)).await?).map_err(unreadable)?;
-    }
-    Ok(Found::Here(path, Box::new(probed)))
-}
-
-/// The encoder that would be taken.
-fn chosen(encode: &Encode, tools: &Tools, args: &args::Plan) -> Result<Option<Encoder>, Trouble> {
-    let video = &encode.video;
-    let encoder = plan::choose_encoder(video, |encoder| tools.encoders.contains(&encoder));
-    if video.treatment != Treatment::Encode || encoder.is_some() {
-        return Ok(encoder);
-    }
-    let wish = video.encoder.map_or(video.codec.as_str(), |encoder| encoder.as_str());
-    Err(Trouble::new(Exit::JobRejected, format!("{} has no encoder for {wish}", args.ffmpeg))
-        .next("A worker with such an encoder may have one: `ffpool workers show NAME` lists what it has."))
-}
-
-/// Threads that a worker like this machine would give the job.
-fn threads(spec: &JobSpec) -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
-    spec.resource_limits.max_cpu_percent.map_or(cores, |percent| percent.div_ceil(100)).clamp(1, 64)
-}
-
 fn planned<'a>(
     mut view: View,
     spec: &JobSpec,
     list: &'a [Output],
     encoders: &[Option<Encoder>],
     source: Option<(&Path, &Probed)>,
-    tools: &Tools,
+    place: &Place,
 ) -> Result<View, Trouble> {
-    let threads = threads(spec);
+    let threads = place.threads(spec);
     // A worker writes into a directory of its own first.
     let names: Vec<PathBuf> = list.iter().enumerate().map(|(place, output)| output.file_name(place)).collect();
     let request = |(number, output): (usize, &'a Output)| Request {
@@ -320,24 +324,17 @@ fn planned<'a>(
         output: names[number].as_path(),
         number,
         threads,
-        features: &tools.features,
+        features: &place.features,
         loudness: None,
     };
     let requests: Vec<Request<'_>> = list.iter().enumerate().map(request).collect();
     let told = |Refused { output, refusal }: Refused| refused(spec, list[output].number, refusal);
     let Together { steps, expected } = together(&requests).map_err(told)?;
     let estimate = estimate::together(&requests, threads).map_err(told)?;
-    let (mut warnings, mut notes) = (Vec::new(), view.notes.clone());
-    let limit = spec.resource_limits.memory_mb();
-    if estimate.memory_mb > limit {
-        warnings.push(format!(
-            "about {} MiB of memory is more than the {limit} MiB that the job may use: raise resource_limits.max_memory_mb",
-            estimate.memory_mb
-        ));
-    }
+    let mut notes = view.notes.clone();
     let run = |shared: &Shared| Run::of(shared.step.purpose.as_str(), "ffmpeg", &shared.step.arguments);
     let mut runs: Vec<Run> = steps.iter().map(run).collect();
-    if view.engine.engine == Engine::Gstreamer {
+    if place.is_gstreamer() {
         let by_gstreamer = requests.iter().map(|request| gstreamer::runs(request, source.map(|(path, _)| path)));
         let by_gstreamer: Result<Vec<_>, Refusal> = by_gstreamer.collect();
         runs = by_gstreamer.map_err(|refusal| refused(spec, 0, refusal))?.into_iter().flatten().collect();
@@ -353,7 +350,7 @@ fn planned<'a>(
     for (made, expected) in view.outputs.iter_mut().zip(expected) {
         made.expected = Some(expected);
     }
-    Ok(View { runs, estimate: Some(estimate), warnings, notes, ..view })
+    Ok(View { runs, estimate: Some(estimate), notes, ..view })
 }
 
 /// The run that measures the output, where the job asks for one.
@@ -391,70 +388,12 @@ fn quality_notes(encode: &Encode) -> Vec<String> {
     notes
 }
 
-/// What FFmpeg here has; without one, what an ordinary worker has.
-async fn tools(args: &args::Plan, encode: &Encode, notes: &mut Vec<String>) -> Tools {
-    let lists = async |what: &str| {
-        let mut command = Command::new(&args.ffmpeg);
-        command.args(["-hide_banner", what]);
-        let text = ask(command, &args.ffmpeg).await?;
-        Ok::<Vec<String>, String>(
-            text.lines().filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect(),
-        )
-    };
-    let mut found = match (lists("-encoders").await, lists("-filters").await) {
-        (Ok(encoders), Ok(filters)) => {
-            notes
-                .push(format!("encoders and filters as {} lists them; a worker tries each encoder first", args.ffmpeg));
-            let has = |encoder: &Encoder| encoders.iter().any(|name| name == encoder.as_str());
-            let webp = PictureFormat::Webp.encoder();
-            let webp = encoders.iter().any(|name| name == webp).then(|| webp.to_owned());
-            let features = filters.into_iter().chain(webp).collect();
-            Tools { encoders: Encoder::ALL.iter().copied().filter(has).collect(), features }
-        }
-        (Err(error), _) | (_, Err(error)) => {
-            notes.push(format!("{error}: a worker with every software encoder and filter is assumed"));
-            let is_software = |encoder: &Encoder| !encoder.is_hardware();
-            Tools {
-                encoders: Encoder::ALL.iter().copied().filter(is_software).collect(),
-                features: ["bwdif", "libwebp", "loudnorm", "psnr", "ssim", "subtitles", "tonemap", "zscale"]
-                    .map(str::to_owned)
-                    .into(),
-            }
-        }
-    };
-    let own = [Encode::FEATURE, Encode::OUTPUTS_FEATURE, Encode::SEGMENTS_FEATURE, Encode::PICTURES_FEATURE];
-    found.features.extend(own.map(str::to_owned));
-    let mut lacking: Vec<&str> = std::iter::once(encode).chain(&encode.others).flat_map(Encode::needs).collect();
-    lacking.retain(|need| !found.features.iter().any(|has| has == need));
-    for need in lacking {
-        notes.push(format!("a worker must have the feature `{need}`, which FFmpeg here lacks"));
-        // What measures changes nothing about how the output is made.
-        if Metric::ALL.iter().any(|metric| metric.filter() == need) {
-            found.features.push(need.to_owned());
-        }
-    }
-    found
-}
-
-async fn ask(mut command: Command, program: &str) -> Result<String, String> {
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    match tokio::time::timeout(TOOL, command.output()).await {
-        Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        Ok(Ok(output)) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(format!("`{program}` says {}", said.lines().last().unwrap_or("nothing")))
-        }
-        Ok(Err(error)) => Err(format!("`{program}` cannot be started: {error}")),
-        Err(_) => Err(format!("`{program}` did not end within {} s", TOOL.as_secs())),
-    }
-}
-
 fn people(view: &View, explain: bool) -> String {
     let mut text = String::new();
     for (number, run) in view.runs.iter().enumerate() {
         text += &format!("run {}: {}\n  {} {}\n", number + 1, run.purpose, run.tool, run.arguments.join(" "));
     }
-    let mut rows = Vec::new();
+    let mut rows = vec![("worker", view.worker.clone().unwrap_or_default()), ("input", view.input.told())];
     for made in &view.outputs {
         if let Some(name) = &made.name {
             rows.push(("output", format!("{name}: {}", made.address.as_deref().unwrap_or("named by the worker"))));
@@ -468,13 +407,15 @@ fn people(view: &View, explain: bool) -> String {
         rows.push(("size", known(cost.size_bytes.map(|bytes| format!("about {}", format::bytes(bytes))))));
         rows.push(("scratch", known(cost.disk_mb.map(|mib| format!("about {mib} MiB")))));
     }
+    rows.extend(view.live.iter().flat_map(live::rows));
     text += &output::fields(&rows);
     for warning in &view.warnings {
         text += &format!("! {warning}\n");
     }
     if explain {
         let basis = view.estimate.iter().flat_map(|cost| &cost.basis);
-        for line in view.notes.iter().chain(basis) {
+        let live = view.live.iter().flat_map(|cost| &cost.basis);
+        for line in view.notes.iter().chain(basis).chain(live) {
             text += &format!("- {line}\n");
         }
     } else {

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::args::Submit;
 use super::exit::{Exit, Trouble};
 use super::output::Format;
+use super::progress::Progress;
 use super::{Context, wanted, watch};
 
 /// Somebody waits at the terminal for the connection to RabbitMQ.
@@ -78,9 +79,10 @@ pub(super) fn line(job: &Submitted) -> String {
 async fn post(context: &Context, specs: &[JobSpec]) -> Result<Vec<Submitted>, Trouble> {
     let client = context.client()?;
     let mut submitted = Vec::with_capacity(specs.len());
+    let progress = Progress::of(specs.len(), "jobs submitted");
     for spec in specs {
-        let handing = Handing::of(spec, "POST /v1/jobs", Kind::Client);
-        match client.submit_within(spec, handing.traceparent.as_deref()).await {
+        let handing = Handing::to_api(spec);
+        match progress.step(client.submit_within(spec, handing.traceparent.as_deref())).await {
             Ok((job, _)) => submitted.push(job),
             Err(error) => return Err(partly(error.into(), &submitted)),
         }
@@ -92,10 +94,11 @@ async fn publish(context: &Context, specs: &[JobSpec], args: &Submit) -> Result<
     let encoding = if args.msgpack { Encoding::MessagePack } else { Encoding::Json };
     let producer = producer(context).await?;
     let mut submitted = Vec::with_capacity(specs.len());
+    let progress = Progress::of(specs.len(), "jobs published");
     for spec in specs {
         let spec = named(spec);
-        let handing = Handing::of(&spec, format!("publish {}", exchange(spec.queue)), Kind::Producer);
-        match producer.publish(&spec, encoding, handing.traceparent.as_deref()).await {
+        let handing = Handing::to_broker(&spec);
+        match progress.step(producer.publish(&spec, encoding, handing.traceparent.as_deref())).await {
             // The ledger gives the number when the job's copy reaches it.
             Ok(id) => submitted.push(Submitted { id, number: 0, state: State::Queued }),
             Err(error) => return Err(partly(error.into(), &submitted)),
@@ -132,14 +135,30 @@ pub(super) struct Handing {
 }
 
 impl Handing {
-    pub(super) fn of(spec: &JobSpec, name: impl Into<Cow<'static, str>>, kind: Kind) -> Handing {
+    pub(super) fn to_broker(spec: &JobSpec) -> Handing {
+        let to = exchange(spec.queue);
+        let name = format!("publish {to}");
+        Handing::of(spec, name, |span| {
+            span.kind(Kind::Producer)
+                .with("messaging.system", "rabbitmq")
+                .with("messaging.operation.type", "send")
+                .with("messaging.operation.name", "publish")
+                .with("messaging.destination.name", to)
+        })
+    }
+
+    fn to_api(spec: &JobSpec) -> Handing {
+        Handing::of(spec, "POST /v1/jobs", |span| span.kind(Kind::Client).with("http.request.method", "POST"))
+    }
+
+    fn of(spec: &JobSpec, name: impl Into<Cow<'static, str>>, describe: impl FnOnce(Span) -> Span) -> Handing {
         let received = std::env::var("TRACEPARENT").ok().filter(|text| Trace::parse(text).is_some());
         let span = match received.as_deref().and_then(Trace::parse) {
             Some(caller) => Span::below(caller, name),
             None => Span::first(spec.id, name),
         };
         let traceparent = if traces::are_on() { Some(span.context().to_string()) } else { received };
-        Handing { traceparent, _span: span.kind(kind) }
+        Handing { traceparent, _span: describe(span) }
     }
 }
 

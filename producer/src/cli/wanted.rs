@@ -56,13 +56,15 @@ impl Wanted {
     pub(super) fn overlay(&self, job: Value) -> Value {
         // What is no object is left as it is: parsing says so better.
         let Value::Object(mut fields) = job else { return job };
-        let plain: [(&str, Option<Value>); 13] = [
+        let plain: [(&str, Option<Value>); 15] = [
             ("scenario", self.scenario.as_ref().map(|v| json!(v))),
             ("engine", self.engine.as_ref().map(|v| json!(v))),
             ("queue", self.queue.as_ref().map(|v| json!(v))),
             ("priority", self.priority.as_ref().map(|v| json!(v))),
             ("pool", self.pool.as_ref().map(|v| json!(v))),
             ("input", self.input.as_ref().map(|v| json!(v))),
+            ("input_sha256", self.input_sha256.as_ref().map(|v| json!(v))),
+            ("input_size_bytes", self.input_size_bytes.map(|v| json!(v))),
             ("output", self.to.as_ref().map(|v| json!(v))),
             ("max_retries", self.max_retries.map(|v| json!(v))),
             ("not_before", self.not_before.map(|v| json!(v))),

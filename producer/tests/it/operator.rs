@@ -35,6 +35,15 @@ fn api() -> Scripted {
                 "key": "ffp_0123456789_secret", "name": "app", "prefix": "0123456789", "role": "submitter",
                 "scopes": ["submit"], "tenant": "acme", "state": "valid", "created_at": AT,
             })),
+            "GET /v1/failures?hours=168" => Answer::json(&json!({"hours": 168, "since": AT, "causes": [{
+                "cause": "oom", "attempts": 12, "retried": 9, "dead": 3, "last": AT, "cure": "Raise resource_limits.max_memory_mb.",
+            }]})),
+            "GET /v1/jobs?cause=oom&search=clip+17&limit=50" => {
+                Answer::json(&json!({"items": [], "next": "p2", "searched": {"back_to": AT, "is_all": false}}))
+            }
+            "GET /v1/jobs?cause=oom&search=clip+17&limit=50&cursor=p2" => {
+                Answer::json(&json!({"items": [], "next": null, "searched": {"back_to": null, "is_all": true}}))
+            }
             "GET /v1/keys" => Answer::json(&json!([{
                 "name": "app", "prefix": "0123456789", "role": "submitter", "scopes": ["submit"], "tenant": "acme",
                 "state": "expired", "created_at": AT, "expires_at": AT,
@@ -217,6 +226,19 @@ fn costs_are_shown_with_what_was_not_measured() {
     }
     assert_eq!(json(&ask(0, &["cost", "--by", "label:show", "--output", "json"]))["rows"][0]["core_hours"], 4.0);
     ask(2, &["cost", "--by", "colour"]);
+}
+
+#[test]
+fn failures_are_counted_by_cause_and_a_search_says_how_far_it_looked_and_goes_on_to_the_oldest() {
+    let api = api();
+    let ask = |code: i32, arguments: &[&str]| run(code, ffpool(arguments).env("FFPOOL_API_URL", &api.url));
+    let told = stdout(&ask(0, &["failures", "--hours", "168"]));
+    assert!(told.contains("oom    12        9        3") && told.contains("Raise resource_limits"), "{told}");
+    let search = ["jobs", "list", "--search", "clip 17", "--cause", "oom"];
+    let told = stdout(&ask(0, &search));
+    assert!(told.starts_with("No job fits.\nSearched back to 2026-11-2") && told.contains("--cursor p2"), "{told}");
+    assert_eq!(stdout(&ask(0, &[&search[..], &["--all"]].concat())).trim(), "No job fits.");
+    assert!(stderr(&ask(2, &["jobs", "list", "--cause", "hunger"])).contains("worker_lost"));
 }
 
 #[test]

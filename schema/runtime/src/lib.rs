@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod notify;
 pub mod scenarios;
 pub mod settings;
+pub mod settings_page;
 pub mod stop;
 pub mod telemetry;
 pub mod tls;

@@ -70,7 +70,8 @@ impl VideoCodec {
         match self {
             VideoCodec::H264 => &[Encoder::H264Nvenc, Encoder::H264Qsv, Encoder::H264Vaapi, Encoder::H264Videotoolbox],
             VideoCodec::H265 => &[Encoder::HevcNvenc, Encoder::HevcQsv, Encoder::HevcVaapi, Encoder::HevcVideotoolbox],
-            VideoCodec::Vp8 | VideoCodec::Vp9 => &[],
+            VideoCodec::Vp8 => &[Encoder::Vp8Vaapi],
+            VideoCodec::Vp9 => &[Encoder::Vp9Qsv, Encoder::Vp9Vaapi],
             VideoCodec::Av1 => &[Encoder::Av1Nvenc, Encoder::Av1Qsv, Encoder::Av1Vaapi],
         }
     }
@@ -120,9 +121,12 @@ encoders! {
     Av1Nvenc = "av1_nvenc", Av1, true;
     H264Qsv = "h264_qsv", H264, true;
     HevcQsv = "hevc_qsv", H265, true;
+    Vp9Qsv = "vp9_qsv", Vp9, true;
     Av1Qsv = "av1_qsv", Av1, true;
     H264Vaapi = "h264_vaapi", H264, true;
     HevcVaapi = "hevc_vaapi", H265, true;
+    Vp8Vaapi = "vp8_vaapi", Vp8, true;
+    Vp9Vaapi = "vp9_vaapi", Vp9, true;
     Av1Vaapi = "av1_vaapi", Av1, true;
     H264Videotoolbox = "h264_videotoolbox", H264, true;
     HevcVideotoolbox = "hevc_videotoolbox", H265, true;

@@ -218,6 +218,7 @@ fn bare() -> Ability {
         devices: Vec::new(),
         sandbox: Vec::new(),
         gstreamer: None,
+        lost: Vec::new(),
     }
 }
 

@@ -412,6 +412,18 @@ pub struct Proof {
     pub frames: Option<u64>,
     /// Measured loudness in LUFS, where the job asks for one.
     pub lufs: Option<f64>,
+    /// Measured true peak in dBTP, where the job asks for a loudness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_dbtp: Option<f64>,
+    /// Frames that were taken of the source, where its rate is kept: those that decoded, without the repeated, with the left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_frames: Option<u64>,
+    /// Frames that the tool repeated to keep a rate, where it tells of this output alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeated: Option<u64>,
+    /// Frames that it left out to keep a rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u64>,
 }
 
 /// What the packets of one stream are.

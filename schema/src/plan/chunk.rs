@@ -68,7 +68,8 @@ fn one(request: &Request<'_>, cut: &Cut, zero: Option<Micros>, arguments: &mut A
     let shape = Shape::of(request)?.ok_or_else(no_video)?;
     let encoder = request.encoder.ok_or_else(no_video)?;
     let mut expected = expected::expected(request, Some(&shape), &chosen)?;
-    (expected.duration_secs, expected.video_secs) = (None, None);
+    // How many frames a chunk has is known from the times of its source.
+    (expected.duration_secs, expected.video_secs, expected.source_frames) = (None, None, None);
     arguments.all(["-map", "0:V:0"]);
     arguments.pair("-vf", filters::of_chunk(request, &shape, cut, zero)?);
     video::video(&request.encode.video, encoder, &shape, request.threads, None, arguments);

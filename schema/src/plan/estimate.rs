@@ -5,10 +5,14 @@
 
 use serde::Serialize;
 
+mod live;
+
 use super::shape::is_deep;
 use super::together::Refused;
 use super::{Plan, Purpose, Request, Schedule};
-use crate::encode::{Encoder, RateControl, Treatment};
+use crate::encode::{Encoder, RateControl, Treatment, VideoEncode};
+
+pub use live::{LiveEstimate, Situation, live};
 
 /// Decoding, in megapixels a second and core.
 const DECODE_SPEED: f64 = 150.0;
@@ -55,7 +59,7 @@ pub fn estimate(request: &Request<'_>, plan: &Plan, cores: u32) -> Estimate {
     }
     let wall_secs = secs.zip(megapixels).map(|(secs, total)| wall(request, plan, cores, secs, total, &mut basis));
     let size_bytes = secs.map(|secs| size(request, plan, pixels, pixels * rate, secs, &mut basis));
-    let memory_mb = memory(request, pixels, &mut basis);
+    let memory_mb = memory(&request.encode.video, request.encoder, request.threads, pixels, &mut basis);
     Estimate {
         wall_secs,
         memory_mb,
@@ -158,32 +162,38 @@ fn wall(request: &Request<'_>, plan: &Plan, cores: u32, secs: f64, megapixels: f
 }
 
 fn size(request: &Request<'_>, plan: &Plan, pixels: f64, pixel_rate: f64, secs: f64, basis: &mut Vec<String>) -> u64 {
-    let video = match (request.encode.video.treatment, request.encode.video.rate) {
-        (Treatment::Encode, RateControl::Bitrate { bitrate, .. }) => {
-            basis.push(format!("size: the video's {bitrate} bits per second"));
-            bitrate.0 as f64
-        }
-        (Treatment::Encode, RateControl::Crf { crf, maxrate, .. }) => {
-            let guess = pixel_rate * bits_per_pixel(request.encoder, crf);
-            let capped = maxrate.map_or(guess, |maxrate| guess.min(maxrate.0 as f64));
-            basis.push(format!(
-                "size: {:.3} bits per pixel at crf {crf}, a guess for films; simple pictures take a tenth of it",
-                bits_per_pixel(request.encoder, crf)
-            ));
-            capped
-        }
-        (Treatment::Copy, _) => {
+    let video = match request.encode.video.treatment {
+        Treatment::Encode => encoded_bits(&request.encode.video, request.encoder, pixel_rate, basis),
+        Treatment::Copy => {
             basis.push("size: the source's own".to_owned());
             request.source.and_then(|(_, probed)| probed.video_bitrate.or(probed.probe.bitrate)).unwrap_or(0) as f64
         }
-        (Treatment::Picture, _) => {
+        Treatment::Picture => {
             basis.push(format!("size: {PICTURE_BYTES} bytes for a pixel"));
             return (pixels * PICTURE_BYTES) as u64;
         }
-        (Treatment::Drop, _) => 0.0,
+        Treatment::Drop => 0.0,
     };
     let audio = plan.expected.audio.len() as f64 * request.encode.audio.bitrate.0 as f64;
     ((video + audio) * secs / 8.0 * 1.01) as u64
+}
+
+/// Bits a second of an encoded picture.
+fn encoded_bits(video: &VideoEncode, encoder: Option<Encoder>, pixel_rate: f64, basis: &mut Vec<String>) -> f64 {
+    match video.rate {
+        RateControl::Bitrate { bitrate, .. } => {
+            basis.push(format!("size: the video's {bitrate} bits per second"));
+            bitrate.0 as f64
+        }
+        RateControl::Crf { crf, maxrate, .. } => {
+            let guess = pixel_rate * bits_per_pixel(encoder, crf);
+            basis.push(format!(
+                "size: {:.3} bits per pixel at crf {crf}, a guess for films; simple pictures take a tenth of it",
+                bits_per_pixel(encoder, crf)
+            ));
+            maxrate.map_or(guess, |maxrate| guess.min(maxrate.0 as f64))
+        }
+    }
 }
 
 /// Bits for a pixel of a film. Each 6 steps of CRF halve it.
@@ -192,8 +202,8 @@ fn bits_per_pixel(encoder: Option<Encoder>, crf: u8) -> f64 {
         Some(
             Encoder::Libx265 | Encoder::HevcNvenc | Encoder::HevcQsv | Encoder::HevcVaapi | Encoder::HevcVideotoolbox,
         ) => (28.0, 0.05),
-        Some(Encoder::Libvpx) => (10.0, 0.12),
-        Some(Encoder::LibvpxVp9) => (31.0, 0.055),
+        Some(Encoder::Libvpx | Encoder::Vp8Vaapi) => (10.0, 0.12),
+        Some(Encoder::LibvpxVp9 | Encoder::Vp9Qsv | Encoder::Vp9Vaapi) => (31.0, 0.055),
         Some(Encoder::Libsvtav1 | Encoder::LibaomAv1 | Encoder::Av1Nvenc | Encoder::Av1Qsv | Encoder::Av1Vaapi) => {
             (35.0, 0.04)
         }
@@ -205,22 +215,21 @@ fn bits_per_pixel(encoder: Option<Encoder>, crf: u8) -> f64 {
     at * 2f64.powf((usual - f64::from(crf)) / 6.0)
 }
 
-fn memory(request: &Request<'_>, pixels: f64, basis: &mut Vec<String>) -> u64 {
+fn memory(video: &VideoEncode, encoder: Option<Encoder>, threads: u32, pixels: f64, basis: &mut Vec<String>) -> u64 {
     // Three planes make a sample and a half for each pixel, in one byte or two.
-    let is_deep = is_deep(request.encode.video.pixel_format);
+    let is_deep = is_deep(video.pixel_format);
     let frame_mb = pixels * if is_deep { 3.0 } else { 1.5 } / 1e6;
-    let frames = match request.encoder {
+    let frames = match encoder {
         // Measured at 1080p, medium: 441 MB with one thread, 544 with four, 830 with sixteen.
-        Some(Encoder::Libx264) => 120.0 + 8.0 * f64::from(request.threads),
-        Some(Encoder::Libx265) => 160.0 + 10.0 * f64::from(request.threads),
+        Some(Encoder::Libx264) => 120.0 + 8.0 * f64::from(threads),
+        Some(Encoder::Libx265) => 160.0 + 10.0 * f64::from(threads),
         Some(Encoder::Libsvtav1) => 250.0,
         Some(Encoder::LibaomAv1) => 120.0,
         Some(Encoder::Libvpx | Encoder::LibvpxVp9) => 60.0,
         Some(_) | None => 16.0,
     };
     basis.push(format!(
-        "memory: {BASE_MB} MiB and {frames:.0} frames of {frame_mb:.1} MB in look-ahead and {} threads",
-        request.threads
+        "memory: {BASE_MB} MiB and {frames:.0} frames of {frame_mb:.1} MB in look-ahead and {threads} threads"
     ));
     (BASE_MB + frames * frame_mb) as u64
 }
@@ -252,9 +261,12 @@ fn speed(encoder: Encoder, preset: Option<&str>) -> f64 {
         | Encoder::Av1Nvenc
         | Encoder::H264Qsv
         | Encoder::HevcQsv
+        | Encoder::Vp9Qsv
         | Encoder::Av1Qsv
         | Encoder::H264Vaapi
         | Encoder::HevcVaapi
+        | Encoder::Vp8Vaapi
+        | Encoder::Vp9Vaapi
         | Encoder::Av1Vaapi
         | Encoder::H264Videotoolbox
         | Encoder::HevcVideotoolbox => [150.0; 10],

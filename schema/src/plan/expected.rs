@@ -38,8 +38,39 @@ pub struct Expected {
     /// The pictures that it has, where it is a set of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pictures: Option<Schedule>,
+    /// The frames of the source that it must have, where the source's rate is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_frames: Option<SourceFrames>,
     /// The longest frame of source or output in seconds: how exact a length can be.
     pub frame_secs: f64,
+    /// By how much the source's sound may be shorter than its container says, in seconds.
+    pub sound_slack_secs: f64,
+}
+
+/// How many frames of its source's video an output takes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct SourceFrames {
+    /// As many as the source says: its container counts them, or its length and its rate tell. Absent: it does not say.
+    pub said: Option<f64>,
+    /// Whether its container counts them, each one.
+    pub is_counted: bool,
+    /// Whether all of it is taken.
+    pub is_all: bool,
+}
+
+/// Length in seconds of a packet of sound, and of what a decoder leaves out at the beginning at most: two packets.
+/// Source: the codecs' own; of codecs that leave it open, what is usual.
+#[must_use]
+pub fn sound_packet_secs(codec: &str, rate: Option<u32>) -> f64 {
+    let rate = f64::from(rate.filter(|rate| *rate > 0).unwrap_or(48_000));
+    match codec {
+        "aac" => 1024.0 / rate,
+        "mp3" if rate < 32_000.0 => 576.0 / rate,
+        "mp3" | "mp2" => 1152.0 / rate,
+        "ac3" | "eac3" => 1536.0 / rate,
+        "opus" => 0.02,
+        _ => 0.1,
+    }
 }
 
 /// What the video must be.
@@ -96,7 +127,9 @@ pub(super) fn expected(request: &Request<'_>, shape: Option<&Shape>, chosen: &Ch
         duration_secs,
         video_secs: video_secs(request),
         audio_lag_secs: lag(request, chosen, &audio),
+        source_frames: source_frames(request),
         frame_secs: slowest.map(|fps| 1.0 / fps).fold(0.0, f64::max),
+        sound_slack_secs: sound_slack(request, chosen),
         audio,
     })
 }
@@ -235,6 +268,31 @@ fn video_secs(request: &Request<'_>) -> Option<[f64; 2]> {
     let ends = probed.video_end.map_or(begins + said, |end| end - zero);
     let (least, most) = (within(ends - start) - late, within((begins + said).max(ends) - start));
     (least > 0.0).then_some([least, most])
+}
+
+/// The frames of the source that are taken, where they come out as they are.
+fn source_frames(request: &Request<'_>) -> Option<SourceFrames> {
+    let (encode, (_, probed)) = (request.encode, request.source?);
+    if encode.video.treatment != Treatment::Encode || encode.video.fps.is_some() {
+        return None;
+    }
+    let is_all = encode.start_secs.is_none() && encode.duration_secs.is_none();
+    let counted = probed.frames.filter(|_| is_all).map(|frames| frames as f64);
+    let reckoned = || Some(video_secs(request)?[0] * probed.rate?.as_f64());
+    Some(SourceFrames { said: counted.or_else(reckoned), is_counted: counted.is_some(), is_all })
+}
+
+/// What a decoder may leave out at the beginning of the sound that is taken, in seconds.
+fn sound_slack(request: &Request<'_>, chosen: &Chosen) -> f64 {
+    let Some((_, probed)) = request.source else { return 0.0 };
+    let taken = chosen.audio.iter().filter_map(|number| probed.audio.get(*number));
+    // What is kept sample by sample has nothing in front of it.
+    let is_exact =
+        |audio: &&AudioProbe| audio.codec.starts_with("pcm_") || audio.codec == "flac" || audio.codec == "alac";
+    taken
+        .filter(|audio| !is_exact(audio))
+        .map(|audio| 2.0 * sound_packet_secs(&audio.codec, audio.sample_rate))
+        .fold(0.0, f64::max)
 }
 
 /// How much later the source's audio ends than its video, where both are taken to their ends.

@@ -6,9 +6,7 @@
 use std::path::PathBuf;
 
 use super::{Refusal, shape};
-use crate::encode::{
-    AudioChoice, Bitrate, Container, Encode, Fps, Keep, Ladder, RateControl, Resolution, Rung, VideoCodec,
-};
+use crate::encode::{AudioChoice, Bitrate, Container, Encode, Fps, Keep, Ladder, Resolution, Rung, VideoCodec};
 use crate::probe::Probed;
 
 /// The usual rungs with their rates in H.264 up to 30 frames a second, largest first.
@@ -176,7 +174,7 @@ impl Picture {
             let bitrate = stepped(self.usual(rung.size, encode.video.codec) * factor);
             let mut output = rung_of(encode, *rung);
             output.encode.video.size = fits(*turned).then_some(*turned);
-            set_rate(&mut output.encode, bitrate);
+            output.encode.video.rate = output.encode.video.rate.of_rung(bitrate);
             reasons.push(format!("{}: {}", rung.name(), self.why(bitrate, factor, fits(*turned))));
             list.push(output);
         }
@@ -197,7 +195,7 @@ impl Picture {
         let mut output = rung_of(encode, rung);
         let usual = || stepped(self.usual(rung.size, encode.video.codec));
         let bitrate = rung.bitrate.unwrap_or_else(usual);
-        set_rate(&mut output.encode, bitrate);
+        output.encode.video.rate = output.encode.video.rate.of_rung(bitrate);
         let why = if rung.bitrate.is_some() { "asked for" } else { "the usual rate" };
         reasons.push(format!("{}: asked for, {bitrate} bits per second: {why}", rung.name()));
         output
@@ -349,18 +347,10 @@ fn rung_of(encode: &Encode, rung: Rung) -> Output {
     Output { name: None, number: 0, rung: Some(rung.name()), encode, renditions: Vec::new() }
 }
 
-/// An average of this; with constant quality the most that it may take.
-fn set_rate(encode: &mut Encode, bitrate: Bitrate) {
-    encode.video.rate = match encode.video.rate {
-        RateControl::Crf { crf, .. } => RateControl::Crf { crf, maxrate: Some(bitrate), bufsize: None },
-        RateControl::Bitrate { .. } => RateControl::Bitrate { bitrate, maxrate: None, bufsize: None },
-    };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::Fit;
+    use crate::encode::{Fit, RateControl};
     use crate::job::{JobSpec, Parameters};
     use crate::message::{Probe, VideoProbe};
     use crate::scenario::resolve;

@@ -23,9 +23,9 @@ use crate::live::{LiveAddress, Protocol};
 /// Seconds between key frames of a job that does not say.
 const GOP_SECS: u32 = 2;
 /// Seconds of one segment of a live playlist.
-const SEGMENT_SECS: u32 = 4;
+pub(super) const SEGMENT_SECS: u32 = 4;
 /// Segments that a live playlist names.
-const SEGMENTS: u32 = 10;
+pub(super) const SEGMENTS: u32 = 10;
 /// How much of a source may be looked at before it is taken, in microseconds.
 const ANALYZE_US: u32 = 3_000_000;
 /// Packets that wait for a sink that is slow; then it loses some.

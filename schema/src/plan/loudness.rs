@@ -81,9 +81,37 @@ pub(super) fn measurement(request: &Request<'_>, chosen: &Chosen) -> Vec<OsStrin
     audio_source(request, chosen, &format!("{}:print_format=json", target(wish, RANGE_LU)))
 }
 
-/// The filter that measures a finished output.
-pub(super) fn check(wish: Loudness) -> String {
-    format!("{}:print_format=json", target(wish, RANGE_LU))
+/// The filter that measures a finished output: by another meter than the one that corrected it, and in a third of its time.
+pub(super) const CHECK: &str = "ebur128=peak=true:framelog=verbose";
+
+/// What the full decode of an output heard.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heard {
+    /// Integrated loudness in LUFS.
+    pub lufs: f64,
+    /// Highest true peak in dBTP.
+    pub peak_dbtp: f64,
+}
+
+impl Heard {
+    /// Reads it from the tool's log: the last summary in it. `None`: it holds none, or one of silence.
+    #[must_use]
+    pub fn parse<'a>(log: impl DoubleEndedIterator<Item = &'a str>) -> Option<Heard> {
+        let (mut lufs, mut peak_dbtp) = (None, None);
+        // From its end: each stands once in a summary.
+        for line in log.rev() {
+            let value = |name: &str, unit: &str| {
+                let number = line.trim().strip_prefix(name)?.trim().strip_suffix(unit)?.trim().parse::<f64>().ok()?;
+                number.is_finite().then_some(number)
+            };
+            peak_dbtp = peak_dbtp.or_else(|| value("Peak:", "dBFS"));
+            lufs = lufs.or_else(|| value("I:", "LUFS"));
+            if line.trim_end().ends_with("Summary:") {
+                break;
+            }
+        }
+        Some(Heard { lufs: lufs?, peak_dbtp: peak_dbtp? })
+    }
 }
 
 fn target(wish: Loudness, range: f64) -> String {
@@ -108,4 +136,24 @@ pub(super) fn correction(request: &Request<'_>) -> Result<String, Refusal> {
         found.gate_lufs,
         found.offset_lu
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUMMARY: &str = "[Parsed_ebur128_0 @ 0x562f] [info] Summary:\n\n  Integrated loudness:\n    I:         -21.9 LUFS\n\
+        \x20   Threshold: -31.8 LUFS\n\n  Loudness range:\n    LRA:         0.0 LU\n    Threshold: -41.8 LUFS\n\n\
+        \x20 True peak:\n    Peak:      -12.8 dBFS";
+
+    #[test]
+    fn the_last_summary_of_a_decode_is_read() {
+        let before = SUMMARY.replace("-21.9", "-5.0").replace("-12.8", "1.0");
+        let log = format!("{before}\n[info] video:115kB\n{SUMMARY}\n");
+        assert_eq!(Heard::parse(log.lines()), Some(Heard { lufs: -21.9, peak_dbtp: -12.8 }));
+        for (number, silent) in [("-12.8", "-inf"), ("-21.9", "nan"), ("Peak:", "Peek:")] {
+            assert_eq!(Heard::parse(SUMMARY.replace(number, silent).lines()), None, "{silent}");
+        }
+        assert_eq!(Heard::parse("I: -3.0 LUFS".lines()), None);
+    }
 }

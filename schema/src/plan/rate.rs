@@ -49,6 +49,19 @@ pub(super) fn rate(rate: RateControl, encoder: Encoder, arguments: &mut Argument
     }
 }
 
+/// The worst quality of NVENC and Quick Sync.
+const DEVICE_QUALITY_MOST: u8 = 51;
+
+/// A CRF from 0 to 63 on a scale from 1 to `most`.
+fn scaled(crf: u8, most: u32) -> u32 {
+    (u32::from(crf.min(63)) * most / 63).max(1)
+}
+
+fn constant_quantiser(index: u32, arguments: &mut Arguments) {
+    arguments.pair("-rc_mode", "CQP");
+    arguments.pair("-global_quality", index);
+}
+
 fn quality(crf: u8, maxrate: Option<Bitrate>, encoder: Encoder, arguments: &mut Arguments) {
     match encoder {
         Encoder::Libx264 | Encoder::Libx265 | Encoder::Libsvtav1 => arguments.pair("-crf", crf),
@@ -64,17 +77,20 @@ fn quality(crf: u8, maxrate: Option<Bitrate>, encoder: Encoder, arguments: &mut 
         }
         Encoder::H264Nvenc | Encoder::HevcNvenc | Encoder::Av1Nvenc => {
             arguments.pair("-rc", "vbr");
-            arguments.pair("-cq", crf);
+            // 0 leaves the quality to it. AV1 has no more than the others.
+            arguments.pair("-cq", crf.clamp(1, DEVICE_QUALITY_MOST));
             arguments.pair("-b:v", 0);
         }
-        Encoder::H264Qsv
-        | Encoder::HevcQsv
-        | Encoder::Av1Qsv
-        | Encoder::H264Vaapi
-        | Encoder::HevcVaapi
-        | Encoder::Av1Vaapi => {
-            arguments.pair("-global_quality", crf.max(1));
+        // Intelligent constant quality, from 1 to 51 whatever the codec.
+        Encoder::H264Qsv | Encoder::HevcQsv => arguments.pair("-global_quality", crf.max(1)),
+        Encoder::Vp9Qsv | Encoder::Av1Qsv => {
+            arguments.pair("-global_quality", scaled(crf, u32::from(DEVICE_QUALITY_MOST)));
         }
+        // Where the driver has no intelligent constant quality FFmpeg takes a constant quantiser, on the same scale.
+        Encoder::H264Vaapi | Encoder::HevcVaapi => arguments.pair("-global_quality", crf.max(1)),
+        // Here the two have scales of their own: one is named, and has the codec's own quantisers.
+        Encoder::Vp8Vaapi => constant_quantiser(scaled(crf, 127), arguments),
+        Encoder::Vp9Vaapi | Encoder::Av1Vaapi => constant_quantiser(scaled(crf, 255), arguments),
         Encoder::H264Videotoolbox | Encoder::HevcVideotoolbox => {
             // Its scale runs the other way, from 1 to 100.
             arguments.pair("-q:v", (100 - u32::from(crf.min(51)) * 2).max(1));

@@ -86,7 +86,10 @@ impl Search {
     pub fn new(aim: Aim, encoder: Encoder, usual: u8) -> Search {
         let (lowest, highest) = match encoder {
             Encoder::Libvpx => (4, 63),
-            Encoder::LibvpxVp9 | Encoder::Libsvtav1 | Encoder::LibaomAv1 => (6, 63),
+            Encoder::Vp8Vaapi => (4, 63),
+            Encoder::LibvpxVp9 | Encoder::Libsvtav1 | Encoder::LibaomAv1 | Encoder::Vp9Qsv | Encoder::Vp9Vaapi => {
+                (6, 63)
+            }
             Encoder::Libx264
             | Encoder::Libx265
             | Encoder::H264Nvenc

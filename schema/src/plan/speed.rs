@@ -52,12 +52,14 @@ pub(super) fn speed(
         Encoder::H264Nvenc | Encoder::HevcNvenc | Encoder::Av1Nvenc => {
             arguments.pair("-preset", nvenc_preset(preset));
         }
-        Encoder::H264Qsv | Encoder::HevcQsv | Encoder::Av1Qsv => {
-            let named = preset.filter(|name| *name != "ultrafast" && *name != "superfast" && *name != "placebo");
-            arguments.pair("-preset", named.unwrap_or(if preset == Some("placebo") { "veryslow" } else { "veryfast" }));
+        Encoder::H264Qsv | Encoder::HevcQsv | Encoder::Vp9Qsv | Encoder::Av1Qsv => {
+            arguments.pair("-preset", qsv_preset(preset));
         }
+        // They have none that every driver knows.
         Encoder::H264Vaapi
         | Encoder::HevcVaapi
+        | Encoder::Vp8Vaapi
+        | Encoder::Vp9Vaapi
         | Encoder::Av1Vaapi
         | Encoder::H264Videotoolbox
         | Encoder::HevcVideotoolbox => {}
@@ -106,6 +108,16 @@ fn aom_speed(preset: Option<&str>) -> u8 {
         Some("faster" | "veryfast") => 6,
         Some("superfast" | "ultrafast") => 8,
         Some(_) | None => 4,
+    }
+}
+
+/// From `veryfast` to `veryslow` they have the same names.
+fn qsv_preset(preset: Option<&str>) -> &str {
+    match preset {
+        None => "medium",
+        Some("ultrafast" | "superfast") => "veryfast",
+        Some("placebo") => "veryslow",
+        Some(named) => named,
     }
 }
 

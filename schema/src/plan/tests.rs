@@ -206,7 +206,44 @@ fn each_encoder_is_spoken_to_in_its_own_words() {
         // They take no peak without an average.
         has(&planned(&capped, encoder, Some(&probed())).0, "-crf 31 -b:v 2000000 -maxrate 2000000 -bufsize 4000000");
     }
-    has(&planned(&wish, Encoder::H264Nvenc, Some(&probed())).0, "-preset p3");
+}
+
+#[test]
+fn devices_are_asked_in_their_encoders_own_words() {
+    let mut wish = encode(file(), Container::Mkv);
+    let crf = |crf| RateControl::Crf { crf, maxrate: None, bufsize: None };
+    // Of CRF and preset: FFmpeg's options, and the pixels that go in.
+    for (encoder, quality, preset, parts) in [
+        (Encoder::H264Nvenc, 23, Some("fast"), "-preset p3 -rc vbr -cq 23 -b:v 0 -g 60 -forced-idr 1"),
+        (Encoder::HevcNvenc, 0, None, "-preset p4 -rc vbr -cq 1 -b:v 0 -g 60 -forced-idr 1"),
+        (Encoder::Av1Nvenc, 60, Some("p7"), "-preset p7 -rc vbr -cq 51 -b:v 0 -g 60 -forced-idr 1"),
+        (Encoder::H264Qsv, 23, None, "-preset medium -global_quality 23 -g 60 -forced_idr 1"),
+        (Encoder::HevcQsv, 0, Some("ultrafast"), "-preset veryfast -global_quality 1 -g 60 -forced_idr 1"),
+        (Encoder::Vp9Qsv, 31, Some("placebo"), "-preset veryslow -global_quality 25 -g 60 -forced_idr 1"),
+        (Encoder::Av1Qsv, 63, Some("slower"), "-preset slower -global_quality 51 -g 60 -forced_idr 1"),
+        (Encoder::H264Vaapi, 23, None, "-c:v h264_vaapi -global_quality 23 -g 60 -threads 2"),
+        (Encoder::HevcVaapi, 0, Some("slow"), "-c:v hevc_vaapi -global_quality 1 -g 60 -threads 2"),
+        (Encoder::Vp8Vaapi, 10, None, "-c:v vp8_vaapi -rc_mode CQP -global_quality 20 -g 60 -threads 2"),
+        (Encoder::Vp9Vaapi, 31, None, "-c:v vp9_vaapi -rc_mode CQP -global_quality 125 -g 60 -threads 2"),
+        (Encoder::Av1Vaapi, 63, None, "-c:v av1_vaapi -rc_mode CQP -global_quality 255 -g 60 -threads 2"),
+        (Encoder::H264Videotoolbox, 23, None, "-c:v h264_videotoolbox -q:v 54 -g 60 -threads 2"),
+    ] {
+        (wish.video.codec, wish.video.rate) = (encoder.codec(), crf(quality));
+        wish.video.preset = preset.map(str::to_owned);
+        let (arguments, _) = planned(&wish, encoder, Some(&probed()));
+        has(&arguments, parts);
+        let upload = if encoder.as_str().ends_with("_vaapi") { ",format=nv12,hwupload " } else { ",format=nv12 " };
+        assert!(arguments.contains(upload), "{arguments}");
+        // An average with its bounds is asked for in the same words of all.
+        wish.video.rate = RateControl::Bitrate { bitrate: Bitrate(2_000_000), maxrate: None, bufsize: None };
+        let (arguments, _) = planned(&wish, encoder, Some(&probed()));
+        has(&arguments, "-b:v 2000000 -maxrate 3000000 -bufsize 4000000 -g 60");
+        assert!(!arguments.contains("quality") && !arguments.contains("-rc"), "{arguments}");
+    }
+    // What a trial runs is made of the same.
+    let trial = text(&trial_arguments(Encoder::Vp9Vaapi, "vaapi:129".parse().ok()));
+    has(&trial, "-vaapi_device /dev/dri/renderD129");
+    has(&trial, "-frames:v 1 -vf format=nv12,hwupload -c:v vp9_vaapi -rc_mode CQP -global_quality 121");
 }
 
 #[test]

@@ -7,17 +7,20 @@ use std::path::Path;
 
 use super::arguments::{Arguments, COMMON, READ_ONLY_FILES, READ_PRESENTATIONS, file_argument};
 use super::shape::Shape;
-use super::{Expected, filters, loudness, video};
+use super::streams::{self, Chosen};
+use super::{Expected, Refusal, Request, filters, head, loudness, trim, video};
 use crate::device::Device;
-use crate::encode::{Deinterlace, Encoder, Fit, Hdr, PictureFormat, PixelFormat, RateControl, Treatment, VideoEncode};
+use crate::encode::{
+    AudioChoice, Deinterlace, Encoder, Fit, Hdr, PictureFormat, PixelFormat, RateControl, Treatment, VideoEncode,
+};
 
 /// Arguments of a full decode of a finished file, every error fatal. Where a loudness was asked for, it is measured too.
 #[must_use]
 pub fn decode_arguments(file: &Path, expected: &Expected, threads: u32) -> Vec<OsString> {
     let mut arguments = Arguments::default();
     arguments.all(COMMON);
-    let loudness = expected.audio.iter().find_map(|audio| audio.loudness);
-    if loudness.is_some() {
+    let is_heard = expected.audio.iter().any(|audio| audio.loudness.is_some());
+    if is_heard {
         arguments.all(["-loglevel", "level+info"]);
     }
     arguments.pair("-threads", threads);
@@ -34,8 +37,8 @@ pub fn decode_arguments(file: &Path, expected: &Expected, threads: u32) -> Vec<O
     if !expected.audio.is_empty() {
         arguments.all(["-map", "0:a"]);
     }
-    if let Some(wish) = loudness {
-        arguments.pair("-af", loudness::check(wish));
+    if is_heard {
+        arguments.pair("-af", loudness::CHECK);
     }
     arguments.all(["-fps_mode", "passthrough", "-f", "null", "-"]);
     arguments.list
@@ -57,6 +60,33 @@ pub fn source_decode_arguments(file: &Path, audio: usize, threads: u32) -> Vec<O
     arguments.list
 }
 
+/// Arguments that decode what an output takes of its source's video, every error fatal, and count its frames. Its other streams are
+/// read too, because what begins first sets the clock of some formats.
+///
+/// # Errors
+/// When the source does not have what is asked for.
+pub fn taken_decode_arguments(request: &Request<'_>) -> Result<Vec<OsString>, Refusal> {
+    let chosen = Chosen::of(request)?;
+    let mut arguments = head(request);
+    let left = streams::inputs_of_one(request, Shape::of(request)?.as_ref(), &mut arguments);
+    arguments.all(["-map", "0:V:0"]);
+    for number in &chosen.audio {
+        arguments.pair("-map", format!("0:a:{number}"));
+    }
+    if request.encode.audio.codec == AudioChoice::Copy {
+        arguments.all(["-c:a", "copy"]);
+    }
+    trim(request, left, &mut arguments);
+    arguments.all(["-fps_mode", "passthrough", "-f", "null", "-"]);
+    Ok(arguments.list)
+}
+
+/// ffprobe's arguments for one line for each packet of a source: its stream, its times, and whether its frame is shown.
+#[must_use]
+pub fn source_packet_arguments(file: &Path) -> Vec<OsString> {
+    entries(file, READ_ONLY_FILES, "packet=stream_index,pts_time,dts_time,duration_time,flags")
+}
+
 /// ffprobe's arguments for one line for each packet: its stream, its times, its size.
 #[must_use]
 pub fn packet_arguments(file: &Path) -> Vec<OsString> {
@@ -64,10 +94,14 @@ pub fn packet_arguments(file: &Path) -> Vec<OsString> {
 }
 
 fn packets(file: &Path, how: [&str; 4]) -> Vec<OsString> {
+    entries(file, how, "packet=stream_index,pts_time,dts_time,duration_time,size")
+}
+
+fn entries(file: &Path, how: [&str; 4], which: &str) -> Vec<OsString> {
     let mut arguments = Arguments::default();
     arguments.all(["-hide_banner", "-loglevel", "level+error"]);
     arguments.all(how);
-    arguments.all(["-show_entries", "packet=stream_index,pts_time,dts_time,duration_time,size"]);
+    arguments.all(["-show_entries", which]);
     arguments.all(["-of", "compact=p=0", "-i"]);
     arguments.list.push(file_argument(file));
     arguments.list

@@ -13,7 +13,7 @@ use crate::probe::{Colors, Mastering};
 const GOP_SECS: f64 = 2.0;
 
 pub(super) fn is_vaapi(encoder: Encoder) -> bool {
-    matches!(encoder, Encoder::H264Vaapi | Encoder::HevcVaapi | Encoder::Av1Vaapi)
+    encoder.family() == Some(Family::Vaapi)
 }
 
 /// One of two passes.
@@ -67,6 +67,12 @@ pub(super) fn video(
         arguments.pair("-passlogfile", &pass.file);
     }
     arguments.pair("-g", gop(video, shape.rate()));
+    match encoder.family() {
+        // Without it a key frame that is asked for, where a segment begins, is one that later frames may look past.
+        Some(Family::Nvenc) => arguments.pair("-forced-idr", 1),
+        Some(Family::Qsv) => arguments.pair("-forced_idr", 1),
+        Some(Family::Vaapi | Family::Videotoolbox) | None => {}
+    }
     colors(shape, arguments);
     arguments.pair("-threads", threads);
 }

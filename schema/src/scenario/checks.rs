@@ -18,6 +18,7 @@ pub fn check(spec: &JobSpec, faults: &mut Vec<Fault>) {
         live::none_of_it(spec, faults);
         check_ordinary(spec, faults);
     }
+    stated_input(spec, faults);
     engine::check(spec, faults);
 }
 
@@ -34,6 +35,39 @@ pub(super) fn check_ordinary(spec: &JobSpec, faults: &mut Vec<Fault>) {
         checks.encode(spec);
         outputs::check(spec, faults);
     }
+}
+
+/// What a job says that its input is.
+fn stated_input(spec: &JobSpec, faults: &mut Vec<Fault>) {
+    const FIELDS: [&str; 2] = ["input_sha256", "input_size_bytes"];
+    let location = spec.input.as_deref().map(|address| Location::parse(address, Use::Input));
+    // An input that cannot be read has its own fault.
+    let is_unread = faults.iter().any(|fault| matches!(fault.path.as_str(), "input" | "parameters.input"));
+    let why = match &location {
+        None if is_unread => None,
+        None => Some("says what the input is, and the job has none: give `input`, or leave this out"),
+        Some(Ok(Location::Live(_))) => Some("has no meaning: a live source has neither a size nor a checksum"),
+        Some(Ok(Location::File(_) | Location::Object(_) | Location::Web(_)) | Err(_)) => None,
+    };
+    let given = [spec.input_sha256.is_some(), spec.input_size_bytes.is_some()];
+    let given = FIELDS.into_iter().zip(given).filter_map(|(field, is_given)| is_given.then_some(field));
+    faults.extend(given.filter_map(|field| Some(Fault::new(field, "contradiction", format!("`{field}` {}", why?)))));
+
+    let Some(bytes) = spec.input_size_bytes else { return };
+    let most = JobSpec::MAX_INPUT_BYTES;
+    let disk_mb = spec.resource_limits.disk_mb();
+    let is_fetched = matches!(location, Some(Ok(Location::Object(_) | Location::Web(_))));
+    let message = if !(1..=most).contains(&bytes) {
+        format!("{bytes} is not between 1 and {most} bytes")
+    } else if is_fetched && bytes > disk_mb.saturating_mul(1 << 20) {
+        format!(
+            "{bytes} bytes are more than the {disk_mb} MiB that an attempt may store, into which the input is fetched: raise \
+             resource_limits.max_disk_mb"
+        )
+    } else {
+        return;
+    };
+    faults.push(Fault::new("input_size_bytes", "out_of_range", message));
 }
 
 pub(super) struct Checks<'f> {
@@ -307,6 +341,7 @@ fn tunes(codec: CodecChoice) -> &'static [&'static str] {
 fn pixel_formats(codec: CodecChoice) -> &'static [PixelFormat] {
     use PixelFormat::{P010le, Yuv420p, Yuv420p10le, Yuv422p, Yuv422p10le, Yuv444p, Yuv444p10le};
     match codec {
+        CodecChoice::Encoder(Encoder::Vp8Vaapi) => &[Yuv420p],
         CodecChoice::Encoder(encoder) if encoder.is_hardware() => &[Yuv420p, P010le],
         CodecChoice::Encoder(Encoder::Libsvtav1) | CodecChoice::Codec(VideoCodec::Av1) => &[Yuv420p, Yuv420p10le],
         CodecChoice::Codec(VideoCodec::Vp8) | CodecChoice::Encoder(Encoder::Libvpx) => &[Yuv420p],

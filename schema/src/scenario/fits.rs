@@ -41,6 +41,10 @@ pub fn fits(spec: &JobSpec, encode: Option<&Encode>, ability: &Ability) -> Resul
     if let Some(location) = input.filter(|location| !location.is_served_by(&ability.stores)) {
         need("input", format!("no worker here serves {location}"));
     }
+    let stated = [("input_sha256", spec.input_sha256.is_some()), ("input_size_bytes", spec.input_size_bytes.is_some())];
+    for (field, _) in stated.into_iter().filter(|(_, is_given)| *is_given && !ability.has(JobSpec::CHECKS_INPUT)) {
+        need(field, "no worker here holds an input against it: they are of an older version".to_owned());
+    }
     if spec.piece.is_some() || spec.checkpoint == Checkpoint::Require {
         if !ability.has(Piece::FEATURE) {
             need("checkpoint", "no worker here makes chunks".to_owned());
@@ -71,13 +75,21 @@ pub(super) fn lacks_store(spec: &JobSpec, ability: &Ability) -> Option<Fault> {
 
 pub(super) fn lacks_encoder(spec: &JobSpec, encode: &Encode, ability: &Ability) -> Option<String> {
     let has = |encoder: &Encoder| ability.encoders.iter().any(|name| name == encoder.as_str());
-    if encode.video.candidates().iter().any(has) {
+    if encode.candidates().iter().any(has) {
         return None;
     }
     let codec = encode.video.codec;
+    let has_device = || codec.hardware_encoders().iter().any(has);
     match encode.video.encoder {
         Some(_) if spec.parameters.hw == Some(HardwarePolicy::Prefer) && codec.encoders().iter().any(has) => None,
         Some(encoder) => Some(format!("no worker here has a working encoder {encoder}")),
+        None if encode.video.hw == Some(HardwarePolicy::Require) && has_device() => {
+            let cure = if encode.ladder.is_some() { "leave `crf` out" } else { "give `bitrate` instead of `crf`" };
+            let codec = codec.as_str();
+            Some(format!(
+                "no device of a worker here bounds the constant quality of {codec}: {cure}, or allow software with `prefer`"
+            ))
+        }
         None if encode.video.hw == Some(HardwarePolicy::Require) => {
             Some(format!("no worker here has a device that encodes {}: allow software with `prefer`", codec.as_str()))
         }

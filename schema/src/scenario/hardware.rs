@@ -3,12 +3,12 @@
 //! Invariant: a job that requires a device asks for nothing that no device does; one that only prefers a device and asks for
 //! such a thing is made in software.
 
-use super::wishes::Wishes;
-use crate::encode::{CodecChoice, PixelFormat};
+use super::wishes::{Wishes, is_deep};
+use crate::encode::{CodecChoice, PixelFormat, VideoCodec};
 use crate::job::{HardwarePolicy, Parameters};
 
 /// What devices cannot do, of what is asked for: the field, and what would do.
-fn beyond(p: &Parameters) -> Vec<(&'static str, String)> {
+fn beyond(p: &Parameters, codec: VideoCodec) -> Vec<(&'static str, String)> {
     let mut beyond = Vec::new();
     for (field, is_given) in [
         ("tune", p.tune.is_some()),
@@ -27,6 +27,8 @@ fn beyond(p: &Parameters) -> Vec<(&'static str, String)> {
     ) = p.pixel_format
     {
         beyond.push(("pixel_format", format!("devices make yuv420p and yuv420p10le, not {format}")));
+    } else if codec == VideoCodec::H264 && p.pixel_format.is_some_and(is_deep) {
+        beyond.push(("pixel_format", "devices make H.264 in 8 bits".to_owned()));
     }
     beyond
 }
@@ -35,8 +37,7 @@ fn beyond(p: &Parameters) -> Vec<(&'static str, String)> {
 pub(super) fn policy(p: &Parameters, codec: CodecChoice) -> Option<HardwarePolicy> {
     match (codec, p.hw) {
         (CodecChoice::Codec(codec), Some(HardwarePolicy::Prefer)) => {
-            let can = !codec.hardware_encoders().is_empty() && beyond(p).is_empty();
-            can.then_some(HardwarePolicy::Prefer)
+            beyond(p, codec).is_empty().then_some(HardwarePolicy::Prefer)
         }
         (CodecChoice::Codec(_), Some(HardwarePolicy::Require)) => Some(HardwarePolicy::Require),
         (CodecChoice::Codec(_), Some(HardwarePolicy::Forbid) | None)
@@ -49,12 +50,19 @@ pub(super) fn check(wishes: &mut Wishes<'_>, codec: CodecChoice) {
         return;
     }
     match codec {
-        CodecChoice::Codec(codec) if codec.hardware_encoders().is_empty() => {
-            let message = format!("no device encodes {}: use `prefer`, or leave it out", codec.as_str());
-            wishes.fault("hw", "unsupported", message);
-        }
-        CodecChoice::Codec(_) => {
-            for (field, why) in beyond(wishes.p) {
+        CodecChoice::Codec(codec) => {
+            let spends = wishes.spends(codec);
+            if !codec.hardware_encoders().iter().any(|encoder| spends.is_kept_by(*encoder)) {
+                let (field, cure) = if wishes.is_ladder {
+                    ("crf", "leave it out for rungs with an average rate")
+                } else {
+                    ("maxrate", "give `bitrate` instead of `crf`")
+                };
+                let message =
+                    format!("no device bounds the constant quality of {}: {cure}, or leave out `hw`", codec.as_str());
+                wishes.fault(field, "unsupported", message);
+            }
+            for (field, why) in beyond(wishes.p, codec) {
                 wishes.fault(field, "unsupported", format!("{why}: leave it out, or `hw`"));
             }
         }

@@ -6,8 +6,8 @@
 use super::containers::{self, takes_audio, takes_video};
 use super::{Scenario, container, hardware, pictures, quality};
 use crate::encode::{
-    AudioChoice, CodecChoice, Container, Encoder, Hdr, Keep, PictureFormat, PixelFormat, Profile, Resolution,
-    SegmentType, Streams, SubtitleMode, VideoCodec,
+    AudioChoice, Bitrate, CodecChoice, Container, Encoder, Hdr, Keep, PictureFormat, PixelFormat, Profile, RateControl,
+    Resolution, SegmentType, Streams, SubtitleMode, VideoCodec,
 };
 use crate::job::{JobSpec, Parameters};
 use crate::parse::Fault;
@@ -46,7 +46,7 @@ pub(super) fn check(spec: &JobSpec, scenario: &Scenario, faults: &mut Vec<Fault>
 /// The wishes of one job, and what is wrong with them.
 pub(super) struct Wishes<'a> {
     spec: &'a JobSpec,
-    is_ladder: bool,
+    pub(super) is_ladder: bool,
     pub(super) p: &'a Parameters,
     faults: &'a mut Vec<Fault>,
 }
@@ -60,6 +60,16 @@ impl Wishes<'_> {
     pub(super) fn none_of(&mut self, fields: &[(&str, bool)], because: &str) {
         for (field, _) in fields.iter().filter(|(_, is_given)| *is_given) {
             self.fault(field, "contradiction", format!("`{field}` has no meaning: {because}"));
+        }
+    }
+
+    /// How bits are spent: by each rung, where there are rungs.
+    pub(super) fn spends(&self, codec: VideoCodec) -> RateControl {
+        if self.is_ladder {
+            let rate = super::rung_rate(self.p, codec);
+            rate.of_rung(Bitrate(super::RUNG_BITS))
+        } else {
+            super::rate_control(self.p, codec)
         }
     }
 
@@ -246,13 +256,21 @@ impl Wishes<'_> {
             self.fault("bufsize", "contradiction", "a buffer bounds a rate: give `maxrate` or `bitrate` too");
         }
         if let CodecChoice::Encoder(encoder) = codec
-            && !super::rate_control(p, encoder.codec()).is_kept_by(encoder)
+            && !self.spends(encoder.codec()).is_kept_by(encoder)
         {
-            let field = if p.maxrate.is_some() { "maxrate" } else { "bufsize" };
-            let message = if p.bitrate.is_some() {
-                format!("{encoder} keeps to an average, and to no bounds of it: leave it out, or take the codec `av1`")
+            let (field, message) = if self.is_ladder {
+                let message = format!(
+                    "{encoder} bounds no constant quality, and each rung has a bound: leave `crf` out for rungs with an average \
+                     rate, or name another encoder"
+                );
+                ("crf", message)
+            } else if p.bitrate.is_some() {
+                let message = format!(
+                    "{encoder} keeps to an average, and to no bounds of it: leave it out, or take the codec `av1`"
+                );
+                (if p.maxrate.is_some() { "maxrate" } else { "bufsize" }, message)
             } else {
-                format!("{encoder} bounds no constant quality: give `bitrate` instead of `crf`")
+                ("maxrate", format!("{encoder} bounds no constant quality: give `bitrate` instead of `crf`"))
             };
             self.fault(field, "unsupported", message);
         }

@@ -127,6 +127,10 @@ impl Departure {
                 if self.due.as_ref().is_none_or(|due| deadline < due.deadline) {
                     self.due = Some(Due { deadline, reason: reason.clone(), noticed });
                 }
+                // First, so that what does not end in time is handed back for the notice, and a live job not for the drain.
+                if let Some(due) = &self.due {
+                    self.sort(due);
+                }
                 self.drain.advance(Stage::Finishing, &reason);
             }
         }

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use object_store::aws::AmazonS3;
 use object_store::azure::MicrosoftAzure;
 use object_store::gcp::GoogleCloudStorage;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path as Key;
 use object_store::{Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
@@ -26,7 +27,7 @@ const ATTEMPT: &str = "ffpoolattempt";
 const SHA256: &str = "ffpoolsha256";
 
 /// Who speaks with a store.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Client {
     S3(Arc<AmazonS3>),
     Gs(Arc<GoogleCloudStorage>),
@@ -41,6 +42,22 @@ impl Client {
             Client::Az(store) => store.as_ref(),
         }
     }
+
+    /// The same for what goes in parts.
+    pub(super) fn parts(&self) -> &dyn MultipartStore {
+        match self {
+            Client::S3(store) => store.as_ref(),
+            Client::Gs(store) => store.as_ref(),
+            Client::Az(store) => store.as_ref(),
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The libraries' own would show the keys.
+        write!(f, "Client({})", self.store())
+    }
 }
 
 /// How a store keeps a late attempt from replacing a newer one's output.
@@ -48,8 +65,6 @@ impl Client {
 pub enum Guarantee {
     /// It compares and writes in one step, whatever the size.
     Conditional,
-    /// It does for what is sent in one piece; larger outputs are looked at, then written.
-    ConditionalInOnePiece,
     /// It cannot: every output is looked at, then written.
     BestEffort,
 }
@@ -60,7 +75,6 @@ impl Guarantee {
     pub fn as_str(self) -> &'static str {
         match self {
             Guarantee::Conditional => "conditional writes",
-            Guarantee::ConditionalInOnePiece => "conditional writes up to 64 MiB, above it best effort",
             Guarantee::BestEffort => "best effort: the store does not write conditionally",
         }
     }
@@ -225,7 +239,7 @@ impl Object {
 }
 
 /// Whether it is the bucket that does not exist.
-fn is_bucket(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn is_bucket(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if ["NoSuchBucket", "ContainerNotFound"].iter().any(|code| error.to_string().contains(code)) {
@@ -281,8 +295,7 @@ impl ObjectOrigin {
 /// The guarantee of a store of a kind, where its settings do not say otherwise.
 pub(super) fn usual_guarantee(scheme: Scheme) -> Guarantee {
     match scheme {
-        Scheme::S3 => Guarantee::Conditional,
-        Scheme::Gs | Scheme::Az => Guarantee::ConditionalInOnePiece,
+        Scheme::S3 | Scheme::Gs | Scheme::Az => Guarantee::Conditional,
         Scheme::File | Scheme::Http | Scheme::Https => Guarantee::BestEffort,
     }
 }

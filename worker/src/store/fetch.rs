@@ -2,7 +2,8 @@
 //!
 //! Invariant: the file holds the bytes of one version of the input, in order. After a cut the rest is asked for, and taken
 //! only when it is of the same version; otherwise everything is fetched anew. Every way to go on for ever has a bound:
-//! tries without a new byte, versions seen, bytes, the attempt's time.
+//! tries without a new byte, versions seen, bytes, the attempt's time. What is not what the job says that its input is ends the
+//! fetch as soon as that shows: at the head of the answer, where the server tells enough.
 
 use std::io;
 use std::path::Path;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::bucket::ObjectOrigin;
+use super::stated::Stated;
 use super::trouble::Trouble;
 use super::web::WebOrigin;
 use crate::roots::io_cause;
@@ -110,22 +112,25 @@ pub struct Bounds {
     pub until: Instant,
 }
 
-/// Fetches `origin` into a new file. `said` hears of the bytes so far and the length, where it is known.
+/// Fetches `origin` into a new file; it must be as it is `stated`. `said` hears of the bytes so far and the length, where it is
+/// known.
 ///
 /// Returns how long the attempt stood still besides.
 pub async fn fetch(
     origin: &mut Origin,
     to: &Path,
+    stated: &Stated,
     bounds: Bounds,
     orders: &Orders,
     said: &mut (dyn FnMut(u64, Option<u64>) + Send),
 ) -> (Result<Fetched, FetchEnd>, Duration) {
-    let mut fetch = Fetch { bounds, orders: orders.clone(), frozen_for: Duration::ZERO, said };
+    let mut fetch = Fetch { stated, bounds, orders: orders.clone(), frozen_for: Duration::ZERO, said };
     let fetched = fetch.run(origin, to).await;
     (fetched, fetch.frozen_for)
 }
 
 struct Fetch<'a> {
+    stated: &'a Stated,
     bounds: Bounds,
     orders: Orders,
     frozen_for: Duration,
@@ -150,7 +155,7 @@ impl Fetch<'_> {
         let (mut tries, mut versions, mut furthest) = (0, 0, 0);
         loop {
             let trouble = match self.go_on(origin, &mut part).await {
-                Ok(()) => return Ok(part.finish().await?),
+                Ok(()) => return Ok(part.finish(self.stated).await?),
                 Err(FetchEnd::Failed(trouble)) if trouble.is_passing => trouble,
                 Err(end) => return Err(end),
             };
@@ -181,6 +186,11 @@ impl Fetch<'_> {
         // Without a version nobody can say that the rest belongs to what is here.
         let from = if version.is_some() { part.length } else { 0 };
         let opened = self.unless_ended(origin.open(from, version.as_deref())).await??;
+        // Before the body, which may be long.
+        opened.total.map_or(Ok(()), |total| self.stated.check_size(total))?;
+        if let Some(promised) = &opened.sha256 {
+            self.stated.check_sha256(promised, "the sha256 that its server promises")?;
+        }
         if opened.total.is_some_and(|total| total > self.bounds.bytes) {
             return Err(self.too_large(opened.total).into());
         }
@@ -193,6 +203,7 @@ impl Fetch<'_> {
             if part.length + chunk.len() as u64 > self.bounds.bytes {
                 return Err(self.too_large(part.total).into());
             }
+            self.stated.check_part(part.length + chunk.len() as u64)?;
             part.append(&chunk).await.map_err(unwritten)?;
             (self.said)(part.length, part.total);
         }
@@ -283,7 +294,10 @@ impl Part {
             self.promised = opened.sha256;
         }
         (self.total, self.version) = (opened.total, opened.version);
-        (self.etag, self.modified) = (opened.etag, opened.modified);
+        // The rest of an input need not say again of what it is the rest.
+        let is_rest = opened.from > 0;
+        self.etag = opened.etag.or(self.etag.take().filter(|_| is_rest));
+        self.modified = opened.modified.or(self.modified.filter(|_| is_rest));
         Ok(opened.body)
     }
 
@@ -294,7 +308,7 @@ impl Part {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<Fetched, Trouble> {
+    async fn finish(mut self, stated: &Stated) -> Result<Fetched, Trouble> {
         self.file.flush().await.map_err(unwritten)?;
         let sha256 = hex(&self.hash.finalize());
         if let Some(promised) = self.promised.filter(|promised| *promised != sha256) {
@@ -302,6 +316,8 @@ impl Part {
             trouble.evidence = Some(format!("sha256 {sha256}, promised {promised}"));
             return Err(trouble);
         }
+        stated.check_size(self.length)?;
+        stated.check_sha256(&sha256, "the sha256 of what was fetched")?;
         Ok(Fetched { size_bytes: self.length, sha256, etag: self.etag, modified: self.modified })
     }
 }

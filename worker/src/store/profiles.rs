@@ -18,6 +18,7 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{BackoffConfig, Certificate, ClientConfigKey, ClientOptions, RetryConfig};
 
 use super::bucket::{Client, Guarantee, usual_guarantee};
+use super::wire::Wired;
 
 /// For a connection with its TLS.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -280,7 +281,7 @@ impl Profile {
                 }
                 let conditional = match self.guarantee {
                     Guarantee::BestEffort => S3ConditionalPut::Disabled,
-                    Guarantee::Conditional | Guarantee::ConditionalInOnePiece => S3ConditionalPut::ETagMatch,
+                    Guarantee::Conditional => S3ConditionalPut::ETagMatch,
                 };
                 Ok(Client::S3(Arc::new(builder.with_conditional_put(conditional).with_bucket_name(bucket).build()?)))
             }
@@ -291,7 +292,7 @@ impl Profile {
                 for (key, value) in &self.options {
                     builder = builder.with_config(key.parse()?, value);
                 }
-                Ok(Client::Gs(Arc::new(builder.with_bucket_name(bucket).build()?)))
+                Ok(Client::Gs(Arc::new(builder.with_http_connector(Wired).with_bucket_name(bucket).build()?)))
             }
             Scheme::Az => {
                 let mut builder = if is_own { MicrosoftAzureBuilder::new() } else { MicrosoftAzureBuilder::from_env() };
@@ -299,7 +300,7 @@ impl Profile {
                 for (key, value) in &self.options {
                     builder = builder.with_config(key.parse()?, value);
                 }
-                Ok(Client::Az(Arc::new(builder.with_container_name(bucket).build()?)))
+                Ok(Client::Az(Arc::new(builder.with_http_connector(Wired).with_container_name(bucket).build()?)))
             }
             scheme @ (Scheme::File | Scheme::Http | Scheme::Https) => {
                 Err(object_store::Error::NotSupported { source: format!("{scheme} is no object store").into() })

@@ -5,6 +5,7 @@
 //! Neither proxies of the environment nor cookies nor automatic redirects take part.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ffpool_schema::failure::Cause;
+use ffpool_schema::location::redact;
 use ffpool_schema::message::hex;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -47,13 +49,18 @@ fn by_system(host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<Socke
 }
 
 /// One resource of a web server.
-#[derive(Debug)]
 pub struct WebOrigin {
     url: Url,
     allowed: Arc<[Cidr]>,
     lookup: Lookup,
     /// By host and port: the client that connects to the addresses judged for it, and to no others.
     clients: HashMap<(String, u16), Client>,
+}
+
+impl fmt::Debug for WebOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WebOrigin({})", redact(self.url.as_str()))
+    }
 }
 
 impl WebOrigin {
@@ -73,7 +80,7 @@ impl WebOrigin {
         for _ in 0..=REDIRECTS {
             let response = self.ask(&url, from, version).await?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return answered(response, from);
+                return answered(response, from, version);
             }
             url = redirected(&url, response.headers())?;
         }
@@ -172,7 +179,7 @@ fn redirected(from: &Url, headers: &HeaderMap) -> Result<Url, Trouble> {
 }
 
 /// What an answer means, and its body where it has one for us.
-fn answered(response: Response, asked: u64) -> Result<Opened, Trouble> {
+fn answered(response: Response, asked: u64, of: Option<&str>) -> Result<Opened, Trouble> {
     let status = response.status();
     let from = match status {
         StatusCode::OK => 0,
@@ -190,11 +197,15 @@ fn answered(response: Response, asked: u64) -> Result<Opened, Trouble> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (etag, changed) = (text(ETAG), text(LAST_MODIFIED));
     let modified = changed.as_deref().and_then(http_date);
+    // A weak tag says that two versions mean the same, not that their bytes are the same.
+    let named = etag.clone().filter(|tag| !tag.starts_with("W/")).or(changed);
+    // The rest is of the version that was asked for, or there would be no rest; so its date need not stand there again (RFC
+    // 9110, 15.3.7).
+    let asked_for = of.filter(|_| from > 0 && etag.is_none()).map(str::to_owned);
     Ok(Opened {
         from,
         total,
-        // A weak tag says that two versions mean the same, not that their bytes are the same.
-        version: etag.clone().filter(|tag| !tag.starts_with("W/")).or(changed),
+        version: named.or(asked_for),
         etag,
         modified,
         sha256: promised(headers),
@@ -262,6 +273,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    use super::super::fetch::Origin;
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -352,6 +364,15 @@ mod tests {
         for refused in ["http://h/a", "file:///etc/passwd", "ftp://h/a", "https://u:p@h/a"] {
             assert_eq!(to(refused), None, "{refused}");
         }
+    }
+
+    #[test]
+    fn a_signature_shows_nowhere() {
+        let origin = Origin::Web(WebOrigin::new("https://h/a.mp4?sig=hunter2", Arc::new([])).unwrap());
+        let shown = format!("{origin:?}");
+        assert!(shown.contains("https://h/a.mp4?***") && !shown.contains("hunter2"), "{shown}");
+        let trouble = WebOrigin::new("https://[hunter2/a?sig=hunter2", Arc::new([])).unwrap_err();
+        assert!(!format!("{trouble:?}").contains("hunter2"), "{trouble:?}");
     }
 
     #[test]

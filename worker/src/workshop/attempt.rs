@@ -8,6 +8,7 @@ mod device;
 mod encode;
 mod ends;
 mod gstreamer;
+mod input;
 mod live;
 mod package;
 mod pictures;
@@ -80,6 +81,12 @@ impl End {
 
     fn is_cancelled(&self) -> bool {
         matches!(self, End::Report(outcome) if matches!(**outcome, Outcome::Cancelled))
+    }
+
+    /// Whether an output did not stand its proof.
+    fn is_unproven(&self) -> bool {
+        matches!(self, End::Report(outcome)
+            if matches!(&**outcome, Outcome::Failed { failure } if failure.cause == Cause::VerifyFailed))
     }
 
     /// A failure of one output, said to be its.
@@ -373,16 +380,17 @@ impl<'a> Attempt<'a> {
     ) -> Manifest {
         let (source, source_probe) = source.unzip();
         let words = |list: &[OsString]| words(list).iter().map(|word| hide(word, &self.reporter.secrets)).collect();
+        let tools = self.shop.software.tools();
         Manifest {
             job: self.grant.job,
             attempt: self.grant.attempt,
             worker: self.shop.settings.worker.clone(),
             at: Timestamp::now(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            tool: self.shop.tool_version.clone(),
+            tool: tools.version.clone(),
             arguments: words(arguments),
             steps: steps.iter().map(|step| words(step)).collect(),
-            prober: Some(self.shop.prober_version.clone()),
+            prober: Some(tools.prober.clone()),
             checker: None,
             engine: self.engine.clone(),
             sandbox: self.layers().map(|layer| layer.as_str().to_owned()).collect(),
@@ -438,7 +446,8 @@ fn words(arguments: &[OsString]) -> Vec<String> {
 /// What came of an encode, unless a file that was read in place was changed meanwhile: then nothing that was read of it
 /// can be relied on.
 fn unchanged(made: Result<Made, End>, path: &Path, before: &SourceIdentity) -> Result<Made, End> {
-    let is_in_place = before.sha256.is_none();
+    // What was fetched has a name in the scratch.
+    let is_in_place = path.is_absolute();
     let is_stopped = match &made {
         Ok(_) => false,
         Err(End::Silent) => true,

@@ -5,8 +5,10 @@
 #[expect(dead_code, reason = "the workshop of the other tests, of which these need a part")]
 #[path = "../it/tool/bench.rs"]
 mod bench;
+mod between;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ffpool_schema::failure::Cause;
@@ -18,13 +20,17 @@ use ffpool_worker::store::Stores;
 use ffpool_worker::store::bucket::{Mark, Object};
 use ffpool_worker::store::settings::StoreArgs;
 use ffpool_worker::store::upload::{Upload, in_one_piece};
+use futures_util::TryStreamExt as _;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path as Key;
 use object_store::signer::{Method, Signer};
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::bench::{Bench, failure, manifest};
+use crate::between::{Between, Mishap};
 
 /// Where `stores.toml` is: for each scheme one profile for each bucket that is named here.
 const FOLDER: &str = "FFPOOL_EMULATED_STORES";
@@ -32,6 +38,8 @@ const FOLDER: &str = "FFPOOL_EMULATED_STORES";
 const MEDIA: &str = "media";
 /// Reached through something that cuts every long answer.
 const FAR: &str = "far";
+/// Azure's: reached by a signature instead of the account's key.
+const SHARED: &str = "shared";
 /// Not there.
 const NONE: &str = "none";
 /// Reached with a key that is not the account's.
@@ -58,12 +66,71 @@ struct Place {
 
 impl Place {
     fn every() -> [Place; 2] {
-        [Scheme::Gs, Scheme::Az].map(|scheme| Place {
-            scheme,
-            stores: Stores::open(&settings()).unwrap(),
-            job: JobId(Uuid::new_v4()),
-            dir: tempfile::tempdir().unwrap(),
-        })
+        [Scheme::Gs, Scheme::Az].map(|scheme| Place::of(scheme, &settings()))
+    }
+
+    fn of(scheme: Scheme, settings: &StoreArgs) -> Place {
+        let (job, dir) = (JobId(Uuid::new_v4()), tempfile::tempdir().unwrap());
+        Place { scheme, stores: Stores::open(settings).unwrap(), job, dir }
+    }
+
+    /// The same place for the same job, reached through something in which mishaps happen.
+    async fn behind(&self, is_conditional: bool) -> (Place, Between) {
+        let mut profile = self.profile();
+        profile.insert("conditional".to_owned(), is_conditional.into());
+        let name = if self.scheme == Scheme::Gs { "base_url" } else { "endpoint" };
+        let direct = profile[name].as_str().unwrap().to_owned();
+        let server = direct.strip_prefix("http://").unwrap().split('/').next().unwrap();
+        let marker = if self.scheme == Scheme::Gs { "x-goog-copy-source" } else { "comp=blocklist" };
+        let between = Between::start(server, marker).await;
+        profile.insert(name.to_owned(), direct.replace(server, &between.address).into());
+        profile.insert("serves".to_owned(), format!("{}://{MEDIA}", self.scheme).into());
+        let file = self.dir.path().join("stores.toml");
+        std::fs::write(&file, toml::to_string(&toml::Table::from_iter([("p".to_owned(), profile.into())])).unwrap())
+            .unwrap();
+        let settings = StoreArgs { stores: Some(file), ..StoreArgs::default() };
+        (Place { job: self.job, ..Place::of(self.scheme, &settings) }, between)
+    }
+
+    /// One byte more than goes in one piece would do; so there are several parts.
+    fn large(&self) -> u64 {
+        in_one_piece(self.scheme) + (1 << 20)
+    }
+
+    /// What is not for workers: a way to the store that passes none of their code.
+    fn profile(&self) -> toml::Table {
+        let text = std::fs::read_to_string(folder().join("stores.toml")).unwrap();
+        let profile = text.parse::<toml::Table>().unwrap()[&format!("{}-signed", self.scheme)].clone();
+        let mut profile = profile.as_table().unwrap().clone();
+        profile.remove("serves");
+        profile
+    }
+
+    /// The same as a client.
+    fn store(&self) -> (Arc<dyn ObjectStore>, Arc<dyn Signer>) {
+        let profile = self.profile();
+        let settings = profile.iter().map(|(key, value)| match value {
+            toml::Value::String(text) => (key, text.clone()),
+            other => (key, other.to_string()),
+        });
+        if self.scheme == Scheme::Gs {
+            let start = GoogleCloudStorageBuilder::new().with_bucket_name(MEDIA);
+            let made = settings.fold(start, |made, (key, value)| made.with_config(key.parse().unwrap(), value));
+            let store = Arc::new(made.build().unwrap());
+            (store.clone(), store)
+        } else {
+            let start = MicrosoftAzureBuilder::new().with_container_name(MEDIA);
+            let made = settings.fold(start, |made, (key, value)| made.with_config(key.parse().unwrap(), value));
+            let store = Arc::new(made.build().unwrap());
+            (store.clone(), store)
+        }
+    }
+
+    /// What lies under the staged names of an output.
+    async fn staged(&self, key: &str) -> Vec<String> {
+        let prefix = Key::parse(format!("{key}.ffpool")).unwrap();
+        let found = self.store().0.list(Some(&prefix)).map_ok(|found| found.location.to_string());
+        found.try_collect().await.unwrap()
     }
 
     fn url(&self, bucket: &str, key: &str) -> String {
@@ -78,7 +145,7 @@ impl Place {
     /// An upload of an attempt, sent as far as it goes without being seen. Its content is the attempt's number.
     async fn sent(&self, object: Object, attempt: u32, length: u64) -> Upload {
         let content = vec![attempt as u8; length as usize];
-        let file = self.dir.path().join("made.mp4");
+        let file = self.dir.path().join(format!("made-{attempt}.mp4"));
         std::fs::write(&file, &content).unwrap();
         let mark = Mark { job: self.job, attempt, sha256: hex(&Sha256::digest(&content)) };
         let mut upload = Upload::begin(object, &file, length, mark).await.unwrap();
@@ -105,24 +172,7 @@ impl Place {
 
     /// An address that whoever has it may read.
     async fn signed(&self, key: &str) -> String {
-        let text = std::fs::read_to_string(folder().join("stores.toml")).unwrap();
-        let mut profile = text.parse::<toml::Table>().unwrap()[&format!("{}-signed", self.scheme)].clone();
-        let profile = profile.as_table_mut().unwrap();
-        profile.retain(|key, _| key != "serves");
-        let settings = profile.iter().map(|(key, value)| match value {
-            toml::Value::String(text) => (key, text.clone()),
-            other => (key, other.to_string()),
-        });
-        let (key, life) = (object_store::path::Path::from(key), Duration::from_secs(60));
-        let signed = if self.scheme == Scheme::Gs {
-            let start = GoogleCloudStorageBuilder::new().with_bucket_name(MEDIA);
-            let made = settings.fold(start, |made, (key, value)| made.with_config(key.parse().unwrap(), value));
-            made.build().unwrap().signed_url(Method::GET, &key, life).await
-        } else {
-            let start = MicrosoftAzureBuilder::new().with_container_name(MEDIA);
-            let made = settings.fold(start, |made, (key, value)| made.with_config(key.parse().unwrap(), value));
-            made.build().unwrap().signed_url(Method::GET, &key, life).await
-        };
+        let signed = self.store().1.signed_url(Method::GET, &Key::from(key), Duration::from_secs(60)).await;
         signed.unwrap().to_string()
     }
 }
@@ -162,8 +212,7 @@ async fn an_object_that_is_cut_again_and_again_becomes_an_object_with_its_proof_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_attempt_never_replaces_a_newer_one_s_object() {
     for place in Place::every() {
-        let large = in_one_piece(place.object(MEDIA, "o").guarantee()) + (1 << 20);
-        for (key, length) in [("small.mp4", 1000), ("large.mp4", large)] {
+        for (key, length) in [("small.mp4", 1000), ("large 50%.mp4", place.large())] {
             let object = || place.object(MEDIA, key);
             let late = place.sent(object(), 1, length).await;
             assert!(object().look().await.unwrap().is_none(), "{key} is seen before it is committed");
@@ -172,22 +221,105 @@ async fn a_late_attempt_never_replaces_a_newer_one_s_object() {
             place.assert_is(key, 2, length).await;
             assert_eq!(place.sent(object(), 3, length).await.commit().await.unwrap(), Published::Done);
             place.assert_is(key, 3, length).await;
+            // Repeated after its answer was lost, a commit is no conflict with itself.
+            assert_eq!(place.sent(object(), 3, length).await.commit().await.unwrap(), Published::Done);
+            place.assert_is(key, 3, length).await;
+            assert_eq!(place.staged(key).await, Vec::<String>::new(), "{}", place.scheme);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_large_output_replaces_only_what_it_has_looked_at_and_knows_itself_again() {
+    for place in Place::every() {
+        let (behind, between) = place.behind(true).await;
+        let (key, large) = ("mishaps.mp4", place.large());
+        let sent = async |attempt| behind.sent(behind.object(MEDIA, key), attempt, large).await;
+
+        // Somebody writes there between the look and the write: the store refuses, and the commit looks again. Azure has
+        // thrown away what was sent by then.
+        let (store, at) = (place.store().0, Key::from(key));
+        between.next(Mishap::Before(Box::pin(async move {
+            store.put(&at, "of somebody else".into()).await.unwrap();
+        })));
+        assert_eq!(sent(1).await.commit().await.unwrap(), Published::Done, "{}", place.scheme);
+        assert!(between.has_happened());
+        place.assert_is(key, 1, large).await;
+
+        // The next attempt's output takes the place in that moment.
+        let (late, newer) = (sent(2).await, place.sent(place.object(MEDIA, key), 3, large).await);
+        between
+            .next(Mishap::Before(Box::pin(async move { assert_eq!(newer.commit().await.unwrap(), Published::Done) })));
+        assert_eq!(late.commit().await.unwrap(), Published::Lost, "{}", place.scheme);
+        assert!(between.has_happened());
+        place.assert_is(key, 3, large).await;
+
+        let upload = sent(4).await;
+        between.next(Mishap::AnswerLost);
+        assert_eq!(upload.commit().await.unwrap(), Published::Done, "{}", place.scheme);
+        assert!(between.has_happened());
+        place.assert_is(key, 4, large).await;
+        assert_eq!(place.staged(key).await, Vec::<String>::new(), "{}", place.scheme);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_output_finds_its_place_without_conditions_and_by_a_signature() {
+    for place in Place::every() {
+        let (large, (free, _between)) = (place.large(), place.behind(false).await);
+        let object = || free.object(MEDIA, "free.mp4");
+        let late = free.sent(object(), 1, large).await;
+        assert_eq!(free.sent(object(), 2, large).await.commit().await.unwrap(), Published::Done, "{}", place.scheme);
+        assert_eq!(late.commit().await.unwrap(), Published::Lost, "{}", place.scheme);
+        place.assert_is("free.mp4", 2, large).await;
+    }
+    let [_, azure] = Place::every();
+    for attempt in [1, 2] {
+        let upload = azure.sent(azure.object(SHARED, "o.mp4"), attempt, azure.large()).await;
+        assert_eq!(upload.commit().await.unwrap(), Published::Done);
+        let there = azure.object(SHARED, "o.mp4").look().await.unwrap().unwrap();
+        assert_eq!((there.mark.unwrap().attempt, there.size_bytes), (attempt, azure.large()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_up_leaves_nothing_and_what_a_dead_attempt_left_is_swept_by_the_next() {
+    for place in Place::every() {
+        let (key, large) = ("given-up.mp4", place.large());
+        let mut upload = place.sent(place.object(MEDIA, key), 1, large).await;
+        upload.abort().await;
+        assert!(place.object(MEDIA, key).look().await.unwrap().is_none());
+        assert_eq!(place.staged(key).await, Vec::<String>::new(), "{}", place.scheme);
+    }
+    // Only Google's has something to leave: an output that was put together and not yet copied into place.
+    let [place, _] = Place::every();
+    let (key, large) = ("swept.mp4", place.large());
+    let name = |job: JobId, attempt| format!("{key}.ffpool/{job}.{attempt}.ffpool-part");
+    let young = name(JobId(Uuid::new_v4()), 1);
+    for left in [&name(place.job, 1), &young] {
+        place.store().0.put(&Key::parse(left).unwrap(), "left".into()).await.unwrap();
+    }
+    let upload = place.sent(place.object(MEDIA, key), 2, large).await;
+    assert_eq!(place.staged(key).await, [young.as_str()], "another job's may be on its way");
+    assert_eq!(upload.commit().await.unwrap(), Published::Done);
+    place.assert_is(key, 2, large).await;
+    assert_eq!(place.staged(key).await, [young.as_str()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attempts_that_commit_at_the_same_time_leave_the_newest() {
     for place in Place::every() {
-        for round in 0..20 {
-            let key = format!("race-{round}.mp4");
+        for round in 0..22 {
+            // Two rounds with what goes in parts.
+            let (key, length) = (format!("race-{round}.mp4"), if round < 20 { 1000 } else { place.large() });
             let object = || place.object(MEDIA, &key);
-            let (one, two) = (place.sent(object(), 1, 1000).await, place.sent(object(), 2, 1000).await);
-            let three = place.sent(object(), 3, 1000).await;
+            let (one, two) = (place.sent(object(), 1, length).await, place.sent(object(), 2, length).await);
+            let three = place.sent(object(), 3, length).await;
             let ends = tokio::join!(one.commit(), two.commit(), three.commit());
             assert_eq!(ends.2.unwrap(), Published::Done, "{}", place.scheme);
             assert!(ends.0.is_ok() && ends.1.is_ok());
-            place.assert_is(&key, 3, 1000).await;
+            place.assert_is(&key, 3, length).await;
+            assert_eq!(place.staged(&key).await, Vec::<String>::new(), "{}", place.scheme);
         }
     }
 }

@@ -5,6 +5,7 @@ mod leaving;
 mod orders;
 mod outages;
 mod room;
+mod tools;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -15,6 +15,7 @@ mod options;
 mod outputs;
 mod paths;
 mod pictures;
+mod proof;
 mod quality;
 mod streaming;
 mod thumbnails;

@@ -18,8 +18,9 @@ use super::super::quotas::{Held, Tallies};
 use super::super::tales::{Tale, What};
 use super::words::{attempt_of, detail, explain};
 use super::{
-    BegunRow, Count, Decided, EndedRow, EventRow, Evidence, HELD_MS, Happening, LOSSES_OF_CHUNKS, Lesson, Lessons,
-    OFFER_MS, OnlyIf, Outbox, PLACEMENT_PAUSE_MS, PUBLISH_CLAIM_MS, Plan, Policy, Record, TellOwner, Verdict, is_alone,
+    BegunRow, Count, Decided, EndedRow, EventRow, Evidence, FailureRow, HELD_MS, Happening, LOSSES_OF_CHUNKS, Lesson,
+    Lessons, OFFER_MS, OnlyIf, Outbox, PLACEMENT_PAUSE_MS, PUBLISH_CLAIM_MS, Plan, Policy, Record, TellOwner, Verdict,
+    is_alone,
 };
 
 /// Decides what `happening` does to `record`, and notes what is to be written. `random` is in 0..1.
@@ -256,6 +257,7 @@ fn apply(
     end_attempt(record, input, evidence, change, plan);
     count(record, input, change, plan);
     explain(record, input, evidence, change);
+    note_failure(record, input, change, plan);
     learn(record, input, change);
     split(record, evidence, change, plan);
     if let (Input::Finished { attempt }, State::Completed, Some(thumbnail)) = (input, change.to, &evidence.thumbnail) {
@@ -418,6 +420,28 @@ fn tried_again(input: &Input, change: &Change) -> Option<Cause> {
         (_, _) => None,
     };
     cause.filter(|_| goes_on)
+}
+
+/// Notes that an attempt failed, or that the job did without one.
+fn note_failure(record: &Record, input: &Input, change: &Change, plan: &mut Plan) {
+    let parked = change.to == State::Failed;
+    let (attempt, cause) = match (input, change.end) {
+        (Input::Failed { cause, .. }, Some(End::Failed)) => (Some(record.facts.attempt), *cause),
+        // An older attempt turned out to have published: nobody was lost.
+        (Input::Finished { .. }, _) => return,
+        (_, Some(End::Lapsed)) => (Some(record.facts.attempt), Cause::WorkerLost),
+        (_, _) if parked => (None, record.facts.last_cause.unwrap_or(Cause::Unknown)),
+        (_, _) => return,
+    };
+    plan.failures.push(FailureRow {
+        job: record.id,
+        number: record.number,
+        tenant: record.tenant.clone(),
+        attempt,
+        cause,
+        retried: tried_again(input, change).is_some(),
+        parked,
+    });
 }
 
 /// Notes what follows from how the job failed: for its next attempt, and for those who look through dead letters.
@@ -694,6 +718,34 @@ mod tests {
         let ends: Vec<_> = plan.ended.iter().map(|row| (row.attempt, row.end)).collect();
         assert_eq!(ends, [(1, End::Lapsed), (2, End::Lapsed), (1, End::Finished)]);
         assert_eq!(plan.effects.tell, [TellOwner { job: record.id, attempt: 2, tell: Tell::Abandon }]);
+    }
+
+    #[test]
+    fn what_failed_is_noted_with_what_became_of_it_and_what_succeeded_in_the_end_is_not() {
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("w"));
+        take(&mut record, &mut plan, Input::Failed { attempt: 1, cause: Cause::Crash });
+        record.facts.state = State::Queued;
+        take(&mut record, &mut plan, claim("w"));
+        take(&mut record, &mut plan, Input::Lapse { attempt: 2 });
+        take(&mut record, &mut plan, Input::DeadlinePassed);
+        let told = |row: &FailureRow| (row.attempt, row.cause, row.retried, row.parked);
+        let noted: Vec<_> = plan.failures.iter().map(told).collect();
+        let expected = [
+            (Some(1), Cause::Crash, true, false),
+            (Some(2), Cause::WorkerLost, true, false),
+            (None, Cause::Deadline, false, true),
+        ];
+        assert_eq!((record.facts.state, noted), (State::Failed, expected.to_vec()));
+
+        // An older attempt had published: the one that was ended for it did not fail.
+        let (mut record, mut plan) = (queued(), Plan::default());
+        take(&mut record, &mut plan, claim("old"));
+        take(&mut record, &mut plan, Input::Commit { from: sender("old"), attempt: 1 });
+        take(&mut record, &mut plan, Input::Lapse { attempt: 1 });
+        take(&mut record, &mut plan, claim("new"));
+        take(&mut record, &mut plan, Input::Finished { attempt: 1 });
+        assert_eq!(plan.failures.iter().map(told).collect::<Vec<_>>(), [(Some(1), Cause::WorkerLost, true, false)]);
     }
 
     #[test]

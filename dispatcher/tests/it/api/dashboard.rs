@@ -13,12 +13,14 @@ use super::{Api, Door, answer};
 const AXE: &str = include_str!("../../axe/axe.min.js");
 
 /// Every page, with a heading by which it is known, and words that it shows once what it asked for has come.
-const PAGES: [(&str, &str, &str); 12] = [
+const PAGES: [(&str, &str, &str); 14] = [
     ("/", "Overview", "oldest for"),
+    ("/jobs?search=IN.mov&status=running", "Jobs", "All jobs were searched."),
     ("/jobs", "Jobs", "#2"),
     ("/jobs/2", "Job 2", "Why"),
     ("/workers", "Workers", "w-1"),
     ("/workers/w-1", "w-1", "slots in use"),
+    ("/dead-letters?cause=oom", "Dead letters", "#1"),
     ("/dead-letters", "Dead letters", "kind-of-test"),
     ("/submit?scenario=720p30-h264", "Submit a job", "This job is valid."),
     ("/scenarios", "Scenarios", "custom-input"),
@@ -40,6 +42,7 @@ async fn furnish(api: &Api) -> Uuid {
          started_at = now() - interval '3 minutes', ended_at = now() - interval '1 minute'",
     )
     .await;
+    api.insert_failure(failed, Some(1), "oom", "dead", 0).await;
     let completed = api.insert_job("completed").await;
     api.update_job(
         completed,
@@ -67,6 +70,8 @@ async fn furnish(api: &Api) -> Uuid {
                  owner_incarnation = id, spec = '{\"scenario\": \"720p-h264\", \"input\": \"/media/in.mov\"}'";
     api.update_job(running, owned).await;
     let sql = "INSERT INTO attempt (job, attempt, worker, incarnation, started_at) VALUES ($1, 1, 'w-1', $1, now() - interval '40 seconds')";
+    api.sql.execute(sql, &[&running]).await.unwrap();
+    let sql = "INSERT INTO job_text (number, text) SELECT number, '/media/in.mov' FROM job WHERE id = $1";
     api.sql.execute(sql, &[&running]).await.unwrap();
     let sql = "INSERT INTO progress_curve VALUES ($1, 1, 10, '{10,20,30}', '{7.5,20,30.5}', '{80,NULL,85}')";
     api.sql.execute(sql, &[&running]).await.unwrap();
@@ -193,6 +198,9 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
         )
         .await;
     keep_picture(&browser, "jobs/running", "light", 1280).await;
+    let definition =
+        "[...document.querySelectorAll('summary')].find(one => one.textContent === 'The job as it was asked for')";
+    browser.value(&format!("{definition}.click(); {definition}.focus()")).await;
     // A pause is told when it is asked for, and again when the tool stands still.
     api.update_job(job, "paused = true").await;
     browser.until_shown("its worker is told to freeze it and has not reported that yet").await;
@@ -200,6 +208,8 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
     browser.until_shown("It is frozen for").await;
     api.update_job(job, "paused = false, frozen_since = NULL").await;
     browser.until("the page shows that it goes on", "!document.querySelector('.page-head .badge + .badge')").await;
+    let is_kept = format!("{definition}.parentElement.open && document.activeElement === {definition}");
+    assert_eq!(browser.value(&is_kept).await, true, "what was unfolded stays so, and the focus stays on it");
     browser.press("Cancel").await;
     browser.until("it is asked whether", "document.querySelector('dialog[open]')").await;
     browser.press("Cancel").await;
@@ -267,6 +277,29 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
         assert!(overflow.as_f64().unwrap() <= 0.0, "{page} is {overflow} px wider than a phone");
     }
 
+    // What failed leads to the jobs that did and to the dead letters, and a part of an address to the job.
+    browser.value(&go("/")).await;
+    let row = "document.querySelector('a[href=\"/jobs?cause=oom\"]')?.closest('tr')";
+    browser.until("the cause is counted", &format!("{row}?.cells[1].textContent === '1'")).await;
+    browser.value("(field => { field.value = '1'; field.dispatchEvent(new Event('change')); })(document.querySelector('#f-failures'))").await;
+    browser.until("and over another span", &format!("{row}?.cells[3].textContent === '1'")).await;
+    browser.value(&format!("{row}.querySelector('a[href=\"/dead-letters?cause=oom\"]').click()")).await;
+    browser.until_shown("The cause oom").await;
+    browser.value("history.back()").await;
+    browser.until("the overview is there again", row).await;
+    browser.value(&format!("{row}.querySelector('th a').click()")).await;
+    let numbers = |wanted: &str| {
+        let found = "[...document.querySelectorAll('tbody th a')].map(link => link.textContent).join()";
+        format!("location.pathname === '/jobs' && {found} === {}", json!(wanted))
+    };
+    browser.until("the job that failed so is there", &numbers("#1")).await;
+    browser.value(&go("/jobs")).await;
+    browser.until("all jobs are there", &numbers("#6,#5,#4,#3,#2,#1")).await;
+    browser.value("document.querySelector('#f-find').value = 'Media/IN'").await;
+    browser.press("Find").await;
+    browser.until("the job with this in an address is there", &numbers("#6")).await;
+    browser.until_shown("All jobs were searched.").await;
+
     // A job is corrected while it is written and handed in; a dead letter is sent round again.
     browser.value(&go("/submit")).await;
     browser.until("the form is there", "document.querySelector('#f-scenario')").await;
@@ -295,6 +328,18 @@ async fn chromium_logs_in_follows_a_job_cancels_it_and_finds_no_barrier_on_any_p
     browser.press("Redrive").await;
     browser.until_shown("1 job goes round again").await;
     browser.until_shown("No job waits for a decision").await;
+
+    // What a worker runs is shown as it begins and ends, also where all of them together have as much in use as before.
+    browser.value(&go("/workers/w-1")).await;
+    browser.until_shown("It runs nothing.").await;
+    let begun = api.insert_job("running").await;
+    let owned = "attempt = 1, owner_worker = 'w-1', custody = 'ledger', started_at = now(), lease_until = now() + interval '1 hour', \
+                 owner_incarnation = id";
+    api.update_job(begun, owned).await;
+    let runs = "document.querySelector('section[aria-labelledby=h-runs]').textContent";
+    browser.until("what has begun is among its runs", &format!("{runs}.includes('#8')")).await;
+    api.update_job(begun, "state = 'completed', ended_at = now(), lease_until = NULL").await;
+    browser.until("what has ended is not", &format!("{runs}.includes('It runs nothing.')")).await;
 
     // A key that is revoked ends its session.
     answer(api.post("/v1/keys/test-admin/revoke"), 200).await;

@@ -62,9 +62,9 @@ async fn a_job_that_is_split_waits_for_its_chunks_and_goes_first_when_they_are_m
     assert_eq!(scene.column(id, "reason").await.as_deref(), Some("waits for 3 of its 4 chunks"));
 
     let ledger = dispatcher.ledger();
-    let (hidden, _) = ledger.jobs(&JobFilter { limit: 50, ..JobFilter::default() }).await.unwrap();
+    let hidden = ledger.jobs(&JobFilter { limit: 50, ..JobFilter::default() }).await.unwrap().jobs;
     assert_eq!(hidden.iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
-    let (parts, _) = ledger.jobs(&JobFilter { part_of: Some(id), limit: 50, ..JobFilter::default() }).await.unwrap();
+    let parts = ledger.jobs(&JobFilter { part_of: Some(id), limit: 50, ..JobFilter::default() }).await.unwrap().jobs;
     let mut ids: Vec<JobId> = parts.iter().map(|job| job.id).collect();
     ids.sort();
     let mut expected: Vec<JobId> = made.iter().map(|piece| piece.id(1)).collect();
@@ -119,7 +119,7 @@ async fn a_chunk_that_fails_fails_the_job_with_its_cause_and_a_redrive_waits_for
     scene.until_column(running, "state", "cancelling").await;
     scene.report(&worker, &held, Outcome::Cancelled).await;
     scene.until_column(running, "state", "cancelled").await;
-    let dead = dispatcher.ledger().dead_letters(&JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().0;
+    let dead = dispatcher.ledger().dead_letters(&JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().jobs;
     assert_eq!(dead.iter().map(|job| job.id).collect::<Vec<_>>(), [id], "its chunk is no dead letter of its own");
     assert_eq!(dispatcher.ledger().dead_letter_groups(&Realm::Pool).await.unwrap()[0].count, 1);
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ffpool_schema::device::DeviceState;
 use ffpool_schema::encode::Encode;
 use ffpool_schema::job::{Engine, HardwarePolicy};
-use ffpool_schema::message::DropReason;
+use ffpool_schema::message::{DropReason, LostEncoder};
 use futures_util::future::join_all;
 
 use super::*;
@@ -157,7 +157,18 @@ async fn a_job_that_fits_nobody_is_rejected_and_one_that_fits_another_waits_for_
     let sick = Ability { devices: vec![resting], features: vec![Encode::CHOOSES_DEVICE.into()], ..ability() };
     let reply = small.claim_as(&delivery(Some(id), &body), |request| request.ability = Some(sick.clone())).await;
     assert_eq!(reply, ClaimReply::Drop { job: Some(id), reason: DropReason::Unfit });
-    assert!(scene.column(id, "reason").await.unwrap().starts_with("waits for a device that failed and rests"));
+    let waits = "waits for an encoder that failed and is tried again";
+    assert!(scene.column(id, "reason").await.unwrap().starts_with(waits));
+    // So do those of an encoder that a worker has lost.
+    let (id, body) = job_with(|spec| {
+        spec.engine = Engine::Ffmpeg;
+        spec.parameters.codec = "libx265".parse().ok();
+    });
+    let lost = vec![LostEncoder { encoder: "libx265".into(), why: "Unknown encoder".into() }];
+    let sick = Ability { lost, ..ability() };
+    let reply = small.claim_as(&delivery(Some(id), &body), |request| request.ability = Some(sick.clone())).await;
+    assert_eq!(reply, ClaimReply::Drop { job: Some(id), reason: DropReason::Unfit });
+    assert!(scene.column(id, "reason").await.unwrap().starts_with(waits));
     let (id, body) = job_with(|spec| spec.output = Some("gs://media/out.mp4".into()));
     assert_eq!(claim(id, &body).await, ClaimReply::Drop { job: Some(id), reason: DropReason::Rejected });
     assert!(scene.column(id, "faults").await.unwrap().contains("no worker here serves gs://media/out.mp4"));

@@ -56,6 +56,10 @@ async fn a_failed_attempt_comes_back_after_its_wait_until_the_budget_is_spent() 
     assert_eq!(scene.column(id, "failures").await.as_deref(), Some("2"));
     assert_eq!(scene.column(id, "failure->>'cause'").await.as_deref(), Some("net_transient"));
 
+    let failed = "SELECT count(*) FROM failure WHERE cause = 'net_transient' AND";
+    assert_eq!(scene.count(&format!("{failed} attempt = 1 AND retried AND NOT dead")).await, 1);
+    assert_eq!(scene.count(&format!("{failed} attempt = 2 AND dead AND NOT retried")).await, 1);
+
     // Handed back is not failed: it comes back at once and costs nothing.
     assert_eq!(dispatcher.ledger().redrive(id, &by("test"), None).await.unwrap(), State::Queued);
     scene.take("jobs.default.medium").await;
@@ -64,6 +68,7 @@ async fn a_failed_attempt_comes_back_after_its_wait_until_the_budget_is_spent() 
     let again = scene.take("jobs.default.medium.returned").await;
     assert_eq!(again.headers.get(ATTEMPT_HEADER).map(String::as_str), Some("4"));
     assert_eq!(scene.column(id, "failures").await.as_deref(), Some("0"));
+    assert_eq!(scene.count("SELECT count(*) FROM failure").await, 2);
     dispatcher.stop().await;
 }
 
@@ -85,6 +90,8 @@ async fn silence_ends_a_lease_and_the_job_goes_to_another() {
     let again = scene.take("jobs.default.medium.returned").await;
     assert_eq!(again.message_id, Some(lost.to_string()));
     assert_eq!(scene.outcomes(lost).await, [Some("lapsed".to_owned())]);
+    let noted = "SELECT count(*) FROM failure WHERE cause = 'worker_lost' AND attempt = 1 AND retried";
+    assert_eq!(scene.count(noted).await, 1);
     scene.until_count("SELECT count(*) FROM worker WHERE id = 'silent' AND state = 'lost'", 1).await;
     let grant = steady.run(&delivery(Some(lost), &body)).await;
     assert_eq!(grant.attempt, 2);

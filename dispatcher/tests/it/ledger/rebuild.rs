@@ -1,7 +1,8 @@
 //! Backups of the ledger, and what is done with one that comes from them.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use ffpool_dispatcher::ledger::{Differing, Ledger, Rebuilt};
 use ffpool_schema::failure::{Cause, Failure};
@@ -171,4 +172,42 @@ async fn attempts_and_states_are_made_again_from_the_history() {
     for (job, is_due) in [(twice.0, "true"), (dead.0, "false")] {
         assert_eq!(scene.column(job, "publish_due IS NOT NULL").await.as_deref(), Some(is_due));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_migration_or_a_rebuild_is_told_how_far_it_is() {
+    let url = tokio::task::block_in_place(|| Stack::shared().postgres.new_database());
+    let command = |arguments: &[&str]| {
+        // One that is silent ends all the same.
+        let mut command = Command::new("timeout");
+        command.args([&BOUND.as_secs().to_string(), env!("CARGO_BIN_EXE_ffpool-dispatcher")]);
+        command.args(["--amqp-url", "amqp://h", "--nats-url", "nats://h", "--database-url", &url]);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    // Another's migration that takes its time, as far as anybody can tell.
+    let (other, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    other.execute("SELECT pg_advisory_lock($1)", &[&0x6666_706f_6f6c_6d31_i64]).await.unwrap();
+    other.batch_execute("CREATE TABLE refinery_schema_history (version integer)").await.unwrap();
+    let mut migrates = command(&["migrate"]);
+    let mut lines = BufReader::new(migrates.stderr.take().unwrap()).lines();
+    let told = tokio::task::block_in_place(|| {
+        lines.by_ref().map(Result::unwrap).find(|line| line.contains("migrations are applied after"))
+    });
+    let told = told.expect("it tells how far it is before it ends");
+    assert!(told.contains(&format!(" 0 of {} migrations", ffpool_schema::migrations::ALL.len())), "{told}");
+    other.batch_execute("DROP TABLE refinery_schema_history").await.unwrap();
+    drop(other);
+    connection.await.unwrap().unwrap();
+    let rest = tokio::task::block_in_place(|| lines.map(Result::unwrap).collect::<Vec<_>>());
+    let ended = tokio::task::block_in_place(|| migrates.wait()).unwrap();
+    assert!(ended.success(), "{rest:#?}");
+
+    let rebuilt = tokio::task::block_in_place(|| command(&["rebuild", "--restored"]).wait_with_output()).unwrap();
+    let (said, told) = (succeeded(&rebuilt), String::from_utf8_lossy(&rebuilt.stderr));
+    assert!(said.contains("jobs with events and no row:          0"), "{said}");
+    let steps: Vec<usize> =
+        (1..=5).map(|step| told.find(&format!("step {step} of 5: ")).expect("every step")).collect();
+    assert!(steps.is_sorted() && told.contains("numbering the attempts"), "{told}");
 }

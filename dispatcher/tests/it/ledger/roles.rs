@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use ffpool_dispatcher::ledger::read::JobFilter;
 use ffpool_dispatcher::ledger::{CostBy, Keep, Ledger, LedgerSettings, Policy, Realm, Retention};
 use ffpool_schema::migrations;
 use ffpool_schema::retry::Backoff;
@@ -170,6 +171,70 @@ async fn attempts_are_booked_that_ended_before_the_upgrade_and_those_that_end_be
     while ledger.book_costs().await.unwrap() {}
     while ledger.sum_up_costs().await.unwrap() {}
     assert_eq!((count().await, told(CostBy::Queue).await), (0, both("default")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_before_the_upgrade_is_counted_after_it_and_jobs_of_before_are_found_by_no_secret() {
+    let superuser = tokio::task::block_in_place(|| Stack::shared().postgres.new_database());
+    tokio::task::block_in_place(|| make_accounts(&superuser));
+    let account = |name: &str| superuser.replace("ffpool@", &format!("{name}:rights-1@"));
+    let (owner, runner) = (account("ffpool_owner"), account("ffpool_dispatcher"));
+    // A ledger of the version before, in use: one job failed twice, one was lost and completed then, one missed its deadline.
+    migrate_to(22, &owner).await;
+    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ffpool_dispatcher";
+    connect(&owner).await.batch_execute(rights).await.unwrap();
+    let run = connect(&runner).await;
+    let jobs: Vec<Uuid> = (0..3).map(|_| Uuid::now_v7()).collect();
+    let job = "INSERT INTO job (id, state, queue, priority, pool, scenario, body, content_type, tapped, max_retries, attempt, last_cause, \
+                                spec, labels) \
+               VALUES ($1, $2, 'default', 'medium', 'cpu', '720p30-h264', '{}', 'application/json', true, 3, $3, $4, $5, '{\"show\": \"News\"}')";
+    let spec = |name: &str| {
+        serde_json::json!({
+            "input": format!("https://joe:hush@cdn.example/In/{name}.mov?sig=hush"),
+            "output": format!("https://cdn.example/put/{name}.mp4?sig=hush#hush"),
+            "outputs": [{"url": format!("/out/{name}?.mp4")}, {"url": "RTMPS://joe:hush@live.example:1935/app/hush/hush?hush"},
+                        {"url": "srt://live.example:9000?streamid=hush"}],
+        })
+    };
+    let insert = async |at: usize, state: &str, attempt: i32, cause: Option<&str>, name: &str| {
+        run.execute(job, &[&jobs[at], &state, &attempt, &cause, &spec(name)]).await.unwrap();
+    };
+    insert(0, "failed", 2, Some("crash"), "broken").await;
+    insert(1, "completed", 2, None, "lost").await;
+    insert(2, "failed", 0, Some("deadline"), "late").await;
+    let attempt = "INSERT INTO attempt (job, attempt, worker, incarnation, ended_at, outcome, failure) \
+                   VALUES ($1, $2, 'w', gen_random_uuid(), now(), $3, $4)";
+    let crash = serde_json::json!({"cause": "crash", "message": "it crashed"});
+    for (at, number, outcome, failure) in [
+        (0, 1, "failed", Some(&crash)),
+        (0, 2, "failed", Some(&crash)),
+        (1, 1, "lapsed", None),
+        (1, 2, "finished", None),
+    ] {
+        run.execute(attempt, &[&jobs[at], &number, &outcome, &failure]).await.unwrap();
+    }
+
+    Ledger::migrate(&settings(&runner, Some(&owner))).await.unwrap();
+    let ledger = Ledger::open(&settings(&runner, None)).await.unwrap();
+    let counted = ledger.failures_since(&Realm::Pool, Timestamp::UNIX_EPOCH).await.unwrap();
+    let mut counted: Vec<_> =
+        counted.iter().map(|one| (one.cause.as_str(), one.attempts, one.retried, one.dead)).collect();
+    counted.sort_unstable();
+    assert_eq!(counted, [("crash", 2, 1, 1), ("deadline", 0, 0, 1), ("worker_lost", 1, 1, 0)]);
+    let shown = [
+        ("cdn.example/in/", 3),
+        ("put/late.mp4", 1),
+        ("out/broken?.mp4", 1),
+        ("rtmps://live.example:1935/app/", 3),
+        ("srt://live.example:9000", 3),
+        ("show:news", 3),
+        ("hush", 0),
+        ("joe", 0),
+    ];
+    for (text, expected) in shown {
+        let filter = JobFilter { search: Some(text.to_owned()), limit: 50, ..JobFilter::default() };
+        assert_eq!(ledger.jobs(&filter).await.unwrap().jobs.len(), expected, "{text}");
+    }
 }
 
 async fn refuses(client: &Client, statements: &[&str]) {

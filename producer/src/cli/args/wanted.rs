@@ -26,6 +26,12 @@ pub(crate) struct Wanted {
     /// The source; without one a test source is generated.
     #[arg(long, short = 'i', value_name = "PATH|URL")]
     pub(crate) input: Option<String>,
+    /// The SHA-256 that the source must have, as `sha256sum` prints it; with any other the job fails.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) input_sha256: Option<String>,
+    /// The size that the source must have.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) input_size_bytes: Option<u64>,
     /// The destination. (`--output` is how results are printed.)
     #[arg(long, short = 'o', visible_alias = "dest", value_name = "PATH|URL")]
     pub(crate) to: Option<String>,

@@ -6,11 +6,9 @@
 use std::time::{Duration, Instant};
 
 use ffpool::{AmqpProducer, ApiError, Client};
-use ffpool_runtime::traces::Kind;
 use ffpool_schema::api::Submitted;
 use ffpool_schema::lifecycle::State;
 use ffpool_schema::parse::{Encoding, Fault};
-use ffpool_schema::topology::exchange;
 use futures_util::{Stream, StreamExt, stream};
 
 use super::Sent;
@@ -80,8 +78,7 @@ impl Sender {
                 Sent { line: entry.line, job, already: Some(!is_new) }
             }
             Sender::Broker(producer, encoding) => {
-                let name = format!("publish {}", exchange(entry.asked.queue));
-                let handing = submit::Handing::of(&entry.asked, name, Kind::Producer);
+                let handing = submit::Handing::to_broker(&entry.asked);
                 let published = producer.publish(&entry.asked, *encoding, handing.traceparent.as_deref()).await;
                 published.map_err(|error| failed(Vec::new(), error.into()))?;
                 // The ledger gives the number when the job's copy reaches it.

@@ -217,10 +217,11 @@ impl Attempt<'_> {
         list: &[Output],
         source: Option<(&Path, &Probed)>,
     ) -> Result<Result<Taken, &'static str>, End> {
+        let tools = self.shop.software.tools();
         let mut all = Vec::new();
         for output in list {
             let encode = output.renditions.first().map_or(&output.encode, |rendition| &rendition.encode);
-            let request = self.request(encode, source, &self.shop.features)?;
+            let request = self.request(encode, source, &tools.features)?;
             let taken = plan::taken(&request);
             let taken = taken.map_err(|refusal| refused_for(&self.grant.spec, output.number, refusal))?;
             all.push((encode, taken));
@@ -237,7 +238,8 @@ impl Attempt<'_> {
         (path, probed): (&Path, &Probed),
         named: &str,
     ) -> Result<String, End> {
-        let (features, tool) = (&self.shop.features, &self.shop.tool_version);
+        let tools = self.shop.software.tools();
+        let (features, tool) = (&tools.features, &tools.version);
         let source = Some((path, probed));
         let requests = alone.iter().map(|output| self.request(&output.encode, source, features));
         let requests = requests.collect::<Result<Vec<Request<'_>>, End>>()?;
@@ -600,10 +602,11 @@ fn with(output: &Output, encode: Encode) -> Output {
 fn source_name(encode: &Encode, identity: &SourceIdentity) -> String {
     let size = identity.size_bytes;
     match (&identity.sha256, &encode.source) {
-        (Some(sha256), _) => format!("sha256 {sha256} {size}"),
-        (None, Source::File { path }) => {
+        // Its sha256 is known only where the job names one, and to the attempts that make chunks not even then.
+        (_, Source::File { path }) => {
             format!("file {path} {size} {}", identity.modified.map_or("?".to_owned(), |time| time.to_string()))
         }
+        (Some(sha256), _) => format!("sha256 {sha256} {size}"),
         (None, Source::Remote { url } | Source::Live { url }) => format!("remote {url} {size}"),
         (None, Source::Generated { .. }) => "generated".to_owned(),
     }

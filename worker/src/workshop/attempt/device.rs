@@ -68,10 +68,13 @@ impl Attempt<'_> {
             }
         };
         let works = self.shop.devices.encoders();
-        let why = if there.iter().any(|encoder| works.contains(encoder)) {
-            "a device failed before, or does not do what else is asked for"
-        } else {
+        let rate = encode.video.rate;
+        let why = if !there.iter().any(|encoder| works.contains(encoder)) {
             "none works on this worker now"
+        } else if !there.iter().any(|encoder| works.contains(encoder) && rate.is_kept_by(*encoder)) {
+            "no device of this worker bounds a constant quality"
+        } else {
+            "a device failed before, or does not do what else is asked for"
         };
         Some(format!("{encoder} encodes instead of {preferred}, which is only preferred: {why}"))
     }

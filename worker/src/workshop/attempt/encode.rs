@@ -6,13 +6,13 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use ffpool_schema::chunk::Cut;
-use ffpool_schema::encode::{Encoder, VideoEncode};
+use ffpool_schema::encode::{Encoder, Fps, Treatment, VideoEncode};
 use ffpool_schema::failure::{Cause, Failure};
 use ffpool_schema::job::JobSpec;
 use ffpool_schema::message::{ChunkProof, Outcome, Phase, PicturesProof, Proof, Quality, RenditionProof};
 use ffpool_schema::plan::ladder::{self, Output};
 use ffpool_schema::plan::together::{Refused, Shared, Together, together};
-use ffpool_schema::plan::{self, Expected, Measured, Purpose, Refusal, Request};
+use ffpool_schema::plan::{self, Expected, Heard, Measured, Purpose, Refusal, Request};
 use ffpool_schema::probe::{self, Probed};
 
 use super::device::judge;
@@ -22,8 +22,9 @@ use super::{Attempt, End, NEARLY};
 use crate::bounds::Bounds;
 use crate::devices::Session;
 use crate::packets::Packets;
+use crate::shown::Shown;
 use crate::tool::{Answer, ToolUser};
-use crate::verify;
+use crate::verify::{self, Run};
 
 /// How much less than its header says a whole source may hold, in seconds: a frame at the slowest usual rate.
 pub(super) const SOURCE_TOLERANCE_SECS: f64 = 0.2;
@@ -195,7 +196,8 @@ impl Attempt<'_> {
         let threads = self.shop.threads(&self.grant.spec);
         // By name: the working directory is the scratch, whose parents the tool's user need not be able to enter.
         let names: Vec<PathBuf> = outputs.iter().enumerate().map(|(place, output)| output.file_name(place)).collect();
-        let features = &self.shop.clone().features;
+        let tools = self.shop.software.tools();
+        let features = &tools.features;
         let mut sought = Vec::new();
         for (place, Output { encode, number, name, .. }) in outputs.iter().enumerate() {
             let (encoder, output) = (encoders[place], names[place].as_path());
@@ -208,15 +210,13 @@ impl Attempt<'_> {
         }
         let requests: Vec<Request<'_>> =
             sought.iter().map(|(encode, request, _)| Request { encode, ..*request }).collect();
-        let plan = self.carry_out_plan(outputs, requests.clone(), user, recipe).await?;
+        let (plan, runs) = self.carry_out_plan(outputs, requests.clone(), user, recipe).await?;
         self.reporter.phase(Phase::Verify, Some(NEARLY));
         let mut proven = Vec::new();
         for (place, (Output { number, name, .. }, expected)) in outputs.iter().zip(&plan.expected).enumerate() {
             let file = self.scratch_path().join(&names[place]);
-            let (probed, proof) = match self.verify(&file, &names[place], expected, user, threads).await {
-                Err(end) => return Err(self.blame(end.said_of(name.as_deref()), source, user).await),
-                Ok(verified) => verified,
-            };
+            let proved = self.prove(requests[place], expected, runs[place], user).await;
+            let (probed, proof) = proved.map_err(|end| end.said_of(name.as_deref()))?;
             let measured = self.measure(requests[place], proof.frames, sought[place].2.clone(), user).await;
             let quality = measured.map_err(|end| self.at_output(end, *number).said_of(name.as_deref()))?;
             let (names, renditions) = (Vec::new(), Vec::new());
@@ -235,8 +235,9 @@ impl Attempt<'_> {
         mut requests: Vec<Request<'_>>,
         user: ToolUser,
         recipe: Recipe<'_>,
-    ) -> Result<Together, End> {
+    ) -> Result<(Together, Vec<Option<Run>>), End> {
         let spec = &self.grant.spec;
+        let mut runs = vec![None; requests.len()];
         let refused = |refused: Refused| refused_for(spec, outputs[refused.output].number, refused.refusal);
         let bounds = &self.shop.settings.bounds;
         let mut plan = recipe.bounded_plan(&requests, bounds).map_err(refused)?;
@@ -255,6 +256,18 @@ impl Attempt<'_> {
             let part = Part { before: whole.before + before_it, share };
             let ran = self.run_ffmpeg(&step.arguments, user, Phase::Encode, duration, part).await?;
             before += weight;
+            // Chunks are counted by the times of their source, and a whole by its chunks.
+            if let (Purpose::Encode, Recipe::Whole, Some(last)) = (step.purpose, recipe, &ran.last) {
+                for (place, output) in concerned.iter().enumerate() {
+                    runs[*output] = Some(Run {
+                        // It tells of its first video.
+                        written: last.frame.filter(|_| place == 0),
+                        repeated: last.duplicated.unwrap_or(0),
+                        left_out: last.dropped.unwrap_or(0),
+                        outputs: concerned.len() as u64,
+                    });
+                }
+            }
             if step.purpose == Purpose::Loudness {
                 let found = Measured::parse(ran.log.iter().map(String::as_str)).ok_or_else(|| {
                     End::failure(Cause::ConfigBad, "the audio is silent: it cannot be brought to a loudness")
@@ -265,31 +278,96 @@ impl Attempt<'_> {
                 plan = recipe.bounded_plan(&requests, bounds).map_err(refused)?;
             }
         }
-        Ok(plan)
+        Ok((plan, runs))
     }
 
     /// Whose fault it is that an output is too short: a source that holds less than its header says gives one without
     /// any error of the tool's.
     pub(super) async fn blame(&mut self, end: End, source: Option<(&Path, &Probed)>, user: ToolUser) -> End {
-        let is_unproven = matches!(&end, End::Report(outcome)
-            if matches!(&**outcome, Outcome::Failed { failure } if failure.cause == Cause::VerifyFailed));
-        let Some((path, probed)) = source.filter(|_| is_unproven) else { return end };
-        let claimed = probed.video_end.or_else(|| probed.audio_ends.iter().flatten().copied().reduce(f64::max));
-        let Some(claimed) = claimed else { return end };
-        let mut packets = Packets::default();
-        if let Err(other) = self.run_ffprobe(&plan::packet_arguments(path), user, &mut packets).await {
-            return other;
+        let Some((path, probed)) = source.filter(|_| end.is_unproven()) else { return end };
+        match self.shown(path, probed, user).await {
+            Ok(shown) => cut_off(probed, &shown).unwrap_or(end),
+            Err(other) => other,
         }
-        let (streams, _) = packets.finish(&probed.streams);
-        let kind = if probed.video_end.is_some() { "video" } else { "audio" };
-        let there = streams.iter().filter(|stream| stream.kind == kind).filter_map(|stream| stream.end_secs);
-        match there.reduce(f64::max) {
-            Some(there) if claimed - there > SOURCE_TOLERANCE_SECS => {
-                let message = format!("the input is cut off: it says {claimed:.3} s and holds {there:.3} s");
-                End::failure(Cause::InputBad, message)
+    }
+
+    /// What the packets of a source say.
+    async fn shown(&mut self, path: &Path, probed: &Probed, user: ToolUser) -> Result<Shown, End> {
+        let mut shown = Shown::of(probed);
+        let arguments = self.shop.settings.bounds.applied(plan::source_packet_arguments(path));
+        self.run_ffprobe(&arguments, user, &mut shown).await?;
+        shown.finish();
+        Ok(shown)
+    }
+
+    /// Proves an output, by the source's header, which is read already, where that does; where the two do not agree, by the
+    /// packets and frames that the source has.
+    pub(super) async fn prove(
+        &mut self,
+        request: Request<'_>,
+        expected: &Expected,
+        run: Option<Run>,
+        user: ToolUser,
+    ) -> Result<(Probed, Proof), End> {
+        let (name, threads) = (request.output, request.threads);
+        let file = self.scratch_path().join(name);
+        let first = self.verify(&file, name, expected, user, threads).await;
+        let (probed, mut proof) = match (first, request.source) {
+            (Err(end), Some((path, source))) if end.is_unproven() => {
+                let shown = self.shown(path, source, user).await?;
+                if let Some(end) = cut_off(source, &shown) {
+                    return Err(end);
+                }
+                let closer = shown.expected(expected, request.encode, source);
+                if closer == *expected {
+                    return Err(end);
+                }
+                self.reporter
+                    .log("[ffpool] the source's header is not exact: its packets say how long the output must be");
+                self.verify(&file, name, &closer, user, threads).await?
             }
-            Some(_) | None => end,
+            (first, _) => first?,
+        };
+        if let Some(run) = run {
+            self.hold_against_source(request, expected, (&probed, &mut proof), run, user).await?;
         }
+        Ok((probed, proof))
+    }
+
+    /// Holds the frames of an output against those that its source has, and writes both down.
+    async fn hold_against_source(
+        &mut self,
+        request: Request<'_>,
+        expected: &Expected,
+        (probed, proof): (&Probed, &mut Proof),
+        run: Run,
+        user: ToolUser,
+    ) -> Result<(), End> {
+        let is_encoded = request.encode.video.treatment == Treatment::Encode;
+        let wish = expected.video.as_ref().filter(|_| is_encoded);
+        let (Some(wish), Some(frames)) = (wish, proof.frames) else { return Ok(()) };
+        run.note(proof, expected.source_frames.is_some());
+        if let Some(difference) = run.difference(wish, frames) {
+            return Err(unproven(difference));
+        }
+        let (Some(of_source), Some((path, source))) = (&expected.source_frames, request.source) else { return Ok(()) };
+        if !run.fits(of_source, frames) {
+            let counting = plan::taken_decode_arguments(&request).map_err(refused)?;
+            let counting = self.shop.settings.bounds.applied(counting);
+            let ran = self.run_ffmpeg(&counting, user, Phase::Verify, expected.duration_secs, Part::WHOLE).await?;
+            let counted = ran.last.and_then(|block| block.frame).unwrap_or(0);
+            self.reporter
+                .log(&format!("[ffpool] a decode of the source counted {counted} frames, the output has {frames}"));
+            if let Some(loss) = run.loss(of_source, frames, counted) {
+                return Err(unproven(loss));
+            }
+        }
+        if run.left_out == 0 {
+            return Ok(());
+        }
+        let Some(slowest) = slower(source.rate, probed.rate) else { return Ok(()) };
+        let crowded = self.shown(path, source, user).await?.crowded(slowest);
+        run.excess(crowded).map_or(Ok(()), |excess| Err(unproven(excess)))
     }
 
     /// Probes the output against the plan, reads all its packets, then decodes it to its end.
@@ -329,9 +407,11 @@ impl Attempt<'_> {
         let decode = plan::decode_arguments(name, expected, threads);
         let duration = expected.duration_secs;
         let ran = self.run_ffmpeg(&decode, user, Phase::Verify, duration, Part::WHOLE).await.map_err(as_verify)?;
-        let lufs = Measured::parse(ran.log.iter().map(String::as_str)).map(|found| found.lufs);
+        let heard = Heard::parse(ran.log.iter().map(String::as_str));
+        let (lufs, peak_dbtp) = (heard.map(|heard| heard.lufs), heard.map(|heard| heard.peak_dbtp));
         let frames = ran.last.and_then(|block| block.frame);
-        let proof = Proof { streams: if is_picture { Vec::new() } else { streams }, frames, lufs };
+        let streams = if is_picture { Vec::new() } else { streams };
+        let proof = Proof { streams, frames, lufs, peak_dbtp, ..Proof::default() };
         let differences = verify::proof_differences(expected, &proof);
         if !differences.is_empty() {
             return Err(unproven(differences.join("; ")));
@@ -350,6 +430,22 @@ impl Attempt<'_> {
         }
         Ok((probed, proof))
     }
+}
+
+/// The slower of two rates, in frames per second.
+fn slower(one: Option<Fps>, other: Option<Fps>) -> Option<f64> {
+    let rates = [one, other].into_iter().flatten().map(Fps::as_f64);
+    rates.filter(|fps| *fps > 0.0).reduce(f64::min)
+}
+
+/// The end of an attempt whose source holds less than its header says.
+fn cut_off(probed: &Probed, shown: &Shown) -> Option<End> {
+    let claimed = probed.video_end.or_else(|| probed.audio_ends.iter().flatten().copied().reduce(f64::max))?;
+    let there = shown.end_of(if probed.video_end.is_some() { "video" } else { "audio" })?;
+    (claimed - there > SOURCE_TOLERANCE_SECS).then(|| {
+        let message = format!("the input is cut off: it says {claimed:.3} s and holds {there:.3} s");
+        End::failure(Cause::InputBad, message)
+    })
 }
 
 pub(super) fn read_probe(answer: &Answer) -> Result<Probed, End> {

@@ -24,6 +24,7 @@ use crate::roots;
 use crate::store;
 use crate::store::bucket::{Mark, Object};
 use crate::store::fetch::{Bounds, FetchEnd, Origin, fetch, stopped};
+use crate::store::stated::Stated;
 use crate::store::tree;
 use crate::store::trouble::Trouble;
 use crate::store::upload::Upload;
@@ -34,7 +35,7 @@ const FETCHED: &str = "input";
 const MANIFEST_TRIES: u32 = 3;
 const MANIFEST_PAUSE: Duration = Duration::from_secs(2);
 /// Between two reports of bytes that moved.
-const REPORT: Duration = Duration::from_millis(250);
+pub(super) const REPORT: Duration = Duration::from_millis(250);
 
 /// Where everything is.
 pub(super) struct Ends {
@@ -255,11 +256,12 @@ impl Attempt<'_> {
         }
     }
 
-    /// Has the input where the tools can read it, and says what it is.
+    /// Has the input where the tools can read it, and says what it is. It is what the job says of it.
     pub(super) async fn bring(&mut self, input: Input) -> Result<(PathBuf, SourceIdentity), End> {
         let (mut origin, location) = match input {
             Input::File(path) => {
-                let identity = identify(&path);
+                let mut identity = identify(&path);
+                self.check_in_place(&path, &mut identity).await?;
                 self.reads.push(path.clone());
                 return Ok((path, identity));
             }
@@ -278,7 +280,8 @@ impl Attempt<'_> {
         let to = self.scratch_path().join(FETCHED);
         let started = Instant::now();
         let mut span = self.reporter.phases.part("fetch");
-        let (fetched, frozen_for) = fetch(&mut origin, &to, bounds, &self.orders, &mut said).await;
+        let stated = Stated::of(&self.grant.spec);
+        let (fetched, frozen_for) = fetch(&mut origin, &to, &stated, bounds, &self.orders, &mut said).await;
         if let Some(span) = &mut span {
             match &fetched {
                 Ok(fetched) => span.set("ffpool.bytes", i64::try_from(fetched.size_bytes).unwrap_or(i64::MAX)),

@@ -26,6 +26,7 @@ use crate::classify::Exit;
 use crate::gstreamer::{Gstreamer, REGISTRY, classify, progress_secs};
 use crate::progress::{Block, Meter};
 use crate::tool::{self, Listener, ToolUser};
+use crate::verify::Run;
 
 /// The part of the work that reading the source is.
 const READING: Part = Part { before: 0.0, share: 0.15 };
@@ -58,6 +59,7 @@ impl<'a> Attempt<'a> {
         };
         let name = outputs[0].file_name(0);
         let shop = self.shop.clone();
+        let tools = shop.software.tools();
         let threads = shop.threads(&self.grant.spec);
         let request = Request {
             encode,
@@ -67,7 +69,7 @@ impl<'a> Attempt<'a> {
             output: &name,
             number: 0,
             threads,
-            features: &shop.features,
+            features: &tools.features,
             loudness: None,
         };
         let planned = plan::plan(&request).map_err(refused)?;
@@ -78,22 +80,27 @@ impl<'a> Attempt<'a> {
             let message = format!("{}, or use `engine: ffmpeg`", gstreamer::missing(element));
             return Err(End::failure(Cause::Platform, message));
         }
-        let (arguments, expected) = (pipeline.arguments(), planned.expected);
+        let (arguments, mut expected) = (pipeline.arguments(), planned.expected);
         let duration = expected.duration_secs;
         let mut steps = Vec::new();
         if let Some((path, _)) = source {
             let reading = plan::source_decode_arguments(path, expected.audio.len(), threads);
             let reading = shop.settings.bounds.applied(reading);
-            self.run_ffmpeg(&reading, user, Phase::Prepare, duration, READING).await?;
+            let read = self.run_ffmpeg(&reading, user, Phase::Prepare, duration, READING).await?;
+            // It was decoded to its end: that count is better than what its header says.
+            if let (Some(frames), Some(block)) = (&mut expected.source_frames, read.last)
+                && frames.is_all
+            {
+                (frames.said, frames.is_counted) = (block.frame.map(|frames| frames as f64), true);
+            }
             steps.push(reading);
         }
         self.run_pipeline(&arguments, source.map(|(path, _)| path), duration, user).await?;
         self.reporter.phase(Phase::Verify, Some(NEARLY));
         let file = self.scratch_path().join(&name);
-        let (probed, proof) = match self.verify(&file, &name, &expected, user, threads).await {
-            Err(end) => return Err(self.blame(end, source, user).await),
-            Ok(verified) => verified,
-        };
+        // It repeats none and leaves none out.
+        let run = Run { outputs: 1, ..Run::default() };
+        let (probed, proof) = self.prove(request, &expected, Some(run), user).await?;
         let quality = self.measure(request, proof.frames, None, user).await?;
         let (names, renditions) = (Vec::new(), Vec::new());
         let proven = Proven { name: told.clone(), file, probed, proof, quality, names, renditions, pictures: None };

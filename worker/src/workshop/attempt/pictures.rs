@@ -239,7 +239,8 @@ impl Attempt<'_> {
         name: &Path,
         threads: u32,
     ) -> Result<Schedule, End> {
-        let features = &self.shop.features;
+        let tools = self.shop.software.tools();
+        let features = &tools.features;
         let rendition = output.renditions.first().map_or(&output.encode, |rendition| &rendition.encode);
         let request = Request {
             encode: rendition,

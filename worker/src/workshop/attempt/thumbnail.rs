@@ -58,7 +58,8 @@ impl Attempt<'_> {
     ) -> Result<Thumbnail, String> {
         let probe = &proven.probed.probe;
         let colors = Some(&proven.probed.colors).filter(|colors| colors.is_hdr());
-        let features = &self.shop.features;
+        let tools = self.shop.software.tools();
+        let features = &tools.features;
         let can_map = ["zscale", "tonemap"].iter().all(|filter| features.iter().any(|feature| feature == filter));
         // Of a set of pictures the first: the file at the top is a track.
         let (file, picture) = match (&proven.pictures, proven.names.first()) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ffpool_runtime::guard::Cidr;
 use ffpool_schema::failure::Cause;
 use ffpool_worker::store::fetch::{Bounds, FetchEnd, Fetched, Origin, fetch};
+use ffpool_worker::store::stated::Stated;
 use ffpool_worker::store::web::WebOrigin;
 use ffpool_worker::workshop::{Freeze, Orders, Stop};
 use tokio::sync::watch;
@@ -39,12 +40,16 @@ impl Client {
     }
 
     async fn fetch(&self, url: &str) -> Result<(Fetched, Vec<u8>), FetchEnd> {
+        self.fetch_stated(url, &Stated::default()).await
+    }
+
+    async fn fetch_stated(&self, url: &str, stated: &Stated) -> Result<(Fetched, Vec<u8>), FetchEnd> {
         let to = self.dir.path().join(uuid::Uuid::new_v4().to_string());
         let mut origin = Origin::Web(WebOrigin::new(url, self.allowed.clone())?);
         let bounds = Bounds { bytes: self.limit, until: Instant::now() + Duration::from_secs(60) };
         let orders =
             Orders { stop: self.stop.subscribe(), finish: watch::channel(false).1, freeze: self.freeze.subscribe() };
-        let (fetched, _) = fetch(&mut origin, Path::new(&to), bounds, &orders, &mut |_, _| {}).await;
+        let (fetched, _) = fetch(&mut origin, Path::new(&to), stated, bounds, &orders, &mut |_, _| {}).await;
         fetched.map(|fetched| (fetched, std::fs::read(&to).unwrap()))
     }
 
@@ -68,6 +73,19 @@ async fn a_fetch_goes_on_after_every_cut_and_what_arrives_is_of_one_version() {
         }
         "/changes" if asked.before == 0 => Answer::ranged(asked, "\"1\"", &served_old).cut(90_000, true),
         "/changes" => Answer::ranged(asked, "\"2\"", &served_new),
+        // Its date is its version, and whoever has it is sent the rest without being told again.
+        "/dated" => {
+            let (date, range) = ("Sat, 28 Nov 2026 00:00:00 GMT", asked.range.filter(|_| asked.if_range.is_some()));
+            let head = range.map(|from| format!("bytes {from}-{}/{}", served_old.len() - 1, served_old.len()));
+            let answer = match (range, &head) {
+                (Some(from), Some(range)) => {
+                    assert_eq!(asked.if_range.as_deref(), Some(date));
+                    Answer::new("206 Partial Content", &[("content-range", range)], &served_old[from..])
+                }
+                _ => Answer::new("200 OK", &[("last-modified", date)], &served_old),
+            };
+            answer.cut(150_000, true)
+        }
         "/busy" if asked.before == 0 => Answer::new("503 Service Unavailable", &[("retry-after", "0")], b"later"),
         "/busy" => Answer::ranged(asked, "\"1\"", &served_old),
         "/moved" => Answer::new("302 Found", &[("location", "/cut")], b""),
@@ -75,17 +93,20 @@ async fn a_fetch_goes_on_after_every_cut_and_what_arrives_is_of_one_version() {
     })
     .await;
     let client = Client::new(&["127.0.0.0/8"]);
-    for (path, expected) in [("/cut", &old), ("/nameless", &old), ("/changes", &new), ("/busy", &old), ("/moved", &old)]
+    for (path, expected) in
+        [("/cut", &old), ("/nameless", &old), ("/changes", &new), ("/dated", &old), ("/busy", &old), ("/moved", &old)]
     {
         let (fetched, bytes) = client.fetch(&web.url(path)).await.unwrap_or_else(|end| panic!("{path}: {end:?}"));
         assert!(bytes == *expected, "{path}: {} bytes of {}", bytes.len(), expected.len());
         assert_eq!(fetched.size_bytes, expected.len() as u64);
         let sha256 = ffpool_schema::message::hex(&<sha2::Sha256 as sha2::Digest>::digest(expected));
         assert_eq!(fetched.sha256, sha256, "{path}");
+        assert_eq!(fetched.modified.is_some(), path == "/dated", "{path}");
     }
     let asked = web.asked.lock().unwrap();
     let ranges: Vec<_> = asked.iter().filter(|asked| asked.path == "/cut").filter_map(|asked| asked.range).collect();
     assert_eq!(ranges[..4], [90_000, 180_000, 270_000, 360_000], "the rest was asked for, not the whole");
+    assert_eq!(asked.iter().filter(|asked| asked.path == "/dated").count(), 3, "two cuts, and nothing anew");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,6 +178,52 @@ async fn every_way_to_fail_has_its_cause() {
     }
     let around = web.asked.lock().unwrap().iter().filter(|asked| asked.path == "/around").count();
     assert_eq!(around, 6, "five redirects are followed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_not_what_the_job_says_ends_the_fetch_as_soon_as_that_shows() {
+    let body = content(50_000, 4);
+    let served = body.clone();
+    let web = Web::start(move |asked: &Asked| match asked.path.as_str() {
+        "/cut" => Answer::ranged(asked, "\"1\"", &served).cut(20_000, true),
+        // Whoever waits for the body of these sees it end too early.
+        "/sized" => Answer::new("200 OK", &[], &served).cut(0, false),
+        "/promised" => {
+            let digest = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+            Answer::new("200 OK", &[("repr-digest", digest)], &served).cut(0, false)
+        }
+        "/unsized" => Answer { headers: vec![], ..Answer::new("200 OK", &[], &served) },
+        other => panic!("{other}"),
+    })
+    .await;
+    let client = Client::new(&["127.0.0.1"]);
+    let sum = ffpool_schema::message::hex(&<sha2::Sha256 as sha2::Digest>::digest(&body));
+    let size = |bytes: u64| Stated { sha256: None, size_bytes: Some(bytes) };
+    let right = Stated { sha256: Some(sum.clone()), size_bytes: Some(50_000) };
+    let wrong = Stated { sha256: Some("ab".repeat(32)), size_bytes: Some(50_000) };
+    for path in ["/cut", "/unsized"] {
+        let fetched = client.fetch_stated(&web.url(path), &right).await;
+        assert!(fetched.is_ok_and(|(_, bytes)| bytes == body), "{path}");
+    }
+    for (path, stated, found) in [
+        ("/sized", size(49_999), "found 50000 bytes"),
+        ("/promised", wrong.clone(), "found e3b0c442"),
+        ("/unsized", size(49_999), "found more"),
+        ("/unsized", size(50_001), "found 50000 bytes"),
+        ("/unsized", wrong.clone(), sum.as_str()),
+        ("/cut", wrong, sum.as_str()),
+    ] {
+        let before = web.asked_for(path);
+        match client.fetch_stated(&web.url(path), &stated).await {
+            Err(FetchEnd::Failed(trouble)) => {
+                assert_eq!(trouble.cause, Cause::InputMismatch, "{path} {stated:?}: {trouble:?}");
+                assert!(trouble.evidence.as_ref().is_some_and(|said| said.contains(found)), "{path}: {trouble:?}");
+            }
+            other => panic!("{path} {stated:?}: {other:?}"),
+        }
+        // It is of no use to ask again, but for the rest after a cut.
+        assert_eq!(web.asked_for(path) - before, if path == "/cut" { 3 } else { 1 }, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,6 +89,42 @@ async fn a_signed_address_is_fetched_and_its_signature_shows_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_input_is_what_the_job_says_or_nothing_is_made_of_it() {
+    let s3 = S3::start().await;
+    let bench = bench(&s3).await;
+    let path = bench.clip("in.mp4", &[]);
+    let clip = std::fs::read(&path).unwrap();
+    std::fs::write(s3.path("in.mp4"), &clip).unwrap();
+    let served = clip.clone();
+    let web = Web::start(move |asked| Answer::ranged(asked, "\"1\"", &served).cut(20_000, true)).await;
+    let (sum, size) = (sha256(&clip), clip.len() as u64);
+    let mut spec = bench.spec("240p25-h264");
+    for (name, input) in [("file", path), ("s3", "s3://media/in.mp4".to_owned()), ("http", web.url("/in.mp4"))] {
+        spec.input = Some(input);
+        spec.output = Some(bench.media(&format!("{name}.never.mp4")).display().to_string());
+        for (sha256, bytes, found) in
+            [("ab".repeat(32), size, sum.clone()), (sum.clone(), size + 1, format!("found {size} bytes"))]
+        {
+            spec.input_sha256 = Some(sha256.parse().unwrap());
+            spec.input_size_bytes = Some(bytes);
+            let ended = bench.run_spec(&spec).await;
+            let failure = failure(&ended);
+            assert_eq!(failure.cause, Cause::InputMismatch, "{name}: {failure:?}");
+            assert!(failure.evidence.as_ref().is_some_and(|said| said.contains(&found)), "{name}: {failure:?}");
+            assert_eq!(ended.usage.cpu_ms, 0, "{name}: no tool has run");
+        }
+        spec.output = Some(bench.media(&format!("{name}.mp4")).display().to_string());
+        spec.input_sha256 = Some(sum.to_uppercase().parse().unwrap());
+        spec.input_size_bytes = Some(size);
+        let ended = bench.run_spec(&spec).await;
+        let source = manifest(&ended).source.as_ref().unwrap();
+        assert_eq!((source.size_bytes, source.sha256.as_ref()), (size, Some(&sum)), "{name}");
+    }
+    assert!(bench.media_names().iter().all(|name| !name.contains("never")), "{:?}", bench.media_names());
+    bench.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_does_not_get_its_input_or_consent_leaves_nothing_in_the_store() {
     let s3 = S3::start().await;
     let bench = bench(&s3).await;

@@ -91,6 +91,8 @@ async fn a_late_attempt_never_replaces_a_newer_one_s_object() {
         assert_eq!(bench.maker(key), (3, length));
         let there = bench.object("media", key).look().await.unwrap().unwrap();
         assert_eq!(there.mark, Some(bench.mark(3, length)));
+        // Repeated after its answer was lost, a commit is no conflict with itself, and what was sent for it is taken back.
+        assert_eq!(bench.sent(key, 3, length).await.commit().await.unwrap(), Published::Done);
     }
     assert_eq!(bench.s3.unfinished(), Vec::<String>::new());
 }
@@ -212,6 +214,17 @@ async fn what_is_not_what_was_verified_is_not_sent() {
     std::fs::rename(&file, &secret).unwrap();
     std::os::unix::fs::symlink(&secret, &file).unwrap();
     assert!(begin(&file).await.message.contains("cannot be read"), "not followed");
+
+    // What goes in parts is found out on its way.
+    let file = bench.file(2, LARGE);
+    let mut content = std::fs::read(&file).unwrap();
+    *content.last_mut().unwrap() = b'x';
+    std::fs::write(&file, content).unwrap();
+    let object = bench.object("media", "a.mp4");
+    let mut upload = Upload::begin(object, &file, LARGE as u64, bench.mark(2, LARGE)).await.unwrap();
+    assert_eq!(upload.send(&file, LARGE as u64, &|_| {}).await.unwrap_err().cause, Cause::VerifyFailed);
+    upload.abort().await;
+    assert_eq!(bench.s3.unfinished(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

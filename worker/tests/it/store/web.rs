@@ -92,6 +92,11 @@ impl Web {
         format!("http://{}{path}", self.address)
     }
 
+    /// How often this path was asked for.
+    pub fn asked_for(&self, path: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|asked| asked.path == path).count()
+    }
+
     pub fn times(&self) -> usize {
         self.asked.lock().unwrap().len()
     }

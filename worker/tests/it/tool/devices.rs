@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ffpool_schema::device::DeviceState;
+use ffpool_schema::encode::Encoder;
 use ffpool_schema::failure::Cause;
 use ffpool_schema::job::{HardwarePolicy, JobSpec};
+use ffpool_schema::plan;
 use ffpool_worker::encoders::find_program;
 
 use super::bench::{Bench, Ledger, failure, manifest, until};
@@ -111,7 +113,7 @@ async fn without_a_device_no_hardware_encoder_is_offered_however_ffmpeg_was_buil
         (false, 0),
         "{ability:?}"
     );
-    for codec in ["h264_nvenc", "h264_qsv", "h264_vaapi"] {
+    for codec in ["h264_nvenc", "h264_qsv", "h264_vaapi", "vp9_qsv", "vp9_vaapi"] {
         let ended = bench.run_spec(&job(codec)).await;
         assert_eq!(failure(&ended).cause, Cause::Device, "{codec}");
     }
@@ -123,6 +125,43 @@ async fn without_a_device_no_hardware_encoder_is_offered_however_ffmpeg_was_buil
     let fallback = manifest(&ended).fallback.as_deref().unwrap();
     assert!(fallback.starts_with("libx264 encodes instead of a device"), "{fallback}");
     assert_eq!(manifest(&ended).device, None);
+}
+
+/// What FFmpeg says of an option that an encoder does not have, and of a value that an option does not take.
+const NOT_KNOWN: [&str; 5] = [
+    "has not been used for any stream",
+    "Unrecognized option",
+    "Option not found",
+    "Error setting option",
+    "Unable to parse",
+];
+
+/// Without a device FFmpeg looks at the options all the same: of NVENC and Quick Sync at names and values, of VA-API at names.
+#[tokio::test(flavor = "multi_thread")]
+async fn ffmpeg_knows_every_option_that_devices_are_asked_with() {
+    let ffmpeg = find_program(Path::new("ffmpeg")).expect("these tests need the Debian package ffmpeg");
+    let listed = ffpool_worker::encoders::listed(&ffmpeg).await.unwrap().video;
+    let hardware: Vec<Encoder> = listed.into_iter().filter(|encoder| encoder.is_hardware()).collect();
+    assert!(!hardware.is_empty(), "Debian's FFmpeg is built with NVENC, Quick Sync and VA-API");
+    let said = |encoder: Encoder, more: &[&str]| {
+        let mut arguments = plan::trial_arguments(encoder, None);
+        // It goes no further where the device is not there.
+        if let Some(at) = arguments.iter().position(|word| word == "-init_hw_device" || word == "-vaapi_device") {
+            arguments.drain(at..at + 2);
+        }
+        let at = arguments.iter().position(|word| word == "-loglevel").unwrap();
+        arguments[at + 1] = "warning".into();
+        let end = arguments.iter().rposition(|word| word == "-f").unwrap();
+        arguments.splice(end..end, more.iter().map(Into::into));
+        let output = std::process::Command::new(&ffmpeg).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for encoder in &hardware {
+        let said = said(*encoder, &[]);
+        assert!(!NOT_KNOWN.iter().any(|words| said.contains(words)), "{encoder}: {said}");
+    }
+    let said = said(hardware[0], &["-row-mt", "1"]);
+    assert!(NOT_KNOWN.iter().any(|words| said.contains(words)), "an option of others is told: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

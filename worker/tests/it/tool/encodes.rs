@@ -199,7 +199,10 @@ async fn damaged_and_disguised_inputs_are_bad_inputs() {
         let ended = bench.run_spec(&spec).await;
         let failure = failure(&ended);
         assert_eq!(failure.cause, Cause::InputBad, "{input}: {failure:?}");
-        assert!(failure.evidence.is_some(), "{input}: {failure:?}");
+        let evidence = failure.evidence.as_deref().unwrap_or_else(|| panic!("{input}: {failure:?}"));
+        // The index of this one was at its end: the tool says so, and then that the file is bad.
+        let has_no_index = input.ends_with("cut.mp4");
+        assert!(!has_no_index || evidence.ends_with("moov atom not found"), "{input}: {failure:?}");
     }
     assert!(!bench.media("never.mp4").exists());
     bench.assert_clean();

@@ -169,6 +169,8 @@ async fn loudness_is_measured_corrected_and_measured_again() {
     assert_eq!((audio.channels, audio.sample_rate, artifact.probe.video.as_ref()), (Some(1), Some(48_000), None));
     let lufs = artifact.proof.as_ref().unwrap().lufs.unwrap();
     assert!((lufs + 23.0).abs() <= 1.0, "{lufs}");
+    let peak = artifact.proof.as_ref().unwrap().peak_dbtp.unwrap();
+    assert!((-23.0..=1.0).contains(&peak), "{peak} dBTP");
     assert!(manifest.arguments.iter().any(|word| word.contains("measured_I=")), "{:?}", manifest.arguments);
 
     // Loud up to where the output begins: what is read and thrown away is not measured.
@@ -481,6 +483,9 @@ async fn a_source_that_is_changed_while_it_is_read_is_no_success() {
     let input = bench.clip("growing.mkv", &["-vf", "tpad=stop_mode=clone:stop_duration=5", "-c:a", "copy"]);
     let mut spec = job(&bench, "720p30-h264", &input, "never.mp4");
     spec.parameters.preset = Some("medium".to_owned());
+    // That it was the right one before does not help.
+    let sum = ffpool_schema::message::hex(&<sha2::Sha256 as sha2::Digest>::digest(std::fs::read(&input).unwrap()));
+    spec.input_sha256 = Some(sum.parse().unwrap());
     let running = bench.start(&bench.grant(&spec), Ledger::Grants);
     until_it_encodes(&running).await;
     // It stands still, so that it cannot be done before the change.

@@ -111,6 +111,8 @@ impl Attempt<'_> {
             while since.elapsed() < PREPARES && heard.lock().unwrap_or_else(PoisonError::into_inner).is_preparing() {
                 tokio::time::sleep(LOOK).await;
             }
+            let has_media = !heard.lock().unwrap_or_else(PoisonError::into_inner).is_preparing();
+            tracing::info!(has_media, "asks the attempt before this one for the sinks");
             consent.take_over().await;
             succession.send_replace(Succession::Settles);
         }

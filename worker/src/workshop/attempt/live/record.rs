@@ -152,7 +152,10 @@ fn expected(encode: &Encode, first: &Probed, secs: f64) -> Expected {
         duration_secs: Some(secs),
         video_secs: None,
         audio_lag_secs: None,
-        frame_secs: fps.filter(|fps| *fps > 0.0).map_or(0.04, |fps| 1.0 / fps),
+        source_frames: None,
+        // How long its pieces are is known to some packets of sound.
+        frame_secs: fps.filter(|fps| *fps > 0.0).map_or(0.04, |fps| 1.0 / fps).max(0.1),
+        sound_slack_secs: 0.0,
     }
 }
 
