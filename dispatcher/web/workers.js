@@ -79,13 +79,21 @@ export async function worker({place, name, signal, may, session, follow, every, 
   const room = h('div');
   const able = h('div');
   const runs = h('div');
-  const draw = found => {
+  let headed = '';
+  const drawHead = found => {
+    const now = JSON.stringify([found.state, found.host, found.version, found.pools]);
+    // What is drawn anew under the pointer is not pressed.
+    if (now === headed) return;
+    headed = now;
     const held = heading.contains(document.activeElement);
     put(heading, head(found.id, badge(found.state)),
       h('p', {class: 'lead'}, found.host, ' · version ', found.version, ' · pools ', found.pools.join(', ')),
       may('control') && !session.tenant && found.state === 'ready' && h('div', {class: 'row'}, action('Drain', async () =>
         await confirm(`Drain ${found.id}?`, 'It takes no more work, finishes what it has and stops. Only a new start brings it back.', {yes: 'Drain', danger: true}) ? post(path`/v1/workers/${found.id}/drain`) : null, {className: 'danger'})));
     if (held) heading.querySelector('h1').focus({preventScroll: true});
+  };
+  const draw = found => {
+    drawHead(found);
     put(room, share(found.capacity.used, found.capacity.slots, `${found.capacity.used} of ${found.capacity.slots} slots in use`), facts([
       ['Cores', number(found.capacity.cpu_percent / 100)],
       ['Memory', bytes(found.capacity.memory_mb * MIB)],
